@@ -1,0 +1,65 @@
+"""Ports, environment names, sizes and times that more than one program uses."""
+
+from typing import Final
+
+# --- ports (the same in every container manager; the process manager may have to move them) ---
+QUERY_PORT: Final = 1337
+MANAGEMENT_PORT: Final = 1338
+RPC_PORT: Final = 7000
+METRIC_PORT: Final = 1390
+REDIS_PORT: Final = 6379
+PROMETHEUS_PORT: Final = 9090
+FLUENTD_PORT: Final = 24224
+
+# --- environment of a model container ---
+ENV_MODEL_NAME: Final = "CLIPPER_MODEL_NAME"
+ENV_MODEL_VERSION: Final = "CLIPPER_MODEL_VERSION"
+ENV_MODEL_PATH: Final = "CLIPPER_MODEL_PATH"
+ENV_INPUT_TYPE: Final = "CLIPPER_INPUT_TYPE"
+ENV_RPC_HOST: Final = "CLIPPER_IP"
+ENV_RPC_PORT: Final = "CLIPPER_PORT"
+ENV_METRIC_PORT: Final = "CLIPPER_METRIC_PORT"
+ENV_READY_FILE: Final = "CLIPPER_READY_FILE"
+
+# --- sizes ---
+DEFAULT_PREDICTION_CACHE_SIZE_BYTES: Final = 32 * 1024 * 1024
+DEFAULT_BATCH_SIZE: Final = -1
+"""The batch size that means: learn it."""
+MAX_BODY_BYTES: Final = 64 * 1024 * 1024
+"""Largest accepted HTTP body."""
+MAX_BATCH_SIZE: Final = 4096
+"""No policy asks a model for more inputs than this at once."""
+MAX_QUEUED_QUERIES: Final = 16384
+"""Per model version; one more is answered with the default at once."""
+MAX_QUEUED_BYTES: Final = 512 * 1024 * 1024
+"""Per model version, counting inputs."""
+
+# --- times ---
+HEARTBEAT_SECONDS: Final = 1.0
+"""How often a version 4 container shows that it lives, whatever its model does."""
+LEGACY_HEARTBEAT_SECONDS: Final = 5.0
+"""How long a version 3 container is silent before it heartbeats."""
+SILENCE_SECONDS: Final = 30.0
+"""An idle peer that said nothing for so long is taken for gone (both sides, as in 0.4)."""
+TRANSPORT_HEARTBEAT_MILLIS: Final = 1000
+TRANSPORT_TIMEOUT_MILLIS: Final = 5000
+"""ZMTP heartbeats: libzmq itself answers them, so they tell a busy process from a stopped one."""
+DRAIN_SECONDS: Final = 10.0
+"""What a stopping container may take to finish its batch before it is killed."""
+CONFIG_POLL_SECONDS: Final = 1.0
+"""How often a frontend compares revisions when no message told it to."""
+CONFIG_REREAD_SECONDS: Final = 30.0
+"""How often it reads everything, for writers that know no revision (Clipper 0.4)."""
+CLUSTER_LEASE_SECONDS: Final = 10.0
+"""How long a cluster owns its Redis after the last of its frontends went silent."""
+APPLY_SECONDS: Final = 0.5
+"""How long the management frontend waits for the query frontends to follow a change."""
+
+# --- process exit codes that a supervisor or a user reads ---
+EXIT_USAGE: Final = 2
+EXIT_MODEL_NOT_LOADED: Final = 3
+EXIT_ADDRESS_IN_USE: Final = 4
+EXIT_REDIS_TAKEN: Final = 5
+
+LOG_FORMAT: Final = "%(asctime)s %(levelname)-8s [%(filename)s:%(lineno)d] %(message)s"
+LOG_DATE_FORMAT: Final = "%y-%m-%d:%H:%M:%S"

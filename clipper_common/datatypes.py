@@ -1,0 +1,128 @@
+"""Input types, model ids and the rules for names."""
+
+import re
+from array import array
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Any, Final, NamedTuple, Self
+
+from clipper_common.errors import ClipperException
+
+
+class InputType(IntEnum):
+    """Kind of model input. The value is the number sent on the wire."""
+
+    BYTES = 0
+    INTS = 1
+    FLOATS = 2
+    DOUBLES = 3
+    STRINGS = 4
+
+    @classmethod
+    def parse(cls, word: str) -> Self:
+        """The type that `word` names, in any of its accepted spellings."""
+        try:
+            return cls[_WORDS[word.strip().lower()]]
+        except (KeyError, AttributeError):
+            raise ClipperException(f"{word} is not a valid input string") from None
+
+    @property
+    def canonical_name(self) -> str:
+        """The spelling that is stored and returned."""
+        return _CANONICAL_NAMES[self]
+
+    @property
+    def typecode(self) -> str:
+        """`array` type code of one element (strings have none)."""
+        return _TYPECODES[self]
+
+    @property
+    def element_bytes(self) -> int:
+        return 1 if self is InputType.STRINGS else array(self.typecode).itemsize
+
+
+_CANONICAL_NAMES: Final = {
+    InputType.BYTES: "bytes",
+    InputType.INTS: "integers",
+    InputType.FLOATS: "floats",
+    InputType.DOUBLES: "doubles",
+    InputType.STRINGS: "strings",
+}
+_SPELLINGS: Final = {
+    InputType.BYTES: "b byte bytes",
+    InputType.INTS: "i int ints integer integers",
+    InputType.FLOATS: "f float floats",
+    InputType.DOUBLES: "d double doubles",
+    InputType.STRINGS: "s str strs string strings",
+}
+_WORDS: Final = {word: kind.name for kind, words in _SPELLINGS.items() for word in words.split()}
+_TYPECODES: Final = {
+    InputType.BYTES: "B",
+    InputType.INTS: "i",
+    InputType.FLOATS: "f",
+    InputType.DOUBLES: "d",
+}
+_NUMPY_NAMES: Final = {
+    InputType.BYTES: "int8",  # as the original's containers present them: 0xff is -1
+    InputType.INTS: "int32",
+    InputType.FLOATS: "float32",
+    InputType.DOUBLES: "float64",
+}
+
+
+def to_model_inputs(kind: InputType, inputs: Sequence[bytes | memoryview]) -> Any:
+    """The inputs of a batch as a model function sees them.
+
+    Strings are a list of ``str``. Other types are a writable 2-D array of shape (inputs, elements)
+    when all inputs have the same length, else a list of writable 1-D arrays.
+    """
+    if kind is InputType.STRINGS:
+        return [str(text, "utf-8") for text in inputs]
+    import numpy as np
+
+    dtype = _NUMPY_NAMES[kind]
+    if len({len(item) for item in inputs}) == 1:
+        return np.frombuffer(bytearray().join(inputs), dtype=dtype).reshape(len(inputs), -1)
+    return [np.frombuffer(bytearray(item), dtype=dtype) for item in inputs]
+
+
+class ModelId(NamedTuple):
+    """A version of a model; its text form is ``name:version``."""
+
+    name: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.version}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        name, _, version = text.partition(":")
+        return cls(name, version)
+
+
+_APP_NAME: Final = re.compile(r"[A-Za-z0-9_.~-]+")
+_RESERVED_APP_NAMES: Final = frozenset({".", ".."})
+_DNS_NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+_DNS_VERSION: Final = re.compile(r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?")
+_FORBIDDEN_IN_IDS: Final = re.compile(r"[,:\x00-\x1f\x7f]")
+
+
+def is_app_name(name: str) -> bool:
+    """Whether `name` can stand in ``/<name>/predict`` without being escaped."""
+    return bool(_APP_NAME.fullmatch(name)) and name not in _RESERVED_APP_NAMES
+
+
+def is_id_part(text: str) -> bool:
+    """Whether a model's name, version or label keeps the Redis keys and lists unambiguous."""
+    return not _FORBIDDEN_IN_IDS.search(text)
+
+
+def is_dns_name(name: str) -> bool:
+    """Whether a model of this name can be named by containers and image tags."""
+    return len(name) <= 63 and bool(_DNS_NAME.fullmatch(name))
+
+
+def is_dns_version(version: str) -> bool:
+    """As `is_dns_name`, for a version, which may hold dots too."""
+    return len(version) <= 63 and bool(_DNS_VERSION.fullmatch(version))

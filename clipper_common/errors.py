@@ -1,0 +1,68 @@
+"""Clipper's exceptions.
+
+::
+
+    ClipperException
+    ├── UnconnectedException      the SDK was used before it was connected
+    ├── WireError                 bytes on the RPC connection that make no sense
+    ├── RecordError               a record in Redis that makes no sense
+    └── RequestError              an HTTP request that cannot be served (status, label)
+        ├── JsonError             ... because of its JSON
+        └── QueryError            ... because of what it asks for
+
+`status` is the HTTP status that an error has at the border, `label` the word for its kind in JSON answers.
+"""
+
+
+class ClipperException(Exception):
+    """Something went wrong in Clipper. The text says what, and where possible what to do next.
+
+    Attributes
+    ----------
+    msg : str
+        The text.
+    """
+
+    def __init__(self, msg: str, *args: object) -> None:
+        super().__init__(msg, *args)
+        self.msg = msg
+
+    def __str__(self) -> str:
+        return str(self.msg)
+
+
+class UnconnectedException(ClipperException):
+    """A ``ClipperConnection`` must be connected to a cluster before it can do this."""
+
+    def __init__(self, *args: object) -> None:
+        self.message = (
+            "No connection to a Clipper cluster. Call start_clipper() to start one, or connect() to use a running one."
+        )
+        super().__init__(self.message, *args)
+
+
+class WireError(ClipperException):
+    """A message on the RPC connection has the wrong form."""
+
+
+class RecordError(ClipperException):
+    """A record in Redis has the wrong form."""
+
+
+class RequestError(ClipperException):
+    """An HTTP request that is answered with an error."""
+
+    status = 400
+    label = "Request error"
+
+
+class JsonError(RequestError):
+    """The JSON of a request is malformed or not what was expected."""
+
+    label = "Json error"
+
+
+class QueryError(RequestError):
+    """The request is well formed and asks for something that is not there."""
+
+    label = "Query processing error"

@@ -1,0 +1,52 @@
+"""JSON in and out, with the error texts of Clipper 0.4."""
+
+from typing import Any, Final
+
+import orjson
+
+from clipper_common.errors import JsonError
+
+_TYPE_NAMES: Final = {
+    type(None): "Null",
+    dict: "Object",
+    list: "Array",
+    str: "String",
+    int: "Number",
+    float: "Number",
+}
+
+
+def parse_object(body: bytes) -> dict[str, Any]:
+    """The JSON object in `body`. Raises `JsonError` that says where it is malformed."""
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise JsonError(f"JSON parse error: {error.msg} (offset {error.pos})\n") from None
+    if not isinstance(value, dict):
+        raise JsonError("JSON schema invalid")
+    return value
+
+
+def type_name(value: object) -> str:
+    """How Clipper 0.4's texts name the JSON type of `value`."""
+    if isinstance(value, bool):
+        return "True" if value else "False"
+    return _TYPE_NAMES[type(value)]
+
+
+def type_mismatch(key: str, expected: str, value: object) -> JsonError:
+    # The missing blank is the original's; its texts are kept to the letter.
+    return JsonError(f"Type mismatch! JSON key {key} expected type {expected}but found type {type_name(value)}")
+
+
+def embed(output: bytes) -> bytes:
+    """`output` as a JSON value: itself where it is strict JSON, else as a JSON string."""
+    try:
+        orjson.loads(output)
+    except orjson.JSONDecodeError:
+        return orjson.dumps(output.decode(errors="replace"))
+    return output
+
+
+def dumps(value: object) -> bytes:
+    return orjson.dumps(value)

@@ -1,0 +1,267 @@
+"""What Redis holds: records as frozen dataclasses, and their keys, fields and text forms.
+
+The schema is Clipper 0.4's (databases 1 to 7), and database 0 for what 0.4 did not have. `docs/redis-schema.md` has
+the tables.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final, NamedTuple, Self
+
+from clipper_common.constants import DEFAULT_BATCH_SIZE
+from clipper_common.datatypes import InputType, ModelId
+from clipper_common.errors import ClipperException, RecordError
+
+# --- databases and keys ---
+CLIPPER_DB: Final = 0
+STATE_DB: Final = 1
+MODEL_DB: Final = 2
+REPLICA_DB: Final = 3
+APPLICATION_DB: Final = 5
+METADATA_DB: Final = 6
+LINK_DB: Final = 7
+
+SCHEMA_VERSION: Final = "1"
+SCHEMA_KEY: Final = "clipper:schema_version"
+REVISION_KEY: Final = "clipper:revision"
+EPOCH_KEY: Final = "clipper:epoch"
+CLUSTER_KEY: Final = "clipper:cluster"
+FRONTENDS_KEY: Final = "clipper:frontends"
+CHANGES_CHANNEL: Final = "clipper:changes"
+
+CURRENT_VERSION_PREFIX: Final = "CURRENT_MODEL_VERSION:"
+DEFAULT_POLICY: Final = "DefaultOutputSelectionPolicy"
+
+Hash = Mapping[str, str]
+
+
+def _take(hash_: Hash, name: str, what: str) -> str:
+    try:
+        return hash_[name]
+    except KeyError:
+        raise RecordError(f"{what} has no field '{name}'") from None
+
+
+def _take_int(hash_: Hash, name: str, what: str) -> int:
+    text = _take(hash_, name, what)
+    try:
+        return int(text)
+    except ValueError:
+        raise RecordError(f"{what} has {name}={text!r}, which is no whole number") from None
+
+
+def _take_input_type(hash_: Hash, what: str) -> InputType:
+    try:
+        return InputType.parse(_take(hash_, "input_type", what))
+    except RecordError:
+        raise
+    except ClipperException as error:
+        raise RecordError(f"{what}: {error}") from None
+
+
+# --- records ---
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """A REST endpoint: what it takes, how long it may take, what it says when it has nothing better."""
+
+    name: str
+    input_type: InputType
+    default_output: str
+    latency_slo_micros: int
+    policy: str = DEFAULT_POLICY
+
+    @property
+    def slo_seconds(self) -> float:
+        return self.latency_slo_micros / 1e6
+
+    def to_hash(self) -> dict[str, str]:
+        return {
+            "input_type": self.input_type.canonical_name,
+            "policy": self.policy,
+            "default_output": self.default_output,
+            "latency_slo_micros": str(self.latency_slo_micros),
+        }
+
+    @classmethod
+    def from_hash(cls, name: str, hash_: Hash) -> Self:
+        what = f"application '{name}'"
+        return cls(
+            name=name,
+            input_type=_take_input_type(hash_, what),
+            default_output=_take(hash_, "default_output", what),
+            latency_slo_micros=_take_int(hash_, "latency_slo_micros", what),
+            policy=hash_.get("policy", DEFAULT_POLICY),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A version of a model."""
+
+    id: ModelId
+    input_type: InputType
+    labels: tuple[str, ...] = ()
+    container_name: str = ""
+    model_data_path: str = ""
+    batch_size: int = DEFAULT_BATCH_SIZE
+    registration: str = ""
+    """Differs between two registrations of one name and version; empty when Clipper 0.4 wrote the record."""
+
+    def to_hash(self) -> dict[str, str]:
+        return {
+            "model_name": self.id.name,
+            "model_version": self.id.version,
+            "load": "0.000000",
+            "input_type": self.input_type.canonical_name,
+            "labels": ",".join(self.labels),
+            "container_name": self.container_name,
+            "model_data_path": self.model_data_path,
+            "batch_size": str(self.batch_size),
+            "valid": "",
+            "registration": self.registration,
+        }
+
+    @classmethod
+    def from_hash(cls, hash_: Hash) -> Self:
+        what = f"model '{hash_.get('model_name')}:{hash_.get('model_version')}'"
+        labels = _take(hash_, "labels", what)
+        return cls(
+            id=ModelId(_take(hash_, "model_name", what), _take(hash_, "model_version", what)),
+            input_type=_take_input_type(hash_, what),
+            labels=tuple(labels.split(",")) if labels else (),
+            container_name=_take(hash_, "container_name", what),
+            model_data_path=_take(hash_, "model_data_path", what),
+            batch_size=_take_int(hash_, "batch_size", what),
+            registration=hash_.get("registration", ""),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """A model container that is connected to a query frontend."""
+
+    model: ModelId
+    replica_id: int
+    zmq_connection_id: int
+    input_type: InputType
+
+    @property
+    def key(self) -> str:
+        return f"{self.model.name},{self.model.version},{self.replica_id}"
+
+    def to_hash(self) -> dict[str, str]:
+        return {
+            "model_id": str(self.model),
+            "model_name": self.model.name,
+            "model_version": self.model.version,
+            "model_replica_id": str(self.replica_id),
+            "zmq_connection_id": str(self.zmq_connection_id),
+            "batch_size": "1",  # always: a field of 0.4 that means nothing
+            "input_type": self.input_type.canonical_name,
+        }
+
+    @classmethod
+    def from_hash(cls, hash_: Hash) -> Self:
+        what = f"container '{hash_.get('model_id')}'"
+        return cls(
+            model=ModelId(_take(hash_, "model_name", what), _take(hash_, "model_version", what)),
+            replica_id=_take_int(hash_, "model_replica_id", what),
+            zmq_connection_id=_take_int(hash_, "zmq_connection_id", what),
+            input_type=_take_input_type(hash_, what),
+        )
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All configuration at one revision. Not to be changed: what differs is a new snapshot."""
+
+    revision: int = 0
+    applications: Mapping[str, Application] = field(default_factory=dict)
+    models: Mapping[ModelId, Model] = field(default_factory=dict)
+    current_versions: Mapping[str, str] = field(default_factory=dict)
+    links: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Application name to the names of the models linked to it."""
+
+    def versions(self, model_name: str) -> list[str]:
+        return [model.version for model in self.models if model.name == model_name]
+
+    def apps_linked_to(self, model_name: str) -> list[Application]:
+        return [app for name, app in self.applications.items() if model_name in self.links.get(name, ())]
+
+    def same_configuration(self, other: "Snapshot") -> bool:
+        return replace(self, revision=other.revision) == other
+
+
+# --- writes: what a change of configuration does to Redis, as values ---
+
+
+class Write(NamedTuple):
+    """One Redis command in one database; `store.commit` carries out several at once or none."""
+
+    database: int
+    command: tuple[str, ...]
+
+
+def _hset(database: int, key: str, hash_: Hash) -> Write:
+    fields = [text for pair in hash_.items() for text in pair]
+    return Write(database, ("HSET", key, *fields))
+
+
+def put_application(app: Application) -> list[Write]:
+    state = json.dumps({"y_hat": app.default_output}, separators=(",", ":"))
+    return [
+        _hset(APPLICATION_DB, app.name, app.to_hash()),
+        Write(STATE_DB, ("SET", f"{app.name}:0:0", state)),
+    ]
+
+
+def delete_application(name: str) -> list[Write]:
+    return [
+        Write(APPLICATION_DB, ("DEL", name)),
+        Write(LINK_DB, ("DEL", name)),
+        Write(STATE_DB, ("DEL", f"{name}:0:0")),
+    ]
+
+
+def put_link(app_name: str, model_name: str) -> Write:
+    return Write(LINK_DB, ("SADD", app_name, model_name))
+
+
+def delete_link(app_name: str, model_name: str) -> Write:
+    return Write(LINK_DB, ("SREM", app_name, model_name))
+
+
+def put_model(model: Model) -> Write:
+    return _hset(MODEL_DB, str(model.id), model.to_hash())
+
+
+def delete_model(model: ModelId) -> Write:
+    return Write(MODEL_DB, ("DEL", str(model)))
+
+
+def put_current_version(model: ModelId) -> Write:
+    return Write(METADATA_DB, ("SET", CURRENT_VERSION_PREFIX + model.name, model.version))
+
+
+def delete_current_version(model_name: str) -> Write:
+    return Write(METADATA_DB, ("DEL", CURRENT_VERSION_PREFIX + model_name))
+
+
+def put_replica(replica: Replica) -> Write:
+    return _hset(REPLICA_DB, replica.key, replica.to_hash())
+
+
+def delete_replica(replica: Replica) -> Write:
+    return Write(REPLICA_DB, ("DEL", replica.key))
+
+
+def put_snapshot(snapshot: Snapshot) -> list[Write]:
+    """Everything in `snapshot`, for a Redis that came back empty."""
+    writes = [write for app in snapshot.applications.values() for write in put_application(app)]
+    writes += map(put_model, snapshot.models.values())
+    writes += [put_current_version(ModelId(*pair)) for pair in snapshot.current_versions.items()]
+    writes += [put_link(app, model) for app, models in snapshot.links.items() for model in models]
+    return writes

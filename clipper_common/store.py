@@ -1,0 +1,340 @@
+"""ConfigStore: every Redis command that Clipper uses, and the following of changes.
+
+Configuration lives in several databases, which only a Lua script reads or writes as one. So a change is a list of
+`records.Write` that one script carries out together with the revision counter, if nobody else changed the
+configuration since it was read. No Redis setting is asked for: `CONFIG SET` is refused by managed services.
+"""
+
+import asyncio
+import json
+import logging
+import time
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, Final
+
+from redis.asyncio import Redis
+from redis.asyncio.client import PubSub
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from clipper_common import records
+from clipper_common.constants import (
+    CLUSTER_LEASE_SECONDS,
+    CONFIG_POLL_SECONDS,
+    CONFIG_REREAD_SECONDS,
+)
+from clipper_common.datatypes import ModelId
+from clipper_common.errors import ClipperException, RecordError
+from clipper_common.records import Replica, Snapshot, Write
+
+logger = logging.getLogger(__name__)
+
+_CALL_SECONDS: Final = 2.0
+_RECONNECT_SECONDS: Final = 0.2
+_FRONTEND_SILENCE_SECONDS: Final = 5.0
+
+StoreError = (RedisError, OSError, asyncio.TimeoutError)
+"""What a call raises when Redis cannot be reached or does not do as it is told."""
+
+_READ_ALL: Final = f"""
+local function keys(db, kind)
+  redis.call('SELECT', db)
+  local found = {{}}
+  for _, key in ipairs(redis.call('KEYS', '*')) do
+    if redis.call('TYPE', key).ok == kind then found[#found + 1] = key end
+  end
+  return found
+end
+local function read(db, kind, command)
+  local found = {{}}
+  for _, key in ipairs(keys(db, kind)) do found[#found + 1] = {{key, redis.call(command, key)}} end
+  return found
+end
+-- Clipper 0.4 marks a deleted model by taking its field `valid` away and leaves the rest to the query frontend.
+for _, key in ipairs(keys({records.MODEL_DB}, 'hash')) do
+  if redis.call('HEXISTS', key, 'valid') == 0 then redis.call('DEL', key) end
+end
+redis.call('SELECT', {records.CLIPPER_DB})
+local head = redis.call('MGET', '{records.REVISION_KEY}', '{records.EPOCH_KEY}')
+return {{head[1] or '0', head[2] or '',
+  read({records.APPLICATION_DB}, 'hash', 'HGETALL'), read({records.MODEL_DB}, 'hash', 'HGETALL'),
+  read({records.METADATA_DB}, 'string', 'GET'), read({records.LINK_DB}, 'set', 'SMEMBERS')}}
+"""
+
+# ARGV: expected revision (empty: any), and the writes as JSON. Answers the new revision, or -1.
+_COMMIT: Final = f"""
+if ARGV[1] ~= '' and (redis.call('GET', '{records.REVISION_KEY}') or '0') ~= ARGV[1] then return -1 end
+for _, write in ipairs(cjson.decode(ARGV[2])) do
+  redis.call('SELECT', write[1])
+  redis.call(unpack(write[2]))
+end
+redis.call('SELECT', {records.CLIPPER_DB})
+redis.call('SET', '{records.SCHEMA_KEY}', '{records.SCHEMA_VERSION}')
+local revision = redis.call('INCR', '{records.REVISION_KEY}')
+redis.call('PUBLISH', '{records.CHANGES_CHANNEL}', revision)
+return revision
+"""
+
+# As _COMMIT, for a Redis that came back empty: only one frontend wins, and what was written since stays.
+# ARGV: new epoch, least revision, writes.
+_RESTORE: Final = f"""
+if not redis.call('SET', '{records.EPOCH_KEY}', ARGV[1], 'NX') then return 0 end
+local existed = {{}}
+for _, write in ipairs(cjson.decode(ARGV[3])) do
+  redis.call('SELECT', write[1])
+  local place = write[1] .. '/' .. write[2][2]
+  if existed[place] == nil then existed[place] = redis.call('EXISTS', write[2][2]) == 1 end
+  if not existed[place] then redis.call(unpack(write[2])) end
+end
+redis.call('SELECT', {records.CLIPPER_DB})
+redis.call('SET', '{records.SCHEMA_KEY}', '{records.SCHEMA_VERSION}')
+if tonumber(redis.call('GET', '{records.REVISION_KEY}') or '0') < tonumber(ARGV[2]) then
+  redis.call('SET', '{records.REVISION_KEY}', ARGV[2])
+end
+local revision = redis.call('INCR', '{records.REVISION_KEY}')
+redis.call('PUBLISH', '{records.CHANGES_CHANNEL}', revision)
+return 1
+"""
+
+_WRITE: Final = """
+for _, write in ipairs(cjson.decode(ARGV[1])) do
+  redis.call('SELECT', write[1])
+  redis.call(unpack(write[2]))
+end
+"""
+
+_READ_REPLICAS: Final = f"""
+redis.call('SELECT', {records.REPLICA_DB})
+local found = {{}}
+for _, key in ipairs(redis.call('KEYS', '*')) do found[#found + 1] = redis.call('HGETALL', key) end
+return found
+"""
+
+_CLEAR_REPLICAS: Final = f"""
+redis.call('SELECT', {records.REPLICA_DB})
+for _, key in ipairs(redis.call('KEYS', '*')) do redis.call('DEL', key) end
+"""
+
+# ARGV: cluster id, lease in milliseconds. Answers the owner.
+_CLAIM: Final = f"""
+local owner = redis.call('GET', '{records.CLUSTER_KEY}')
+if owner and owner ~= ARGV[1] then return owner end
+redis.call('SET', '{records.CLUSTER_KEY}', ARGV[1], 'PX', ARGV[2])
+return ARGV[1]
+"""
+
+_RELEASE: Final = f"""
+if redis.call('GET', '{records.CLUSTER_KEY}') == ARGV[1] then redis.call('DEL', '{records.CLUSTER_KEY}') end
+"""
+
+
+class ConfigStore:
+    """Clipper's configuration in the Redis at `host`:`port`.
+
+    Calls raise `StoreError` when Redis does not answer within seconds; `follow` goes on instead.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        self.address = f"{host}:{port}"
+        self._redis = Redis(
+            host=host,
+            port=port,
+            socket_timeout=_CALL_SECONDS,
+            socket_connect_timeout=_CALL_SECONDS,
+            retry=Retry(NoBackoff(), 0),
+        )
+
+    async def close(self) -> None:
+        await self._redis.aclose()
+
+    # --- configuration ---
+
+    async def read(self) -> Snapshot:
+        """All configuration, as of one moment."""
+        snapshot, _ = await self._read_with_epoch()
+        return snapshot
+
+    async def commit(self, based_on: Snapshot, writes: Iterable[Write]) -> int | None:
+        """Carry out all `writes`, or none and answer None when `based_on` is no longer the latest.
+
+        Answers the new revision.
+        """
+        revision = int(await self._eval(_COMMIT, str(based_on.revision), _dump(writes)))
+        return None if revision < 0 else revision
+
+    async def follow(self) -> AsyncIterator[Snapshot]:
+        """Yield the configuration, and again each time that it changed.
+
+        While Redis is away nothing is yielded. When Redis came back empty, what was last yielded is written back.
+        """
+        last: Snapshot | None = None
+        reachable = True
+        while True:
+            try:
+                async with aclosing(self._follow_while_reachable(last)) as snapshots:
+                    async for snapshot in snapshots:
+                        if not reachable:
+                            logger.info("Redis at %s answers again", self.address)
+                            reachable = True
+                        if snapshot is not None and snapshot != last:
+                            last = snapshot
+                            yield snapshot
+            except StoreError as error:
+                if reachable:
+                    logger.warning("Redis at %s does not answer: %r", self.address, error)
+                    reachable = False
+                await asyncio.sleep(_RECONNECT_SECONDS)
+
+    async def _follow_while_reachable(self, last: Snapshot | None) -> AsyncGenerator[Snapshot | None, None]:
+        """What is new, or None, after each message and at least each `CONFIG_POLL_SECONDS`."""
+        async with self._redis.pubsub() as pubsub:
+            await pubsub.subscribe(records.CHANGES_CHANNEL)
+            seen: tuple[int, str] | None = None
+            read_at = 0.0
+            while True:
+                snapshot = None
+                head = await self._read_head()
+                if not head[1]:
+                    await self._begin_epoch(last)
+                    head = await self._read_head()
+                if head != seen or time.monotonic() - read_at > CONFIG_REREAD_SECONDS:
+                    snapshot, epoch = await self._read_with_epoch()
+                    seen, read_at = (snapshot.revision, epoch), time.monotonic()
+                    last = snapshot
+                yield snapshot
+                await _wait_for_message(pubsub)
+
+    async def _begin_epoch(self, last: Snapshot | None) -> None:
+        """Mark a Redis that has no epoch: a new one, or one that lost all."""
+        if last is not None:
+            logger.warning("Redis at %s lost the configuration: writing it back", self.address)
+        last = last or Snapshot()
+        writes = _dump(records.put_snapshot(last))
+        await self._eval(_RESTORE, uuid.uuid4().hex, str(last.revision), writes)
+
+    async def _read_head(self) -> tuple[int, str]:
+        revision, epoch = await self._redis.mget(records.REVISION_KEY, records.EPOCH_KEY)
+        return int(revision or 0), _text(epoch or b"")
+
+    async def _read_with_epoch(self) -> tuple[Snapshot, str]:
+        revision, epoch, apps, models, current, links = await self._eval(_READ_ALL)
+        snapshot = Snapshot(
+            revision=int(revision),
+            applications=_read_applications(apps),
+            models=_read_models(models),
+            current_versions={
+                _text(key).removeprefix(records.CURRENT_VERSION_PREFIX): _text(value) for key, value in current
+            },
+            links={_text(app): tuple(sorted(map(_text, names))) for app, names in links},
+        )
+        return snapshot, _text(epoch)
+
+    # --- replicas: not configuration, so without a revision ---
+
+    async def read_replicas(self) -> list[Replica]:
+        found = []
+        for flat in await self._eval(_READ_REPLICAS):
+            try:
+                found.append(Replica.from_hash(_hash(flat)))
+            except RecordError as error:
+                logger.warning("ignored: %s", error)
+        return sorted(found, key=lambda replica: (replica.model, replica.replica_id))
+
+    async def write_replicas(self, writes: Sequence[Write]) -> None:
+        await self._eval(_WRITE, _dump(writes))
+
+    async def clear_replicas(self) -> None:
+        """Forget all replicas: those of a frontend that is no more announce themselves again."""
+        await self._eval(_CLEAR_REPLICAS)
+
+    # --- which cluster, which frontends ---
+
+    async def claim(self, cluster_id: str) -> None:
+        """Own this Redis for the next `CLUSTER_LEASE_SECONDS`.
+
+        Raises ClipperException when another cluster does.
+        """
+        lease = str(int(CLUSTER_LEASE_SECONDS * 1000))
+        owner = _text(await self._eval(_CLAIM, cluster_id, lease))
+        if owner != cluster_id:
+            raise ClipperException(
+                f"Redis at {self.address} is used by the Clipper cluster '{_cluster_name(owner)}'. "
+                "Give each cluster a Redis of its own, or stop that cluster first "
+                f"(if it is stopped already, wait {CLUSTER_LEASE_SECONDS:.0f} seconds)."
+            )
+
+    async def release(self, cluster_id: str) -> None:
+        """Give up what `claim` got."""
+        await self._eval(_RELEASE, cluster_id)
+
+    async def report_applied(self, frontend_id: str, revision: int) -> None:
+        """Say that query frontend `frontend_id` lives and serves by `revision`."""
+        report = json.dumps({"revision": revision, "time": time.time()})
+        await self._redis.hset(records.FRONTENDS_KEY, frontend_id, report)
+
+    async def retire_frontend(self, frontend_id: str) -> None:
+        await self._redis.hdel(records.FRONTENDS_KEY, frontend_id)
+
+    async def wait_until_applied(self, revision: int, seconds: float) -> bool:
+        """Wait until every query frontend that lives serves by `revision`; whether they did in time."""
+        give_up = time.monotonic() + seconds
+        while time.monotonic() < give_up:
+            reports = [json.loads(text) for text in await self._redis.hvals(records.FRONTENDS_KEY)]
+            alive = [r for r in reports if time.time() - r["time"] < _FRONTEND_SILENCE_SECONDS]
+            if all(report["revision"] >= revision for report in alive):
+                return True
+            await asyncio.sleep(0.003)
+        return False
+
+    async def _eval(self, script: str, *args: str) -> Any:
+        return await self._redis.eval(script, 0, *args)
+
+
+async def _wait_for_message(pubsub: PubSub) -> None:
+    give_up = time.monotonic() + CONFIG_POLL_SECONDS
+    while (left := give_up - time.monotonic()) > 0:
+        message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=left)
+        if message is not None:
+            return
+
+
+def _read_applications(found: Sequence[Any]) -> Mapping[str, records.Application]:
+    apps = {}
+    for key, flat in found:
+        try:
+            apps[_text(key)] = records.Application.from_hash(_text(key), _hash(flat))
+        except RecordError as error:
+            logger.warning("ignored: %s", error)
+    return apps
+
+
+def _read_models(found: Sequence[Any]) -> Mapping[ModelId, records.Model]:
+    models = {}
+    for _, flat in found:
+        try:
+            model = records.Model.from_hash(_hash(flat))
+        except RecordError as error:
+            logger.warning("ignored: %s", error)
+        else:
+            models[model.id] = model
+    return models
+
+
+def _dump(writes: Iterable[Write]) -> str:
+    return json.dumps(list(writes))
+
+
+def _cluster_name(cluster_id: str) -> str:
+    return cluster_id.rpartition("/")[0] or cluster_id
+
+
+def _hash(flat: Sequence[bytes]) -> dict[str, str]:
+    texts = list(map(_text, flat))
+    return dict(zip(texts[::2], texts[1::2], strict=True))
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else value

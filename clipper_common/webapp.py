@@ -1,0 +1,101 @@
+"""What both frontends need of HTTP: JSON errors for whatever goes wrong, and running an application."""
+
+import asyncio
+import logging
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from aiohttp import web
+
+from clipper_common import jsontext
+from clipper_common.constants import (
+    EXIT_ADDRESS_IN_USE,
+    LOG_DATE_FORMAT,
+    LOG_FORMAT,
+    MAX_BODY_BYTES,
+)
+
+logger = logging.getLogger(__name__)
+
+_SHUTDOWN_SECONDS: Final = 5.0
+_BACKLOG: Final = 1024
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def json_response(value: object, status: int = 200) -> web.Response:
+    return web.Response(body=jsontext.dumps(value), status=status, content_type="application/json")
+
+
+@web.middleware
+async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer what no handler answers: unknown routes, wrong methods, large bodies, and our own mistakes."""
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        response = json_response({"error": error.reason, "cause": _cause(request, error)}, error.status)
+        if "Allow" in error.headers:
+            response.headers["Allow"] = error.headers["Allow"]
+        return response
+    except asyncio.CancelledError:
+        raise
+    except Exception:
+        logger.exception("%s %s failed", request.method, request.path)
+        return json_response({"error": "Internal error", "cause": "An unexpected error occurred!"}, status=500)
+
+
+def _cause(request: web.Request, error: web.HTTPException) -> str:
+    match error:
+        case web.HTTPNotFound():
+            return f"No such route: {request.path}"
+        case web.HTTPMethodNotAllowed():
+            allowed = ", ".join(sorted(error.allowed_methods))
+            return f"{request.path} does not take {request.method}, only {allowed}"
+        case web.HTTPRequestEntityTooLarge():
+            return f"The body is larger than {MAX_BODY_BYTES} bytes"
+    return error.text or error.reason
+
+
+def create_app(**options: Any) -> web.Application:
+    return web.Application(middlewares=[errors_as_json], client_max_size=MAX_BODY_BYTES, **options)
+
+
+def run(app: web.Application, host: str, port: int, keepalive_seconds: float) -> None:
+    """Serve `app` until SIGTERM or SIGINT, then finish what is in flight."""
+    try:
+        web.run_app(
+            app,
+            host=host,
+            port=port,
+            print=None,
+            access_log=None,
+            backlog=_BACKLOG,
+            handler_cancellation=True,
+            keepalive_timeout=keepalive_seconds,
+            shutdown_timeout=_SHUTDOWN_SECONDS,
+            loop=_new_event_loop(),
+        )
+    except OSError as error:
+        # Of aiohttp when it binds, or of ZeroMQ (whose exception is no OSError, see rpc_server).
+        sys.exit(address_in_use(f"{host}:{port}", error))
+
+
+def address_in_use(address: str, error: Exception) -> int:
+    """Say that `address` cannot be bound; the exit code for that."""
+    logger.error("cannot listen on %s: %s", address, error)
+    return EXIT_ADDRESS_IN_USE
+
+
+def _new_event_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:  # no wheel for this platform
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
+def configure_logging() -> None:
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, datefmt=LOG_DATE_FORMAT)

@@ -1,0 +1,294 @@
+"""The RPC between query frontend and model containers, as values: encoders and decoders over frames.
+
+Version 3 is what the containers of Clipper 0.3 and 0.4 speak (Python, R, JVM, C++). Version 4 is ours: the same
+messages, and a replica id in the metadata, a status per output, and two messages for leaving. A container says its
+version in its metadata; until then it is spoken to in version 3. Numbers are little endian. Every message begins
+with an empty frame; messages from the frontend have the version next, messages from a container do not.
+`docs/wire-protocol.md` has the tables.
+"""
+
+import re
+import struct
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Final, NamedTuple
+
+from clipper_common.datatypes import InputType, ModelId
+from clipper_common.errors import WireError
+
+RPC_VERSION_3: Final = 3
+RPC_VERSION_4: Final = 4
+MESSAGE_ID_LIMIT: Final = 1 << 32
+
+Frames = Sequence[bytes]
+
+_U32: Final = struct.Struct("<I")
+_U64: Final = struct.Struct("<Q")
+_DIGITS: Final = re.compile(rb"\d+")
+_MAX_TEXT_BYTES: Final = 1024
+
+
+class MessageType(IntEnum):
+    NEW_CONTAINER = 0
+    CONTAINER_CONTENT = 1
+    HEARTBEAT = 2
+    DRAIN = 3
+    """Version 4. From a container: send me no more. From the frontend: nothing of yours is left here."""
+    REFUSED = 4
+    """Version 4, from the frontend: you cannot register, and why."""
+
+
+class HeartbeatType(IntEnum):
+    KEEP_ALIVE = 0
+    REQUEST_METADATA = 1
+
+
+class RequestType(IntEnum):
+    PREDICT = 0
+
+
+class Heartbeat(NamedTuple):
+    """A container lives."""
+
+
+class Metadata(NamedTuple):
+    """A container introduces itself."""
+
+    model: ModelId
+    input_type: InputType
+    rpc_version: int
+    replica_id: str | None = None
+    """Chosen by a version 4 container once in its life, so that it is known again after a reconnect."""
+
+
+class Response(NamedTuple):
+    """A container's answer to a batch. Where `failed` is set, the output is ``Type: message`` of the error."""
+
+    message_id: int
+    outputs: list[bytes]
+    failed: list[bool]
+
+
+class Drain(NamedTuple):
+    """Said by a container that stops, and answered when it may go."""
+
+
+class HeartbeatReply(NamedTuple):
+    kind: HeartbeatType
+
+
+class PredictRequest(NamedTuple):
+    message_id: int
+    input_type: InputType
+    inputs: list[bytes]
+
+
+class Refused(NamedTuple):
+    reason: str
+
+
+FromContainer = Heartbeat | Metadata | Response | Drain
+FromFrontend = HeartbeatReply | PredictRequest | Drain | Refused
+
+
+# --- container -> frontend -----------------------------------------------------------------------
+
+
+def encode_heartbeat() -> list[bytes]:
+    return [b"", _U32.pack(MessageType.HEARTBEAT)]
+
+
+def encode_metadata(metadata: Metadata) -> list[bytes]:
+    frames = [
+        b"",
+        _U32.pack(MessageType.NEW_CONTAINER),
+        metadata.model.name.encode(),
+        metadata.model.version.encode(),
+        str(int(metadata.input_type)).encode(),
+        _U32.pack(metadata.rpc_version),
+    ]
+    if metadata.replica_id is not None:
+        frames.append(metadata.replica_id.encode())
+    return frames
+
+
+def encode_response(response: Response, rpc_version: int) -> list[bytes]:
+    sizes = _pack_u64s([len(response.outputs), *map(len, response.outputs)])
+    frames = [
+        b"",
+        _U32.pack(MessageType.CONTAINER_CONTENT),
+        _U32.pack(response.message_id),
+        _U64.pack(len(sizes)),
+        sizes,
+    ]
+    if rpc_version >= RPC_VERSION_4:
+        frames.append(bytes(response.failed))
+    return frames + response.outputs
+
+
+def encode_drain_request() -> list[bytes]:
+    return [b"", _U32.pack(MessageType.DRAIN)]
+
+
+def decode_from_container(frames: Frames, rpc_version: int = RPC_VERSION_3) -> FromContainer:
+    """Read what a container sent, without its identity frame.
+
+    `rpc_version` is what it said in its metadata, 3 for one that is not known.
+    Raises `WireError` for what is neither.
+    """
+    if len(frames) < 2 or frames[0]:
+        raise WireError("a message begins with an empty frame and its type")
+    kind = _read_u32(frames[1], "message type")
+    match kind:
+        case MessageType.HEARTBEAT:
+            return Heartbeat()
+        case MessageType.CONTAINER_CONTENT:
+            return _decode_response(frames[2:], rpc_version)
+        case MessageType.NEW_CONTAINER:
+            return _decode_metadata(frames[2:])
+        case MessageType.DRAIN:
+            return Drain()
+    raise WireError(f"unknown message type {kind}")
+
+
+def _decode_metadata(frames: Frames) -> Metadata:
+    if len(frames) < 4:
+        raise WireError("metadata without an RPC version: the container is older than Clipper 0.3")
+    name, version = _read_text(frames[0], "model name"), _read_text(frames[1], "model version")
+    # The JVM container sends 8 bytes.
+    rpc_version = _read_u32(frames[3][:4], "RPC version")
+    if rpc_version not in (RPC_VERSION_3, RPC_VERSION_4):
+        raise WireError(f"RPC version {rpc_version} is not spoken here, 3 and 4 are")
+    replica_id = None
+    if rpc_version == RPC_VERSION_4:
+        if len(frames) < 5:
+            raise WireError("metadata of version 4 without a replica id")
+        replica_id = _read_text(frames[4], "replica id")
+    return Metadata(ModelId(name, version), _read_input_type(frames[2]), rpc_version, replica_id)
+
+
+def _read_input_type(frame: bytes) -> InputType:
+    # R and C++ containers send digits, a NUL, and whatever lies behind it in their memory.
+    digits = _DIGITS.match(frame[:8])
+    try:
+        return InputType(int(digits[0]) if digits else -1)
+    except ValueError:
+        raise WireError(f"unknown input type {frame[:16]!r}") from None
+
+
+def _decode_response(frames: Frames, rpc_version: int) -> Response:
+    statuses = 1 if rpc_version >= RPC_VERSION_4 else 0
+    if len(frames) < 3 + statuses:
+        raise WireError(f"a response of {len(frames)} frames is too short")
+    message_id = _read_u32(frames[0], "message id")
+    sizes = _read_u64s(frames[2], "output sizes")
+    outputs = list(frames[3 + statuses :])
+    if not sizes or sizes[0] != len(outputs) or sizes[1:] != tuple(map(len, outputs)):
+        raise WireError("the sizes announced in a response are not those of its outputs")
+    if not statuses:
+        return Response(message_id, outputs, [False] * len(outputs))
+    if len(frames[3]) != len(outputs):
+        raise WireError("a response does not hold one status per output")
+    return Response(message_id, outputs, list(map(bool, frames[3])))
+
+
+# --- frontend -> container -----------------------------------------------------------------------
+
+
+def encode_heartbeat_reply(kind: HeartbeatType, rpc_version: int) -> list[bytes]:
+    return [b"", _U32.pack(rpc_version), _U32.pack(MessageType.HEARTBEAT), _U32.pack(kind)]
+
+
+def encode_predict_request(request: PredictRequest, rpc_version: int) -> list[bytes]:
+    inputs = request.inputs
+    sizes = _pack_u64s([request.input_type, len(inputs), *map(len, inputs)])
+    return [
+        b"",
+        _U32.pack(rpc_version),
+        _U32.pack(MessageType.CONTAINER_CONTENT),
+        _U32.pack(request.message_id),
+        _U32.pack(RequestType.PREDICT),
+        _U64.pack(len(sizes)),
+        sizes,
+        *inputs,
+    ]
+
+
+def encode_drain_reply() -> list[bytes]:
+    return [b"", _U32.pack(RPC_VERSION_4), _U32.pack(MessageType.DRAIN)]
+
+
+def encode_refused(reason: str) -> list[bytes]:
+    return [b"", _U32.pack(RPC_VERSION_4), _U32.pack(MessageType.REFUSED), reason.encode()]
+
+
+def decode_from_frontend(frames: Frames) -> FromFrontend:
+    """Read what a frontend sent. Raises `WireError`."""
+    if len(frames) < 3 or frames[0]:
+        raise WireError("a message begins with an empty frame, the RPC version and its type")
+    version = _read_u32(frames[1], "RPC version")
+    if version not in (RPC_VERSION_3, RPC_VERSION_4):
+        raise WireError(f"the frontend speaks RPC version {version}, this container 3 and 4")
+    kind = _read_u32(frames[2], "message type")
+    match kind:
+        case MessageType.CONTAINER_CONTENT:
+            return _decode_predict_request(frames[3:])
+        case MessageType.HEARTBEAT:
+            return _decode_heartbeat_reply(frames[3:])
+        case MessageType.DRAIN:
+            return Drain()
+        case MessageType.REFUSED:
+            return Refused(frames[3].decode(errors="replace") if len(frames) > 3 else "")
+    raise WireError(f"unknown message type {kind}")
+
+
+def _decode_heartbeat_reply(frames: Frames) -> HeartbeatReply:
+    try:
+        return HeartbeatReply(HeartbeatType(_read_u32(frames[0], "heartbeat type")))
+    except (IndexError, ValueError) as error:
+        raise WireError("unknown heartbeat type") from error
+
+
+def _decode_predict_request(frames: Frames) -> PredictRequest:
+    if len(frames) < 4:
+        raise WireError(f"a request of {len(frames)} frames is too short")
+    message_id = _read_u32(frames[0], "message id")
+    if _read_u32(frames[1], "request type") != RequestType.PREDICT:
+        raise WireError("unknown request type")
+    sizes = _read_u64s(frames[3], "input sizes")
+    inputs = list(frames[4:])
+    if len(sizes) < 2 or sizes[1] != len(inputs) or sizes[2:] != tuple(map(len, inputs)):
+        raise WireError("the sizes announced in a request are not those of its inputs")
+    try:
+        return PredictRequest(message_id, InputType(sizes[0]), inputs)
+    except ValueError as error:
+        raise WireError(f"unknown input type {sizes[0]}") from error
+
+
+# --- numbers and text ----------------------------------------------------------------------------
+
+
+def _pack_u64s(numbers: Sequence[int]) -> bytes:
+    return struct.pack(f"<{len(numbers)}Q", *numbers)
+
+
+def _read_u64s(frame: bytes, what: str) -> tuple[int, ...]:
+    if len(frame) % 8:
+        raise WireError(f"{what} of {len(frame)} bytes, not a multiple of 8")
+    return struct.unpack(f"<{len(frame) // 8}Q", frame)
+
+
+def _read_u32(frame: bytes, what: str) -> int:
+    if len(frame) != 4:
+        raise WireError(f"{what} of {len(frame)} bytes, not 4")
+    number: int = _U32.unpack(frame)[0]
+    return number
+
+
+def _read_text(frame: bytes, what: str) -> str:
+    if not 0 < len(frame) <= _MAX_TEXT_BYTES:
+        raise WireError(f"{what} of {len(frame)} bytes")
+    try:
+        return frame.decode()
+    except UnicodeDecodeError as error:
+        raise WireError(f"{what} is not UTF-8") from error

