@@ -144,7 +144,7 @@ class ConfigStore:
             port=port,
             socket_timeout=_CALL_SECONDS,
             socket_connect_timeout=_CALL_SECONDS,
-            retry=Retry(NoBackoff(), 0),
+            retry=Retry(NoBackoff(), 1),  # a pooled connection may have died since its last use
         )
 
     async def close(self) -> None:
