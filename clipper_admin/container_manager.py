@@ -1,0 +1,197 @@
+"""ContainerManager: what Clipper asks of the machinery that runs its programs, written as a contract."""
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clipper_common import constants
+from clipper_common.errors import ClipperException
+
+CLIPPER_QUERY_PORT = constants.QUERY_PORT
+CLIPPER_MANAGEMENT_PORT = constants.MANAGEMENT_PORT
+CLIPPER_RPC_PORT = constants.RPC_PORT
+CLIPPER_METRIC_PORT = constants.METRIC_PORT
+CLIPPER_REDIS_PORT = constants.REDIS_PORT
+CLIPPER_FLUENTD_PORT = constants.FLUENTD_PORT
+
+CLIPPER_DOCKER_LABEL = "ai.clipper.container.label"
+CLIPPER_NAME_LABEL = "ai.clipper.name"
+CLIPPER_MODEL_CONTAINER_LABEL = "ai.clipper.model_container.label"
+CLIPPER_QUERY_FRONTEND_CONTAINER_LABEL = "ai.clipper.query_frontend.label"
+CLIPPER_MGMT_FRONTEND_CONTAINER_LABEL = "ai.clipper.management_frontend.label"
+CLIPPER_REDIS_PORT_LABEL = "ai.clipper.redis.port"
+CLIPPER_QUERY_PORT_LABEL = "ai.clipper.query_frontend.query.port"
+CLIPPER_RPC_PORT_LABEL = "ai.clipper.query_frontend.rpc.port"
+CLIPPER_MANAGEMENT_PORT_LABEL = "ai.clipper.management.port"
+CLIPPER_METRIC_PORT_LABEL = "ai.clipper.metric.port"
+CLIPPER_FLUENTD_PORT_LABEL = "ai.clipper.fluentd.port"
+CLIPPER_METRIC_CONFIG_LABEL = "ai.clipper.metric.config"
+CLIPPER_FLUENTD_CONFIG_LABEL = "ai.clipper.fluentd.config"
+
+ModelVersions = Mapping[str, Iterable[str]]
+"""Model names, each with some of its versions."""
+
+
+def create_model_container_label(name: str, version: str) -> str:
+    """The label that the containers of a model version carry."""
+    return f"{name}_{version}"
+
+
+def parse_model_container_label(label: str) -> tuple[str, str]:
+    """The model name and version in `label`. Raises ClipperException when it holds none."""
+    name, separator, version = label.partition("_")
+    if not (name and separator and version) or "_" in version:
+        raise ClipperException(f"'{label}' is no model container label: it should be <name>_<version>")
+    return name, version
+
+
+class ClusterAdapter(logging.LoggerAdapter[logging.Logger]):
+    """Puts the name of the cluster in front of each message."""
+
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        """Prefix `msg` with the cluster's identifier."""
+        name = (self.extra or {}).get("cluster_name", "")
+        return f"[{name}] {msg}", kwargs
+
+
+@dataclass(frozen=True)
+class ReplicaFailure:
+    """How a replica died, for the user who waits for it."""
+
+    replica: str
+    """Name of the process, container or pod."""
+    reason: str
+    """Such as ``exited with code 3``."""
+    log_tail: str
+    """The last lines that it wrote."""
+
+
+class ContainerManager(ABC):
+    """Starts, finds, scales, reads the logs of and stops the programs of one Clipper cluster.
+
+    ``ClipperConnection`` uses a manager through this class alone. A method that cannot do what it says raises
+    ``ClipperException`` with a text that says what to do next; none waits without a limit. All but
+    ``start_clipper``, ``connect``, ``build_model`` and ``stop_all`` want a connected manager, and the two
+    ``stop_all...`` methods connect by themselves if they must.
+
+    Parameters
+    ----------
+    cluster_name : str
+        Several clusters with different names can stand side by side.
+
+    Attributes
+    ----------
+    cluster_name : str
+        As given.
+    cluster_identifier : str
+        Stands in the names of images that are built for this cluster, and in front of log messages.
+    logger : logging.LoggerAdapter
+        Where the manager logs.
+    """
+
+    def __init__(self, cluster_name: str) -> None:
+        self.cluster_name = cluster_name
+        self.cluster_identifier = cluster_name
+        self.logger = ClusterAdapter(logging.getLogger("clipper_admin"), {"cluster_name": cluster_name})
+
+    @abstractmethod
+    def start_clipper(
+        self,
+        query_frontend_image: str,
+        mgmt_frontend_image: str,
+        frontend_exporter_image: str,
+        cache_size: int,
+        qf_http_thread_pool_size: int,
+        qf_http_timeout_request: int,
+        qf_http_timeout_content: int,
+        num_frontend_replicas: int,
+    ) -> None:
+        """Start Redis (unless an external one was named), the frontends and the metrics, and connect to them.
+
+        Returns once the programs were started, not once they answer. Raises ClipperException, and leaves nothing
+        running, when the cluster exists already or a program cannot be started or dies at once.
+        """
+
+    @abstractmethod
+    def connect(self) -> None:
+        """Find a running cluster of this name, also one that another process started.
+
+        Idempotent. Raises ClipperException when there is none.
+        """
+
+    @abstractmethod
+    def build_model(
+        self,
+        image: str,
+        model_data_path: Path,
+        base_image: str,
+        container_registry: str | None,
+        pkgs_to_install: Sequence[str],
+    ) -> None:
+        """Package the folder `model_data_path` with `base_image` and extra pip packages under the name `image`.
+
+        Needs no running cluster. Building a name again replaces it. With a `container_registry` the image is pushed.
+        Raises ClipperException with the failing step's output, and leaves no half-built image.
+        """
+
+    @abstractmethod
+    def deploy_model(self, name: str, version: str, input_type: str, image: str, num_replicas: int = 1) -> None:
+        """Start `num_replicas` replicas of a model version that has none.
+
+        Returns once they were started, not once they serve. Raises ClipperException when `image` cannot be found.
+        """
+
+    @abstractmethod
+    def get_num_replicas(self, name: str, version: str) -> int:
+        """How many replicas the model version should have (0 when it is unknown)."""
+
+    @abstractmethod
+    def set_num_replicas(self, name: str, version: str, input_type: str, image: str, num_replicas: int) -> None:
+        """Make exactly `num_replicas` replicas of the model version run.
+
+        Idempotent. Replicas to be stopped finish their batch first; those that are started may not serve yet on
+        return. Raises ClipperException when `image` cannot be found.
+        """
+
+    @abstractmethod
+    def find_failures(self, name: str, version: str) -> list[ReplicaFailure]:
+        """The replicas of a model version that died, or cannot start, since they were asked for."""
+
+    @abstractmethod
+    def get_logs(self, logging_dir: str) -> list[str]:
+        """Write the log of each program of the cluster, stopped ones too, into a folder; the paths of the files."""
+
+    @abstractmethod
+    def stop_models(self, models: ModelVersions) -> None:
+        """Stop all replicas of these model versions. They finish their batch first. Unknown ones are skipped."""
+
+    @abstractmethod
+    def stop_all_model_containers(self) -> None:
+        """Stop the replicas of all models; works when the frontends are dead."""
+
+    @abstractmethod
+    def stop_all(self, graceful: bool = True) -> None:
+        """Stop everything of the cluster and remove what it left: nothing of it is found afterwards.
+
+        Idempotent; works on a cluster that is damaged, or was started by another process.
+
+        Parameters
+        ----------
+        graceful : bool, optional
+            False kills at once instead of letting programs finish what they do.
+        """
+
+    @abstractmethod
+    def get_admin_addr(self) -> str:
+        """``host:port`` of the management frontend."""
+
+    @abstractmethod
+    def get_query_addr(self) -> str:
+        """``host:port`` of the query frontend."""
+
+    @abstractmethod
+    def get_metric_addr(self) -> str:
+        """``host:port`` of the metrics."""
