@@ -16,14 +16,17 @@ _TYPE_NAMES: Final = {
 }
 
 
-def parse_object(body: bytes) -> dict[str, Any]:
-    """The JSON object in `body`. Raises `JsonError` that says where it is malformed."""
+def parse_object(body: bytes, otherwise: str = "JSON schema invalid") -> dict[str, Any]:
+    """The JSON object in `body`.
+
+    Raises `JsonError` that says where it is malformed, or `otherwise` if it is some other JSON value.
+    """
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise JsonError(f"JSON parse error: {error.msg} (offset {error.pos})\n") from None
     if not isinstance(value, dict):
-        raise JsonError("JSON schema invalid")
+        raise JsonError(otherwise)
     return value
 
 
