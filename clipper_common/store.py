@@ -184,7 +184,7 @@ class ConfigStore:
                             yield snapshot
             except StoreError as error:
                 if reachable:
-                    logger.warning("Redis at %s does not answer: %r", self.address, error)
+                    logger.warning("Redis at %s does not answer: %s", self.address, error)
                     reachable = False
                 await asyncio.sleep(_RECONNECT_SECONDS)
 

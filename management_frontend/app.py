@@ -1,0 +1,98 @@
+"""Composition root: what the program consists of, and when its parts start and stop."""
+
+import asyncio
+import contextlib
+import logging
+import sys
+from collections.abc import AsyncIterator
+from typing import Final, NoReturn
+
+from aiohttp import web
+
+from clipper_common import webapp
+from clipper_common.constants import EXIT_REDIS_TAKEN
+from clipper_common.errors import ClipperException
+from clipper_common.store import ConfigStore, StoreError
+from management_frontend.config import Config
+from management_frontend.handlers import ROUTES, SERVICE, STORE, errors_as_text
+from management_frontend.service import ChangeService
+
+logger = logging.getLogger(__name__)
+
+_KEEPALIVE_SECONDS: Final = 60.0
+_RETRY_SECONDS: Final = 0.2
+_LEASE_REFRESH_SECONDS: Final = 2.0
+
+
+def run(config: Config) -> None:
+    webapp.configure_logging()
+    webapp.run(create_app(config), config.host, config.port, _KEEPALIVE_SECONDS)
+
+
+def create_app(config: Config) -> web.Application:
+    app = webapp.create_app()
+    app.middlewares.append(errors_as_text)
+    app.add_routes(ROUTES)
+    store = app[STORE] = ConfigStore(config.redis_ip, config.redis_port)
+    app[SERVICE] = ChangeService(store)
+
+    async def lifetime(_: web.Application) -> AsyncIterator[None]:
+        async with _open(store, config.cluster_id):
+            logger.info("starting on %s:%d with Redis at %s", config.host, config.port, store.address)
+            yield
+
+    app.cleanup_ctx.append(lifetime)
+    return app
+
+
+@contextlib.asynccontextmanager
+async def _open(store: ConfigStore, cluster_id: str | None) -> AsyncIterator[None]:
+    try:
+        await _wait_for_redis(store)
+        async with _claimed(store, cluster_id) if cluster_id is not None else contextlib.nullcontext():
+            yield
+    finally:
+        await store.close()
+
+
+@contextlib.asynccontextmanager
+async def _claimed(store: ConfigStore, cluster_id: str) -> AsyncIterator[None]:
+    """Keep other clusters out of this Redis."""
+    await _claim(store, cluster_id)
+    keeping = asyncio.create_task(_keep_claim(store, cluster_id))
+    try:
+        yield
+    finally:
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+        with contextlib.suppress(*StoreError):
+            await store.release(cluster_id)
+
+
+async def _wait_for_redis(store: ConfigStore) -> None:
+    waiting = False
+    while True:
+        try:
+            await store.read()
+            return
+        except StoreError as error:
+            if not waiting:
+                logger.warning("waiting for Redis at %s: %s", store.address, error)
+                waiting = True
+            await asyncio.sleep(_RETRY_SECONDS)
+
+
+async def _claim(store: ConfigStore, cluster_id: str) -> None:
+    try:
+        await store.claim(cluster_id)
+    except ClipperException as error:
+        logger.error("%s", error)
+        sys.exit(EXIT_REDIS_TAKEN)
+
+
+async def _keep_claim(store: ConfigStore, cluster_id: str) -> NoReturn:
+    while True:
+        await asyncio.sleep(_LEASE_REFRESH_SECONDS)
+        # While Redis is away there is nothing to hold; it is claimed again once it is back.
+        with contextlib.suppress(*StoreError):
+            await _claim(store, cluster_id)

@@ -1,0 +1,95 @@
+"""The routes: parse, call, answer."""
+
+import uuid
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Final, TypeVar
+
+from aiohttp import web
+
+from clipper_common.errors import RequestError
+from clipper_common.records import Snapshot
+from clipper_common.store import ConfigStore, StoreError
+from clipper_common.webapp import Handler, json_response
+from management_frontend import schemas, service, views
+from management_frontend.schemas import AnyRequest
+from management_frontend.service import Change, ChangeService
+
+STORE: Final = web.AppKey("store", ConfigStore)
+SERVICE: Final = web.AppKey("service", ChangeService)
+
+Source = TypeVar("Source")
+
+
+@web.middleware
+async def errors_as_text(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer errors as Clipper 0.4 does: the bare text."""
+    try:
+        return await handler(request)
+    except RequestError as error:
+        return web.Response(text=str(error), status=error.status)
+    except StoreError as error:
+        text = f"Redis at {request.app[STORE].address} does not answer: {error}. Try again when it does."
+        return web.Response(text=text, status=503)
+
+
+async def ping(_: web.Request) -> web.Response:
+    return web.Response(text="PONG")
+
+
+def changes(shape: type[AnyRequest], rule: Callable[[Snapshot, AnyRequest], Change]) -> Handler:
+    """A route that changes the configuration by `rule` and answers with text."""
+
+    async def handle(request: web.Request) -> web.Response:
+        wanted = schemas.parse(shape, await request.read())
+        return web.Response(text=await request.app[SERVICE].change(lambda snapshot: rule(snapshot, wanted)))
+
+    return handle
+
+
+def answers(
+    shape: type[AnyRequest],
+    read: Callable[[ConfigStore], Awaitable[Source]],
+    view: Callable[[Source, AnyRequest], object],
+) -> Handler:
+    """A route that answers with `view` of what `read` found, as JSON."""
+
+    async def handle(request: web.Request) -> web.Response:
+        wanted = schemas.parse(shape, await request.read())
+        return json_response(view(await read(request.app[STORE]), wanted))
+
+    return handle
+
+
+def _add_model(snapshot: Snapshot, wanted: schemas.AddModel) -> Change:
+    return service.add_model(snapshot, wanted, registration=uuid.uuid4().hex)
+
+
+async def get_state(request: web.Request) -> web.Response:
+    """The one selection policy there is keeps as its state what it answers by default."""
+    wanted = schemas.parse(schemas.SelectionState, await request.read())
+    app = (await request.app[STORE].read()).applications.get(wanted.app_name)
+    return web.Response(text=app.default_output if app else "")
+
+
+_configuration = partial(answers, read=ConfigStore.read)
+_replicas = partial(answers, read=ConfigStore.read_replicas)
+
+ROUTES: Final = [
+    web.get("/admin/ping", ping),
+    web.post("/admin/add_app", changes(schemas.AddApplication, service.add_application)),
+    web.post("/admin/delete_app", changes(schemas.NamedApplication, service.delete_application)),
+    web.post("/admin/add_model_links", changes(schemas.ModelLinks, service.add_model_links)),
+    web.post("/admin/delete_model_links", changes(schemas.ModelLinks, service.delete_model_links)),
+    web.post("/admin/add_model", changes(schemas.AddModel, _add_model)),
+    web.post("/admin/delete_versioned_model", changes(schemas.VersionedModel, service.delete_versioned_model)),
+    web.post("/admin/set_model_version", changes(schemas.VersionedModel, service.set_model_version)),
+    web.post("/admin/get_all_applications", _configuration(schemas.Listing, view=views.applications)),
+    web.post("/admin/get_application", _configuration(schemas.NamedApplication, view=views.application)),
+    web.post("/admin/get_linked_models", _configuration(schemas.LinkedModels, view=views.linked_models)),
+    web.post("/admin/get_all_models", _configuration(schemas.Listing, view=views.models)),
+    web.post("/admin/get_model", _configuration(schemas.VersionedModel, view=views.model)),
+    web.post("/admin/get_all_containers", _replicas(schemas.Listing, view=views.replicas)),
+    web.post("/admin/get_container", _replicas(schemas.NumberedReplica, view=views.replica)),
+    web.post("/admin/get_state", get_state),
+]

@@ -1,0 +1,167 @@
+"""The requests that routes take. The fields of a class are the table that checks a request and prints its schema."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, Field, dataclass, fields
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+
+from clipper_common import jsontext
+from clipper_common.datatypes import InputType
+from clipper_common.errors import ClipperException, JsonError, QueryError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+_INT32: Final = range(-(2**31), 2**31)
+
+
+@dataclass(frozen=True)
+class AddApplication:
+    name: str
+    input_type: InputType
+    default_output: str
+    latency_slo_micros: int
+
+
+@dataclass(frozen=True)
+class NamedApplication:
+    name: str
+
+
+@dataclass(frozen=True)
+class ModelLinks:
+    app_name: str
+    model_names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class LinkedModels:
+    app_name: str
+
+
+@dataclass(frozen=True)
+class AddModel:
+    model_name: str
+    model_version: str
+    labels: tuple[str, ...]
+    input_type: InputType
+    container_name: str
+    model_data_path: str
+    batch_size: int
+    make_current: bool = True
+    """Whether queries without a version go to this version from now on."""
+    check_only: bool = False
+    """Whether only to say if the model could be added."""
+
+
+@dataclass(frozen=True)
+class VersionedModel:
+    model_name: str
+    model_version: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    verbose: bool
+
+
+@dataclass(frozen=True)
+class NumberedReplica:
+    model_name: str
+    model_version: str
+    replica_id: int
+
+
+@dataclass(frozen=True)
+class SelectionState:
+    app_name: str
+    uid: int
+
+
+AnyRequest = TypeVar("AnyRequest", bound="DataclassInstance")
+
+
+def parse(request: type[AnyRequest], body: bytes) -> AnyRequest:
+    """The request in `body`. Raises `JsonError` that says which key is wrong and what was expected."""
+    try:
+        document = jsontext.parse_object(body, otherwise="Can only get key-value pair from an object")
+        return request(**dict(_take_fields(request, document)))
+    except JsonError as error:
+        raise JsonError(f"Error parsing JSON: {error}. Expected JSON schema: {hint(request)}") from None
+
+
+def hint(request: "type[DataclassInstance]") -> str:
+    """The schema of `request` as shown to who got it wrong."""
+    return "{" + ", ".join(map(_field_hint, fields(request))) + "}"
+
+
+def _field_hint(field: Field[Any]) -> str:
+    return f'"{field.name}": {_KINDS[field.type].hint}' + (" (optional)" if _is_optional(field) else "")
+
+
+def _take_fields(request: "type[DataclassInstance]", document: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for field in fields(request):
+        if field.name in document:
+            yield field.name, _KINDS[field.type].check(field.name, document[field.name])
+        elif not _is_optional(field):
+            raise JsonError(f"JSON object does not have required key: {field.name}")
+
+
+def _is_optional(field: Field[Any]) -> bool:
+    return field.default is not MISSING
+
+
+# --- the kinds of field: how one is checked, and how it looks in a hint ---
+
+
+def _string(key: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise jsontext.type_mismatch(key, "String", value)
+    return value
+
+
+def _strings(key: str, value: object) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise jsontext.type_mismatch(key, "Array", value)
+    for item in value:
+        if not isinstance(item, str):
+            raise JsonError(f"Array input of type {jsontext.type_name(item)} is not of type string")
+    return tuple(value)
+
+
+def _integer(key: str, value: object) -> int:
+    if type(value) not in (int, float):
+        raise jsontext.type_mismatch(key, "Number", value)
+    if not isinstance(value, int) or value not in _INT32:
+        raise JsonError("PredictionData of type Number is not of type int")
+    return value
+
+
+def _boolean(key: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        # Unlike in jsontext.type_mismatch there is a blank before "but": so it is in Clipper 0.4.
+        found = jsontext.type_name(value)
+        raise JsonError(f"Type mismatch! JSON key {key} expected type bool but found type {found}")
+    return value
+
+
+def _input_type(key: str, value: object) -> InputType:
+    try:
+        return InputType.parse(_string(key, value))
+    except JsonError:
+        raise
+    except ClipperException as error:
+        raise QueryError(str(error)) from None
+
+
+class _Kind(NamedTuple):
+    check: Callable[[str, object], Any]
+    hint: str
+
+
+_KINDS: Final[dict[Any, _Kind]] = {
+    str: _Kind(_string, "string"),
+    tuple[str, ...]: _Kind(_strings, "[string, ...]"),
+    int: _Kind(_integer, "int32"),
+    bool: _Kind(_boolean, "bool"),
+    InputType: _Kind(_input_type, " | ".join(f'"{kind.canonical_name}"' for kind in InputType)),
+}

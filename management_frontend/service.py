@@ -1,0 +1,242 @@
+"""The rules of a change (exists? clashes? types agree?), and carrying it out.
+
+A rule is a pure function: the configuration and a request in, what to write and what to say out. It raises
+`QueryError` for what must not be done; nothing is written then.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
+
+from clipper_common import records
+from clipper_common.constants import APPLY_SECONDS, DEFAULT_BATCH_SIZE
+from clipper_common.datatypes import InputType, ModelId, is_app_name, is_id_part
+from clipper_common.errors import QueryError, RequestError
+from clipper_common.records import Application, Model, Snapshot, Write
+from clipper_common.store import ConfigStore, StoreError
+from management_frontend.schemas import AddApplication, AddModel, ModelLinks, NamedApplication, VersionedModel
+
+logger = logging.getLogger(__name__)
+
+_ATTEMPTS: Final = 20
+
+
+class Change(NamedTuple):
+    writes: Sequence[Write]
+    text: str
+    """What to answer once they are written."""
+
+
+Rule = Callable[[Snapshot], Change]
+
+
+class BusyError(RequestError):
+    """Other programs change the configuration all the time."""
+
+    status = 503
+
+
+class ChangeService:
+    """Carries out changes of the configuration, one at a time."""
+
+    def __init__(self, store: ConfigStore) -> None:
+        self._store = store
+        self._lock = asyncio.Lock()
+
+    async def change(self, rule: Rule) -> str:
+        """Do what `rule` says of the latest configuration. A query that is asked after this returns sees it."""
+        async with self._lock:
+            revision, text = await self._commit(rule)
+        if revision is not None:
+            await self._wait_until_applied(revision)
+        return text
+
+    async def _commit(self, rule: Rule) -> tuple[int | None, str]:
+        for _ in range(_ATTEMPTS):
+            snapshot = await self._store.read()
+            writes, text = rule(snapshot)
+            if not writes:
+                return None, text
+            revision = await self._store.commit(snapshot, writes)
+            if revision is not None:
+                return revision, text
+        raise BusyError("The configuration is being changed by other programs all the time. Try again.")
+
+    async def _wait_until_applied(self, revision: int) -> None:
+        # What is written is written: that Redis went away since does not make it fail.
+        with contextlib.suppress(*StoreError):
+            if not await self._store.wait_until_applied(revision, APPLY_SECONDS):
+                logger.warning("a query frontend did not follow revision %d in %s s", revision, APPLY_SECONDS)
+
+
+# --- applications ---
+
+
+def add_application(snapshot: Snapshot, wanted: AddApplication) -> Change:
+    name = wanted.name
+    if not is_app_name(name):
+        raise QueryError(
+            f"Invalid name supplied: '{name}'. It becomes part of the URL /<name>/predict: "
+            "use the letters A-Z and a-z, digits and any of '_', '-', '.', '~', but not '.' or '..' alone"
+        )
+    if wanted.latency_slo_micros <= 0:
+        raise QueryError(f"latency_slo_micros must be greater than 0, not {wanted.latency_slo_micros}")
+    if name in snapshot.applications:
+        raise QueryError(f"application '{name}' already exists")
+    app = Application(name, wanted.input_type, wanted.default_output, wanted.latency_slo_micros)
+    # Clipper 0.4 left the links of a deleted application behind.
+    writes = records.delete_application(name) + records.put_application(app)
+    return Change(writes, f"Successfully added application with name '{name}'")
+
+
+def delete_application(snapshot: Snapshot, wanted: NamedApplication) -> Change:
+    if wanted.name not in snapshot.applications:
+        raise QueryError(f"Application '{wanted.name}' does not exist")
+    return Change(
+        records.delete_application(wanted.name), f"Successfully deleted application with name '{wanted.name}'"
+    )
+
+
+# --- links ---
+
+
+def add_model_links(snapshot: Snapshot, wanted: ModelLinks) -> Change:
+    app = snapshot.applications.get(wanted.app_name)
+    if app is None:
+        raise QueryError(f"No app with name '{wanted.app_name}' exists.")
+    for name in wanted.model_names:
+        _check_model_fits(snapshot, name, app)
+    name = _only_model(wanted)
+    _check_not_linked(snapshot, app.name, name)
+    return Change(
+        [records.put_link(app.name, name)],
+        f"Successfully linked model with name '{name}' to application '{app.name}'",
+    )
+
+
+def _check_model_fits(snapshot: Snapshot, name: str, app: Application) -> None:
+    versions = [model for model in snapshot.models.values() if model.id.name == name]
+    if not versions:
+        raise QueryError(f"No model with name '{name}' exists.")
+    current = snapshot.models.get(ModelId(name, snapshot.current_versions.get(name, "")))
+    for model in [current] if current else versions:
+        if model.input_type is not app.input_type:
+            raise QueryError(
+                f"Model with name '{name}' has incompatible input_type '{model.input_type.canonical_name}'. "
+                f"Requested app to link to has input_type '{app.input_type.canonical_name}'."
+            )
+
+
+def _only_model(wanted: ModelLinks) -> str:
+    if not wanted.model_names:
+        raise QueryError(
+            f"Please provide the name of the model that you want to link to the application '{wanted.app_name}'"
+        )
+    if len(wanted.model_names) > 1:
+        raise QueryError(
+            "Applications must be linked with at most one model. "
+            f"Attempted to add links to {len(wanted.model_names)} models."
+        )
+    return wanted.model_names[0]
+
+
+def _check_not_linked(snapshot: Snapshot, app_name: str, model_name: str) -> None:
+    linked = snapshot.links.get(app_name, ())
+    if model_name in linked:
+        raise QueryError(f"The model with name '{model_name}' is already linked to '{app_name}'")
+    if linked:
+        raise QueryError(f"A model with name {linked[0]} is already linked to '{app_name}'.")
+
+
+def delete_model_links(snapshot: Snapshot, wanted: ModelLinks) -> Change:
+    app_name = wanted.app_name
+    if app_name not in snapshot.applications:
+        raise QueryError(f"No app with name {app_name} exists.")
+    for name in wanted.model_names:
+        if name not in snapshot.links.get(app_name, ()):
+            raise QueryError(f"Cannot remove nonexistent link between app {app_name} and model {name}")
+    return Change([records.delete_link(app_name, name) for name in wanted.model_names], "Success!")
+
+
+# --- models ---
+
+
+def add_model(snapshot: Snapshot, wanted: AddModel, registration: str) -> Change:
+    """`registration` tells this registration from any other of the same name and version."""
+    name, version = wanted.model_name, wanted.model_version
+    _check_batch_size(wanted.batch_size)
+    _check_id_parts(wanted)
+    if ModelId(name, version) in snapshot.models:
+        raise QueryError(f"model with name '{name}' and version '{version}' already exists")
+    _check_linked_apps_accept(snapshot, name, wanted.input_type)
+    if wanted.check_only:
+        return Change([], f"Model with name '{name}' and version '{version}' can be added")
+    model = _new_model(wanted, registration)
+    writes = [records.put_model(model)] + ([records.put_current_version(model.id)] if wanted.make_current else [])
+    kind = wanted.input_type.canonical_name
+    return Change(writes, f"Successfully added model with name '{name}' and input type '{kind}'")
+
+
+def _new_model(wanted: AddModel, registration: str) -> Model:
+    return Model(
+        id=ModelId(wanted.model_name, wanted.model_version),
+        input_type=wanted.input_type,
+        labels=wanted.labels,
+        container_name=wanted.container_name,
+        model_data_path=wanted.model_data_path,
+        batch_size=wanted.batch_size,
+        registration=registration,
+    )
+
+
+def _check_batch_size(batch_size: int) -> None:
+    if batch_size <= 0 and batch_size != DEFAULT_BATCH_SIZE:
+        raise QueryError(f"The batch size must be positive or DEFAULT_BATCH_SIZE, which is {DEFAULT_BATCH_SIZE}")
+
+
+def _check_id_parts(wanted: AddModel) -> None:
+    parts = [("model name", wanted.model_name), ("model version", wanted.model_version)]
+    parts += [("label", label) for label in wanted.labels]
+    for what, text in parts:
+        if not is_id_part(text):
+            # 0.4's words; the control characters are ours.
+            kinds = "':'" if "," in text or ":" in text else "':', control characters"
+            raise QueryError(f"Invalid {what} supplied: {text}. Contains one of: ',', {kinds}")
+    for what, text in parts[:2]:
+        if not text:
+            raise QueryError(f"Invalid {what} supplied: it is empty")
+
+
+def _check_linked_apps_accept(snapshot: Snapshot, model_name: str, input_type: InputType) -> None:
+    for app in snapshot.apps_linked_to(model_name):
+        if app.input_type is not input_type:
+            raise QueryError(
+                f"Model with name '{model_name}' is already linked to app '{app.name}' "
+                f"using input type '{app.input_type.canonical_name}'. The input type you provided for "
+                f"a new version of the model, '{input_type.canonical_name}', is not compatible."
+            )
+
+
+def delete_versioned_model(snapshot: Snapshot, wanted: VersionedModel) -> Change:
+    model = ModelId(wanted.model_name, wanted.model_version)
+    if model not in snapshot.models:
+        raise QueryError(f"model with name '{model.name}' and version '{model.version}' does not exist")
+    writes = [records.delete_model(model)]
+    if snapshot.current_versions.get(model.name) == model.version:
+        writes.append(records.delete_current_version(model.name))
+    return Change(writes, f"Successfully deleted model with name '{model.name}' and version '{model.version}'")
+
+
+def set_model_version(snapshot: Snapshot, wanted: VersionedModel) -> Change:
+    name, version = wanted.model_name, wanted.model_version
+    if not snapshot.versions(name):
+        raise QueryError(f"Cannot set version for nonexistent model '{name}'")
+    model = snapshot.models.get(ModelId(name, version))
+    if model is None:
+        raise QueryError(f"Cannot set non-existent version '{version}' for model with name '{name}'")
+    _check_linked_apps_accept(snapshot, name, model.input_type)
+    return Change(
+        [records.put_current_version(model.id)], f"Successfully set model with name '{name}' to version '{version}'"
+    )

@@ -1,0 +1,82 @@
+"""What routes answer that change nothing: records as JSON values."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from clipper_common.datatypes import ModelId
+from clipper_common.errors import QueryError
+from clipper_common.records import Application, Model, Replica, Snapshot
+from management_frontend.schemas import LinkedModels, Listing, NamedApplication, NumberedReplica, VersionedModel
+
+Json = dict[str, Any]
+
+
+def applications(snapshot: Snapshot, wanted: Listing) -> list[str] | list[Json]:
+    if wanted.verbose:
+        return [_application(snapshot, app) for app in snapshot.applications.values()]
+    return list(snapshot.applications)
+
+
+def application(snapshot: Snapshot, wanted: NamedApplication) -> Json:
+    app = snapshot.applications.get(wanted.name)
+    return _application(snapshot, app) if app else {}
+
+
+def linked_models(snapshot: Snapshot, wanted: LinkedModels) -> list[str]:
+    if wanted.app_name not in snapshot.applications:
+        raise QueryError(f"No application with name '{wanted.app_name}' exists.")
+    return list(snapshot.links.get(wanted.app_name, ()))
+
+
+def models(snapshot: Snapshot, wanted: Listing) -> list[str] | list[Json]:
+    if wanted.verbose:
+        return [_model(snapshot, model) for model in snapshot.models.values()]
+    return [str(model) for model in snapshot.models]
+
+
+def model(snapshot: Snapshot, wanted: VersionedModel) -> Json:
+    found = snapshot.models.get(ModelId(wanted.model_name, wanted.model_version))
+    return _model(snapshot, found) if found else {}
+
+
+def replicas(found: Sequence[Replica], wanted: Listing) -> list[str] | list[Json]:
+    if wanted.verbose:
+        return [_replica(replica) for replica in found]
+    return [f"{replica.model}:{replica.replica_id}" for replica in found]
+
+
+def replica(found: Sequence[Replica], wanted: NumberedReplica) -> Json:
+    place = (ModelId(wanted.model_name, wanted.model_version), wanted.replica_id)
+    return next((_replica(replica) for replica in found if (replica.model, replica.replica_id) == place), {})
+
+
+def _application(snapshot: Snapshot, app: Application) -> Json:
+    return {
+        "input_type": app.input_type.canonical_name,
+        "default_output": app.default_output,
+        "latency_slo_micros": app.latency_slo_micros,
+        "name": app.name,
+        "linked_models": list(snapshot.links.get(app.name, ())),
+    }
+
+
+def _model(snapshot: Snapshot, model: Model) -> Json:
+    return {
+        "model_name": model.id.name,
+        "model_version": model.id.version,
+        "input_type": model.input_type.canonical_name,
+        "labels": list(model.labels),
+        "container_name": model.container_name,
+        "model_data_path": model.model_data_path,
+        "is_current_version": snapshot.current_versions.get(model.id.name) == model.id.version,
+    }
+
+
+def _replica(replica: Replica) -> Json:
+    return {
+        "model_id": str(replica.model),
+        "model_name": replica.model.name,
+        "model_version": replica.model.version,
+        "model_replica_id": replica.replica_id,
+        "input_type": replica.input_type.canonical_name,
+    }
