@@ -1,0 +1,134 @@
+"""A batch through a model: the output of each input, or its error."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
+
+from clipper_common.datatypes import InputType, to_model_inputs
+from clipper_common.wire import PredictRequest, Response
+
+logger = logging.getLogger(__name__)
+
+_MAX_ERROR_CHARACTERS: Final = 2000
+
+Predict = Callable[[Any], list[str]]
+
+
+class PredictionError(Exception):
+    """What a model returned cannot be the answers to its inputs."""
+
+
+class BatchReport(NamedTuple):
+    """What happened to a batch and when, by the monotonic clock."""
+
+    received_at: float
+    parsing_at: float
+    predicting_at: float
+    done_at: float
+    inputs: int
+    errors: int
+
+
+class Predictor:
+    """Answers batches with the function `predict` of a model.
+
+    An input that the model raises on fails alone: the batch is tried again one by one, once.
+    """
+
+    def __init__(
+        self, predict: Predict, input_type: InputType, report: Callable[[BatchReport], None] = lambda batch: None
+    ) -> None:
+        self._predict = predict
+        self._input_type = input_type
+        self._report = report
+        self._predicting_at = 0.0
+
+    def answer(self, request: PredictRequest, received_at: float) -> Response:
+        parsing_at = self._predicting_at = time.monotonic()
+        response = self._answer(request)
+        count, errors = len(response.failed), sum(response.failed)
+        self._report(BatchReport(received_at, parsing_at, self._predicting_at, time.monotonic(), count, errors))
+        return response
+
+    def _answer(self, request: PredictRequest) -> Response:
+        try:
+            outputs = self._run(request)
+        except KeyboardInterrupt:
+            raise
+        except PredictionError as error:
+            return _fail_all(request, error)
+        # A model may also raise SystemExit, CancelledError or a panic of its native code: it is no reason to die.
+        except BaseException as error:
+            return _fail_all(request, error) if len(request.inputs) < 2 else self._answer_one_by_one(request)
+        return Response(request.message_id, outputs, [False] * len(outputs))
+
+    def _run(self, request: PredictRequest) -> list[bytes]:
+        if request.input_type is not self._input_type:
+            ours, theirs = self._input_type.canonical_name, request.input_type.canonical_name
+            raise PredictionError(f"this model takes {ours}, and was sent {theirs}")
+        inputs = to_model_inputs(self._input_type, request.inputs)
+        self._predicting_at = time.monotonic()
+        return encode_outputs(self._predict(inputs), len(request.inputs))
+
+    def _answer_one_by_one(self, request: PredictRequest) -> Response:
+        outputs: list[bytes] = []
+        errors: list[BaseException | None] = []
+        for item in request.inputs:
+            try:
+                # Parsed again: the model may have changed the array before it raised.
+                outputs += encode_outputs(self._predict(to_model_inputs(self._input_type, [item])), 1)
+                errors.append(None)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
+                outputs.append(describe(error))
+                errors.append(error)
+        _log_errors([error for error in errors if error], len(errors))
+        return Response(request.message_id, outputs, [error is not None for error in errors])
+
+
+def encode_outputs(outputs: Any, num_inputs: int) -> list[bytes]:
+    """The outputs as bytes. Raises `PredictionError` if they are no list of one ``str`` per input."""
+    if not isinstance(outputs, list):
+        raise PredictionError(f"the model returned {type_name(outputs)}, not a list of str")
+    check_length(outputs, num_inputs)
+    try:
+        return list(map(str.encode, outputs))
+    except TypeError:
+        index, wrong = next((i, output) for i, output in enumerate(outputs) if not isinstance(output, str))
+        raise PredictionError(f"output {index} of the model is {type_name(wrong)}, not str") from None
+
+
+def check_length(outputs: Sequence[Any], num_inputs: int) -> None:
+    if len(outputs) != num_inputs:
+        raise PredictionError(f"the model returned {len(outputs)} outputs for {num_inputs} inputs")
+
+
+def type_name(value: Any) -> str:
+    """The type as an author knows it: ``dict``, ``numpy.float64``."""
+    kind = type(value)
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+
+
+def describe(error: BaseException) -> bytes:
+    """``Type: message``, as it is shown to whoever asked."""
+    try:
+        message = str(error)
+    except Exception:
+        message = "(its text cannot be made)"
+    text = f"{type(error).__name__}: {message}" if message else type(error).__name__
+    return text[:_MAX_ERROR_CHARACTERS].encode(errors="replace")
+
+
+def _fail_all(request: PredictRequest, error: BaseException) -> Response:
+    count = len(request.inputs)
+    _log_errors([error] * count, count)
+    return Response(request.message_id, [describe(error)] * count, [True] * count)
+
+
+def _log_errors(errors: Sequence[BaseException], num_inputs: int) -> None:
+    if errors:
+        logger.error("The model failed on %d of %d inputs; the first:", len(errors), num_inputs, exc_info=errors[0])
+    else:
+        logger.warning("The model raised on a batch of %d inputs, but on none of them alone.", num_inputs)

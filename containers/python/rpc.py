@@ -1,0 +1,243 @@
+"""What the author of a model container needs.
+
+::
+
+    import rpc
+
+    class Doubler(rpc.ModelContainerBase):
+        def predict_doubles(self, inputs):
+            return [str(2 * x.sum()) for x in inputs]
+
+    rpc.RPCService().start(Doubler())
+"""
+
+import logging
+import os
+import sys
+import threading
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+from clipper_common import constants, wire
+from clipper_common.datatypes import InputType, ModelId
+from clipper_common.errors import ClipperException
+
+from .prediction import BatchReport, Predict, PredictionError, Predictor
+from .session import Session
+from .stopping import StopRequest
+
+__all__ = [
+    "InputType",
+    "ModelContainerBase",
+    "PredictionError",
+    "RPCService",
+    "input_type_to_string",
+    "string_to_input_type",
+]
+
+logger = logging.getLogger(__name__)
+
+_READY_TEXT: Final = "READY"
+_LOOPBACK_HOSTS: Final = ("127.0.0.1", "localhost")
+_TYPE_NAMES: Final = {
+    InputType.BYTES: "bytes",
+    InputType.INTS: "ints",
+    InputType.FLOATS: "floats",
+    InputType.DOUBLES: "doubles",
+    InputType.STRINGS: "string",
+}
+_REPLICA_ID: Final = uuid.uuid4().hex
+
+
+def string_to_input_type(input_str: str) -> InputType:
+    """The input type that a word names.
+
+    Parameters
+    ----------
+    input_str : str
+        Any accepted spelling, for example ``doubles`` or ``d``.
+
+    Raises
+    ------
+    ClipperException
+        If it names none.
+    """
+    return InputType.parse(input_str)
+
+
+def input_type_to_string(input_type: int) -> str:
+    """The word for an input type: bytes, ints, floats, doubles or string."""
+    return _TYPE_NAMES[InputType(input_type)]
+
+
+class ModelContainerBase:
+    """A model. Override the method of the input type that it takes.
+
+    Each method gets a batch of inputs and returns a list of ``str``, one for each input, in their order. An
+    exception is answered to whoever asked, and the container lives on; if it came from a batch of several inputs,
+    each is tried again alone.
+    """
+
+    def predict_ints(self, inputs: Any) -> list[str]:
+        """Predict for an array of int32, shape (inputs, elements); a list of arrays if lengths differ."""
+        raise self._not_overridden("predict_ints")
+
+    def predict_floats(self, inputs: Any) -> list[str]:
+        """Predict for an array of float32, shape (inputs, elements); a list of arrays if lengths differ."""
+        raise self._not_overridden("predict_floats")
+
+    def predict_doubles(self, inputs: Any) -> list[str]:
+        """Predict for an array of float64, shape (inputs, elements); a list of arrays if lengths differ."""
+        raise self._not_overridden("predict_doubles")
+
+    def predict_bytes(self, inputs: Any) -> list[str]:
+        """Predict for an array of int8, shape (inputs, elements); a list of arrays if lengths differ."""
+        raise self._not_overridden("predict_bytes")
+
+    def predict_strings(self, inputs: list[str]) -> list[str]:
+        """Predict for a list of ``str``."""
+        raise self._not_overridden("predict_strings")
+
+    def _not_overridden(self, method: str) -> Exception:
+        return NotImplementedError(f"{type(self).__name__} has no {method}, which its input type needs")
+
+
+class RPCService:
+    """Connects a model to Clipper.
+
+    Parameters
+    ----------
+    collect_metrics : bool, optional
+        Whether to measure, and to serve the metrics of this process to Prometheus.
+    read_config : bool, optional
+        Whether to read the attributes from the environment that Clipper's container managers make. If one is
+        missing or makes no sense, the process says so and exits with 1.
+
+    Attributes
+    ----------
+    model_name, model_version : str
+        The model that this is a replica of.
+    model_path : str
+        The folder with the model's files.
+    input_type : str
+        A word for the type of the model's inputs.
+    host : str
+        Where the query frontend is.
+    port : int
+        Its RPC port.
+    metric_port : int
+        Where to serve metrics; 0 for nowhere.
+    """
+
+    def __init__(self, collect_metrics: bool = True, read_config: bool = True) -> None:
+        self.collect_metrics = collect_metrics
+        self.model_name = ""
+        self.model_version = ""
+        self.model_path = ""
+        self.input_type = "doubles"
+        self.host = "127.0.0.1"
+        self.port: int = constants.RPC_PORT
+        self.metric_port: int = constants.METRIC_PORT
+        self._ready_file: Path | None = None
+        self._replica_id = os.environ.get(constants.ENV_REPLICA_ID) or _REPLICA_ID
+        self._session: Session | None = None
+        if read_config:
+            self._read_environment()
+
+    def _read_environment(self) -> None:
+        self.model_name = _required(constants.ENV_MODEL_NAME)
+        self.model_version = _required(constants.ENV_MODEL_VERSION)
+        self.model_path = os.environ.get(constants.ENV_MODEL_PATH, "")
+        self.input_type = os.environ.get(constants.ENV_INPUT_TYPE) or self.input_type
+        self.host = os.environ.get(constants.ENV_RPC_HOST) or self.host
+        self.port = _port(constants.ENV_RPC_PORT, self.port)
+        self.metric_port = _port(constants.ENV_METRIC_PORT, self.metric_port)
+        ready_file = os.environ.get(constants.ENV_READY_FILE)
+        self._ready_file = Path(ready_file) if ready_file else None
+        try:
+            InputType.parse(self.input_type)
+        except ClipperException as error:
+            _exit(f"{constants.ENV_INPUT_TYPE}: {error}. One of bytes, ints, floats, doubles, strings is.")
+
+    def get_model_path(self) -> str:
+        """The folder with the model's files."""
+        return self.model_path or _required(constants.ENV_MODEL_PATH)
+
+    def get_input_type(self) -> str:
+        """The word for the type of the model's inputs, as it was given."""
+        return self.input_type
+
+    def get_event_history(self) -> list[tuple[float, int]]:
+        """The last messages sent and received.
+
+        Returns
+        -------
+        list of tuple
+            Seconds since 1970, and a code: 1 heartbeat sent, 2 received, 3 metadata sent, 5 answer sent, 6 batch
+            received.
+        """
+        return [(when, int(event)) for when, event in self._session.events.copy()] if self._session else []
+
+    def start(self, model: ModelContainerBase) -> None:
+        """Serve `model`, until the process is asked to stop (SIGTERM or SIGINT)."""
+        logging.basicConfig(level=logging.INFO, format=constants.LOG_FORMAT, datefmt=constants.LOG_DATE_FORMAT)
+        stop = StopRequest()
+        if threading.current_thread() is threading.main_thread():
+            stop.listen_to_signals()
+        self._session = self._make_session(model, stop)
+        self._set_ready(False)
+        try:
+            self._session.run()
+        finally:
+            self._set_ready(False)
+
+    def _make_session(self, model: ModelContainerBase, stop: StopRequest) -> Session:
+        input_type = InputType.parse(self.input_type)
+        metadata = wire.Metadata(
+            ModelId(self.model_name, self.model_version), input_type, wire.RPC_VERSION_4, self._replica_id
+        )
+        predict: Predict = getattr(model, f"predict_{input_type.name.lower()}")
+        predictor = Predictor(predict, input_type, self._start_metrics())
+        address = f"tcp://{self.host}:{self.port}"
+        logger.info("Serving %s, input type %s, for %s.", metadata.model, input_type.canonical_name, address)
+        return Session(address, metadata, predictor.answer, stop, lambda: self._set_ready(True))
+
+    def _start_metrics(self) -> Callable[[BatchReport], None]:
+        if not (self.collect_metrics and self.metric_port):
+            return lambda batch: None
+        from . import metrics
+
+        # Beside a frontend on this machine alone, the metrics are for this machine too.
+        metrics.serve(self.metric_port, "127.0.0.1" if self.host in _LOOPBACK_HOSTS else "0.0.0.0")
+        return metrics.METRICS.observe
+
+    def _set_ready(self, ready: bool) -> None:
+        if self._ready_file is None:
+            return
+        try:
+            if ready:
+                self._ready_file.write_text(_READY_TEXT)
+            else:
+                self._ready_file.unlink(missing_ok=True)
+        except OSError as error:
+            logger.warning("Nobody can see in %s whether this container is ready: %s", self._ready_file, error)
+
+
+def _required(name: str) -> str:
+    return os.environ.get(name) or _exit(
+        f"The environment variable {name} is not set. Clipper's container managers set it; by hand, give it a value."
+    )
+
+
+def _port(name: str, default: int) -> int:
+    """A port number; 0 if the variable is there and empty."""
+    text = os.environ.get(name, str(default)).strip() or "0"
+    if text.isdecimal() and int(text) < 1 << 16:
+        return int(text)
+    _exit(f"{name}={text} is not a port number.")
+
+
+def _exit(reason: str) -> NoReturn:
+    sys.exit(f"This model container cannot start. {reason}")

@@ -1,0 +1,6 @@
+"""Makes ``import rpc`` give model authors ``clipper_containers.rpc`` itself."""
+
+import sys
+from importlib import import_module
+
+sys.modules[__name__] = import_module("clipper_containers.rpc")
