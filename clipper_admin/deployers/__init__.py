@@ -1,0 +1,1 @@
+"""Deployers: each saves one kind of model, packages it and deploys it."""

@@ -1,0 +1,954 @@
+"""ClipperConnection: what a user can do with a Clipper cluster."""
+
+import logging
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from clipper_admin import functions, images
+from clipper_admin.arguments import (
+    check_batch_size,
+    check_input_type,
+    check_model_versions,
+    check_name,
+    check_text,
+    check_texts,
+    check_version,
+    check_whole_number,
+)
+from clipper_admin.container_manager import ClusterAdapter, ContainerManager
+from clipper_admin.log_setup import show_messages
+from clipper_admin.management_client import NO_CONTAINER, ManagementClient, ModelVersion
+from clipper_admin.query_client import QueryClient
+from clipper_admin.replicas import Replicas
+from clipper_admin.startup import wait_until_up
+from clipper_common.constants import DEFAULT_BATCH_SIZE, DEFAULT_PREDICTION_CACHE_SIZE_BYTES
+from clipper_common.datatypes import InputType
+from clipper_common.errors import ClipperException, UnconnectedException
+
+DEFAULT_LABEL: Final[list[str]] = []
+CLIPPER_TEMP_DIR: Final = tempfile.gettempdir()
+"""Where model folders stand while they are packaged."""
+
+Version = str | int | float
+"""A model's version; its text is what counts."""
+
+
+class ClipperConnection:
+    """The handle to a Clipper cluster: starts it, deploys models to it, inspects and stops it.
+
+    A new connection must first `start_clipper` a cluster or `connect` to one. All methods raise
+    ``ClipperException`` with a text that says what was wrong, and those that need a cluster raise
+    ``UnconnectedException`` before that. None waits without a limit.
+
+    Parameters
+    ----------
+    container_manager : ContainerManager
+        What runs the programs of the cluster, such as ``ProcessContainerManager()``.
+
+    Attributes
+    ----------
+    cm : ContainerManager
+        As given.
+    connected : bool
+        Whether there is a cluster to speak to.
+
+    Examples
+    --------
+    ::
+
+        from clipper_admin import ClipperConnection, ProcessContainerManager
+        from clipper_admin.deployers import python as python_deployer
+
+        clipper_conn = ClipperConnection(ProcessContainerManager())
+        clipper_conn.start_clipper()
+        python_deployer.create_endpoint(
+            clipper_conn, name="sum", input_type="doubles", func=lambda xs: [sum(x) for x in xs]
+        )
+        clipper_conn.predict("sum", [1.1, 2.2, 3.3])
+        clipper_conn.stop_all()
+    """
+
+    def __init__(self, container_manager: ContainerManager) -> None:
+        show_messages()
+        self.cm = container_manager
+        self.connected = False
+        self.logger = ClusterAdapter(
+            logging.getLogger("clipper_admin"), {"cluster_name": container_manager.cluster_identifier}
+        )
+        self._management_client = ManagementClient(container_manager.get_admin_addr)
+        self._query_client = QueryClient(container_manager.get_query_addr)
+
+    # --- the cluster ---
+
+    def start_clipper(
+        self,
+        query_frontend_image: str = images.image_name(images.QUERY_FRONTEND),
+        mgmt_frontend_image: str = images.image_name(images.MANAGEMENT_FRONTEND),
+        frontend_exporter_image: str = images.image_name(images.FRONTEND_EXPORTER),
+        cache_size: int = DEFAULT_PREDICTION_CACHE_SIZE_BYTES,
+        qf_http_thread_pool_size: int = 1,
+        qf_http_timeout_request: int = 5,
+        qf_http_timeout_content: int = 300,
+        num_frontend_replicas: int = 1,
+    ) -> None:
+        """Start a new cluster and connect to it. Returns when it answers, about a second later.
+
+        Parameters
+        ----------
+        query_frontend_image, mgmt_frontend_image, frontend_exporter_image : str, optional
+            Images to use instead of Clipper's own. They must speak the same interfaces.
+        cache_size : int, optional
+            Size of the prediction cache in bytes; 0 turns it off. The default is 32 MiB.
+        qf_http_thread_pool_size : int, optional
+            How many workers the query frontend has.
+        qf_http_timeout_request : int, optional
+            Seconds after which the query frontend closes a connection that sends no request.
+        qf_http_timeout_content : int, optional
+            Seconds that one request may take from its first byte to the answer's last.
+        num_frontend_replicas : int, optional
+            How many query frontends to start.
+
+        Raises
+        ------
+        ClipperException
+            When an argument is wrong, a cluster of this name runs already, or the cluster does not answer within
+            a minute. Nothing is left running; the text holds what the programs wrote last.
+        """
+        cm_arguments = (
+            check_text("query_frontend_image", query_frontend_image),
+            check_text("mgmt_frontend_image", mgmt_frontend_image),
+            check_text("frontend_exporter_image", frontend_exporter_image),
+            check_whole_number("cache_size", cache_size, least=0),
+            check_whole_number("qf_http_thread_pool_size", qf_http_thread_pool_size, least=1),
+            check_whole_number("qf_http_timeout_request", qf_http_timeout_request, least=1),
+            check_whole_number("qf_http_timeout_content", qf_http_timeout_content, least=1),
+            check_whole_number("num_frontend_replicas", num_frontend_replicas, least=1),
+        )
+        self.cm.start_clipper(*cm_arguments)
+        checks = (self._query_client.check_ready, self._query_client.metrics, self._management_client.ping)
+        wait_until_up(self.cm, checks)
+        self.connected = True
+        self.logger.info("Clipper is running")
+
+    def connect(self) -> None:
+        """Connect to a cluster that runs already, also one that another program started.
+
+        Raises
+        ------
+        ClipperException
+            When no cluster of this name is found, or its management frontend does not answer.
+        """
+        self.cm.connect()
+        self._management_client.ping()
+        self.connected = True
+        self.logger.info("Successfully connected to Clipper cluster at %s", self.cm.get_query_addr())
+
+    @property
+    def _management(self) -> ManagementClient:
+        self._check_connected()
+        return self._management_client
+
+    @property
+    def _query(self) -> QueryClient:
+        self._check_connected()
+        return self._query_client
+
+    def _check_connected(self) -> None:
+        if not self.connected:
+            raise UnconnectedException()
+
+    # --- applications ---
+
+    def register_application(self, name: str, input_type: str, default_output: str, slo_micros: int) -> None:
+        """Create the REST endpoint ``http://<query address>/<name>/predict``.
+
+        Parameters
+        ----------
+        name : str
+            The application's name: letters, digits, ``-``, ``_``, ``.`` and ``~``. No two have the same.
+        input_type : str
+            What a query holds: ``integers``, ``floats``, ``doubles``, ``bytes`` or ``strings``.
+        default_output : str
+            What is answered, with the reason, when no prediction is there by the deadline.
+        slo_micros : int
+            The deadline: microseconds from the receipt of a query to its answer, without the time that the network
+            takes. 100000 (100 ms) is a good first value.
+
+        Raises
+        ------
+        UnconnectedException
+            When there is no cluster to speak to.
+        ClipperException
+            When an argument is wrong or the name is taken.
+        """
+        management = self._management
+        if not isinstance(default_output, str):
+            raise ClipperException(f"Invalid value: default_output={default_output!r}. It should be a text.")
+        management.add_app(
+            check_text("name", name),
+            check_input_type(input_type),
+            default_output,
+            check_whole_number("slo_micros", slo_micros, least=1),
+        )
+        self.logger.info("Application %s was successfully registered", name)
+
+    def unregister_application(self, name: str) -> None:
+        """Remove an application, its endpoint and its links. Models stay.
+
+        Parameters
+        ----------
+        name : str
+            The application's name.
+
+        Raises
+        ------
+        UnconnectedException
+            When there is no cluster to speak to.
+        ClipperException
+            When the application is unknown.
+        """
+        self._management.delete_app(check_text("name", name))
+        self.logger.info("Application %s was successfully unregistered", name)
+
+    def delete_application(self, name: str) -> None:
+        """Do what `unregister_application` does, under its old name (deprecated)."""
+        self.logger.warning("delete_application is deprecated: call unregister_application instead")
+        self.unregister_application(name)
+
+    def link_model_to_app(self, app_name: str, model_name: str) -> None:
+        """Answer the queries of an application with the current version of a model.
+
+        Parameters
+        ----------
+        app_name : str
+            A registered application.
+        model_name : str
+            A model that is deployed or registered, with the same input type.
+
+        Raises
+        ------
+        UnconnectedException
+            When there is no cluster to speak to.
+        ClipperException
+            When one of them is unknown, their input types differ, or the application has a link already.
+        """
+        self._management.add_model_link(check_text("app_name", app_name), check_text("model_name", model_name))
+        self.logger.info("Model %s is now linked to application %s", model_name, app_name)
+
+    def unlink_model_from_app(self, app_name: str, model_name: str) -> None:
+        """Undo `link_model_to_app`: the application answers with its default from now on.
+
+        Parameters
+        ----------
+        app_name : str
+            A registered application.
+        model_name : str
+            The model that it is linked to.
+
+        Raises
+        ------
+        UnconnectedException
+            When there is no cluster to speak to.
+        ClipperException
+            When there is no such link.
+        """
+        self._management.delete_model_link(check_text("app_name", app_name), check_text("model_name", model_name))
+        self.logger.info("Model %s is now removed to application %s", model_name, app_name)
+
+    def predict(self, app: str, input: Any, version: Version | None = None) -> dict[str, Any]:
+        """Ask an application for a prediction.
+
+        Parameters
+        ----------
+        app : str
+            The application's name.
+        input : list, numpy.ndarray, str or bytes
+            One input, of the application's type. Bytes are sent in Base64.
+        version : str, optional
+            The version of the linked model that should answer, instead of the current one.
+
+        Returns
+        -------
+        dict
+            ``query_id``; ``output``; ``default``, whether the output is the application's default; and
+            ``default_explanation``, why, when it is.
+
+        Raises
+        ------
+        UnconnectedException
+            When there is no cluster to speak to.
+        ClipperException
+            When the query is refused. The text holds the reason.
+
+        Examples
+        --------
+        >>> clipper_conn.predict("hello-world", [1.1, 2.2, 3.3])  # doctest: +SKIP
+        {'query_id': 0, 'output': 6.6, 'default': False}
+        """
+        return self._query.predict(check_text("app", app), input, None if version is None else str(version))
+
+    # --- models ---
+
+    def build_and_deploy_model(
+        self,
+        name: str,
+        version: Version,
+        input_type: str,
+        model_data_path: str | Path,
+        base_image: str,
+        labels: Iterable[str] | None = None,
+        container_registry: str | None = None,
+        num_replicas: int = 1,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+        pkgs_to_install: Iterable[str] | None = None,
+        make_current: bool = True,
+    ) -> None:
+        """Package a model folder (see `build_model`) and deploy it (see `deploy_model`, also for the parameters).
+
+        Whether the version could be registered is checked before anything is built.
+
+        Raises
+        ------
+        UnconnectedException
+            When there is no cluster to speak to.
+        ClipperException
+            When an argument is wrong, the version exists, or a step fails. Nothing that was started is left.
+        """
+        management = self._management
+        check_whole_number("num_replicas", num_replicas, least=0)
+        model = _described(
+            name, version, input_type, self._image(name, version, container_registry), labels, batch_size
+        )
+        management.add_model(model, make_current, check_only=True)
+        image = self.build_model(name, version, model_data_path, base_image, container_registry, pkgs_to_install)
+        self.deploy_model(name, version, input_type, image, labels, num_replicas, batch_size, make_current)
+
+    def build_model(
+        self,
+        name: str,
+        version: Version,
+        model_data_path: str | Path,
+        base_image: str,
+        container_registry: str | None = None,
+        pkgs_to_install: Iterable[str] | None = None,
+    ) -> str:
+        """Package a model folder with the program that serves it. Needs no cluster.
+
+        Parameters
+        ----------
+        name : str
+            The model's name: lower case letters, digits and ``-``.
+        version : str
+            The model's version: as the name, and ``.``.
+        model_data_path : str
+            A folder. The program finds its content at the path in the environment variable ``CLIPPER_MODEL_PATH``.
+        base_image : str
+            What holds the program.
+        container_registry : str, optional
+            A registry to push to. Machines that run containers must be able to pull from there.
+        pkgs_to_install : list of str, optional
+            Python packages that the model needs beyond those of the base image, as pip names them.
+
+        Returns
+        -------
+        str
+            The image's name, ``[<registry>/]<cluster>-<name>:<version>``, for `deploy_model`.
+
+        Raises
+        ------
+        ClipperException
+            When an argument is wrong or a step fails. The text holds what the failing step wrote.
+        """
+        image = self._image(name, version, container_registry)
+        check_text("base_image", base_image)
+        packages = check_texts("pkgs_to_install", pkgs_to_install)
+        folder = Path(model_data_path)
+        if not folder.is_dir():
+            raise ClipperException(f"Invalid value: model_data_path={str(folder)!r}. There is no such folder.")
+        self.logger.info("Building model image %s with model data from %s", image, folder)
+        self.cm.build_model(image, folder, base_image, container_registry, packages)
+        return image
+
+    def _image(self, name: str, version: Version, container_registry: str | None) -> str:
+        image = f"{self.cm.cluster_identifier}-{check_name(name)}:{check_version(version)}"
+        return (
+            image if container_registry is None else f"{check_text('container_registry', container_registry)}/{image}"
+        )
+
+    def deploy_model(
+        self,
+        name: str,
+        version: Version,
+        input_type: str,
+        image: str,
+        labels: Iterable[str] | None = None,
+        num_replicas: int = 1,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+        make_current: bool = True,
+    ) -> None:
+        """Start replicas of a model version, wait until they serve, and register it as the current version.
+
+        Applications that are linked to the model are answered by the version before until then. Time to load
+        the model is limited to five minutes.
+
+        Parameters
+        ----------
+        name : str
+            The model's name: lower case letters, digits and ``-``.
+        version : str
+            A version that this model has not had: as the name, and ``.``.
+        input_type : str
+            What an input is: ``integers``, ``floats``, ``doubles``, ``bytes`` or ``strings``.
+        image : str
+            What `build_model` returned, or another image that serves a model.
+        labels : list of str, optional
+            Notes for humans.
+        num_replicas : int, optional
+            How many replicas to start. With 0 the version is registered only.
+        batch_size : int, optional
+            The most inputs that a replica is given at once; -1 lets Clipper learn a good number for each replica.
+        make_current : bool, optional
+            False leaves the current version what it is. The new one answers queries that ask for it, or when
+            `set_model_version` makes it the current one.
+
+        Raises
+        ------
+        UnconnectedException
+            When there is no cluster to speak to.
+        ClipperException
+            When an argument is wrong, the version exists, its type does not fit a linked application, or a replica
+            dies or does not serve in time. Replicas that were started are stopped again.
+
+        Examples
+        --------
+        >>> clipper_conn.deploy_model("digits", "2.0", "doubles", image, num_replicas=2)  # doctest: +SKIP
+        """
+        management = self._management
+        check_whole_number("num_replicas", num_replicas, least=0)
+        model = _described(name, version, input_type, check_text("image", image), labels, batch_size)
+        management.add_model(model, make_current, check_only=True)
+        if num_replicas == 0:
+            self._register(model, make_current)
+        else:
+            self._start_and_register(model, num_replicas, make_current)
+        self.logger.info("Done deploying model %s.", model)
+
+    def _start_and_register(self, model: ModelVersion, num_replicas: int, make_current: bool) -> None:
+        self._refuse_running(model)
+        replicas = Replicas(self.cm, self._management, model.name, model.version)
+        with replicas.removed_on_failure():
+            self.cm.deploy_model(model.name, model.version, model.input_type, model.image, num_replicas)
+            replicas.wait_until_connected(num_replicas)
+            # Only now: registering sends queries there.
+            self._register(model, make_current)
+
+    def _refuse_running(self, model: ModelVersion) -> None:
+        if self.cm.get_num_replicas(model.name, model.version):
+            raise ClipperException(
+                f"Replicas of {model} run already, though it is not registered: it is being deployed by somebody else, "
+                "or a deployment was cut off. "
+                f"stop_versioned_models({{'{model.name}': ['{model.version}']}}) removes them."
+            )
+
+    def _register(self, model: ModelVersion, make_current: bool) -> None:
+        self._management.add_model(model, make_current)
+        self.logger.info("Successfully registered model %s", model)
+
+    def register_model(
+        self,
+        name: str,
+        version: Version,
+        input_type: str,
+        image: str | None = None,
+        labels: Iterable[str] | None = None,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+    ) -> None:
+        """Register a model version whose containers you start yourself, and make it the current version.
+
+        Parameters
+        ----------
+        name : str
+            The model's name, without ``,`` and ``:``.
+        version : str
+            A version that this model has not had, without ``,`` and ``:``.
+        input_type : str
+            What an input is: ``integers``, ``floats``, ``doubles``, ``bytes`` or ``strings``.
+        image : str, optional
+            Recorded, and used by `set_num_replicas`. Nothing is started.
+        labels : list of str, optional
+            Notes for humans.
+        batch_size : int, optional
+            As in `deploy_model`.
+
+        Raises
+        ------
+        UnconnectedException
+            When there is no cluster to speak to.
+        ClipperException
+            When an argument is wrong or the version exists.
+        """
+        self._check_connected()
+        model = ModelVersion(
+            name=check_text("name", name),
+            version=str(version),
+            input_type=check_input_type(input_type),
+            image=NO_CONTAINER if image is None else check_text("image", image),
+            labels=check_texts("labels", labels),
+            batch_size=check_batch_size(batch_size),
+        )
+        self._register(model, make_current=True)
+
+    def set_model_version(self, name: str, version: Version, num_replicas: int | None = None) -> None:
+        """Make another version the current one: roll back, or forward again.
+
+        Parameters
+        ----------
+        name : str
+            The model's name.
+        version : str
+            A version that was deployed or registered before.
+        num_replicas : int, optional
+            How many replicas the version should have. They serve before the switch.
+
+        Raises
+        ------
+        UnconnectedException
+            When there is no cluster to speak to.
+        ClipperException
+            When the version is unknown or does not fit a linked application, or a replica does not start.
+        """
+        management = self._management
+        if num_replicas is not None:
+            self.set_num_replicas(name, num_replicas, version)
+        management.set_model_version(check_text("name", name), str(version))
+
+    def get_current_model_version(self, name: str) -> str:
+        """Return the version of a model that answers queries.
+
+        Parameters
+        ----------
+        name : str
+            The model's name.
+
+        Returns
+        -------
+        str
+            The version.
+
+        Raises
+        ------
+        UnconnectedException
+            When there is no cluster to speak to.
+        ClipperException
+            When the model has no current version.
+        """
+        for model in self._management.get_all_models(verbose=True):
+            if model["model_name"] == name and model["is_current_version"]:
+                return str(model["model_version"])
+        raise ClipperException(f"Model '{name}' has no current version: it is not registered, or that version is gone.")
+
+    # --- replicas ---
+
+    def get_num_replicas(self, name: str, version: Version | None = None) -> int:
+        """Return how many replicas a model version should have.
+
+        Parameters
+        ----------
+        name : str
+            The model's name.
+        version : str, optional
+            The version; by default the current one.
+
+        Returns
+        -------
+        int
+            The number, 0 for a version that is not known.
+
+        Raises
+        ------
+        UnconnectedException
+            When there is no cluster to speak to.
+        ClipperException
+            When no version is given and the model has no current one.
+        """
+        self._check_connected()
+        return self.cm.get_num_replicas(check_text("name", name), self._version_or_current(name, version))
+
+    def set_num_replicas(self, name: str, num_replicas: int, version: Version | None = None) -> None:
+        """Start or stop replicas until a model version has `num_replicas` that serve. No query fails meanwhile.
+
+        Parameters
+        ----------
+        name : str
+            The model's name.
+        num_replicas : int
+            How many there should be. With 0 the version answers nothing.
+        version : str, optional
+            The version; by default the current one.
+
+        Raises
+        ------
+        UnconnectedException
+            When there is no cluster to speak to.
+        ClipperException
+            When the version is unknown or its containers are not Clipper's, or a new replica dies or does not serve
+            in time. Replicas that run are left alone.
+        """
+        management = self._management
+        check_whole_number("num_replicas", num_replicas, least=0)
+        version = self._version_or_current(check_text("name", name), version)
+        model = management.get_model(name, version)
+        if model is None:
+            raise ClipperException(f"Cannot resize the replica set for unknown model {name}:{version}")
+        image = model["container_name"]
+        if image == NO_CONTAINER:
+            raise ClipperException(f"Cannot resize the replica set for containerless model {name}:{version}")
+        replicas = Replicas(self.cm, management, name, version)
+        self.cm.set_num_replicas(name, version, model["input_type"], image, num_replicas)
+        replicas.wait_until_connected(num_replicas)
+
+    def _version_or_current(self, name: str, version: Version | None) -> str:
+        return self.get_current_model_version(name) if version is None else str(version)
+
+    # --- inspection ---
+
+    def get_all_apps(self, verbose: bool = False) -> list[Any]:
+        """List the applications.
+
+        Parameters
+        ----------
+        verbose : bool, optional
+            True gives a dictionary for each, as `get_app_info` does.
+
+        Returns
+        -------
+        list
+            Names, or dictionaries.
+        """
+        return self._management.get_all_applications(bool(verbose))
+
+    def get_app_info(self, name: str) -> dict[str, Any] | None:
+        """Look up an application.
+
+        Parameters
+        ----------
+        name : str
+            The application's name.
+
+        Returns
+        -------
+        dict or None
+            ``name``, ``input_type``, ``default_output``, ``latency_slo_micros`` and ``linked_models``; None when it is
+            unknown.
+        """
+        return self._management.get_application(check_text("name", name))
+
+    def get_linked_models(self, app_name: str) -> list[str]:
+        """List the models that an application is linked to.
+
+        Parameters
+        ----------
+        app_name : str
+            The application's name.
+
+        Returns
+        -------
+        list of str
+            Their names.
+
+        Raises
+        ------
+        ClipperException
+            When the application is unknown.
+        """
+        return self._management.get_linked_models(check_text("app_name", app_name))
+
+    def get_all_models(self, verbose: bool = False) -> list[Any]:
+        """List the versions of all models.
+
+        Parameters
+        ----------
+        verbose : bool, optional
+            True gives a dictionary for each, as `get_model_info` does.
+
+        Returns
+        -------
+        list
+            ``name:version`` texts, or dictionaries.
+        """
+        return self._management.get_all_models(bool(verbose))
+
+    def get_model_info(self, name: str, version: Version) -> dict[str, Any] | None:
+        """Look up a model version.
+
+        Parameters
+        ----------
+        name : str
+            The model's name.
+        version : str
+            The version.
+
+        Returns
+        -------
+        dict or None
+            ``model_name``, ``model_version``, ``input_type``, ``labels``, ``container_name``, ``model_data_path`` and
+            ``is_current_version``; None when it is unknown.
+        """
+        return self._management.get_model(check_text("name", name), str(version))
+
+    def get_all_model_replicas(self, verbose: bool = False) -> list[Any]:
+        """List the replicas that are connected to the query frontend.
+
+        Parameters
+        ----------
+        verbose : bool, optional
+            True gives a dictionary for each, as `get_model_replica_info` does.
+
+        Returns
+        -------
+        list
+            ``name:version:replica`` texts, or dictionaries.
+        """
+        return self._management.get_all_containers(bool(verbose))
+
+    def get_model_replica_info(self, name: str, version: Version, replica_id: int) -> dict[str, Any] | None:
+        """Look up a connected replica.
+
+        Parameters
+        ----------
+        name : str
+            The model's name.
+        version : str
+            The version.
+        replica_id : int
+            The number that `get_all_model_replicas` shows.
+
+        Returns
+        -------
+        dict or None
+            ``model_id``, ``model_name``, ``model_version``, ``model_replica_id`` and ``input_type``; None when it is
+            unknown.
+        """
+        management = self._management
+        number = check_whole_number("replica_id", replica_id, least=0)
+        return management.get_container(check_text("name", name), str(version), number)
+
+    def get_clipper_logs(self, logging_dir: str = "clipper_logs/") -> list[str]:
+        """Fetch the logs of all programs of the cluster, also of those that have stopped.
+
+        Parameters
+        ----------
+        logging_dir : str, optional
+            The folder to write to. It is made if need be.
+
+        Returns
+        -------
+        list of str
+            The paths of the files.
+        """
+        self._check_connected()
+        return self.cm.get_logs(str(logging_dir))
+
+    def inspect_instance(self) -> dict[str, Any]:
+        """Fetch the metrics of the query frontend.
+
+        Returns
+        -------
+        dict
+            Lists under ``counters``, ``ratio_counters``, ``meters`` and ``histograms``.
+        """
+        return self._query.metrics()
+
+    def get_query_addr(self) -> str:
+        """Return ``host:port`` of the query frontend, which answers predictions."""
+        self._check_connected()
+        return self.cm.get_query_addr()
+
+    def get_metric_addr(self) -> str:
+        """Return ``host:port`` of the metrics of the whole cluster."""
+        self._check_connected()
+        return self.cm.get_metric_addr()
+
+    def test_predict_function(self, query: Mapping[str, Any], func: Callable[..., Any], input_type: str) -> list[str]:
+        """Try a function without deploying it. Needs no cluster.
+
+        The function is pickled and read back, and given the inputs just as a container would do.
+
+        Parameters
+        ----------
+        query : dict
+            ``{"input": <one input>}`` or ``{"input_batch": [<inputs>]}``.
+        func : function
+            Takes a list of inputs and returns a list of outputs.
+        input_type : str
+            What an input is: ``integers``, ``floats``, ``doubles``, ``bytes`` or ``strings``.
+
+        Returns
+        -------
+        list of str
+            The outputs, as a client would get them.
+
+        Raises
+        ------
+        ClipperException
+            When the function cannot be pickled, raises, or does not return one output per input, or the query is not
+            of this type. The text says which, and where.
+
+        Examples
+        --------
+        >>> clipper_conn.test_predict_function(
+        ...     {"input": [1.0, 2.0]}, lambda xs: [sum(x) for x in xs], "doubles"
+        ... )  # doctest: +SKIP
+        ['3.0']
+        """
+        return functions.try_function(query, func, InputType.parse(check_input_type(input_type)))
+
+    # --- stopping ---
+
+    def stop_models(self, model_names: Iterable[str]) -> None:
+        """Stop and unregister all versions of these models.
+
+        Parameters
+        ----------
+        model_names : list of str
+            Names of models. Those that are not registered are skipped.
+
+        Raises
+        ------
+        UnconnectedException
+            When there is no cluster to speak to.
+        ClipperException
+            When something could not be stopped.
+        """
+        registered = self._registered(self._management.get_all_models(verbose=True))
+        self._unregister_and_stop(self._of_names(registered, model_names), registered)
+
+    def stop_versioned_models(self, model_versions_dict: Mapping[str, Iterable[Version]]) -> None:
+        """Stop and unregister these versions, also when they are the current ones.
+
+        Parameters
+        ----------
+        model_versions_dict : dict
+            Model names, each with a list of versions.
+
+        Raises
+        ------
+        UnconnectedException
+            When there is no cluster to speak to.
+        ClipperException
+            When a version is neither registered nor running (nothing is stopped then), or something could not be
+            stopped.
+
+        Examples
+        --------
+        >>> clipper_conn.stop_versioned_models({"digits": ["1", "2"]})  # doctest: +SKIP
+        """
+        management = self._management
+        models = check_model_versions(model_versions_dict)
+        known = self._registered(management.get_all_models(verbose=True))
+        for name, versions in models.items():
+            for version in versions:
+                if version not in known.get(name, ()) and not self.cm.get_num_replicas(name, version):
+                    raise ClipperException(f"model with name '{name}' and version '{version}' does not exist")
+        self._unregister_and_stop(models, known)
+
+    def stop_inactive_model_versions(self, model_names: Iterable[str]) -> None:
+        """Stop and unregister all versions of these models but the current ones.
+
+        Parameters
+        ----------
+        model_names : list of str
+            Names of models. Those that are not registered are skipped.
+
+        Raises
+        ------
+        UnconnectedException
+            When there is no cluster to speak to.
+        ClipperException
+            When something could not be stopped.
+        """
+        models = self._management.get_all_models(verbose=True)
+        inactive = self._registered(model for model in models if not model["is_current_version"])
+        self._unregister_and_stop(self._of_names(inactive, model_names), inactive)
+
+    def stop_all_model_containers(self) -> None:
+        """Stop the replicas of all models and unregister these.
+
+        Works without `connect`, and when the frontends or Redis are dead: what could not be unregistered is warned of.
+
+        Raises
+        ------
+        ClipperException
+            When something could not be stopped.
+        """
+        try:
+            if not self.connected:
+                self.cm.connect()
+            self._unregister(self._registered(self._management_client.get_all_models(verbose=True)))
+        except ClipperException as error:
+            self.logger.warning("The models could not be unregistered: %s", error)
+        self.cm.stop_all_model_containers()
+        self.logger.info("Stopped all Clipper model containers")
+
+    def stop_all(self, graceful: bool = True) -> None:
+        """Stop everything of this cluster, models too. Works without `connect`.
+
+        A Redis that was not started by Clipper goes on.
+
+        Parameters
+        ----------
+        graceful : bool, optional
+            False kills at once instead of letting programs finish what they do.
+
+        Raises
+        ------
+        ClipperException
+            When something could not be stopped.
+        """
+        self.cm.stop_all(graceful=graceful)
+        self.connected = False
+        self.logger.info("Stopped all Clipper cluster and all model containers")
+
+    def _registered(self, models: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
+        """Model names with the versions that `models` describe."""
+        versions: dict[str, list[str]] = {}
+        for model in models:
+            versions.setdefault(model["model_name"], []).append(model["model_version"])
+        return versions
+
+    def _of_names(self, models: Mapping[str, list[str]], names: Iterable[str]) -> dict[str, list[str]]:
+        wanted = check_texts("model_names", names)
+        for name in wanted:
+            if name not in models:
+                self.logger.info("Model %s has no versions to stop", name)
+        return {name: models[name] for name in wanted if name in models}
+
+    def _unregister_and_stop(self, models: Mapping[str, list[str]], registered: Mapping[str, list[str]]) -> None:
+        # In this order: nothing is sent to replicas that are about to stop, and what they were sent is answered.
+        self._unregister(
+            {name: set(versions).intersection(registered.get(name, ())) for name, versions in models.items()}
+        )
+        self.cm.stop_models(models)
+        for name, versions in models.items():
+            self.logger.info("Stopped versions %s of model %s", ", ".join(versions), name)
+
+    def _unregister(self, models: Mapping[str, Iterable[str]]) -> None:
+        for name, versions in models.items():
+            for version in versions:
+                self._management_client.delete_versioned_model(name, version)
+
+
+def _described(
+    name: str, version: Version, input_type: str, image: str, labels: Iterable[str] | None, batch_size: int
+) -> ModelVersion:
+    """A model version to be deployed. Raises ClipperException for what containers cannot carry."""
+    return ModelVersion(
+        name=check_name(name),
+        version=check_version(version),
+        input_type=check_input_type(input_type),
+        image=image,
+        labels=check_texts("labels", labels),
+        batch_size=check_batch_size(batch_size),
+    )

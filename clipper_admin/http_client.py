@@ -1,0 +1,73 @@
+"""One HTTP request to a frontend: its answer's text, or a ClipperException that says what went wrong."""
+
+import http.client
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from clipper_common.errors import ClipperException
+
+CALL_SECONDS: Final = 10.0
+
+
+def call(
+    program: str,
+    address: str,
+    path: str,
+    body: Mapping[str, Any] | None = None,
+    *,
+    answer_seconds: float = CALL_SECONDS,
+) -> str:
+    """GET `path` of the `program` at `address`, or POST `body` as JSON to it; the text of the answer.
+
+    `address` is ``host:port``, with a path behind it when the program stands behind a proxy.
+    """
+    data = None if body is None else encode(body)
+    try:
+        status, text = _exchange(address, path, data, answer_seconds)
+    except (OSError, http.client.HTTPException) as error:
+        raise _unreachable(program, address, error) from error
+    if status >= 400:
+        raise ClipperException(f"Received error status code: {status} and message: {text}")
+    return text
+
+
+def encode(body: Mapping[str, Any]) -> bytes:
+    """`body` as JSON, in which numpy values are welcome."""
+    try:
+        return json.dumps(body, default=_as_plain_value, allow_nan=False).encode()
+    except (TypeError, ValueError) as error:
+        raise ClipperException(f"This cannot be sent as JSON: {error}") from error
+
+
+def _as_plain_value(value: Any) -> Any:
+    if hasattr(value, "tolist"):  # numpy's arrays and numbers, without importing numpy
+        return value.tolist()
+    raise TypeError(f"a value of type {type(value).__name__}")
+
+
+def _exchange(address: str, path: str, data: bytes | None, answer_seconds: float) -> tuple[int, str]:
+    url = urlsplit(f"//{address}{path}")
+    connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=CALL_SECONDS)
+    try:
+        connection.connect()
+        connection.sock.settimeout(answer_seconds)
+        connection.request(
+            "GET" if data is None else "POST",
+            url.path,
+            data,
+            {"Content-Type": "application/json", "Connection": "close"},
+        )
+        response = connection.getresponse()
+        return response.status, response.read().decode(errors="replace")
+    finally:
+        connection.close()
+
+
+def _unreachable(program: str, address: str, error: Exception) -> ClipperException:
+    return ClipperException(
+        f"The {program} at {address} could not be reached: {error or type(error).__name__}. "
+        "Check that the cluster runs and that this address can be reached from here; "
+        "get_clipper_logs() fetches what its programs wrote."
+    )

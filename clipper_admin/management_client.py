@@ -1,0 +1,137 @@
+"""ManagementClient: one method per route of the management frontend."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from clipper_admin import http_client
+from clipper_common.constants import DEFAULT_BATCH_SIZE
+
+NO_CONTAINER: Final = "NO_CONTAINER"
+"""The image of a model version whose containers Clipper does not manage."""
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """What is registered of a model version."""
+
+    name: str
+    version: str
+    input_type: str
+    image: str = NO_CONTAINER
+    labels: Sequence[str] = ()
+    batch_size: int = DEFAULT_BATCH_SIZE
+
+    def __str__(self) -> str:
+        """``name:version``, as in lists."""
+        return f"{self.name}:{self.version}"
+
+
+class ManagementClient:
+    """Speaks to the management frontend at the address that `get_address` returns.
+
+    Methods return the JSON of the answer, and raise ClipperException with the frontend's own text for an error.
+    """
+
+    def __init__(self, get_address: Callable[[], str]) -> None:
+        self._get_address = get_address
+
+    def ping(self) -> None:
+        """Raise ClipperException unless the frontend answers."""
+        http_client.call("management frontend", self._get_address(), "/admin/ping")
+
+    # --- applications and links ---
+
+    def add_app(self, name: str, input_type: str, default_output: str, latency_slo_micros: int) -> None:
+        """Register an application."""
+        self._post(
+            "add_app",
+            name=name,
+            input_type=input_type,
+            default_output=default_output,
+            latency_slo_micros=latency_slo_micros,
+        )
+
+    def delete_app(self, name: str) -> None:
+        """Forget an application."""
+        self._post("delete_app", name=name)
+
+    def add_model_link(self, app_name: str, model_name: str) -> None:
+        """Route the queries of an application to a model."""
+        self._post("add_model_links", app_name=app_name, model_names=[model_name])
+
+    def delete_model_link(self, app_name: str, model_name: str) -> None:
+        """Undo `add_model_link`."""
+        self._post("delete_model_links", app_name=app_name, model_names=[model_name])
+
+    def get_all_applications(self, verbose: bool) -> list[Any]:
+        """Names of all applications; with `verbose` dictionaries."""
+        return self._read_list("get_all_applications", verbose=verbose)
+
+    def get_application(self, name: str) -> dict[str, Any] | None:
+        """An application, None when it is unknown."""
+        return self._read_object("get_application", name=name)
+
+    def get_linked_models(self, app_name: str) -> list[str]:
+        """Names of the models that an application is linked to."""
+        return self._read_list("get_linked_models", app_name=app_name)
+
+    # --- models ---
+
+    def add_model(self, model: ModelVersion, make_current: bool = True, check_only: bool = False) -> None:
+        """Register a model version; with `check_only` find out whether that would succeed."""
+        self._post(
+            "add_model",
+            model_name=model.name,
+            model_version=model.version,
+            labels=list(model.labels),
+            input_type=model.input_type,
+            container_name=model.image,
+            model_data_path="DEPRECATED",
+            batch_size=model.batch_size,
+            make_current=make_current,
+            check_only=check_only,
+        )
+
+    def delete_versioned_model(self, name: str, version: str) -> None:
+        """Forget a model version."""
+        self._post("delete_versioned_model", model_name=name, model_version=version)
+
+    def set_model_version(self, name: str, version: str) -> None:
+        """Make `version` the current one."""
+        self._post("set_model_version", model_name=name, model_version=version)
+
+    def get_all_models(self, verbose: bool) -> list[Any]:
+        """All model versions as ``name:version``; with `verbose` dictionaries."""
+        return self._read_list("get_all_models", verbose=verbose)
+
+    def get_model(self, name: str, version: str) -> dict[str, Any] | None:
+        """A model version, None when it is unknown."""
+        return self._read_object("get_model", model_name=name, model_version=version)
+
+    # --- replicas ---
+
+    def get_all_containers(self, verbose: bool) -> list[Any]:
+        """All connected replicas as ``name:version:replica``; with `verbose` dictionaries."""
+        return self._read_list("get_all_containers", verbose=verbose)
+
+    def get_container(self, name: str, version: str, replica_id: int) -> dict[str, Any] | None:
+        """A connected replica, None when it is unknown."""
+        return self._read_object("get_container", model_name=name, model_version=version, replica_id=replica_id)
+
+    def count_replicas(self, name: str, version: str) -> int:
+        """How many replicas of a model version are connected to the query frontend."""
+        prefix = f"{name}:{version}:"
+        return sum(replica.startswith(prefix) for replica in self.get_all_containers(verbose=False))
+
+    def _read_list(self, route: str, **keys: Any) -> list[Any]:
+        value: list[Any] = json.loads(self._post(route, **keys))
+        return value
+
+    def _read_object(self, route: str, **keys: Any) -> dict[str, Any] | None:
+        value: dict[str, Any] = json.loads(self._post(route, **keys))
+        return value or None
+
+    def _post(self, route: str, **keys: Any) -> str:
+        return http_client.call("management frontend", self._get_address(), f"/admin/{route}", keys)

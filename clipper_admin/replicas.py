@@ -1,0 +1,86 @@
+"""Waiting until the replicas of a model version serve, or one of them shows that they will not."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from clipper_admin.container_manager import ClusterAdapter, ContainerManager, ReplicaFailure
+from clipper_admin.management_client import ManagementClient
+from clipper_common.errors import ClipperException
+
+REPLICAS_SECONDS: Final = 300.0
+"""How long a deployment waits for its replicas; loading a large model takes minutes."""
+_POLL_SECONDS: Final = 0.05
+
+
+class Replicas:
+    """The replicas of one model version, as the container manager runs them and the query frontend sees them."""
+
+    def __init__(self, cm: ContainerManager, management: ManagementClient, name: str, version: str) -> None:
+        self._cm = cm
+        self._management = management
+        self._name = name
+        self._version = version
+        self._logger: ClusterAdapter = cm.logger
+        self._old_failures = frozenset(cm.find_failures(name, version))
+
+    def wait_until_connected(self, num_replicas: int) -> None:
+        """Wait until exactly `num_replicas` replicas are connected to the query frontend.
+
+        Raises ClipperException when one of them dies meanwhile, or the time is over.
+        """
+        give_up = time.monotonic() + REPLICAS_SECONDS
+        with _progress(f"{self._name}:{self._version}", num_replicas) as show:
+            while (connected := self._management.count_replicas(self._name, self._version)) != num_replicas:
+                show(connected)
+                self._raise_on_failure()
+                if time.monotonic() > give_up:
+                    raise self._too_late(connected, num_replicas)
+                time.sleep(_POLL_SECONDS)
+            show(connected)
+
+    def _raise_on_failure(self) -> None:
+        for failure in self._cm.find_failures(self._name, self._version):
+            if failure not in self._old_failures:
+                raise ClipperException(_explain(failure))
+
+    def _too_late(self, connected: int, wanted: int) -> ClipperException:
+        return ClipperException(
+            f"{connected} of {wanted} replicas of {self._name}:{self._version} are connected to the query frontend "
+            f"after {REPLICAS_SECONDS:.0f} seconds. get_clipper_logs() fetches what they wrote."
+        )
+
+    @contextlib.contextmanager
+    def removed_on_failure(self) -> Iterator[None]:
+        """Stop the replicas again when the block does not succeed, or is interrupted."""
+        try:
+            yield
+        except BaseException:
+            self._logger.warning("Stopping the replicas of %s:%s again", self._name, self._version)
+            try:
+                self._cm.stop_models({self._name: [self._version]})
+            except ClipperException as error:
+                self._logger.warning("They could not be stopped: %s", error)
+            raise
+
+
+def _explain(failure: ReplicaFailure) -> str:
+    tail = "\n".join(f"    {line}" for line in failure.log_tail.splitlines())
+    return f"Replica {failure.replica} {failure.reason}. " + (
+        f"The last that it wrote:\n{tail}" if tail else "It wrote nothing."
+    )
+
+
+@contextlib.contextmanager
+def _progress(what: str, num_replicas: int) -> Iterator[Callable[[int], None]]:
+    """A line that tells how many replicas are connected; only in a terminal."""
+    from tqdm import tqdm
+
+    with tqdm(total=num_replicas, desc=f"Replicas of {what}", unit="", leave=False, disable=None) as bar:
+
+        def show(connected: int) -> None:
+            bar.n = connected
+            bar.refresh()
+
+        yield show

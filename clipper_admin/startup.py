@@ -1,0 +1,56 @@
+"""Waiting until a cluster that was just started answers, and what its programs said when it does not."""
+
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from clipper_admin.container_manager import ContainerManager
+from clipper_common.errors import ClipperException
+
+STARTUP_SECONDS: Final = 60.0
+_POLL_SECONDS: Final = 0.05
+_TAIL_LINES: Final = 8
+
+
+def wait_until_up(cm: ContainerManager, checks: Sequence[Callable[[], object]]) -> None:
+    """Call each check until it passes. When one does not in time, or on Ctrl-C, stop the cluster again."""
+    give_up = time.monotonic() + STARTUP_SECONDS
+    try:
+        for check in checks:
+            _repeat(check, give_up)
+    except ClipperException as error:
+        said = _last_words(cm)
+        cm.stop_all(graceful=False)
+        raise ClipperException(
+            f"Clipper did not start within {STARTUP_SECONDS:.0f} seconds: {error}\n{said}"
+        ) from error
+    except BaseException:
+        cm.stop_all(graceful=False)
+        raise
+
+
+def _repeat(check: Callable[[], object], give_up: float) -> None:
+    while True:
+        try:
+            check()
+            return
+        except ClipperException:
+            if time.monotonic() > give_up:
+                raise
+        time.sleep(_POLL_SECONDS)
+
+
+def _last_words(cm: ContainerManager) -> str:
+    """The last lines of each log, whose files are kept for the user."""
+    try:
+        paths = cm.get_logs(tempfile.mkdtemp(prefix="clipper-logs-"))
+    except ClipperException as error:
+        return f"The logs could not be fetched: {error}"
+    return "\n".join(f"{path} ends with:\n{_tail(path)}" for path in paths)
+
+
+def _tail(path: str) -> str:
+    with open(path, errors="replace") as file:
+        return "".join(f"    {line}" for line in deque(file, maxlen=_TAIL_LINES))
