@@ -16,15 +16,17 @@ _TYPE_NAMES: Final = {
 }
 
 
-def parse_object(body: bytes, otherwise: str = "JSON schema invalid") -> dict[str, Any]:
-    """The JSON object in `body`.
-
-    Raises `JsonError` that says where it is malformed, or `otherwise` if it is some other JSON value.
-    """
+def parse(body: bytes) -> Any:
+    """The JSON value in `body`. Raises `JsonError` that says where it is malformed."""
     try:
-        value = orjson.loads(body)
+        return orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise JsonError(f"JSON parse error: {error.msg} (offset {error.pos})\n") from None
+
+
+def parse_object(body: bytes, otherwise: str = "JSON schema invalid") -> dict[str, Any]:
+    """The JSON object in `body`. Raises `JsonError`, with the text `otherwise` for JSON that is no object."""
+    value = parse(body)
     if not isinstance(value, dict):
         raise JsonError(otherwise)
     return value

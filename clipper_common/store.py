@@ -270,10 +270,10 @@ class ConfigStore:
         """Give up what `claim` got."""
         await self._eval(_RELEASE, cluster_id)
 
-    async def report_applied(self, frontend_id: str, revision: int) -> None:
-        """Say that query frontend `frontend_id` lives and serves by `revision`."""
+    async def report_applied(self, frontend_id: str, revision: int) -> bool:
+        """Say that query frontend `frontend_id` lives and serves by `revision`; whether Redis did not know it."""
         report = json.dumps({"revision": revision, "time": time.time()})
-        await self._redis.hset(records.FRONTENDS_KEY, frontend_id, report)
+        return bool(await self._redis.hset(records.FRONTENDS_KEY, frontend_id, report))
 
     async def retire_frontend(self, frontend_id: str) -> None:
         await self._redis.hdel(records.FRONTENDS_KEY, frontend_id)

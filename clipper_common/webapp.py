@@ -63,7 +63,7 @@ def create_app(**options: Any) -> web.Application:
     return web.Application(middlewares=[errors_as_json], client_max_size=MAX_BODY_BYTES, **options)
 
 
-def run(app: web.Application, host: str, port: int, keepalive_seconds: float) -> None:
+def run(app: web.Application | Awaitable[web.Application], host: str, port: int, keepalive_seconds: float) -> None:
     """Serve `app` until SIGTERM or SIGINT, then finish what is in flight."""
     try:
         web.run_app(
@@ -79,7 +79,6 @@ def run(app: web.Application, host: str, port: int, keepalive_seconds: float) ->
             loop=_new_event_loop(),
         )
     except OSError as error:
-        # Of aiohttp when it binds, or of ZeroMQ (whose exception is no OSError, see rpc_server).
         sys.exit(address_in_use(f"{host}:{port}", error))
 
 

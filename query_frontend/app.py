@@ -1,0 +1,121 @@
+"""The composition root: makes the parts, connects them, and starts and stops them together."""
+
+import asyncio
+import contextlib
+import logging
+import sys
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from typing import Any
+
+import zmq
+from aiohttp import web
+
+from clipper_common import constants, webapp
+from clipper_common.datatypes import ModelId
+from clipper_common.errors import ClipperException
+from clipper_common.records import Snapshot
+from clipper_common.store import ConfigStore, StoreError
+from query_frontend.cache import PredictionCache
+from query_frontend.config import Config
+from query_frontend.handlers import Handlers
+from query_frontend.metrics import SystemMetrics
+from query_frontend.presence import Presence
+from query_frontend.query_processor import QueryProcessor
+from query_frontend.registry import Registry
+from query_frontend.rpc_server import RpcEvents, RpcServer
+from query_frontend.task_executor import TaskExecutor
+
+logger = logging.getLogger(__name__)
+
+
+class QueryFrontend:
+    def __init__(self, config: Config, loop: asyncio.AbstractEventLoop) -> None:
+        self.config = config
+        self.metrics = SystemMetrics()
+        self.store = ConfigStore(config.redis_ip, config.redis_port)
+        self.executor = TaskExecutor(loop, PredictionCache(config.prediction_cache_size), self.metrics)
+        self.registry = Registry(self.metrics, self._configure_models)
+        self.presence = Presence(self.store, self.registry, self.executor, config.cluster_id)
+        self.executor.replicas_changed = self.presence.replicas_changed
+        self.rpc = self.executor.rpc = RpcServer(
+            config.host,
+            config.rpc_service_port,
+            RpcEvents(
+                joined=self.executor.on_joined,
+                left=self.executor.on_left,
+                answered=self.executor.on_answered,
+                draining=self.executor.on_draining,
+            ),
+            self.metrics.rpc_request_queueing_delay,
+        )
+        processor = QueryProcessor(loop, self.executor)
+        self.handlers = Handlers(self.registry, processor, self.metrics, config.timeout_content)
+
+    def _configure_models(self, snapshot: Snapshot, slo_seconds: Mapping[ModelId, float]) -> None:
+        self.executor.configure(snapshot.models, slo_seconds)
+
+    async def run(self, _: web.Application) -> AsyncIterator[None]:
+        """Everything but HTTP, from start to stop."""
+        await self._claim_redis()
+        self._listen()
+        tasks = [
+            _start(self._follow_configuration()),
+            _start(self.presence.publish_replicas()),
+            _start(self.presence.keep_reporting()),
+        ]
+        yield
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        with contextlib.suppress(*StoreError):
+            await self.presence.retire()
+        self.rpc.stop()
+        await self.store.close()
+
+    async def _claim_redis(self) -> None:
+        """Refuse to share a Redis with another cluster. One that does not answer is waited for while serving."""
+        try:
+            await self.presence.report()
+        except ClipperException as error:
+            logger.error("%s", error)
+            sys.exit(constants.EXIT_REDIS_TAKEN)
+        except StoreError as error:
+            logger.warning("Redis at %s does not answer yet: %r", self.store.address, error)
+
+    def _listen(self) -> None:
+        try:
+            self.rpc.start()
+        except zmq.ZMQError as error:
+            sys.exit(webapp.address_in_use(f"{self.config.host}:{self.config.rpc_service_port}", error))
+
+    async def _follow_configuration(self) -> None:
+        async for snapshot in self.store.follow():
+            self.registry.apply(snapshot)
+            with contextlib.suppress(ClipperException, *StoreError):
+                await self.presence.report()
+
+
+def _start(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    task = asyncio.create_task(work)
+    task.add_done_callback(_die_of_failure)
+    return task
+
+
+def _die_of_failure(task: asyncio.Task[None]) -> None:
+    """A part that must run for ever failed: end visibly, so that whoever supervises us starts us anew."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.critical("a part of the query frontend failed", exc_info=error)
+        raise SystemExit(1)
+
+
+async def create_app(config: Config) -> web.Application:
+    app = webapp.create_app()
+    parts = QueryFrontend(config, asyncio.get_running_loop())
+    app.add_routes(parts.handlers.routes())
+    app.cleanup_ctx.append(parts.run)
+    return app
+
+
+def run(config: Config) -> None:
+    webapp.configure_logging()
+    webapp.run(create_app(config), config.host, config.port, config.timeout_request)

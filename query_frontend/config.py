@@ -1,0 +1,52 @@
+"""The query frontend's configuration: a value, read once from the command line."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Final
+
+from clipper_common import __version__, constants
+
+
+@dataclass(frozen=True)
+class Config:
+    redis_ip: str = "localhost"
+    redis_port: int = constants.REDIS_PORT
+    rpc_service_port: int = constants.RPC_PORT
+    prediction_cache_size: int = constants.DEFAULT_PREDICTION_CACHE_SIZE_BYTES
+    thread_pool_size: int = 1
+    timeout_request: int = 5
+    timeout_content: int = 300
+    host: str = "0.0.0.0"
+    port: int = constants.QUERY_PORT
+    cluster_id: str = ""
+
+
+_HELP: Final = {
+    "redis_ip": "host of Redis",
+    "redis_port": "port of Redis",
+    "rpc_service_port": "port to which model containers connect",
+    "prediction_cache_size": "bytes that the prediction cache may hold, 0 turns it off",
+    "thread_pool_size": "accepted for Clipper 0.4, without effect: one event loop serves all",
+    "timeout_request": "seconds after which an idle HTTP connection is closed",
+    "timeout_content": "seconds that reading a request's body may take",
+    "host": "address to listen on, for HTTP and for model containers",
+    "port": "HTTP port",
+    "cluster_id": "name/id of the cluster; with it, a second cluster on the same Redis is refused",
+}
+_AT_LEAST: Final = {"prediction_cache_size": 0, "timeout_request": 1, "timeout_content": 1, "thread_pool_size": 1}
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> Config:
+    """Read flags such as ``--redis_ip=localhost``; a bad one ends the program with exit code 2."""
+    parser = argparse.ArgumentParser("query_frontend", description="Answers prediction requests.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=__version__)
+    for field in fields(Config):
+        kind: Any = type(field.default)
+        text = f"{_HELP[field.name]} (default: {field.default})"
+        parser.add_argument(f"--{field.name}", type=kind, default=field.default, help=text)
+    values = vars(parser.parse_args(arguments))
+    for name, least in _AT_LEAST.items():
+        if values[name] < least:
+            parser.error(f"argument --{name}: {values[name]} is less than {least}")
+    return Config(**values)

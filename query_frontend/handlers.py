@@ -1,0 +1,99 @@
+"""The HTTP routes: parse, call, render."""
+
+import asyncio
+import time
+from typing import Final
+
+from aiohttp import web
+
+from clipper_common.errors import JsonError, QueryError, RequestError
+from clipper_common.webapp import json_response
+from query_frontend import schemas
+from query_frontend.metrics import SystemMetrics
+from query_frontend.query_processor import QueryProcessor
+from query_frontend.registry import AppState, Registry
+from query_frontend.schemas import Answer
+
+MODEL_HEADER: Final = "X-Clipper-Model"
+"""Names the model version that answered, as ``name:version``."""
+
+
+class Handlers:
+    def __init__(
+        self, registry: Registry, processor: QueryProcessor, metrics: SystemMetrics, content_seconds: float
+    ) -> None:
+        self._registry = registry
+        self._processor = processor
+        self._metrics = metrics
+        self._content_seconds = content_seconds
+        self._query_ids = 0
+
+    def routes(self) -> list[web.RouteDef]:
+        routes = [web.get("/metrics", self.metrics), web.get("/livez", self.live), web.get("/readyz", self.ready)]
+        for end in ("", "/"):
+            routes.append(web.post(f"/{{app}}/predict{end}", self.predict))
+            routes.append(web.post(f"/{{app}}/update{end}", self.update))
+        return routes
+
+    async def predict(self, request: web.Request) -> web.Response:
+        arrival = time.monotonic()
+        app = self._app(request)
+        body = await self._read(request)
+        try:
+            query = schemas.parse_predict(body, app.record.input_type)
+            model = self._registry.choose_model(app, query.version)
+        except JsonError as error:
+            return _error_response(error, schemas.explain(error, schemas.PREDICT_SCHEMA))
+        except QueryError as error:
+            return _error_response(error, str(error))
+        answers = await self._processor.predict(app, model, query.inputs, arrival)
+        app.metrics.add_answers([answer.explanation is not None for answer in answers], time.monotonic() - arrival)
+        return self._answer(answers)
+
+    def _answer(self, answers: list[Answer]) -> web.Response:
+        first, self._query_ids = self._query_ids, self._query_ids + len(answers)
+        response = web.Response(body=schemas.render(first, answers), content_type="application/json")
+        model = next((answer.model for answer in answers if answer.model is not None), None)
+        if model is not None:
+            response.headers[MODEL_HEADER] = str(model)
+        return response
+
+    async def update(self, request: web.Request) -> web.Response:
+        """Feedback: checked and acknowledged. No selection policy makes use of it yet; only user 0 has a state."""
+        app = self._app(request)
+        body = await self._read(request)
+        try:
+            feedback = schemas.parse_update(body, app.record.input_type)
+        except JsonError as error:
+            return web.Response(text=schemas.explain(error, schemas.UPDATE_SCHEMA), status=error.status)
+        return web.Response(text=f"Feedback received? {int(feedback.uid == 0)}")
+
+    async def metrics(self, _: web.Request) -> web.Response:
+        return json_response(self._metrics.report())
+
+    async def live(self, _: web.Request) -> web.Response:
+        return web.Response(text="ok")
+
+    async def ready(self, _: web.Request) -> web.Response:
+        if self._registry.loaded:
+            return web.Response(text="ok")
+        return web.Response(text="the configuration was not read from Redis yet", status=503)
+
+    def _app(self, request: web.Request) -> AppState:
+        app = self._registry.app(request.match_info["app"])
+        if app is None:
+            raise web.HTTPNotFound(text=f"No application is named '{request.match_info['app']}'")
+        return app
+
+    async def _read(self, request: web.Request) -> bytes:
+        try:
+            async with asyncio.timeout(self._content_seconds):
+                return await request.read()
+        except TimeoutError:
+            raise web.HTTPRequestTimeout(
+                text=f"The body did not arrive within {self._content_seconds:g} seconds"
+            ) from None
+
+
+def _error_response(error: RequestError, cause: str) -> web.Response:
+    return json_response({"error": error.label, "cause": cause}, error.status)

@@ -1,0 +1,224 @@
+"""What the query frontend counts and measures, and the JSON of its route /metrics, as 0.4 had it.
+
+Counters, ratios, meters (events per second, with moving averages like the load of Unix) and histograms (a uniform
+sample of all values). Every leaf of the JSON is a string, as 0.4's was.
+"""
+
+import math
+import random
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from clipper_common.datatypes import ModelId
+
+_TICK_SECONDS: Final = 5.0
+_SYSTEM_RESERVOIR: Final = 2056
+_RESERVOIR: Final = 4096
+
+Leaves = dict[str, str]
+
+
+class Counter:
+    def __init__(self) -> None:
+        self.count = 0
+
+    def add(self, number: int) -> None:
+        self.count += number
+
+    def report(self) -> Leaves:
+        return {"count": str(self.count)}
+
+
+class RatioCounter:
+    """How often something was so, among all times."""
+
+    def __init__(self) -> None:
+        self._hits = 0
+        self._all = 0
+
+    def add(self, hit: bool) -> None:
+        self._hits += hit
+        self._all += 1
+
+    def report(self) -> Leaves:
+        return {"ratio": str(self._hits / self._all) if self._all else "nan"}
+
+
+class Meter:
+    """Events per second: since the beginning, and averaged over the last 1, 5 and 15 minutes."""
+
+    _MINUTES: Final = (1, 5, 15)
+    _ALPHAS: Final = tuple(1 - math.exp(-_TICK_SECONDS / 60 / minutes) for minutes in _MINUTES)
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._started = self._ticked = clock()
+        self._count = 0
+        self._uncounted = 0
+        self._rates: list[float] | None = None
+
+    def mark(self, events: int) -> None:
+        self._count += events
+        self._uncounted += events
+
+    def _catch_up(self) -> None:
+        """Do the ticks that are due. Between two reports nothing is known of when events came."""
+        ticks = int((self._clock() - self._ticked) / _TICK_SECONDS)
+        if not ticks:
+            return
+        rate = self._uncounted / (ticks * _TICK_SECONDS)
+        old = self._rates or [rate] * len(self._MINUTES)
+        kept = [(1 - alpha) ** ticks for alpha in self._ALPHAS]
+        self._rates = [rate + keep * (before - rate) for keep, before in zip(kept, old, strict=True)]
+        self._uncounted = 0
+        self._ticked += ticks * _TICK_SECONDS
+
+    def report(self) -> Leaves:
+        self._catch_up()
+        elapsed = self._clock() - self._started
+        leaves = {"unit": "events per second", "rate": str(self._count / elapsed if elapsed > 0 else 0.0)}
+        for minutes, rate in zip(self._MINUTES, self._rates or [0.0] * 3, strict=True):
+            leaves[f"rate_{minutes}min"] = str(rate)
+        return leaves
+
+
+class Histogram:
+    """A uniform sample of all values (Vitter's algorithm R), with the mean of all."""
+
+    def __init__(self, unit: str, capacity: int = _RESERVOIR) -> None:
+        self._unit = unit
+        self._capacity = capacity
+        self._sample: list[float] = []
+        self._count = 0
+        self._sum = 0.0
+
+    def add(self, value: float) -> None:
+        self._count += 1
+        self._sum += value
+        if self._count <= self._capacity:
+            self._sample.append(value)
+        elif (place := int(random.random() * self._count)) < self._capacity:
+            self._sample[place] = value
+
+    def report(self) -> Leaves:
+        sample = sorted(self._sample)
+        mean = self._sum / self._count if self._count else 0.0
+        deviation = math.sqrt(sum((value - mean) ** 2 for value in sample) / len(sample)) if sample else 0.0
+        values = {
+            "min": sample[0] if sample else 0.0,
+            "max": sample[-1] if sample else 0.0,
+            "mean": mean,
+            "std_dev": deviation,
+            "p50": percentile(sample, 0.50),
+            "p95": percentile(sample, 0.95),
+            "p99": percentile(sample, 0.99),
+        }
+        return {"unit": self._unit, "size": str(len(sample))} | {name: str(value) for name, value in values.items()}
+
+
+def percentile(ordered: Sequence[float], rank: float) -> float:
+    """By linear interpolation at ``rank * (n + 1)``, as 0.4."""
+    if not ordered:
+        return 0.0
+    position = rank * (len(ordered) + 1)
+    below = min(max(int(position), 1), len(ordered))
+    above = min(below + 1, len(ordered))
+    part = min(max(position - below, 0.0), 1.0)
+    return ordered[below - 1] + part * (ordered[above - 1] - ordered[below - 1])
+
+
+Metric = Counter | RatioCounter | Meter | Histogram
+_CATEGORIES: Final[dict[type[Metric], str]] = {
+    Counter: "counters",
+    RatioCounter: "ratio_counters",
+    Meter: "meters",
+    Histogram: "histograms",
+}
+
+
+class AppMetrics:
+    """Of one application."""
+
+    def __init__(self) -> None:
+        self.prediction_latency = Histogram("microseconds")
+        self.prediction_throughput = Meter()
+        self.num_predictions = Counter()
+        self.default_prediction_ratio = RatioCounter()
+
+    def add_answers(self, defaults: Sequence[bool], seconds: float) -> None:
+        for default in defaults:
+            self.prediction_latency.add(seconds * 1e6)
+            self.default_prediction_ratio.add(default)
+        self.prediction_throughput.mark(len(defaults))
+        self.num_predictions.add(len(defaults))
+
+
+class ModelMetrics:
+    """Of one model version."""
+
+    def __init__(self) -> None:
+        self.prediction_latency = Histogram("microseconds")
+        self.prediction_throughput = Meter()
+        self.num_predictions = Counter()
+        self.cache_hit_ratio = RatioCounter()
+        self.batch_size = Histogram("queries")
+
+    def add_batch(self, size: int, seconds: float) -> None:
+        micros = seconds * 1e6
+        for _ in range(size):
+            self.prediction_latency.add(micros)
+        self.prediction_throughput.mark(size)
+        self.batch_size.add(size)
+
+
+class SystemMetrics:
+    """Of the whole frontend, and of each application and model version that it knows."""
+
+    def __init__(self) -> None:
+        self.rpc_request_queueing_delay = Histogram("microseconds", _SYSTEM_RESERVOIR)
+        self.prediction_cache_lookups = Counter()
+        self.prediction_cache_hit_ratio = RatioCounter()
+        self.aggregate_throughput = Meter()
+        self.aggregate_num_predictions = Counter()
+        self._apps: dict[str, AppMetrics] = {}
+        self._models: dict[ModelId, ModelMetrics] = {}
+
+    def count_lookup(self, hit: bool) -> None:
+        self.prediction_cache_lookups.add(1)
+        self.prediction_cache_hit_ratio.add(hit)
+
+    def add_app(self, name: str) -> AppMetrics:
+        self._apps[name] = AppMetrics()
+        return self._apps[name]
+
+    def remove_app(self, name: str) -> None:
+        del self._apps[name]
+
+    def add_model(self, model: ModelId) -> ModelMetrics:
+        self._models[model] = ModelMetrics()
+        return self._models[model]
+
+    def remove_model(self, model: ModelId) -> None:
+        del self._models[model]
+
+    def report(self) -> dict[str, list[dict[str, Leaves]]]:
+        """All metrics by category, each as an object with one key: its name."""
+        found: dict[str, list[dict[str, Leaves]]] = {category: [] for category in _CATEGORIES.values()}
+        for name, metric in self._all():
+            found[_CATEGORIES[type(metric)]].append({name: metric.report()})
+        return found
+
+    def _all(self) -> list[tuple[str, Metric]]:
+        metrics: list[tuple[str, Metric]] = [
+            ("internal:rpc_request_queueing_delay", self.rpc_request_queueing_delay),
+            ("internal:prediction_cache_lookups", self.prediction_cache_lookups),
+            ("internal:prediction_cache_hit_ratio", self.prediction_cache_hit_ratio),
+            ("internal:aggregate_model_throughput", self.aggregate_throughput),
+            ("internal:aggregate_num_predictions", self.aggregate_num_predictions),
+        ]
+        groups: list[tuple[str, Any]] = [(f"app:{name}", group) for name, group in self._apps.items()]
+        groups += [(f"model:{model}", group) for model, group in self._models.items()]
+        for prefix, group in groups:
+            metrics += [(f"{prefix}:{name}", metric) for name, metric in vars(group).items()]
+        return metrics

@@ -1,0 +1,337 @@
+"""cache -> queue -> replica -> outcome: gets each task done by some replica of its model version, at most twice tried.
+
+Replicas pull: one that is idle takes the next batch, and has no other until it answered. So the load balances
+itself, and a slow replica slows nobody.
+"""
+
+import itertools
+import logging
+import time
+from asyncio import AbstractEventLoop
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Final, NamedTuple
+
+from clipper_common import jsontext
+from clipper_common.constants import DEFAULT_BATCH_SIZE
+from clipper_common.datatypes import ModelId
+from clipper_common.records import Model, Replica
+from clipper_common.wire import MESSAGE_ID_LIMIT, Metadata, PredictRequest, Response
+from query_frontend.batching import batch_sizer
+from query_frontend.cache import PredictionCache
+from query_frontend.metrics import ModelMetrics, SystemMetrics
+from query_frontend.model_queue import ModelQueue, Task, Waiter
+from query_frontend.rpc_server import Connection, RpcServer
+
+logger = logging.getLogger(__name__)
+
+NO_MODELS: Final = "No connected models found for query"
+QUEUE_FULL: Final = "The queue of the model is full"
+REPLICA_DIED: Final = "The model container died while it handled the query, twice"
+MODEL_RAISED: Final = "The model raised "
+
+_MAX_SENDS: Final = 2
+_SLO_SHARE: Final = 0.46
+"""A query waits for at most one batch before its own: half of the SLO for each, less a margin for everything else."""
+_MAX_KNOWN_REPLICAS: Final = 10_000
+
+
+class ModelState:
+    """A registered model version: its queue, its replicas, what identical queries can join."""
+
+    def __init__(self, model: Model, slo_seconds: float, owner: int, metrics: ModelMetrics) -> None:
+        self.model = model
+        self.slo_seconds = slo_seconds
+        self.owner = owner
+        """Of its entries in the cache. A version that is registered again is another owner."""
+        self.metrics = metrics
+        self.queue = ModelQueue()
+        self.replicas: list[ReplicaState] = []
+        self.idle: deque[ReplicaState] = deque()
+        """Longest idle first."""
+        self.pending: dict[bytes, Task] = {}
+        """What is queued or in flight, by input; only with the cache on."""
+        self.dispatch_due = False
+        self.live = True
+
+    def is_served(self) -> bool:
+        return any(not replica.draining for replica in self.replicas)
+
+    def forget_pending(self, task: Task) -> None:
+        if self.pending.get(task.payload) is task:
+            del self.pending[task.payload]
+
+
+class Batch(NamedTuple):
+    """Tasks that travel together."""
+
+    state: ModelState
+    message_id: int
+    tasks: list[Task]
+    sent_at: float
+
+
+class ReplicaState:
+    """A connected container, and what it is doing."""
+
+    def __init__(self, connection: Connection, record: Replica) -> None:
+        self.connection = connection
+        self.record = record
+        self.state: ModelState | None = None
+        """None while its model version is not registered."""
+        self.sizer = batch_sizer(DEFAULT_BATCH_SIZE)
+        self.batch: Batch | None = None
+        self.draining = False
+
+
+class TaskExecutor:
+    def __init__(self, loop: AbstractEventLoop, cache: PredictionCache, metrics: SystemMetrics) -> None:
+        self._loop = loop
+        self._cache = cache
+        self._metrics = metrics
+        self._models: dict[ModelId, ModelState] = {}
+        self._replicas: dict[Connection, ReplicaState] = {}
+        self._numbers: dict[ModelId, itertools.count[int]] = {}
+        self._known_numbers: dict[str, int] = {}
+        self._owners = itertools.count()
+        self._message_ids = itertools.cycle(range(MESSAGE_ID_LIMIT))
+        self.rpc: RpcServer
+        """Set by the composition root: the two need each other."""
+        self.replicas_changed: Callable[[], None] = lambda: None
+        """Called when replicas came or went; set by the composition root."""
+
+    @property
+    def replica_records(self) -> list[Replica]:
+        return [state.record for state in self._replicas.values()]
+
+    # --- queries ---
+
+    def submit(self, model_id: ModelId, payload: bytes, deadline: float, waiter: Waiter, index: int) -> Task | None:
+        """Get `waiter` the output for an input. Answers the task to `leave`, or None when it has its answer."""
+        state = self._models.get(model_id)
+        if state is None:
+            waiter.resolve(index, None, NO_MODELS)
+            return None
+        if self._cache.enabled and (output := self._look_up(state, payload)) is not None:
+            waiter.resolve(index, output, None)
+            return None
+        if not state.is_served():
+            waiter.resolve(index, None, NO_MODELS)
+            return None
+        return self._join_or_queue(state, payload, deadline, waiter, index)
+
+    def leave(self, task: Task, waiter: Waiter, model_id: ModelId) -> None:
+        """`waiter` has no more use for the output of `task`: its time is over, or its client left."""
+        task.waiters = [entry for entry in task.waiters if entry[0] is not waiter]
+        state = self._models.get(model_id)
+        if state is None or task.waiters or task.in_flight:
+            return
+        state.queue.drop(task)
+        state.forget_pending(task)
+
+    def _look_up(self, state: ModelState, payload: bytes) -> bytes | None:
+        output = self._cache.get(state.owner, payload)
+        self._metrics.count_lookup(output is not None)
+        state.metrics.cache_hit_ratio.add(output is not None)
+        return output
+
+    def _join_or_queue(
+        self, state: ModelState, payload: bytes, deadline: float, waiter: Waiter, index: int
+    ) -> Task | None:
+        task = state.pending.get(payload)
+        if task is not None and (task.queued or task.in_flight):
+            if task.queued and deadline < task.deadline:
+                state.queue.hurry(task, deadline)
+            task.deadline = max(task.deadline, deadline)
+            task.waiters.append((waiter, index))
+            return task
+        task = Task(payload, deadline)
+        if not state.queue.put(task):
+            waiter.resolve(index, None, QUEUE_FULL)
+            return None
+        task.waiters.append((waiter, index))
+        if self._cache.enabled:
+            state.pending[payload] = task
+        self._metrics.aggregate_num_predictions.add(1)
+        state.metrics.num_predictions.add(1)
+        self._dispatch_soon(state)
+        return task
+
+    # --- batches ---
+
+    def _dispatch_soon(self, state: ModelState) -> None:
+        """Dispatch once this turn of the loop is over: what arrives in one turn travels in one batch."""
+        if state.idle and not state.dispatch_due:
+            state.dispatch_due = True
+            self._loop.call_soon(self._dispatch, state)
+
+    def _dispatch(self, state: ModelState) -> None:
+        state.dispatch_due = False
+        while state.idle and state.queue:
+            share = -(-len(state.queue) // len(state.idle))  # leave the other idle ones their part
+            replica = state.idle.popleft()
+            most = replica.sizer.choose(state.slo_seconds * _SLO_SHARE)
+            batch = state.queue.draw(min(share, most), time.monotonic())
+            for task in batch:
+                task.sends += 1
+            if batch:
+                self._send(state, replica, batch)
+            else:
+                state.idle.append(replica)  # all that it drew had expired
+
+    def _send(self, state: ModelState, replica: ReplicaState, tasks: list[Task]) -> None:
+        replica.batch = batch = Batch(state, next(self._message_ids), tasks, time.monotonic())
+        for task in tasks:
+            task.in_flight = True
+        request = PredictRequest(batch.message_id, state.model.input_type, [task.payload for task in tasks])
+        if self.rpc.send_batch(replica.connection, request):  # if not, `on_left` was called
+            for task in tasks:
+                task.sends += 1
+
+    def on_answered(self, connection: Connection, response: Response) -> None:
+        replica = self._replicas[connection]
+        batch = replica.batch
+        if batch is None or response.message_id != batch.message_id:
+            return  # of a batch that it was no longer asked for
+        if len(response.outputs) != len(batch.tasks):
+            reason = f"it answered {len(batch.tasks)} inputs with {len(response.outputs)} outputs"
+            self.rpc.expel(connection, reason)
+            return
+        replica.batch = None
+        seconds = time.monotonic() - batch.sent_at
+        replica.sizer.observe(len(batch.tasks), seconds)
+        batch.state.metrics.add_batch(len(batch.tasks), seconds)
+        self._metrics.aggregate_throughput.mark(len(batch.tasks))
+        self._rest(replica)
+        self._deliver(batch, response)
+
+    def _rest(self, replica: ReplicaState) -> None:
+        """The replica has nothing to do: let it go, or give it the next batch before the answers are written."""
+        if replica.draining:
+            self.rpc.dismiss(replica.connection)
+        elif replica.state is not None:
+            replica.state.idle.append(replica)
+            self._dispatch(replica.state)
+
+    def _deliver(self, batch: Batch, response: Response) -> None:
+        state = batch.state
+        keep = self._cache.enabled and state.live
+        for task, output, failed in zip(batch.tasks, response.outputs, response.failed, strict=True):
+            task.in_flight = False
+            state.forget_pending(task)
+            if failed:
+                task.resolve(None, MODEL_RAISED + output.decode(errors="replace"))
+                continue
+            value = jsontext.embed(output)
+            if keep:
+                self._cache.put(state.owner, task.payload, value)
+            task.resolve(value, None)
+
+    def _redo(self, batch: Batch) -> None:
+        """Queue the batch of a replica that was lost once more, as far as that can still help."""
+        state = batch.state
+        now = time.monotonic()
+        for task in batch.tasks:
+            task.in_flight = False
+            if state.live and task.waiters and task.deadline > now and task.sends < _MAX_SENDS:
+                state.queue.put_back(task)
+            else:
+                state.forget_pending(task)
+                task.resolve(None, REPLICA_DIED if state.live else NO_MODELS)
+        self._dispatch_soon(state)
+
+    # --- replicas ---
+
+    def on_joined(self, connection: Connection) -> str | None:
+        metadata = connection.metadata
+        state = self._models.get(metadata.model)
+        if state is not None and state.model.input_type is not metadata.input_type:
+            return (
+                f"its input type is {metadata.input_type.canonical_name}, "
+                f"{metadata.model} was registered with {state.model.input_type.canonical_name}"
+            )
+        number = self._number(metadata)
+        record = Replica(metadata.model, number, connection.number, metadata.input_type)
+        replica = ReplicaState(connection, record)
+        self._replicas[connection] = replica
+        logger.info("replica %s connected (RPC version %d)", record.key, metadata.rpc_version)
+        if state is not None:
+            self._attach(state, replica)
+        self.replicas_changed()
+        return None
+
+    def on_left(self, connection: Connection, reason: str) -> None:
+        replica = self._replicas.pop(connection, None)
+        if replica is None:
+            return
+        logger.info("replica %s left: %s", replica.record.key, reason)
+        state = replica.state
+        if state is not None:
+            state.replicas.remove(replica)
+            if replica in state.idle:
+                state.idle.remove(replica)
+        if replica.batch is not None:
+            self._redo(replica.batch)
+        self.replicas_changed()
+
+    def on_draining(self, connection: Connection) -> None:
+        replica = self._replicas[connection]
+        replica.draining = True
+        if replica.state is not None and replica in replica.state.idle:
+            replica.state.idle.remove(replica)
+        if replica.batch is None:
+            self.rpc.dismiss(connection)
+
+    def _number(self, metadata: Metadata) -> int:
+        """The replica's number in Redis: the same again for a container that comes back."""
+        name = metadata.replica_id
+        if name is not None and name in self._known_numbers:
+            return self._known_numbers[name]
+        number = next(self._numbers.setdefault(metadata.model, itertools.count()))
+        if name is not None:
+            self._known_numbers[name] = number
+        if len(self._known_numbers) > _MAX_KNOWN_REPLICAS:
+            del self._known_numbers[next(iter(self._known_numbers))]
+        return number
+
+    @staticmethod
+    def _attach(state: ModelState, replica: ReplicaState) -> None:
+        replica.state = state
+        replica.sizer = batch_sizer(state.model.batch_size)
+        state.replicas.append(replica)
+        if replica.batch is None and not replica.draining:
+            state.idle.append(replica)
+
+    # --- configuration ---
+
+    def configure(self, models: Mapping[ModelId, Model], slo_seconds: Mapping[ModelId, float]) -> None:
+        """Serve exactly `models`; `slo_seconds` is the shortest SLO of the applications that ask each of them."""
+        gone = [known for known, state in self._models.items() if models.get(known) != state.model]
+        for model_id in gone:
+            self._remove_model(self._models.pop(model_id))
+        for model_id, model in models.items():
+            slo = slo_seconds.get(model_id, 1.0)
+            if model_id in self._models:
+                self._models[model_id].slo_seconds = slo
+            else:
+                self._add_model(model, slo)
+
+    def _add_model(self, model: Model, slo_seconds: float) -> None:
+        state = ModelState(model, slo_seconds, next(self._owners), self._metrics.add_model(model.id))
+        self._models[model.id] = state
+        for replica in self._replicas.values():
+            if replica.record.model != model.id:
+                continue
+            if replica.record.input_type is model.input_type:
+                self._attach(state, replica)
+            else:
+                logger.warning("replica %s is not used: its input type differs", replica.record.key)
+
+    def _remove_model(self, state: ModelState) -> None:
+        state.live = False
+        self._metrics.remove_model(state.model.id)
+        self._cache.forget(state.owner)
+        for replica in state.replicas:
+            replica.state = None
+        for task in state.queue.clear():
+            task.resolve(None, NO_MODELS)
