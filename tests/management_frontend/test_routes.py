@@ -1,0 +1,349 @@
+"""Every route: what it answers, and every text it refuses with (literally Clipper 0.4's where that had one)."""
+
+import asyncio
+from typing import Any, NamedTuple
+
+import pytest
+from aiohttp.test_utils import TestClient
+
+from clipper_common import records
+from clipper_common.datatypes import InputType, ModelId
+from clipper_common.records import Replica
+from clipper_common.store import ConfigStore
+from management_frontend.handlers import ROUTES
+
+Post = tuple[str, dict[str, Any]]
+
+
+def add_app(**changes: Any) -> Post:
+    body = {"name": "app", "input_type": "ints", "default_output": "-1", "latency_slo_micros": 20000}
+    return "add_app", body | changes
+
+
+def add_model(**changes: Any) -> Post:
+    body = {
+        "model_name": "m",
+        "model_version": "1",
+        "labels": ["a", "b"],
+        "input_type": "ints",
+        "container_name": "image:1",
+        "model_data_path": "DEPRECATED",
+        "batch_size": -1,
+    }
+    return "add_model", body | changes
+
+
+def link(*models: str, app: str = "app") -> Post:
+    return "add_model_links", {"app_name": app, "model_names": list(models)}
+
+
+def unlink(*models: str, app: str = "app") -> Post:
+    return "delete_model_links", {"app_name": app, "model_names": list(models)}
+
+
+def versioned(route: str, version: str = "1", name: str = "m") -> Post:
+    return route, {"model_name": name, "model_version": version}
+
+
+def container(replica_id: int) -> Post:
+    return "get_container", {"model_name": "m", "model_version": "1", "replica_id": replica_id}
+
+
+class Case(NamedTuple):
+    before: list[Post]
+    post: Post
+    expected: Any
+
+
+APP_OBJECT = {
+    "name": "app",
+    "input_type": "integers",
+    "default_output": "-1",
+    "latency_slo_micros": 20000,
+    "linked_models": ["m"],
+}
+MODEL_OBJECT = {
+    "model_name": "m",
+    "model_version": "1",
+    "input_type": "integers",
+    "labels": ["a", "b"],
+    "container_name": "image:1",
+    "model_data_path": "DEPRECATED",
+    "is_current_version": True,
+}
+CONTAINER_OBJECT = {
+    "model_id": "m:1",
+    "model_name": "m",
+    "model_version": "1",
+    "model_replica_id": 0,
+    "input_type": "integers",
+}
+LINKED = [add_app(), add_model(), link("m")]
+SECOND = add_model(model_version="2")
+
+TEXTS = [
+    Case([], add_app(), "Successfully added application with name 'app'"),
+    Case([], add_app(name="A_b.c~d-9"), "Successfully added application with name 'A_b.c~d-9'"),
+    Case([], add_app(latency_slo_micros=2**31 - 1), "Successfully added application with name 'app'"),
+    Case([add_app()], ("delete_app", {"name": "app"}), "Successfully deleted application with name 'app'"),
+    Case([], add_model(), "Successfully added model with name 'm' and input type 'integers'"),
+    Case([], add_model(input_type="s"), "Successfully added model with name 'm' and input type 'strings'"),
+    Case([], add_model(model_name="M ö/1"), "Successfully added model with name 'M ö/1' and input type 'integers'"),
+    Case([], add_model(check_only=True), "Model with name 'm' and version '1' can be added"),
+    Case([add_app(), add_model()], link("m"), "Successfully linked model with name 'm' to application 'app'"),
+    Case(LINKED, unlink("m"), "Success!"),
+    Case(LINKED, unlink(), "Success!"),
+    Case(
+        [add_model()],
+        versioned("delete_versioned_model"),
+        "Successfully deleted model with name 'm' and version '1'",
+    ),
+    Case(
+        [add_model(), SECOND],
+        versioned("set_model_version"),
+        "Successfully set model with name 'm' to version '1'",
+    ),
+    Case([add_app()], ("get_state", {"app_name": "app", "uid": 0}), "-1"),
+    Case([], ("get_state", {"app_name": "app", "uid": 0}), ""),
+]
+
+VALUES = [
+    Case([], ("get_all_applications", {"verbose": False}), []),
+    Case(LINKED, ("get_all_applications", {"verbose": False}), ["app"]),
+    Case(LINKED, ("get_all_applications", {"verbose": True}), [APP_OBJECT]),
+    Case(LINKED, ("get_application", {"name": "app"}), APP_OBJECT),
+    Case([add_app()], ("get_application", {"name": "app"}), APP_OBJECT | {"linked_models": []}),
+    Case([], ("get_application", {"name": "app"}), {}),
+    Case(LINKED, ("get_linked_models", {"app_name": "app"}), ["m"]),
+    Case([add_app()], ("get_linked_models", {"app_name": "app"}), []),
+    Case(LINKED, ("get_all_models", {"verbose": False}), ["m:1"]),
+    Case(LINKED, ("get_all_models", {"verbose": True}), [MODEL_OBJECT]),
+    Case([add_model()], versioned("get_model"), MODEL_OBJECT),
+    Case([add_model(labels=[])], versioned("get_model"), MODEL_OBJECT | {"labels": []}),
+    Case([add_model(), SECOND], versioned("get_model"), MODEL_OBJECT | {"is_current_version": False}),
+    Case([], versioned("get_model"), {}),
+    # what only Clipper's own callers ask for
+    Case([add_model(check_only=True)], versioned("get_model"), {}),
+    Case([add_model(make_current=False)], versioned("get_model"), MODEL_OBJECT | {"is_current_version": False}),
+    Case([add_model(), add_model(model_version="2", make_current=False)], versioned("get_model"), MODEL_OBJECT),
+    # what is deleted is gone with all that belongs to it
+    Case([*LINKED, ("delete_app", {"name": "app"})], ("get_all_applications", {"verbose": False}), []),
+    Case([*LINKED, ("delete_app", {"name": "app"}), add_app()], ("get_linked_models", {"app_name": "app"}), []),
+    Case([*LINKED, unlink("m")], ("get_linked_models", {"app_name": "app"}), []),
+    Case([add_model(), versioned("delete_versioned_model")], ("get_all_models", {"verbose": False}), []),
+    Case(
+        [
+            add_model(),
+            versioned("delete_versioned_model"),
+            add_model(make_current=False),
+        ],
+        versioned("get_model"),
+        MODEL_OBJECT | {"is_current_version": False},
+    ),
+]
+
+INCOMPATIBLE = (
+    "Model with name 'm' is already linked to app 'app' using input type 'integers'. "
+    "The input type you provided for a new version of the model, 'doubles', is not compatible."
+)
+BATCH_SIZE = "The batch size must be positive or DEFAULT_BATCH_SIZE, which is -1"
+APP_NAME = (
+    "Invalid name supplied: '{}'. It becomes part of the URL /<name>/predict: "
+    "use the letters A-Z and a-z, digits and any of '_', '-', '.', '~', but not '.' or '..' alone"
+)
+
+REFUSALS = [
+    Case([add_app()], add_app(input_type="doubles"), "application 'app' already exists"),
+    *[Case([], add_app(name=name), APP_NAME.format(name)) for name in ("", "a b", "a/b", "ä", "..", "a\n", "a?")],
+    Case([], add_app(latency_slo_micros=0), "latency_slo_micros must be greater than 0, not 0"),
+    Case([], add_app(latency_slo_micros=-5), "latency_slo_micros must be greater than 0, not -5"),
+    Case([], add_app(input_type="nonsense"), "nonsense is not a valid input string"),
+    Case([], add_model(input_type="nonsense"), "nonsense is not a valid input string"),
+    Case([], ("delete_app", {"name": "app"}), "Application 'app' does not exist"),
+    # add_model_links, in the order of its checks
+    Case([], link("m"), "No app with name 'app' exists."),
+    Case([add_app(), add_model()], link("m", "x"), "No model with name 'x' exists."),
+    Case(
+        [add_app(), add_model(input_type="doubles")],
+        link("m"),
+        "Model with name 'm' has incompatible input_type 'doubles'. "
+        "Requested app to link to has input_type 'integers'.",
+    ),
+    Case(
+        [add_app(), add_model(), add_model(model_version="2", input_type="doubles")],
+        link("m"),
+        "Model with name 'm' has incompatible input_type 'doubles'. "
+        "Requested app to link to has input_type 'integers'.",
+    ),
+    Case(
+        [add_app()],
+        link(),
+        "Please provide the name of the model that you want to link to the application 'app'",
+    ),
+    Case(
+        [*LINKED, add_model(model_name="n")],
+        link("m", "n"),
+        "Applications must be linked with at most one model. Attempted to add links to 2 models.",
+    ),
+    Case(LINKED, link("m"), "The model with name 'm' is already linked to 'app'"),
+    Case([*LINKED, add_model(model_name="n")], link("n"), "A model with name m is already linked to 'app'."),
+    # delete_model_links
+    Case([], unlink("m"), "No app with name app exists."),
+    Case([add_app()], unlink("m"), "Cannot remove nonexistent link between app app and model m"),
+    Case(LINKED, unlink("m", "n"), "Cannot remove nonexistent link between app app and model n"),
+    # add_model
+    Case([], add_model(batch_size=0, model_name=","), BATCH_SIZE),
+    Case([], add_model(batch_size=-2), BATCH_SIZE),
+    Case([], add_model(model_name="a:b"), "Invalid model name supplied: a:b. Contains one of: ',', ':'"),
+    Case([], add_model(model_version="1,2"), "Invalid model version supplied: 1,2. Contains one of: ',', ':'"),
+    Case([], add_model(labels=["x", "y:"]), "Invalid label supplied: y:. Contains one of: ',', ':'"),
+    Case(
+        [],
+        add_model(model_name="a\tb"),
+        "Invalid model name supplied: a\tb. Contains one of: ',', ':', control characters",
+    ),
+    Case([], add_model(model_name=""), "Invalid model name supplied: it is empty"),
+    Case([], add_model(model_version=""), "Invalid model version supplied: it is empty"),
+    Case([add_model()], add_model(), "model with name 'm' and version '1' already exists"),
+    Case([add_model()], add_model(check_only=True), "model with name 'm' and version '1' already exists"),
+    Case(LINKED, add_model(model_version="2", input_type="doubles"), INCOMPATIBLE),
+    Case(LINKED, add_model(model_version="2", input_type="doubles", check_only=True), INCOMPATIBLE),
+    # delete_versioned_model, set_model_version, get_linked_models
+    Case([], versioned("delete_versioned_model"), "model with name 'm' and version '1' does not exist"),
+    Case(
+        [add_model(), versioned("delete_versioned_model")],
+        versioned("delete_versioned_model"),
+        "model with name 'm' and version '1' does not exist",
+    ),
+    Case([], versioned("set_model_version"), "Cannot set version for nonexistent model 'm'"),
+    Case(
+        [add_model()],
+        versioned("set_model_version", "9"),
+        "Cannot set non-existent version '9' for model with name 'm'",
+    ),
+    Case(
+        [add_model(input_type="doubles"), add_model(model_version="2"), add_app(), link("m")],
+        versioned("set_model_version", "1"),
+        INCOMPATIBLE,
+    ),
+    Case([], ("get_linked_models", {"app_name": "app"}), "No application with name 'app' exists."),
+]
+
+
+async def arrange(client: TestClient, posts: list[Post]) -> None:
+    for route, body in posts:
+        answer = await client.post(f"/admin/{route}", json=body)
+        assert answer.status == 200, await answer.text()
+
+
+def described(case: Case) -> str:
+    return f"{case.post[0]}-{case.expected}"[:60]
+
+
+@pytest.mark.parametrize("case", TEXTS, ids=described)
+async def test_success_is_plain_text(client: TestClient, case: Case) -> None:
+    await arrange(client, case.before)
+    answer = await client.post(f"/admin/{case.post[0]}", json=case.post[1])
+    assert (answer.status, answer.content_type, await answer.text()) == (200, "text/plain", case.expected)
+
+
+@pytest.mark.parametrize("case", VALUES, ids=described)
+async def test_what_is_asked_for_is_json(client: TestClient, case: Case) -> None:
+    await arrange(client, case.before)
+    answer = await client.post(f"/admin/{case.post[0]}", json=case.post[1])
+    assert (answer.status, answer.content_type, await answer.json()) == (200, "application/json", case.expected)
+
+
+@pytest.mark.parametrize("case", REFUSALS, ids=described)
+async def test_refusals_are_plain_text_and_change_nothing(client: TestClient, store: ConfigStore, case: Case) -> None:
+    await arrange(client, case.before)
+    before = await store.read()
+    answer = await client.post(f"/admin/{case.post[0]}", json=case.post[1])
+    assert (answer.status, answer.content_type, await answer.text()) == (400, "text/plain", case.expected)
+    assert await store.read() == before
+
+
+async def test_containers_are_those_that_frontends_announced(client: TestClient, store: ConfigStore) -> None:
+    replicas = [Replica(ModelId("m", "1"), number, 7, InputType.INTS) for number in (1, 0)]
+    await store.write_replicas([records.put_replica(replica) for replica in replicas])
+
+    async def ask(post: Post) -> Any:
+        answer = await client.post(f"/admin/{post[0]}", json=post[1])
+        assert (answer.status, answer.content_type) == (200, "application/json")
+        return await answer.json()
+
+    second = CONTAINER_OBJECT | {"model_replica_id": 1}
+    assert await ask(("get_all_containers", {"verbose": False})) == ["m:1:0", "m:1:1"]
+    assert await ask(("get_all_containers", {"verbose": True})) == [CONTAINER_OBJECT, second]
+    assert await ask(container(1)) == second
+    assert await ask(container(2)) == {}
+
+
+async def test_ping(client: TestClient) -> None:
+    answer = await client.get("/admin/ping")
+    assert (answer.status, answer.content_type, await answer.text()) == (200, "text/plain", "PONG")
+
+
+async def test_unknown_route_is_404_json(client: TestClient) -> None:
+    answer = await client.post("/admin/metrics", json={})
+    assert (answer.status, answer.content_type) == (404, "application/json")
+    assert (await answer.json())["cause"] == "No such route: /admin/metrics"
+
+
+@pytest.mark.parametrize("route", [route.path for route in ROUTES if route.method == "POST"])
+async def test_wrong_method_is_405_json(client: TestClient, route: str) -> None:
+    answer = await client.get(route)
+    assert (answer.status, answer.content_type, answer.headers["Allow"]) == (405, "application/json", "POST")
+    assert (await answer.json())["cause"] == f"{route} does not take GET, only POST"
+
+
+async def test_ping_takes_no_post(client: TestClient) -> None:
+    assert (await client.post("/admin/ping")).status == 405
+
+
+async def test_every_route_of_clipper_0_4_is_there() -> None:
+    names = (
+        "ping add_app delete_app add_model_links delete_model_links add_model delete_versioned_model set_model_version "
+        "get_all_applications get_application get_linked_models get_all_models get_model get_all_containers "
+        "get_container get_state"
+    )
+    assert [route.path for route in ROUTES] == [f"/admin/{name}" for name in names.split()]
+
+
+async def test_of_many_that_add_one_name_one_wins(client: TestClient) -> None:
+    posts = [client.post("/admin/add_app", json=add_app(default_output=str(number))[1]) for number in range(20)]
+    answers = await asyncio.gather(*posts)
+    assert sorted(answer.status for answer in answers) == [200] + [400] * 19
+    refusals = {await answer.text() for answer in answers if answer.status == 400}
+    assert refusals == {"application 'app' already exists"}
+    winner = [answer.status for answer in answers].index(200)
+    state = await client.post("/admin/get_state", json={"app_name": "app", "uid": 0})
+    assert await state.text() == str(winner)
+
+
+async def test_of_many_that_add_different_names_all_win(client: TestClient) -> None:
+    posts = [client.post("/admin/add_app", json=add_app(name=f"app{number}")[1]) for number in range(40)]
+    assert {answer.status for answer in await asyncio.gather(*posts)} == {200}
+    answer = await client.post("/admin/get_all_applications", json={"verbose": False})
+    assert len(await answer.json()) == 40
+
+
+async def test_a_second_registration_of_a_version_is_told_from_the_first(
+    client: TestClient, store: ConfigStore
+) -> None:
+    registrations = set()
+    for _ in range(2):
+        await arrange(client, [add_model()])
+        registrations.add((await store.read()).models[ModelId("m", "1")].registration)
+        await arrange(client, [versioned("delete_versioned_model")])
+    assert len(registrations) == 2 and "" not in registrations
+
+
+async def test_deleting_the_current_version_leaves_no_pointer_to_it(client: TestClient, store: ConfigStore) -> None:
+    await arrange(client, [add_model(), add_model(model_version="2"), versioned("delete_versioned_model", "2")])
+    assert (await store.read()).current_versions == {}
+
+
+async def test_deleting_another_version_leaves_the_current_one(client: TestClient, store: ConfigStore) -> None:
+    await arrange(client, [add_model(), add_model(model_version="2"), versioned("delete_versioned_model", "1")])
+    assert (await store.read()).current_versions == {"m": "2"}

@@ -1,0 +1,145 @@
+"""Changes against others who change at the same time, and against a Redis that does not answer."""
+
+import asyncio
+from collections.abc import Iterable
+
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+
+from clipper_common import records
+from clipper_common.datatypes import InputType, ModelId
+from clipper_common.records import Application, Model, Snapshot, Write
+from clipper_common.store import ConfigStore
+from management_frontend import app, service
+from management_frontend.config import Config
+from management_frontend.schemas import AddApplication, ModelLinks
+from management_frontend.service import BusyError, Change, ChangeService
+
+WANTED = AddApplication("app", InputType.INTS, "-1", 20000)
+APP = Application("app", InputType.INTS, "-1", 20000)
+
+
+def add_application(snapshot: Snapshot) -> Change:
+    return service.add_application(snapshot, WANTED)
+
+
+class ContestedStore:
+    """A store whose next `conflicts` commits come too late."""
+
+    def __init__(self, conflicts: int) -> None:
+        self.conflicts = conflicts
+        self.reads = 0
+
+    async def read(self) -> Snapshot:
+        self.reads += 1
+        return Snapshot(revision=self.reads)
+
+    async def commit(self, based_on: Snapshot, writes: Iterable[Write]) -> int | None:
+        assert based_on.revision == self.reads, "the rules must look at what was read last"
+        self.conflicts -= 1
+        return None if self.conflicts >= 0 else based_on.revision + 1
+
+    async def wait_until_applied(self, revision: int, seconds: float) -> bool:
+        assert revision == self.reads + 1
+        return True
+
+
+async def test_a_conflict_is_tried_again_on_what_is_new() -> None:
+    store = ContestedStore(conflicts=3)
+    text = await ChangeService(store).change(add_application)
+    assert (text, store.reads) == ("Successfully added application with name 'app'", 4)
+
+
+async def test_conflicts_without_end_are_given_up() -> None:
+    with pytest.raises(BusyError, match="changed by other programs"):
+        await ChangeService(ContestedStore(conflicts=1000)).change(add_application)
+
+
+async def test_two_frontends_on_one_redis_add_a_name_once(redis_port: int, store: ConfigStore) -> None:
+    other = ConfigStore("127.0.0.1", redis_port)
+    services = [ChangeService(store), ChangeService(other)]
+    try:
+        changes = [services[number % 2].change(add_application) for number in range(20)]
+        results = await asyncio.gather(*changes, return_exceptions=True)
+    finally:
+        await other.close()
+    assert sum(isinstance(result, str) for result in results) == 1
+    refusals = {str(result) for result in results if not isinstance(result, str)}
+    assert refusals == {"application 'app' already exists"}
+
+
+async def test_a_change_returns_when_the_query_frontends_follow(
+    client: TestClient, store: ConfigStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "APPLY_SECONDS", 30)
+    await store.report_applied("query frontend", 0)
+    body = {"name": "app", "input_type": "ints", "default_output": "", "latency_slo_micros": 1}
+    adding = asyncio.create_task(client.post("/admin/add_app", json=body))
+    async with asyncio.timeout(10):
+        while not (snapshot := await store.read()).applications:
+            await asyncio.sleep(0.005)
+        assert not (await asyncio.wait([adding], timeout=0.1))[0], "answered before the query frontend followed"
+        await store.report_applied("query frontend", snapshot.revision)
+        assert (await adding).status == 200
+
+
+async def test_a_query_frontend_that_does_not_follow_is_not_waited_for(
+    store: ConfigStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(service, "APPLY_SECONDS", 0.05)
+    await store.report_applied("query frontend", 0)
+    async with asyncio.timeout(5):
+        await ChangeService(store).change(add_application)
+    assert "did not follow revision 1" in caplog.text
+
+
+async def test_redis_that_does_not_answer_is_named(free_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def not_at_all(_: ConfigStore) -> None: ...
+
+    monkeypatch.setattr(app, "_wait_for_redis", not_at_all)
+    server = TestServer(app.create_app(Config(redis_ip="127.0.0.1", redis_port=free_port)))
+    async with TestClient(server) as client:
+        for route in ("get_application", "delete_app"):
+            answer = await client.post(f"/admin/{route}", json={"name": "app"})
+            assert (answer.status, answer.content_type) == (503, "text/plain")
+            assert f"Redis at 127.0.0.1:{free_port} does not answer" in await answer.text()
+        assert (await client.get("/admin/ping")).status == 200
+
+
+# --- rules on configurations that the routes alone do not lead to ---
+
+
+def model(version: str, kind: InputType) -> Model:
+    return Model(ModelId("m", version), kind)
+
+
+def with_models(*models: Model, current: str | None = None) -> Snapshot:
+    return Snapshot(
+        applications={"app": APP},
+        models={model.id: model for model in models},
+        current_versions={} if current is None else {"m": current},
+    )
+
+
+def test_without_a_current_version_all_versions_must_fit_the_application() -> None:
+    versions = model("1", InputType.INTS), model("2", InputType.BYTES)
+    with pytest.raises(service.QueryError, match="incompatible input_type 'bytes'"):
+        service.add_model_links(with_models(*versions), ModelLinks("app", ("m",)))
+
+
+@pytest.mark.parametrize("current", [None, "1", "gone"])
+def test_a_model_can_be_linked_whatever_its_current_version(current: str | None) -> None:
+    snapshot = with_models(model("1", InputType.INTS), current=current)
+    change = service.add_model_links(snapshot, ModelLinks("app", ("m",)))
+    assert change.writes == [records.put_link("app", "m")]
+
+
+def test_only_the_current_version_must_fit_the_application() -> None:
+    snapshot = with_models(model("1", InputType.BYTES), model("2", InputType.INTS), current="2")
+    assert service.add_model_links(snapshot, ModelLinks("app", ("m",))).writes
+
+
+async def test_links_that_clipper_0_4_left_behind_do_not_come_back(store: ConfigStore) -> None:
+    await store.commit(Snapshot(), [records.put_link("app", "old")])
+    await ChangeService(store).change(add_application)
+    assert (await store.read()).links == {}
