@@ -1,0 +1,374 @@
+"""ProcessContainerManager: a Clipper cluster of local processes, without Docker."""
+
+import os
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+from clipper_admin.container_manager import ContainerManager, ModelVersions, ReplicaFailure
+from clipper_admin.process import bundles, locks, ports, processes, programs, supervision
+from clipper_admin.process.ports import LOOPBACK
+from clipper_admin.process.state import (
+    Cluster,
+    ClusterFiles,
+    Program,
+    State,
+    Status,
+    all_clusters,
+    home,
+    home_lock,
+    remove_empty_home,
+    write_json,
+)
+from clipper_common import constants
+from clipper_common.errors import ClipperException, UnconnectedException
+
+START_SECONDS = 30.0
+"""How long the programs of a cluster may take until they listen."""
+STOP_SECONDS = constants.DRAIN_SECONDS + 3.0
+"""How long stopping programs are waited for; the supervisor kills them a second earlier."""
+HEALTHY_SECONDS = 30.0
+"""A replica that has run so long since it was restarted is no failure any more."""
+
+_POLL_SECONDS: Final = 0.02
+_CLUSTER_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+_RESTART_MARK: Final = re.compile(r"^--- start \d+: .* ---$")
+
+
+class ProcessContainerManager(ContainerManager):
+    """Runs Clipper as processes on this machine. It listens on 127.0.0.1 only.
+
+    The cluster outlives the interpreter that started it: ``connect()`` finds it again from another. A supervisor
+    restarts programs that crash. Everything lies in ``~/.clipper`` (or ``$CLIPPER_HOME``) until ``stop_all()``.
+
+    A port that is taken is replaced by a free one; ``get_query_addr()`` and its like return what it became.
+
+    Parameters
+    ----------
+    cluster_name : str
+        Several clusters with different names can stand side by side.
+    clipper_query_port : int
+        Where applications ask for predictions.
+    clipper_management_port : int
+        Where ``ClipperConnection`` manages the cluster.
+    clipper_rpc_port : int
+        Where model containers connect to the query frontend.
+    redis_ip : str, optional
+        The host of a Redis to use. If it is not given, the cluster gets a Redis of its own.
+    redis_port : int
+        The port of that Redis, or the port for the cluster's own.
+    prometheus_port : int
+        Where the metrics of all programs are served as Prometheus text.
+    """
+
+    def __init__(
+        self,
+        cluster_name: str = "default-cluster",
+        clipper_query_port: int = constants.QUERY_PORT,
+        clipper_management_port: int = constants.MANAGEMENT_PORT,
+        clipper_rpc_port: int = constants.RPC_PORT,
+        redis_ip: str | None = None,
+        redis_port: int = constants.REDIS_PORT,
+        prometheus_port: int = constants.PROMETHEUS_PORT,
+    ) -> None:
+        if not _CLUSTER_NAME.fullmatch(cluster_name):
+            raise ClipperException(
+                f"'{cluster_name}' cannot be the name of a cluster. Use letters, digits, '.', '_' and '-', "
+                "and none starts with '.'"
+            )
+        super().__init__(cluster_name)
+        self._query_port = clipper_query_port
+        self._management_port = clipper_management_port
+        self._rpc_port = clipper_rpc_port
+        self._redis_ip = redis_ip
+        self._redis_port = redis_port
+        self._prometheus_port = prometheus_port
+        self._files = ClusterFiles(cluster_name)
+        self._is_connected = False
+
+    # --- start and connect ---
+
+    def start_clipper(
+        self,
+        query_frontend_image: str,
+        mgmt_frontend_image: str,
+        frontend_exporter_image: str,
+        cache_size: int,
+        qf_http_thread_pool_size: int,
+        qf_http_timeout_request: int,
+        qf_http_timeout_content: int,
+        num_frontend_replicas: int,
+    ) -> None:
+        """Start the cluster and connect to it. The names of images mean nothing here."""
+        if num_frontend_replicas != 1:
+            raise ClipperException(
+                f"num_frontend_replicas={num_frontend_replicas}: ProcessContainerManager runs one query frontend so far"
+            )
+        options = programs.QueryFrontendOptions(
+            cache_size, qf_http_thread_pool_size, qf_http_timeout_request, qf_http_timeout_content
+        )
+        with locks.locked(home_lock(), START_SECONDS):  # so that two starts do not choose the same port
+            self._refuse_existing()
+            self._files.remove(keep_images=True)
+            try:
+                self._start(options)
+            except BaseException:
+                self._kill_and_remove()
+                raise
+        self._is_connected = True
+
+    def _refuse_existing(self) -> None:
+        if self._is_alive():
+            raise ClipperException(
+                f"Cluster {self.cluster_name} cannot be started because it already exists. Please use "
+                "ClipperConnection.connect() to connect to it, or stop_all() to stop it."
+            )
+
+    def _is_alive(self) -> bool:
+        if not self._files.directory.is_dir():
+            return False
+        return supervision.is_supervised(self._files) or bool(processes.marked(self._files.marks()))
+
+    def _start(self, options: programs.QueryFrontendOptions) -> None:
+        cluster = self._choose_ports()
+        self._files.create()
+        self._files.write_cluster(cluster)
+        if cluster.has_own_redis:
+            self._run([programs.redis_server(self._files, cluster.redis_port)], {cluster.redis_port})
+        frontends = programs.frontends(self._files, cluster, options)
+        self._run(frontends, cluster.ports)
+        self.logger.info("Clipper listens on %s:%d", LOOPBACK, cluster.query_port)
+
+    def _choose_ports(self) -> Cluster:
+        taken = {port for name, other in all_clusters().items() if name != self.cluster_name for port in other.ports}
+
+        def choose(what: str, wanted: int) -> int:
+            port = ports.find_port(wanted, taken)
+            if wanted not in (port, 0):
+                self.logger.warning("Port %d for the %s is taken: using %d", wanted, what, port)
+            taken.add(port)
+            return port
+
+        return Cluster(
+            id=f"{self.cluster_name}/{uuid.uuid4().hex}",
+            query_port=choose("query frontend", self._query_port),
+            management_port=choose("management frontend", self._management_port),
+            rpc_port=choose("model containers", self._rpc_port),
+            metric_port=choose("metrics", self._prometheus_port),
+            redis_ip=self._redis_ip or LOOPBACK,
+            redis_port=self._redis_port if self._redis_ip else choose("Redis", self._redis_port),
+            has_own_redis=not self._redis_ip,
+        )
+
+    def _run(self, new: Sequence[Program], listening: set[int]) -> None:
+        """Start programs and wait until they listen."""
+        for program in new:
+            self._files.write_program(program)
+        supervision.notify(self._files)
+        give_up = time.monotonic() + START_SECONDS
+        waiting = set(listening)
+        while waiting := {port for port in waiting if not ports.accepts(LOOPBACK, port)}:
+            self._raise_if_dead(new)
+            if time.monotonic() > give_up:
+                raise ClipperException(
+                    f"Nothing listens on port {', '.join(map(str, sorted(waiting)))} after {START_SECONDS:.0f} "
+                    f"seconds.\n{self._tails(new)}"
+                )
+            time.sleep(_POLL_SECONDS)
+
+    def _raise_if_dead(self, new: Sequence[Program]) -> None:
+        for program in new:
+            status = self._files.status(program.id)
+            if status and status.last_exit:
+                raise ClipperException(f"{program.id} {status.last_exit} during the start.\n{self._tails([program])}")
+
+    def _tails(self, of: Sequence[Program]) -> str:
+        return "\n".join(f"Last lines of {program.id}:\n{self._files.log_tail(program.id)}" for program in of)
+
+    def connect(self) -> None:
+        """Find the running cluster. A supervisor that was killed is replaced."""
+        if self._files.read_cluster() is None or not self._is_alive():
+            others = ", ".join(name for name in all_clusters() if name != self.cluster_name)
+            raise ClipperException(
+                f"No cluster named '{self.cluster_name}' runs here. "
+                + (f"Those that are recorded in {home()}: {others}." if others else "Start one with start_clipper().")
+            )
+        supervision.ensure(self._files)
+        self._is_connected = True
+
+    def _cluster(self) -> Cluster:
+        if not self._is_connected:
+            raise UnconnectedException()
+        # Read each time: another interpreter may have stopped the cluster, and started it anew.
+        cluster = self._files.read_cluster()
+        if cluster is None:
+            raise ClipperException(f"Cluster {self.cluster_name} is gone: its record in {home()} cannot be read")
+        return cluster
+
+    # --- models ---
+
+    def build_model(
+        self,
+        image: str,
+        model_data_path: Path,
+        base_image: str,
+        container_registry: str | None,
+        pkgs_to_install: Sequence[str],
+    ) -> None:
+        """Copy the model folder, and install the packages in front of those of the running Python.
+
+        ``container_registry`` means nothing here: nothing is pushed.
+        """
+        bundles.build(self._files, image, Path(model_data_path), base_image, pkgs_to_install)
+
+    def deploy_model(self, name: str, version: str, input_type: str, image: str, num_replicas: int = 1) -> None:
+        """Start replicas of a model version that has none."""
+        self.set_num_replicas(name, version, input_type, image, num_replicas)
+
+    def get_num_replicas(self, name: str, version: str) -> int:
+        """How many replicas the model version should have."""
+        self._cluster()
+        return len(self._files.replicas(name, version))
+
+    def set_num_replicas(self, name: str, version: str, input_type: str, image: str, num_replicas: int) -> None:
+        """Start or stop replicas so that there are `num_replicas`. Those to be stopped are gone on return."""
+        cluster = self._cluster()
+        launch = bundles.resolve(self._files, image)
+        with locks.locked(self._files.changes_lock, START_SECONDS):
+            have = sorted(self._files.replicas(name, version), key=self._worth)
+            surplus = [program.id for program in have[num_replicas:]]
+            self._files.delete_programs(surplus)
+            added = self._add(launch, cluster, name, version, input_type, num_replicas - len(have))
+            self._apply()
+        self._wait("not been started", lambda: all(self._files.status(id_) for id_ in added))
+        self._wait_until_gone(surplus)
+
+    def _worth(self, program: Program) -> tuple[bool, int]:
+        status = self._files.status(program.id)
+        return not (status and status.state == State.RUNNING), int(program.id.rpartition("-")[2])
+
+    def _add(
+        self, launch: bundles.Launch, cluster: Cluster, name: str, version: str, input_type: str, count: int
+    ) -> list[str]:
+        known = [*self._files.logs(), *self._files.programs_folder.glob("*.json")]
+        first = programs.next_number(name, version, known)
+        path = os.pathsep.join(filter(None, [bundles.toplevel_folder(), os.environ.get("PYTHONPATH")]))
+        taken = cluster.ports | self._metric_ports()
+        ids = []
+        for number in range(first, first + count):
+            port = ports.find_port(0, taken)
+            taken.add(port)
+            program = programs.replica(launch, cluster, name, version, input_type, number, port, path)
+            self._files.write_program(program)
+            ids.append(program.id)
+        return ids
+
+    def _metric_ports(self) -> set[int]:
+        environments = (program.environment for program in self._files.programs().values())
+        return {int(e[constants.ENV_METRIC_PORT]) for e in environments if constants.ENV_METRIC_PORT in e}
+
+    def _apply(self) -> None:
+        """Make the change of `programs/` real. The caller holds the lock."""
+        write_json(self._files.targets, programs.metric_targets(self._files.programs().values()))
+        supervision.notify(self._files)
+
+    def _wait_until_gone(self, ids: Iterable[str]) -> None:
+        self._wait("not stopped", lambda: not any(self._files.status(id_) for id_ in ids))
+
+    def _wait(self, trouble: str, is_done: Callable[[], bool]) -> None:
+        give_up = time.monotonic() + STOP_SECONDS
+        while not is_done():
+            if time.monotonic() > give_up:
+                raise ClipperException(
+                    f"Replicas have {trouble} within {STOP_SECONDS:.0f} seconds: does the supervisor hang? "
+                    "stop_all(graceful=False) ends it."
+                )
+            time.sleep(_POLL_SECONDS)
+
+    def find_failures(self, name: str, version: str) -> list[ReplicaFailure]:
+        """The replicas that ended since they were asked for, also if they run again, until they are stable."""
+        self._cluster()
+        ids = [program.id for program in self._files.replicas(name, version)]
+        found = [(id_, self._files.status(id_)) for id_ in ids]
+        return [
+            ReplicaFailure(id_, status.last_exit, self._last_words(id_))
+            for id_, status in found
+            if status and status.last_exit and not _has_recovered(status)
+        ]
+
+    def _last_words(self, id_: str) -> str:
+        """What a replica wrote before its last end, without what its successor writes."""
+        lines = self._files.log_tail(id_).splitlines()
+        marks = [number for number, line in enumerate(lines) if _RESTART_MARK.match(line)]
+        own = lines[: marks[-1]] if marks and marks[-1] else lines
+        return "\n".join(own)
+
+    # --- logs ---
+
+    def get_logs(self, logging_dir: str) -> list[str]:
+        """Copy the log of each program, running or stopped, into a folder."""
+        self._cluster()
+        folder = Path(logging_dir).expanduser().absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        return [str(shutil.copy(log, folder)) for log in self._files.logs()]
+
+    # --- stop ---
+
+    def stop_models(self, models: ModelVersions) -> None:
+        """Stop all replicas of these model versions, and wait until they are gone."""
+        self._cluster()
+        unwanted = {(name, str(version)) for name, versions in models.items() for version in versions}
+        self._stop_replicas(lambda program: (program.model_name, program.model_version) in unwanted)
+
+    def stop_all_model_containers(self) -> None:
+        """Stop the replicas of all models, and wait until they are gone."""
+        if not self._is_connected:
+            self.connect()
+        self._cluster()
+        self._stop_replicas(lambda program: bool(program.model_name))
+
+    def _stop_replicas(self, is_unwanted: Callable[[Program], bool]) -> None:
+        with locks.locked(self._files.changes_lock, START_SECONDS):
+            ids = [program.id for program in self._files.programs().values() if is_unwanted(program)]
+            self._files.delete_programs(ids)
+            self._apply()
+        self._wait_until_gone(ids)
+
+    def stop_all(self, graceful: bool = True) -> None:
+        """Stop everything and remove all files of the cluster, whatever state it is in."""
+        if graceful and self._is_alive():
+            try:
+                supervision.stop(self._files, STOP_SECONDS)
+            except (ClipperException, OSError) as error:
+                self.logger.warning("The supervisor cannot stop the programs (%s): they are killed", error)
+        self._kill_and_remove()
+        self._is_connected = False
+        if home().is_dir() and (lock := locks.try_lock(home_lock())) is not None:
+            remove_empty_home()
+            os.close(lock)
+
+    def _kill_and_remove(self) -> None:
+        processes.kill_marked(self._files.marks())
+        self._files.remove()
+
+    # --- addresses ---
+
+    def get_admin_addr(self) -> str:
+        """``host:port`` of the management frontend."""
+        return f"{LOOPBACK}:{self._cluster().management_port}"
+
+    def get_query_addr(self) -> str:
+        """``host:port`` of the query frontend."""
+        return f"{LOOPBACK}:{self._cluster().query_port}"
+
+    def get_metric_addr(self) -> str:
+        """``host:port`` of the metrics of all programs, as Prometheus text."""
+        return f"{LOOPBACK}:{self._cluster().metric_port}"
+
+
+def _has_recovered(status: Status) -> bool:
+    return status.state == State.RUNNING and time.time() - status.start_time > HEALTHY_SECONDS

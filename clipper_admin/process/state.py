@@ -1,0 +1,249 @@
+"""What a cluster of processes keeps on disk: where it lies, how it is read and written.
+
+::
+
+    $CLIPPER_HOME/               default ~/.clipper
+      lock                       held while a cluster starts
+      clusters/<name>/
+        cluster.json             Cluster: ports and addresses; without it there is no cluster
+        supervisor.lock          process id of the supervisor, which holds a lock on this file while it lives
+        changes.lock             held while the set of programs changes
+        programs/<id>.json       Program: what shall run. Deleting the file stops it.
+        status/<id>.json         Status: what became of it; written by the supervisor
+        logs/<id>.log            what it printed; kept until the cluster is stopped
+        targets.json             where the metrics of the model containers are, as Prometheus reads it
+        images/                  see bundles.py
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final, Protocol, TypeVar
+
+from clipper_admin.process.processes import ENV_CLUSTER_DIRECTORY, ENV_CLUSTER_ID, Identity
+
+_ENV_HOME: Final = "CLIPPER_HOME"
+_IMAGES: Final = "images"
+_TAIL_LINES: Final = 20
+_TAIL_BYTES: Final = 16384
+
+
+class Kind(StrEnum):
+    """Kinds of program, in the order in which they are stopped."""
+
+    MODEL = "model"
+    FRONTEND = "frontend"
+    REDIS = "redis"
+
+
+class State(StrEnum):
+    RUNNING = "running"
+    WAITING = "waiting"
+    """For its next start."""
+    STOPPING = "stopping"
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The addresses of a cluster."""
+
+    id: str
+    query_port: int
+    management_port: int
+    rpc_port: int
+    metric_port: int
+    redis_ip: str
+    redis_port: int
+    has_own_redis: bool
+
+    @property
+    def ports(self) -> set[int]:
+        frontends = {self.query_port, self.management_port, self.rpc_port, self.metric_port}
+        return frontends | {self.redis_port} if self.has_own_redis else frontends
+
+
+@dataclass(frozen=True)
+class Program:
+    """What shall run."""
+
+    id: str
+    kind: str
+    argv: list[str]
+    working_directory: str
+    environment: dict[str, str] = field(default_factory=dict)
+    """In addition to the supervisor's own."""
+    model_name: str = ""
+    model_version: str = ""
+
+
+@dataclass(frozen=True)
+class Status:
+    """What became of a program."""
+
+    state: str
+    starts: int = 0
+    pid: int = 0
+    start_time: float = 0.0
+    last_exit: str = ""
+    """How it ended last, such as ``exited with code 1``; empty if it never did."""
+
+    @property
+    def identity(self) -> Identity:
+        return Identity(self.pid, self.start_time)
+
+
+def home() -> Path:
+    """The folder that holds all clusters of this user."""
+    return Path(os.environ.get(_ENV_HOME) or Path.home() / ".clipper").absolute()
+
+
+def home_lock() -> Path:
+    home().mkdir(parents=True, exist_ok=True)
+    return home() / "lock"
+
+
+def all_clusters() -> dict[str, Cluster]:
+    """The clusters that are recorded, by name."""
+    folders = (home() / "clusters").glob("*/")
+    found = {folder.name: ClusterFiles(folder.name).read_cluster() for folder in sorted(folders)}
+    return {name: cluster for name, cluster in found.items() if cluster}
+
+
+def remove_empty_home() -> None:
+    """Remove the folders around the last cluster. The caller holds the lock."""
+    with contextlib.suppress(OSError):
+        (home() / "clusters").rmdir()
+    if [path.name for path in home().iterdir()] == ["lock"]:
+        (home() / "lock").unlink()
+        with contextlib.suppress(OSError):
+            home().rmdir()
+
+
+class ClusterFiles:
+    """The files of one cluster."""
+
+    def __init__(self, cluster_name: str, directory: Path | None = None) -> None:
+        self.name = cluster_name
+        self.directory = directory or home() / "clusters" / cluster_name
+        self.supervisor = self.directory / "supervisor.lock"
+        self.targets = self.directory / "targets.json"
+        self.changes_lock = self.directory / "changes.lock"
+        self.programs_folder = self.directory / "programs"
+        self.images = self.directory / _IMAGES
+        self._cluster = self.directory / "cluster.json"
+        self._status = self.directory / "status"
+        self._logs = self.directory / "logs"
+
+    # --- the cluster ---
+
+    def create(self) -> None:
+        for folder in (self.programs_folder, self._status, self._logs):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def remove(self, keep_images: bool = False) -> None:
+        """Remove all files of the cluster."""
+        if not keep_images:
+            shutil.rmtree(self.directory, ignore_errors=True)
+            return
+        for path in self.directory.glob("*"):
+            if path.is_dir() and path != self.images:
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.is_file():
+                path.unlink()
+
+    def read_cluster(self) -> Cluster | None:
+        """None when there is no cluster, or its record is damaged."""
+        return read_record(self._cluster, Cluster)
+
+    def write_cluster(self, cluster: Cluster) -> None:
+        write_json(self._cluster, asdict(cluster))
+
+    def marks(self) -> dict[str, str]:
+        """What stands in the environment of each process of this cluster."""
+        marks = {ENV_CLUSTER_DIRECTORY: str(self.directory)}
+        # The path may exist a second time, in a container; the id does not.
+        return marks | {ENV_CLUSTER_ID: cluster.id} if (cluster := self.read_cluster()) else marks
+
+    # --- its programs ---
+
+    def programs(self) -> dict[str, Program]:
+        found = (read_record(path, Program) for path in self.programs_folder.glob("*.json"))
+        return {program.id: program for program in found if program}
+
+    def replicas(self, name: str, version: str) -> list[Program]:
+        """The programs that serve a version of a model."""
+        return [p for p in self.programs().values() if (p.model_name, p.model_version) == (name, version)]
+
+    def write_program(self, program: Program) -> None:
+        write_json(self.programs_folder / f"{program.id}.json", asdict(program))
+
+    def delete_programs(self, ids: Iterable[str]) -> None:
+        for id_ in ids:
+            (self.programs_folder / f"{id_}.json").unlink(missing_ok=True)
+
+    def statuses(self) -> dict[str, Status]:
+        found = ((path.stem, read_record(path, Status)) for path in self._status.glob("*.json"))
+        return {id_: status for id_, status in found if status}
+
+    def status(self, id_: str) -> Status | None:
+        return read_record(self._status / f"{id_}.json", Status)
+
+    def write_status(self, id_: str, status: Status) -> None:
+        write_json(self._status / f"{id_}.json", asdict(status))
+
+    def delete_status(self, id_: str) -> None:
+        (self._status / f"{id_}.json").unlink(missing_ok=True)
+
+    # --- logs ---
+
+    def log(self, id_: str) -> Path:
+        return self._logs / f"{id_}.log"
+
+    def logs(self) -> list[Path]:
+        return sorted(self._logs.glob("*.log"))
+
+    def log_tail(self, id_: str) -> str:
+        """The last lines that a program printed."""
+        try:
+            with open(self.log(id_), "rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
+                text = file.read().decode(errors="replace")
+        except OSError:
+            return ""
+        return tail(text)
+
+
+def tail(text: str) -> str:
+    return "\n".join(text.splitlines()[-_TAIL_LINES:])
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a file so that a reader sees the old one or the new one, never a part."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
+    try:
+        with open(descriptor, "w") as file:
+            json.dump(value, file, indent=1)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+class _Record(Protocol):
+    def __init__(self, **fields: Any) -> None: ...
+
+
+_R = TypeVar("_R", bound=_Record)
+
+
+def read_record(path: Path, kind: type[_R]) -> _R | None:
+    try:
+        return kind(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
