@@ -1,0 +1,191 @@
+"""A container manager without containers, ones that fail, and a query frontend that answers what it is told to."""
+
+import json
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from clipper_admin.container_manager import ContainerManager, ModelVersions, ReplicaFailure
+from clipper_common.datatypes import InputType, ModelId
+from clipper_common.errors import ClipperException
+from clipper_common.records import REPLICA_DB, Replica
+
+
+class FakeContainerManager(ContainerManager):
+    """Records what it is asked for. The replicas it "starts" are records in Redis, as of connected ones."""
+
+    def __init__(self, admin_address: str, query_address: str, redis_port: int) -> None:
+        super().__init__("fake-cluster")
+        self.calls: list[tuple[Any, ...]] = []
+        self.admin_address = admin_address
+        self.query_address = query_address
+        self.failures: list[ReplicaFailure] = []
+        self._redis_port = redis_port
+        self._replicas: dict[tuple[str, str], int] = {}
+
+    def called(self, name: str) -> list[tuple[Any, ...]]:
+        return [call[1:] for call in self.calls if call[0] == name]
+
+    def start_clipper(self, *args: Any) -> None:
+        self.calls.append(("start_clipper", *args))
+
+    def connect(self) -> None:
+        self.calls.append(("connect",))
+
+    def build_model(
+        self,
+        image: str,
+        model_data_path: Path,
+        base_image: str,
+        container_registry: str | None,
+        pkgs_to_install: Sequence[str],
+    ) -> None:
+        files = sorted(path.name for path in model_data_path.iterdir())
+        self.calls.append(("build_model", image, files, base_image, container_registry, pkgs_to_install))
+        self.model_data_path = model_data_path
+
+    def deploy_model(self, name: str, version: str, input_type: str, image: str, num_replicas: int = 1) -> None:
+        self.calls.append(("deploy_model", name, version, input_type, image, num_replicas))
+        self._replicas[name, version] = num_replicas
+        self.connect_replicas(name, version, num_replicas)
+
+    def get_num_replicas(self, name: str, version: str) -> int:
+        return self._replicas.get((name, version), 0)
+
+    def set_num_replicas(self, name: str, version: str, input_type: str, image: str, num_replicas: int) -> None:
+        self.calls.append(("set_num_replicas", name, version, input_type, image, num_replicas))
+        self._replicas[name, version] = num_replicas
+        self.connect_replicas(name, version, num_replicas)
+
+    def find_failures(self, name: str, version: str) -> list[ReplicaFailure]:
+        return list(self.failures)
+
+    def get_logs(self, logging_dir: str) -> list[str]:
+        path = Path(logging_dir) / "query_frontend.log"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("first line\nlast line\n")
+        return [str(path)]
+
+    def stop_models(self, models: ModelVersions) -> None:
+        self.calls.append(("stop_models", {name: sorted(versions) for name, versions in models.items()}))
+        for name, versions in models.items():
+            for version in versions:
+                self._replicas.pop((name, version), None)
+                self.connect_replicas(name, version, 0)
+
+    def stop_all_model_containers(self) -> None:
+        self.calls.append(("stop_all_model_containers",))
+
+    def stop_all(self, graceful: bool = True) -> None:
+        self.calls.append(("stop_all", graceful))
+
+    def get_admin_addr(self) -> str:
+        return self.admin_address
+
+    def get_query_addr(self) -> str:
+        return self.query_address
+
+    def get_metric_addr(self) -> str:
+        return "localhost:1390"
+
+    def connect_replicas(self, name: str, version: str, number: int) -> None:
+        """Make Redis look as if `number` replicas were connected to the query frontend."""
+        with redis.Redis(port=self._redis_port, db=REPLICA_DB) as client:
+            for key in client.keys(f"{name},{version},*"):
+                client.delete(key)
+            for index in range(number):
+                replica = Replica(ModelId(name, version), index, index, InputType.DOUBLES)
+                client.hset(replica.key, mapping=replica.to_hash())
+
+
+class NeverConnects(FakeContainerManager):
+    """Its replicas run and are never seen by the query frontend."""
+
+    def connect_replicas(self, name: str, version: str, number: int) -> None:
+        pass
+
+
+class DiesDuringStart(NeverConnects):
+    """Its replicas end at once."""
+
+    def connect_replicas(self, name: str, version: str, number: int) -> None:
+        self.failures = [ReplicaFailure(f"{name}_{version}-0", "exited with code 3", "Traceback\nNo module named 'x'")]
+
+
+class InterruptedWhileWaiting(NeverConnects):
+    """The user presses Ctrl-C before its replicas are connected."""
+
+    def find_failures(self, name: str, version: str) -> list[ReplicaFailure]:
+        if self.called("deploy_model"):
+            raise KeyboardInterrupt
+        return []
+
+
+class LacksImage(FakeContainerManager):
+    """Knows no image."""
+
+    def deploy_model(self, name: str, version: str, input_type: str, image: str, num_replicas: int = 1) -> None:
+        raise ClipperException(f"There is no image '{image}'")
+
+
+class IsOvertaken(FakeContainerManager):
+    """While its replicas start, somebody else registers the same version."""
+
+    overtake: Any = None
+
+    def deploy_model(self, name: str, version: str, input_type: str, image: str, num_replicas: int = 1) -> None:
+        super().deploy_model(name, version, input_type, image, num_replicas)
+        self.overtake()
+
+
+class CannotStop(DiesDuringStart):
+    """Its replicas end at once, and it cannot clean up behind them."""
+
+    def stop_models(self, models: ModelVersions) -> None:
+        raise ClipperException("stopping is broken")
+
+
+class FakeQueryFrontend:
+    """Answers each path with what `answers` holds, 404 else, and keeps what it was asked."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.requests: list[tuple[str, str, Any]] = []
+        self.answers: dict[str, tuple[int, Any]] = {"/metrics": (200, {"counters": []}), "/readyz": (200, {})}
+
+
+@contextmanager
+def fake_query_frontend() -> Iterator[FakeQueryFrontend]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._answer(None)
+
+        def do_POST(self) -> None:
+            self._answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+
+        def _answer(self, body: Any) -> None:
+            frontend.requests.append((self.command, self.path, body))
+            status, answer = frontend.answers.get(self.path, (404, {"error": f"No such route: {self.path}"}))
+            text = json.dumps(answer).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        frontend = FakeQueryFrontend(f"127.0.0.1:{server.server_port}")
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield frontend
+        finally:
+            server.shutdown()
+            thread.join()

@@ -1,0 +1,512 @@
+"""ClipperConnection over a real management frontend."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from clipper_admin import ClipperConnection, ClipperException, UnconnectedException, replicas, startup
+from clipper_admin.container_manager import ReplicaFailure
+from tests.clipper_admin.conftest import Connect
+from tests.clipper_admin.fakes import (
+    CannotStop,
+    DiesDuringStart,
+    FakeContainerManager,
+    FakeQueryFrontend,
+    InterruptedWhileWaiting,
+    IsOvertaken,
+    LacksImage,
+    NeverConnects,
+)
+
+
+def deploy(conn: ClipperConnection, version: object = 1, **options: Any) -> None:
+    arguments = {"name": "m", "version": version, "input_type": "doubles", "image": "some/image:1"} | options
+    conn.deploy_model(**arguments)
+
+
+# --- the cluster ---
+
+
+def test_start_clipper(conn: ClipperConnection, cm: FakeContainerManager) -> None:
+    conn.connected = False
+    conn.start_clipper(cache_size=0, qf_http_timeout_request=7)
+    (arguments,) = cm.called("start_clipper")
+    assert arguments[3:] == (0, 1, 7, 300, 1)
+    assert conn.connected
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        {"cache_size": -1},
+        {"cache_size": "32"},
+        {"cache_size": True},
+        {"qf_http_thread_pool_size": 0},
+        {"qf_http_timeout_request": 0},
+        {"qf_http_timeout_content": 0.5},
+        {"num_frontend_replicas": 0},
+        {"query_frontend_image": ""},
+        {"mgmt_frontend_image": None},
+        {"frontend_exporter_image": 3},
+    ],
+)
+def test_start_clipper_refuses(argument: dict[str, Any], conn: ClipperConnection, cm: FakeContainerManager) -> None:
+    with pytest.raises(ClipperException, match=next(iter(argument))):
+        conn.start_clipper(**argument)
+    assert not cm.called("start_clipper")
+
+
+@pytest.mark.parametrize("path", ["/readyz", "/metrics"])
+def test_cluster_that_does_not_answer_is_stopped(
+    path: str,
+    conn: ClipperConnection,
+    cm: FakeContainerManager,
+    query_frontend: FakeQueryFrontend,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(startup, "STARTUP_SECONDS", 0.1)
+    query_frontend.answers[path] = (503, "still starting")
+    conn.connected = False
+    with pytest.raises(ClipperException, match="(?s)503 and message: .*still starting.*query_frontend.log.*last line"):
+        conn.start_clipper()
+    assert cm.called("stop_all") == [(False,)]
+    assert not conn.connected
+
+
+def test_connect_to_a_dead_management_frontend(free_port: int) -> None:
+    conn = ClipperConnection(FakeContainerManager(f"127.0.0.1:{free_port}", "", 1))
+    with pytest.raises(ClipperException, match=f"management frontend at 127.0.0.1:{free_port} could not be reached"):
+        conn.connect()
+    assert not conn.connected
+
+
+def test_stop_all_ends_the_connection(conn: ClipperConnection, cm: FakeContainerManager) -> None:
+    conn.stop_all(graceful=False)
+    assert cm.called("stop_all") == [(False,)]
+    with pytest.raises(UnconnectedException):
+        conn.get_all_apps()
+
+
+# --- applications ---
+
+
+def test_life_of_an_application(conn: ClipperConnection, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    conn.register_application("hello-world", "d", "-1.0", 100000)
+    assert "[fake-cluster] Application hello-world was successfully registered" in caplog.messages
+    assert conn.get_all_apps() == ["hello-world"]
+    info = conn.get_app_info("hello-world")
+    assert info == {
+        "name": "hello-world",
+        "input_type": "doubles",
+        "default_output": "-1.0",
+        "latency_slo_micros": 100000,
+        "linked_models": [],
+    }
+    assert conn.get_all_apps(verbose=True) == [info]
+    conn.unregister_application("hello-world")
+    assert conn.get_app_info("hello-world") is None
+
+
+def test_delete_application_is_an_alias(conn: ClipperConnection, caplog: pytest.LogCaptureFixture) -> None:
+    conn.register_application("a", "doubles", "", 1)
+    conn.delete_application("a")
+    assert conn.get_all_apps() == []
+    assert "deprecated" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("", "doubles", "", 1), "name"),
+        ((None, "doubles", "", 1), "name"),
+        (("a/b", "doubles", "", 1), "a/b"),
+        (("a", "complex", "", 1), "input_type='complex'"),
+        (("a", 3, "", 1), "input_type=3"),
+        (("a", "doubles", -1.0, 1), "default_output=-1.0"),
+        (("a", "doubles", "", 0), "slo_micros=0"),
+        (("a", "doubles", "", 1.5), "slo_micros=1.5"),
+        (("a", "doubles", "", None), "slo_micros=None"),
+    ],
+)
+def test_register_application_refuses(arguments: tuple[Any, ...], named: str, conn: ClipperConnection) -> None:
+    with pytest.raises(ClipperException, match=named):
+        conn.register_application(*arguments)
+    assert conn.get_all_apps() == []
+
+
+def test_links(conn: ClipperConnection) -> None:
+    conn.register_application("a", "doubles", "", 1)
+    deploy(conn)
+    with pytest.raises(ClipperException, match="No model with name 'other' exists"):
+        conn.link_model_to_app("a", "other")
+    conn.link_model_to_app("a", "m")
+    assert conn.get_linked_models("a") == ["m"]
+    conn.unlink_model_from_app("a", "m")
+    assert conn.get_linked_models("a") == []
+    with pytest.raises(ClipperException, match="Received error status code: 400 and message: .*no-app"):
+        conn.get_linked_models("no-app")
+
+
+# --- prediction ---
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        ([1.5, 2], [1.5, 2]),
+        (np.array([1.5, 2.5], dtype=np.float32), [1.5, 2.5]),
+        ([np.int64(3)], [3]),
+        ((1, 2), [1, 2]),
+        ("text", "text"),
+        (b"\x00\xff", "AP8="),
+        (bytearray(b"\x00"), "AA=="),
+    ],
+)
+def test_predict(given: Any, sent: Any, conn: ClipperConnection, query_frontend: FakeQueryFrontend) -> None:
+    answer = {"query_id": 0, "output": 3.5, "default": False}
+    query_frontend.answers["/a/predict"] = (200, answer)
+    assert conn.predict("a", given) == answer
+    assert query_frontend.requests[-1] == ("POST", "/a/predict", {"input": sent})
+
+
+def test_predict_with_a_version(conn: ClipperConnection, query_frontend: FakeQueryFrontend) -> None:
+    query_frontend.answers["/a/predict"] = (200, {})
+    conn.predict("a", [1], version=2)
+    assert query_frontend.requests[-1][2] == {"input": [1], "version": "2"}
+
+
+def test_predict_error_holds_the_body(conn: ClipperConnection, query_frontend: FakeQueryFrontend) -> None:
+    body = {"error": "Json error", "cause": "what was wrong"}
+    query_frontend.answers["/a/predict"] = (400, body)
+    with pytest.raises(ClipperException) as caught:
+        conn.predict("a", [1])
+    assert caught.value.msg == f"Received error status code: 400 and message: {json.dumps(body)}"
+
+
+@pytest.mark.parametrize("value", [[float("nan")], [object()], {1}])
+def test_predict_refuses_what_json_cannot_hold(value: Any, conn: ClipperConnection) -> None:
+    with pytest.raises(ClipperException, match="cannot be sent as JSON"):
+        conn.predict("a", value)
+
+
+def test_inspect_instance(conn: ClipperConnection) -> None:
+    assert conn.inspect_instance() == {"counters": []}
+
+
+# --- deployment ---
+
+
+def test_deploy_model(conn: ClipperConnection, cm: FakeContainerManager) -> None:
+    deploy(conn, version=1, labels=["a", "b"], num_replicas=2, batch_size=7)
+    assert cm.called("deploy_model") == [("m", "1", "doubles", "some/image:1", 2)]
+    assert conn.get_all_models() == ["m:1"]
+    info = conn.get_model_info("m", 1)
+    assert info is not None
+    assert (info["labels"], info["container_name"], info["is_current_version"]) == (["a", "b"], "some/image:1", True)
+    assert conn.get_all_model_replicas() == ["m:1:0", "m:1:1"]
+    assert conn.get_model_replica_info("m", 1, 1)["model_id"] == "m:1"  # type: ignore[index]
+    assert conn.get_model_replica_info("m", 1, 2) is None
+    assert conn.get_num_replicas("m") == 2
+
+
+def test_a_version_may_hold_dots(conn: ClipperConnection) -> None:
+    deploy(conn, version="1.2.3-rc1")
+    assert conn.get_current_model_version("m") == "1.2.3-rc1"
+
+
+def test_deploy_without_making_current(conn: ClipperConnection) -> None:
+    deploy(conn, 1)
+    deploy(conn, 2, make_current=False)
+    assert conn.get_current_model_version("m") == "1"
+    conn.set_model_version("m", 2)
+    assert conn.get_current_model_version("m") == "2"
+
+
+def test_zero_replicas_are_registered_only(conn: ClipperConnection, cm: FakeContainerManager) -> None:
+    deploy(conn, num_replicas=0)
+    assert conn.get_all_models() == ["m:1"]
+    assert not cm.called("deploy_model")
+
+
+@pytest.mark.parametrize(
+    ("argument", "named"),
+    [
+        ({"name": "M"}, "name='M'"),
+        ({"name": "a_b"}, "name='a_b'"),
+        ({"name": 3}, "name=3"),
+        ({"name": "a" * 64}, "at most 63"),
+        ({"version": "1_0"}, "version='1_0'"),
+        ({"version": ""}, "version=''"),
+        ({"version": "1."}, "version='1.'"),
+        ({"input_type": "complex"}, "input_type='complex'"),
+        ({"num_replicas": -1}, "num_replicas=-1"),
+        ({"num_replicas": "2"}, "num_replicas='2'"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"batch_size": -2}, "batch_size=-2"),
+        ({"labels": "one"}, "labels='one'"),
+        ({"labels": [1]}, "labels"),
+        ({"labels": ["a,b"]}, "a,b"),
+        ({"image": ""}, "image"),
+    ],
+)
+def test_deploy_model_refuses(
+    argument: dict[str, Any], named: str, conn: ClipperConnection, cm: FakeContainerManager
+) -> None:
+    with pytest.raises(ClipperException, match=named):
+        deploy(conn, **argument)
+    assert conn.get_all_models() == []
+    assert not cm.called("deploy_model")
+
+
+def test_clashes_are_found_before_anything_is_built(
+    conn: ClipperConnection, cm: FakeContainerManager, tmp_path: Path
+) -> None:
+    deploy(conn)
+    conn.register_application("a", "doubles", "", 1)
+    conn.link_model_to_app("a", "m")
+    with pytest.raises(ClipperException, match="version '1' already exists"):
+        conn.build_and_deploy_model("m", 1, "doubles", tmp_path, "base")
+    with pytest.raises(ClipperException, match="is not compatible"):
+        conn.build_and_deploy_model("m", 2, "strings", tmp_path, "base")
+    with pytest.raises(ClipperException, match="num_replicas"):
+        conn.build_and_deploy_model("m", 2, "doubles", tmp_path, "base", num_replicas=-1)
+    assert not cm.called("build_model")
+    assert len(cm.called("deploy_model")) == 1
+
+
+def test_dead_replica(connect: Connect) -> None:
+    conn = connect(DiesDuringStart)
+    with pytest.raises(ClipperException, match=r"(?s)m_1-0 exited with code 3.*No module named 'x'"):
+        deploy(conn)
+    assert_rolled_back(conn)
+
+
+def test_replica_that_never_connects(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replicas, "REPLICAS_SECONDS", 0.1)
+    conn = connect(NeverConnects)
+    with pytest.raises(ClipperException, match="0 of 2 replicas of m:1 are connected"):
+        deploy(conn, num_replicas=2)
+    assert_rolled_back(conn)
+
+
+def test_interrupted_deployment(connect: Connect) -> None:
+    conn = connect(InterruptedWhileWaiting)
+    with pytest.raises(KeyboardInterrupt):
+        deploy(conn)
+    assert_rolled_back(conn)
+
+
+def test_unknown_image(connect: Connect) -> None:
+    conn = connect(LacksImage)
+    with pytest.raises(ClipperException, match="There is no image 'some/image:1'"):
+        deploy(conn)
+    assert_rolled_back(conn)
+
+
+def test_registration_that_fails_at_the_end(connect: Connect) -> None:
+    conn = connect(IsOvertaken)
+    conn.cm.overtake = lambda: conn.register_model("m", 1, "doubles")  # type: ignore[attr-defined]
+    with pytest.raises(ClipperException, match="already exists"):
+        deploy(conn)
+    assert conn.cm.called("stop_models") == [({"m": ["1"]},)]  # type: ignore[attr-defined]
+
+
+def test_first_error_is_told_when_the_roll_back_fails_too(connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(ClipperException, match="exited with code 3"):
+        deploy(connect(CannotStop))
+    assert "stopping is broken" in caplog.text
+
+
+def assert_rolled_back(conn: ClipperConnection) -> None:
+    assert conn.cm.called("stop_models") == [({"m": ["1"]},)]  # type: ignore[attr-defined]
+    assert conn.get_all_models() == []
+
+
+def test_replicas_of_an_unregistered_version(conn: ClipperConnection, cm: FakeContainerManager) -> None:
+    cm.deploy_model("m", "1", "doubles", "some/image:1")
+    with pytest.raises(ClipperException, match=r"stop_versioned_models\(\{'m': \['1'\]\}\)"):
+        deploy(conn)
+    assert cm.get_num_replicas("m", "1") == 1
+    conn.stop_versioned_models({"m": ["1"]})
+    deploy(conn)
+
+
+# --- building ---
+
+
+def test_build_model_needs_no_cluster(tmp_path: Path) -> None:
+    cm = FakeContainerManager("127.0.0.1:1", "127.0.0.1:1", 1)
+    conn = ClipperConnection(cm)
+    assert conn.build_model("m", 1, tmp_path, "base") == "fake-cluster-m:1"
+    image = conn.build_model("m", "1.2", str(tmp_path), "base", "quay.io/me", ["numpy==2.0"])
+    assert image == "quay.io/me/fake-cluster-m:1.2"
+    assert cm.called("build_model")[1] == (image, [], "base", "quay.io/me", ["numpy==2.0"])
+
+
+@pytest.mark.parametrize(
+    ("argument", "named"),
+    [
+        ({"name": "Not/good"}, "name='Not/good'"),
+        ({"version": "a b"}, "version='a b'"),
+        ({"base_image": ""}, "base_image"),
+        ({"model_data_path": "/no/such/folder"}, "model_data_path='/no/such/folder'"),
+        ({"pkgs_to_install": "numpy"}, "pkgs_to_install='numpy'"),
+        ({"container_registry": 3}, "container_registry=3"),
+    ],
+)
+def test_build_model_refuses(
+    argument: dict[str, Any], named: str, conn: ClipperConnection, cm: FakeContainerManager, tmp_path: Path
+) -> None:
+    arguments = {"name": "m", "version": 1, "model_data_path": tmp_path, "base_image": "base"} | argument
+    with pytest.raises(ClipperException, match=named):
+        conn.build_model(**arguments)
+    assert not cm.called("build_model")
+
+
+def test_build_and_deploy_model(conn: ClipperConnection, cm: FakeContainerManager, tmp_path: Path) -> None:
+    conn.build_and_deploy_model("m", 1, "ints", tmp_path, "base")
+    assert cm.called("deploy_model") == [("m", "1", "integers", "fake-cluster-m:1", 1)]
+
+
+# --- versions and replicas ---
+
+
+def test_register_model(conn: ClipperConnection) -> None:
+    conn.register_model("my_model", 1, "doubles")
+    assert conn.get_model_info("my_model", 1)["container_name"] == "NO_CONTAINER"  # type: ignore[index]
+    with pytest.raises(ClipperException, match="batch_size=0"):
+        conn.register_model("my_model", 2, "doubles", batch_size=0)
+    assert conn.get_model_info("my_model", 2) is None
+
+
+def test_rollback_scales_first(conn: ClipperConnection, cm: FakeContainerManager) -> None:
+    deploy(conn, 1, num_replicas=0)
+    deploy(conn, 2)
+    conn.set_model_version("m", 1, num_replicas=3)
+    assert conn.get_current_model_version("m") == "1"
+    assert cm.called("set_num_replicas") == [("m", "1", "doubles", "some/image:1", 3)]
+    with pytest.raises(ClipperException, match="non-existent version '9'"):
+        conn.set_model_version("m", 9)
+
+
+def test_rollback_to_what_does_not_start(connect: Connect) -> None:
+    conn = connect(DiesDuringStart)
+    deploy(conn, 1, num_replicas=0)
+    deploy(conn, 2, num_replicas=0)
+    with pytest.raises(ClipperException, match="exited with code 3"):
+        conn.set_model_version("m", 1, num_replicas=1)
+    assert conn.get_current_model_version("m") == "2"
+
+
+def test_set_num_replicas(conn: ClipperConnection) -> None:
+    deploy(conn)
+    for number in (3, 1, 0):
+        conn.set_num_replicas("m", number)
+        assert conn.get_num_replicas("m", 1) == number
+        assert len(conn.get_all_model_replicas()) == number
+
+
+def test_deaths_of_the_past_do_not_count(conn: ClipperConnection, cm: FakeContainerManager) -> None:
+    deploy(conn)
+    cm.failures = [ReplicaFailure("m_1-0", "exited with code 1", "")]
+    conn.set_num_replicas("m", 2)
+
+
+def test_new_replica_that_dies_leaves_the_others(connect: Connect) -> None:
+    conn = connect(DiesDuringStart)
+    deploy(conn, num_replicas=0)
+    with pytest.raises(ClipperException, match="exited with code 3"):
+        conn.set_num_replicas("m", 2)
+    assert not conn.cm.called("stop_models")  # type: ignore[attr-defined]
+
+
+def test_set_num_replicas_refuses(conn: ClipperConnection) -> None:
+    conn.register_model("m", 1, "doubles")
+    with pytest.raises(ClipperException, match="Cannot resize the replica set for containerless model m:1"):
+        conn.set_num_replicas("m", 2)
+    with pytest.raises(ClipperException, match="num_replicas=-1"):
+        conn.set_num_replicas("m", -1)
+    with pytest.raises(ClipperException, match="m:7"):
+        conn.set_num_replicas("m", 1, version=7)
+    with pytest.raises(ClipperException, match="'nobody' has no current version"):
+        conn.set_num_replicas("nobody", 1)
+
+
+# --- stopping ---
+
+
+def test_stop_models(conn: ClipperConnection, cm: FakeContainerManager) -> None:
+    deploy(conn, 1)
+    deploy(conn, 2)
+    deploy(conn, 1, name="other")
+    conn.stop_models(["m", "nobody"])
+    assert cm.called("stop_models") == [({"m": ["1", "2"]},)]
+    assert conn.get_all_models() == ["other:1"]
+    with pytest.raises(ClipperException, match="model_names='other'"):
+        conn.stop_models("other")
+
+
+def test_models_are_unregistered_before_they_stop(
+    conn: ClipperConnection, cm: FakeContainerManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deploy(conn)
+    seen: list[list[str]] = []
+    monkeypatch.setattr(cm, "stop_models", lambda models: seen.append(conn.get_all_models()))
+    conn.stop_models(["m"])
+    assert seen == [[]]
+
+
+def test_stop_versioned_models(conn: ClipperConnection, cm: FakeContainerManager) -> None:
+    deploy(conn, 1)
+    deploy(conn, 2)
+    with pytest.raises(ClipperException, match="'m' and version '9' does not exist"):
+        conn.stop_versioned_models({"m": [1, 9]})
+    assert not cm.called("stop_models")
+    conn.stop_versioned_models({"m": [2]})
+    assert conn.get_all_models() == ["m:1"]
+    with pytest.raises(ClipperException, match="'m' has no current version"):
+        conn.get_current_model_version("m")
+
+
+@pytest.mark.parametrize("models", [["m"], {"m": "1"}, {"m": 1}, {3: ["1"]}, None])
+def test_stop_versioned_models_refuses(models: Any, conn: ClipperConnection) -> None:
+    with pytest.raises(ClipperException, match="Invalid value"):
+        conn.stop_versioned_models(models)
+
+
+def test_stop_inactive_model_versions(conn: ClipperConnection, cm: FakeContainerManager) -> None:
+    for version in (1, 2, 3):
+        deploy(conn, version)
+    conn.set_model_version("m", 2)
+    conn.stop_inactive_model_versions(["m"])
+    assert cm.called("stop_models") == [({"m": ["1", "3"]},)]
+    assert conn.get_all_models() == ["m:2"]
+
+
+def test_stop_all_model_containers_without_connection(conn: ClipperConnection, cm: FakeContainerManager) -> None:
+    deploy(conn)
+    ClipperConnection(cm).stop_all_model_containers()
+    assert cm.called("stop_all_model_containers") == [()]
+    assert conn.get_all_models() == []
+
+
+def test_stop_all_model_containers_with_dead_frontends(free_port: int, caplog: pytest.LogCaptureFixture) -> None:
+    cm = FakeContainerManager(f"127.0.0.1:{free_port}", "", 1)
+    ClipperConnection(cm).stop_all_model_containers()
+    assert cm.called("stop_all_model_containers") == [()]
+    assert "could not be unregistered" in caplog.text
+
+
+def test_logs(conn: ClipperConnection, tmp_path: Path) -> None:
+    (path,) = conn.get_clipper_logs(str(tmp_path / "logs"))
+    assert Path(path).read_text().endswith("last line\n")
+
+
+def test_addresses(conn: ClipperConnection, query_frontend: FakeQueryFrontend) -> None:
+    assert conn.get_query_addr() == query_frontend.address
+    assert conn.get_metric_addr() == "localhost:1390"

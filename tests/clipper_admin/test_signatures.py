@@ -1,0 +1,170 @@
+"""The SDK has the methods and arguments of Clipper 0.4, in its order; what is new comes last."""
+
+import inspect
+from typing import Any
+
+import pytest
+
+from clipper_admin import ClipperConnection, ClipperException, UnconnectedException, __registry__, __version__
+from clipper_admin.container_manager import ContainerManager
+from clipper_admin.deployers import python as python_deployer
+from tests.clipper_admin.fakes import FakeContainerManager
+
+
+def image(name: str) -> str:
+    return f"{__registry__}/{name}:{__version__}"
+
+
+REQUIRED = inspect.Parameter.empty
+
+CONNECTION: dict[str, dict[str, Any]] = {
+    "start_clipper": {
+        "query_frontend_image": image("query_frontend"),
+        "mgmt_frontend_image": image("management_frontend"),
+        "frontend_exporter_image": image("frontend-exporter"),
+        "cache_size": 33554432,
+        "qf_http_thread_pool_size": 1,
+        "qf_http_timeout_request": 5,
+        "qf_http_timeout_content": 300,
+        "num_frontend_replicas": 1,
+    },
+    "connect": {},
+    "register_application": dict.fromkeys(["name", "input_type", "default_output", "slo_micros"], REQUIRED),
+    "unregister_application": {"name": REQUIRED},
+    "delete_application": {"name": REQUIRED},
+    "link_model_to_app": {"app_name": REQUIRED, "model_name": REQUIRED},
+    "unlink_model_from_app": {"app_name": REQUIRED, "model_name": REQUIRED},
+    "build_and_deploy_model": {
+        **dict.fromkeys(["name", "version", "input_type", "model_data_path", "base_image"], REQUIRED),
+        "labels": None,
+        "container_registry": None,
+        "num_replicas": 1,
+        "batch_size": -1,
+        "pkgs_to_install": None,
+    },
+    "build_model": {
+        **dict.fromkeys(["name", "version", "model_data_path", "base_image"], REQUIRED),
+        "container_registry": None,
+        "pkgs_to_install": None,
+    },
+    "deploy_model": {
+        **dict.fromkeys(["name", "version", "input_type", "image"], REQUIRED),
+        "labels": None,
+        "num_replicas": 1,
+        "batch_size": -1,
+    },
+    "register_model": {
+        **dict.fromkeys(["name", "version", "input_type"], REQUIRED),
+        "image": None,
+        "labels": None,
+        "batch_size": -1,
+    },
+    "get_current_model_version": {"name": REQUIRED},
+    "get_num_replicas": {"name": REQUIRED, "version": None},
+    "set_num_replicas": {"name": REQUIRED, "num_replicas": REQUIRED, "version": None},
+    "get_all_apps": {"verbose": False},
+    "get_app_info": {"name": REQUIRED},
+    "get_linked_models": {"app_name": REQUIRED},
+    "get_all_models": {"verbose": False},
+    "get_model_info": {"name": REQUIRED, "version": REQUIRED},
+    "get_all_model_replicas": {"verbose": False},
+    "get_model_replica_info": {"name": REQUIRED, "version": REQUIRED, "replica_id": REQUIRED},
+    "get_clipper_logs": {"logging_dir": "clipper_logs/"},
+    "inspect_instance": {},
+    "set_model_version": {"name": REQUIRED, "version": REQUIRED, "num_replicas": None},
+    "get_query_addr": {},
+    "get_metric_addr": {},
+    "stop_models": {"model_names": REQUIRED},
+    "stop_versioned_models": {"model_versions_dict": REQUIRED},
+    "stop_inactive_model_versions": {"model_names": REQUIRED},
+    "stop_all_model_containers": {},
+    "stop_all": {"graceful": True},
+    "test_predict_function": {"query": REQUIRED, "func": REQUIRED, "input_type": REQUIRED},
+}
+NEW_METHODS = {"predict": {"app": REQUIRED, "input": REQUIRED, "version": None}}
+WITHOUT_CONNECTION = {
+    "start_clipper",
+    "connect",
+    "build_model",
+    "stop_all_model_containers",
+    "stop_all",
+    "test_predict_function",
+}
+
+DEPLOY_TAIL = {
+    "base_image": "default",
+    "labels": None,
+    "registry": None,
+    "num_replicas": 1,
+    "batch_size": -1,
+    "pkgs_to_install": None,
+}
+DEPLOYER = {
+    "deploy_python_closure": {
+        **dict.fromkeys(["clipper_conn", "name", "version", "input_type", "func"], REQUIRED),
+        **DEPLOY_TAIL,
+    },
+    "create_endpoint": {
+        **dict.fromkeys(["clipper_conn", "name", "input_type", "func"], REQUIRED),
+        "default_output": "None",
+        "version": 1,
+        "slo_micros": 3000000,
+        "labels": None,
+        "registry": None,
+        "base_image": "default",
+        "num_replicas": 1,
+        "batch_size": -1,
+        "pkgs_to_install": None,
+    },
+}
+MAKE_CURRENT = {"make_current": True}
+TAKES_MAKE_CURRENT = {"deploy_model", "build_and_deploy_model", "deploy_python_closure", "create_endpoint"}
+
+
+def parameters(function: Any) -> list[tuple[str, Any]]:
+    found = inspect.signature(function).parameters.values()
+    return [(parameter.name, parameter.default) for parameter in found if parameter.name != "self"]
+
+
+@pytest.mark.parametrize("name", CONNECTION | NEW_METHODS)
+def test_connection(name: str) -> None:
+    expected = (CONNECTION | NEW_METHODS)[name] | (MAKE_CURRENT if name in TAKES_MAKE_CURRENT else {})
+    assert parameters(getattr(ClipperConnection, name)) == list(expected.items())
+
+
+def test_connection_has_no_other_public_method() -> None:
+    public = {name for name, _ in inspect.getmembers(ClipperConnection, inspect.isfunction) if name[0] != "_"}
+    assert public == set(CONNECTION | NEW_METHODS)
+
+
+@pytest.mark.parametrize("name", DEPLOYER)
+def test_python_deployer(name: str) -> None:
+    expected = DEPLOYER[name] | MAKE_CURRENT
+    assert parameters(getattr(python_deployer, name)) == list(expected.items())
+
+
+@pytest.mark.parametrize("name", sorted((CONNECTION.keys() | NEW_METHODS.keys()) - WITHOUT_CONNECTION))
+def test_unconnected(name: str) -> None:
+    conn = ClipperConnection(FakeContainerManager("127.0.0.1:1", "127.0.0.1:1", 1))
+    required = [argument for argument, default in (CONNECTION | NEW_METHODS)[name].items() if default is REQUIRED]
+    with pytest.raises(UnconnectedException, match="start_clipper"):
+        getattr(conn, name)(*required)
+
+
+def test_a_manager_must_be_whole() -> None:
+    with pytest.raises(TypeError, match="abstract"):
+        ContainerManager("incomplete")  # type: ignore[abstract]
+
+
+def test_exceptions_have_their_text() -> None:
+    assert ClipperException("what went wrong").msg == "what went wrong"
+    assert issubclass(UnconnectedException, ClipperException)
+    assert "connect()" in UnconnectedException().message
+
+
+@pytest.mark.parametrize("name", CONNECTION | NEW_METHODS)
+def test_each_method_says_what_it_does(name: str) -> None:
+    text = inspect.getdoc(getattr(ClipperConnection, name)) or ""
+    assert text
+    for argument, _ in parameters(getattr(ClipperConnection, name)):
+        assert argument in text or "for the parameters" in text or "old name" in text
