@@ -127,9 +127,10 @@ _EXPECTED = {
 
 
 def _check_outputs(outputs: Any, num_inputs: int, func: PredictFunction) -> list[str]:
-    if not isinstance(outputs, (list, tuple)) and not hasattr(outputs, "__array__"):
+    if not isinstance(outputs, (list, tuple)) and not getattr(outputs, "ndim", 0):  # an array with elements
         raise ClipperException(
-            f"{_name(func)} returned a {type(outputs).__name__}. It should return a list with one output per input."
+            f"{_name(func)} returned a {type(outputs).__name__}. "
+            "It should return a list, tuple or array with one output per input."
         )
     if len(outputs) != num_inputs:
         raise ClipperException(
