@@ -109,7 +109,9 @@ end
 _READ_REPLICAS: Final = f"""
 redis.call('SELECT', {records.REPLICA_DB})
 local found = {{}}
-for _, key in ipairs(redis.call('KEYS', '*')) do found[#found + 1] = redis.call('HGETALL', key) end
+for _, key in ipairs(redis.call('KEYS', '*')) do
+  if redis.call('TYPE', key).ok == 'hash' then found[#found + 1] = redis.call('HGETALL', key) end
+end
 return found
 """
 

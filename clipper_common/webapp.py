@@ -32,6 +32,8 @@ def json_response(value: object, status: int = 200) -> web.Response:
 async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Answer what no handler answers: unknown routes, wrong methods, large bodies, and our own mistakes."""
     try:
+        if (request.content_length or 0) > MAX_BODY_BYTES:  # refused before it is read
+            raise web.HTTPRequestEntityTooLarge(MAX_BODY_BYTES, request.content_length or 0)
         return await handler(request)
     except web.HTTPException as error:
         if error.status < 400:
@@ -48,6 +50,8 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
 
 
 def _cause(request: web.Request, error: web.HTTPException) -> str:
+    if error.text and error.text != f"{error.status}: {error.reason}":
+        return error.text  # said by one of our handlers
     match error:
         case web.HTTPNotFound():
             return f"No such route: {request.path}"
@@ -56,7 +60,7 @@ def _cause(request: web.Request, error: web.HTTPException) -> str:
             return f"{request.path} does not take {request.method}, only {allowed}"
         case web.HTTPRequestEntityTooLarge():
             return f"The body is larger than {MAX_BODY_BYTES} bytes"
-    return error.text or error.reason
+    return error.reason
 
 
 def create_app(**options: Any) -> web.Application:

@@ -1,0 +1,80 @@
+import pytest
+
+from clipper_common.datatypes import ModelId
+from query_frontend.metrics import Histogram, Meter, SystemMetrics, percentile
+
+
+def test_percentiles_interpolate_at_rank_times_n_plus_one() -> None:
+    assert percentile([1.0, 2.0, 3.0, 4.0], 0.5) == 2.5
+    assert percentile([1.0, 2.0, 3.0], 0.5) == 2.0
+    assert percentile([7.0], 0.99) == 7.0
+    assert percentile([], 0.99) == 0.0
+    assert percentile([1.0, 9.0], 0.99) == 9.0
+
+
+def test_a_histogram_keeps_a_bounded_sample_and_the_mean_of_all() -> None:
+    histogram = Histogram("queries", capacity=10)
+    for value in range(1000):
+        histogram.add(value)
+    report = histogram.report()
+    assert report["size"] == "10"
+    assert float(report["mean"]) == 499.5
+    assert report["unit"] == "queries"
+
+
+def test_an_empty_histogram_is_all_zero() -> None:
+    report = Histogram("microseconds").report()
+    assert {report[name] for name in ("min", "max", "mean", "std_dev", "p50", "p95", "p99")} == {"0.0"}
+
+
+def test_a_meter_averages_over_minutes() -> None:
+    now = [0.0]
+    meter = Meter(clock=lambda: now[0])
+    for _ in range(360):
+        meter.mark(50)
+        now[0] += 5.0
+        meter.report()
+    report = meter.report()
+    assert float(report["rate"]) == pytest.approx(10.0)
+    assert float(report["rate_1min"]) == pytest.approx(10.0)
+    now[0] += 60.0
+    report = meter.report()
+    assert float(report["rate_1min"]) == pytest.approx(10.0 / 2.718, rel=0.01)
+    assert float(report["rate_15min"]) > 9.0
+
+
+def test_the_report_has_the_names_and_the_form_of_0_4() -> None:
+    metrics = SystemMetrics()
+    metrics.add_app("a").add_answers([True, False], 0.001)
+    metrics.add_model(ModelId("m", "1")).add_batch(3, 0.002)
+    report = metrics.report()
+    names = {category: [next(iter(entry)) for entry in entries] for category, entries in report.items()}
+    assert names == {
+        "counters": [
+            "internal:prediction_cache_lookups",
+            "internal:aggregate_num_predictions",
+            "app:a:num_predictions",
+            "model:m:1:num_predictions",
+        ],
+        "ratio_counters": [
+            "internal:prediction_cache_hit_ratio",
+            "app:a:default_prediction_ratio",
+            "model:m:1:cache_hit_ratio",
+        ],
+        "meters": [
+            "internal:aggregate_model_throughput",
+            "app:a:prediction_throughput",
+            "model:m:1:prediction_throughput",
+        ],
+        "histograms": [
+            "internal:rpc_request_queueing_delay",
+            "app:a:prediction_latency",
+            "model:m:1:prediction_latency",
+            "model:m:1:batch_size",
+        ],
+    }
+    leaves = [leaf for entries in report.values() for entry in entries for leaf in next(iter(entry.values())).values()]
+    assert all(isinstance(leaf, str) for leaf in leaves)
+    metrics.remove_app("a")
+    metrics.remove_model(ModelId("m", "1"))
+    assert len(metrics.report()["counters"]) == 2

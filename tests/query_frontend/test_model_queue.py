@@ -1,0 +1,115 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from query_frontend.model_queue import ModelQueue, Task
+
+
+class Someone:
+    def __init__(self) -> None:
+        self.outcomes: list[tuple[int, bytes | None, str | None]] = []
+
+    def resolve(self, index: int, output: bytes | None, reason: str | None) -> None:
+        self.outcomes.append((index, output, reason))
+
+
+def make_task(deadline: float, payload: bytes = b"x") -> Task:
+    task = Task(payload, deadline)
+    task.waiters.append((Someone(), 0))
+    return task
+
+
+@given(st.lists(st.floats(1, 100), max_size=50), st.integers(1, 10))
+def test_draws_by_deadline_in_batches(deadlines: list[float], most: int) -> None:
+    queue = ModelQueue()
+    for deadline in deadlines:
+        assert queue.put(make_task(deadline))
+    drawn = []
+    while batch := queue.draw(most, now=0.0):
+        assert len(batch) <= most
+        drawn += [task.deadline for task in batch]
+    assert drawn == sorted(deadlines)
+    assert len(queue) == 0
+
+
+def test_equal_deadlines_keep_their_order() -> None:
+    queue = ModelQueue()
+    tasks = [make_task(5.0) for _ in range(20)]
+    for task in tasks:
+        queue.put(task)
+    assert queue.draw(20, 0.0) == tasks
+
+
+def test_passes_over_the_expired() -> None:
+    queue = ModelQueue()
+    late, timely = make_task(1.0), make_task(2.0)
+    queue.put(late)
+    queue.put(timely)
+    assert queue.draw(10, now=1.0) == [timely]
+    assert not late.queued
+
+
+def test_passes_over_what_nobody_waits_for() -> None:
+    queue = ModelQueue()
+    task = make_task(1.0)
+    queue.put(task)
+    task.waiters.clear()
+    assert queue.draw(1, 0.0) == []
+
+
+def test_is_bounded_in_number_and_bytes() -> None:
+    queue = ModelQueue(max_tasks=2, max_bytes=100)
+    assert queue.put(make_task(1.0, b"x" * 60))
+    assert not queue.put(make_task(1.0, b"x" * 60))
+    assert queue.put(make_task(1.0, b"x" * 30))
+    assert not queue.put(make_task(1.0, b""))
+    queue.draw(1, 0.0)
+    assert queue.put(make_task(1.0))
+
+
+def test_a_hurried_task_is_drawn_earlier_and_once() -> None:
+    queue = ModelQueue()
+    patient, other = make_task(10.0), make_task(5.0)
+    queue.put(patient)
+    queue.put(other)
+    queue.hurry(patient, 1.0)
+    assert queue.draw(10, 0.0) == [patient, other]
+    assert len(queue) == 0
+
+
+def test_dropped_tasks_leave_no_memory_behind() -> None:
+    queue = ModelQueue()
+    kept = make_task(1.0)
+    queue.put(kept)
+    for _ in range(1000):
+        task = make_task(50.0)
+        queue.put(task)
+        queue.drop(task)
+        queue.drop(task)
+    assert len(queue) == 1
+    assert len(queue._heap) < 200
+    assert queue.draw(10, 0.0) == [kept]
+
+
+def test_clear_gives_each_task_once() -> None:
+    queue = ModelQueue()
+    task = make_task(3.0)
+    queue.put(task)
+    queue.hurry(task, 2.0)
+    assert list(queue.clear()) == [task]
+    assert len(queue) == 0
+
+
+def test_put_back_ignores_the_bound() -> None:
+    queue = ModelQueue(max_tasks=0)
+    task = make_task(1.0)
+    assert not queue.put(task)
+    queue.put_back(task)
+    assert queue.draw(1, 0.0) == [task]
+
+
+def test_a_task_resolves_each_waiter_once() -> None:
+    task, someone = Task(b"x", 1.0), Someone()
+    task.waiters += [(someone, 3), (someone, 4)]
+    task.resolve(b"1", None)
+    task.resolve(None, "late")
+    assert someone.outcomes == [(3, b"1", None), (4, b"1", None)]
