@@ -102,11 +102,11 @@ class ClipperConnection:
         cache_size : int, optional
             Size of the prediction cache in bytes; 0 turns it off. The default is 32 MiB.
         qf_http_thread_pool_size : int, optional
-            How many workers the query frontend has.
+            Accepted for scripts of Clipper 0.4: the query frontend answers from one event loop, without a pool.
         qf_http_timeout_request : int, optional
-            Seconds after which the query frontend closes a connection that sends no request.
+            Seconds after which the query frontend closes an idle connection.
         qf_http_timeout_content : int, optional
-            Seconds that one request may take from its first byte to the answer's last.
+            Seconds that the body of a request may take to arrive.
         num_frontend_replicas : int, optional
             How many query frontends to start.
 

@@ -1,0 +1,86 @@
+"""Fixtures: real clusters, by each container manager that this machine can run. Nothing of them may be left."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from clipper_admin import ClipperConnection, ContainerManager, ProcessContainerManager
+
+HOME = "CLIPPER_HOME"
+
+NewManager = Callable[..., ContainerManager]
+NewCluster = Callable[..., ClipperConnection]
+
+
+def process_manager(cluster_name: str, **options: Any) -> ContainerManager:
+    free_ports = dict.fromkeys(
+        ["clipper_query_port", "clipper_management_port", "clipper_rpc_port", "redis_port", "prometheus_port"], 0
+    )
+    return ProcessContainerManager(cluster_name, **free_ports | options)
+
+
+MANAGERS: dict[str, NewManager] = {"process": process_manager}
+
+
+@pytest.fixture(scope="module")
+def clipper_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    home = tmp_path_factory.mktemp("clipper") / "home"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(HOME, str(home))
+        yield home
+    assert not processes_below(home)
+    assert not home.exists() or not list(home.rglob("*.*")), "stop_all left files"
+
+
+def processes_below(home: Path) -> list[str]:
+    """The living processes that a cluster in `home` started: all inherit this variable."""
+    return [
+        f"{process.pid} {process.cmdline()}"
+        for process in psutil.process_iter()
+        if process.pid != os.getpid() and _environment(process).get(HOME) == str(home)
+    ]
+
+
+def _environment(process: psutil.Process) -> dict[str, str]:
+    try:
+        return {} if process.status() == psutil.STATUS_ZOMBIE else process.environ()
+    except psutil.Error:
+        return {}
+
+
+@pytest.fixture(scope="module", params=sorted(MANAGERS))
+def new_manager(request: pytest.FixtureRequest, clipper_home: Path) -> Iterator[NewManager]:
+    """Makes managers; whatever their clusters are, they are stopped in the end."""
+    made: list[ContainerManager] = []
+
+    def new_manager(cluster_name: str = "default-cluster", **options: Any) -> ContainerManager:
+        made.append(MANAGERS[request.param](cluster_name, **options))
+        return made[-1]
+
+    yield new_manager
+    for manager in made:
+        manager.stop_all(graceful=False)
+
+
+@pytest.fixture
+def new_cluster(new_manager: NewManager) -> NewCluster:
+    """Starts clusters."""
+
+    def new_cluster(cluster_name: str, **options: Any) -> ClipperConnection:
+        conn = ClipperConnection(new_manager(cluster_name, **options))
+        conn.start_clipper()
+        return conn
+
+    return new_cluster
+
+
+@pytest.fixture(scope="module")
+def conn(new_manager: NewManager) -> ClipperConnection:
+    """A connection to a cluster that all tests of a module share: each uses names of its own."""
+    conn = ClipperConnection(new_manager("shared"))
+    conn.start_clipper()
+    return conn
