@@ -60,8 +60,11 @@ class Predictor:
             return _fail_all(request, error)
         # A model may also raise SystemExit, CancelledError or a panic of its native code: it is no reason to die.
         except BaseException as error:
-            return _fail_all(request, error) if len(request.inputs) < 2 else self._answer_one_by_one(request)
-        return Response(request.message_id, outputs, [False] * len(outputs))
+            if len(request.inputs) < 2:
+                return _fail_all(request, error)
+        else:
+            return Response(request.message_id, outputs, [False] * len(outputs))
+        return self._answer_one_by_one(request)
 
     def _run(self, request: PredictRequest) -> list[bytes]:
         if request.input_type is not self._input_type:

@@ -28,13 +28,15 @@ class StopRequest:
         signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         for number in _SIGNALS:
             signal.signal(number, self._on_signal)
-        # A process that the model forks must die of a signal as ever: a worker pool relies on it.
-        os.register_at_fork(after_in_child=_ignore_nothing)
+        self._process = os.getpid()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.requested_at = time.monotonic()
         for each in _SIGNALS:
             signal.signal(each, signal.SIG_DFL)
+        # A process that the model forked dies of a signal as ever: worker pools rely on it.
+        if os.getpid() != self._process:
+            os.kill(os.getpid(), number)
 
     def request(self) -> None:
         """Ask this process to stop, from any of its threads."""
@@ -52,9 +54,3 @@ class StopRequest:
     def close(self) -> None:
         self._reader.close()
         self._writer.close()
-
-
-def _ignore_nothing() -> None:
-    signal.set_wakeup_fd(-1)
-    for number in _SIGNALS:
-        signal.signal(number, signal.SIG_DFL)
