@@ -1,0 +1,191 @@
+"""Records and their form in Redis, which is Clipper 0.4's."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clipper_common import records
+from clipper_common.datatypes import InputType, ModelId
+from clipper_common.errors import RecordError
+from clipper_common.records import Application, Model, Replica, Snapshot, Write
+
+APP = Application("app", InputType.INTS, "-1", 20000)
+MODEL = Model(ModelId("m", "1"), InputType.DOUBLES, ("a", "b"), "image:1", "DEPRECATED", 5, "r")
+REPLICA = Replica(ModelId("m", "1"), 2, 7, InputType.STRINGS)
+
+# As a management and a query frontend of 0.4 write them.
+APP_HASH = {
+    "input_type": "integers",
+    "policy": "DefaultOutputSelectionPolicy",
+    "default_output": "-1",
+    "latency_slo_micros": "20000",
+}
+MODEL_HASH = {
+    "model_name": "m",
+    "model_version": "1",
+    "load": "0.000000",
+    "input_type": "doubles",
+    "labels": "a,b",
+    "container_name": "image:1",
+    "model_data_path": "DEPRECATED",
+    "batch_size": "5",
+    "valid": "",
+}
+REPLICA_HASH = {
+    "model_id": "m:1",
+    "model_name": "m",
+    "model_version": "1",
+    "model_replica_id": "2",
+    "zmq_connection_id": "7",
+    "batch_size": "1",
+    "input_type": "strings",
+}
+
+
+def test_hashes_are_those_of_0_4() -> None:
+    assert APP.to_hash() == APP_HASH
+    assert MODEL.to_hash() == MODEL_HASH | {"registration": "r"}
+    assert REPLICA.to_hash() == REPLICA_HASH
+
+
+def test_hashes_of_0_4_are_read() -> None:
+    assert Application.from_hash("app", APP_HASH) == APP
+    assert Model.from_hash(MODEL_HASH | {"registration": "r"}) == MODEL
+    assert Model.from_hash(MODEL_HASH).registration == ""
+    assert Replica.from_hash(REPLICA_HASH) == REPLICA
+
+
+def test_no_labels_are_no_labels() -> None:
+    assert Model.from_hash(MODEL_HASH | {"labels": ""}).labels == ()
+
+
+READERS: list[tuple[Callable[[Any], object], dict[str, str], list[str]]] = [
+    (
+        lambda hash_: Application.from_hash("app", hash_),
+        APP_HASH,
+        ["input_type", "default_output", "latency_slo_micros"],
+    ),
+    (
+        Model.from_hash,
+        MODEL_HASH,
+        ["model_name", "model_version", "labels", "input_type", "container_name", "model_data_path", "batch_size"],
+    ),
+    (
+        Replica.from_hash,
+        REPLICA_HASH,
+        ["model_name", "model_version", "model_replica_id", "zmq_connection_id", "input_type"],
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("read", "hash_", "name"), [(read, hash_, name) for read, hash_, names in READERS for name in names]
+)
+def test_a_missing_field_is_named(read: Callable[[Any], object], hash_: dict[str, str], name: str) -> None:
+    with pytest.raises(RecordError, match=f"has no field '{name}'"):
+        read({key: value for key, value in hash_.items() if key != name})
+
+
+@pytest.mark.parametrize(
+    ("read", "hash_", "name", "text"),
+    [
+        (READERS[0][0], APP_HASH, "latency_slo_micros", "latency_slo_micros='x', which is no whole number"),
+        (READERS[0][0], APP_HASH, "input_type", "application 'app': x is not a valid input string"),
+        (Model.from_hash, MODEL_HASH, "batch_size", "model 'm:1' has batch_size='x'"),
+        (Model.from_hash, MODEL_HASH, "input_type", "model 'm:1': x is not a valid"),
+        (Replica.from_hash, REPLICA_HASH, "model_replica_id", "container 'm:1' has model_replica_id='x'"),
+    ],
+)
+def test_a_field_that_makes_no_sense_is_named(
+    read: Callable[[Any], object], hash_: dict[str, str], name: str, text: str
+) -> None:
+    with pytest.raises(RecordError, match=text):
+        read(hash_ | {name: "x"})
+
+
+TEXTS = st.text()
+LABELS = st.lists(st.text(min_size=1).filter(lambda text: "," not in text)).map(tuple)
+KINDS = st.sampled_from(InputType)
+IDS = st.builds(ModelId, TEXTS, TEXTS)
+
+
+@given(st.builds(Application, TEXTS, KINDS, TEXTS, st.integers(), TEXTS))
+def test_application_round_trip(app: Application) -> None:
+    assert Application.from_hash(app.name, app.to_hash()) == app
+
+
+@given(st.builds(Model, IDS, KINDS, LABELS, TEXTS, TEXTS, st.integers(), TEXTS))
+def test_model_round_trip(model: Model) -> None:
+    assert Model.from_hash(model.to_hash()) == model
+
+
+@given(st.builds(Replica, IDS, st.integers(), st.integers(), KINDS))
+def test_replica_round_trip(replica: Replica) -> None:
+    assert Replica.from_hash(replica.to_hash()) == replica
+
+
+def test_slo_in_seconds() -> None:
+    assert APP.slo_seconds == 0.02
+
+
+# --- writes: the databases and keys of facts of 0.4 ---
+
+
+def flat(hash_: dict[str, str]) -> tuple[str, ...]:
+    return tuple(text for pair in hash_.items() for text in pair)
+
+
+def test_writes() -> None:
+    model = ModelId("m", "1")
+    assert records.put_application(APP) == [
+        Write(5, ("HSET", "app", *flat(APP_HASH))),
+        Write(1, ("SET", "app:0:0", '{"y_hat":"-1"}')),
+    ]
+    assert records.delete_application("app") == [
+        Write(5, ("DEL", "app")),
+        Write(7, ("DEL", "app")),
+        Write(1, ("DEL", "app:0:0")),
+    ]
+    assert records.put_link("app", "m") == (7, ("SADD", "app", "m"))
+    assert records.delete_link("app", "m") == (7, ("SREM", "app", "m"))
+    assert records.put_model(MODEL) == (2, ("HSET", "m:1", *flat(MODEL.to_hash())))
+    assert records.delete_model(model) == (2, ("DEL", "m:1"))
+    assert records.put_current_version(model) == (6, ("SET", "CURRENT_MODEL_VERSION:m", "1"))
+    assert records.delete_current_version("m") == (6, ("DEL", "CURRENT_MODEL_VERSION:m"))
+    assert records.put_replica(REPLICA) == (3, ("HSET", "m,1,2", *flat(REPLICA_HASH)))
+    assert records.delete_replica(REPLICA) == (3, ("DEL", "m,1,2"))
+
+
+def test_a_snapshot_as_writes() -> None:
+    snapshot = Snapshot(3, {"app": APP}, {MODEL.id: MODEL}, {"m": "1"}, {"app": ("m", "n")})
+    assert records.put_snapshot(snapshot) == [
+        *records.put_application(APP),
+        records.put_model(MODEL),
+        records.put_current_version(MODEL.id),
+        records.put_link("app", "m"),
+        records.put_link("app", "n"),
+    ]
+    assert records.put_snapshot(Snapshot()) == []
+
+
+# --- questions to a snapshot ---
+
+
+def test_versions_of_a_model() -> None:
+    other = Model(ModelId("n", "9"), InputType.INTS)
+    snapshot = Snapshot(models={MODEL.id: MODEL, other.id: other})
+    assert snapshot.versions("m") == ["1"] and snapshot.versions("x") == []
+
+
+def test_apps_linked_to_a_model() -> None:
+    # A link without its application, as 0.4 leaves it behind, counts for nothing.
+    snapshot = Snapshot(applications={"app": APP}, links={"app": ("m",), "gone": ("m",)})
+    assert snapshot.apps_linked_to("m") == [APP] and snapshot.apps_linked_to("n") == []
+
+
+def test_snapshots_that_differ_in_the_revision_only() -> None:
+    assert Snapshot(1, {"app": APP}).same_configuration(Snapshot(2, {"app": APP}))
+    assert not Snapshot(1, {"app": APP}).same_configuration(Snapshot(1))

@@ -1,0 +1,411 @@
+"""The config store against a real Redis."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import redis
+
+from clipper_common import records
+from clipper_common import store as store_module
+from clipper_common.datatypes import InputType, ModelId
+from clipper_common.errors import ClipperException
+from clipper_common.records import Application, Model, Replica, Snapshot
+from clipper_common.store import ConfigStore, StoreError
+
+Connect = Callable[[int], ConfigStore]
+
+APP = Application("app", InputType.INTS, 'say "é"\U0001f600\x00\n', 20000)
+MODEL = Model(ModelId("m", "1"), InputType.INTS, ("a", "b"), "image:1", "DEPRECATED", -1, "r")
+WRITES = [
+    *records.put_application(APP),
+    records.put_model(MODEL),
+    records.put_current_version(MODEL.id),
+    records.put_link("app", "m"),
+]
+FULL = Snapshot(1, {"app": APP}, {MODEL.id: MODEL}, {"m": "1"}, {"app": ("m",)})
+
+
+class Follower:
+    """What `follow` of a store yields, collected by a task."""
+
+    def __init__(self, store: ConfigStore) -> None:
+        self.latest: Snapshot | None = None
+        self.count = 0
+        self._news = asyncio.Condition()
+        self._task = asyncio.create_task(self._run(store))
+
+    async def _run(self, store: ConfigStore) -> None:
+        async for snapshot in store.follow():
+            async with self._news:
+                self.latest, self.count = snapshot, self.count + 1
+                self._news.notify_all()
+
+    async def until(self, holds: Callable[[Snapshot], bool], seconds: float = 10) -> Snapshot:
+        async with asyncio.timeout(seconds), self._news:
+            await self._news.wait_for(lambda: self.latest is not None and holds(self.latest))
+        assert self.latest is not None
+        return self.latest
+
+    async def stop(self) -> None:
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+
+
+Follow = Callable[[ConfigStore], Follower]
+
+
+@pytest.fixture
+async def follow(connect: Connect) -> AsyncIterator[Follow]:
+    followers: list[Follower] = []
+
+    def follow(store: ConfigStore) -> Follower:
+        followers.append(Follower(store))
+        return followers[-1]
+
+    yield follow
+    for follower in followers:
+        await follower.stop()
+
+
+@pytest.fixture
+def client(redis_port: int) -> Iterator[redis.Redis]:
+    """The same Redis, as Clipper 0.4 or an administrator sees it."""
+    with redis.Redis(port=redis_port, decode_responses=True) as client:
+        yield client
+
+
+def in_database(client: redis.Redis, database: int) -> redis.Redis:
+    pool = redis.ConnectionPool(**client.connection_pool.connection_kwargs | {"db": database})
+    return redis.Redis.from_pool(pool)
+
+
+# --- read and commit ---
+
+
+async def test_an_empty_redis_is_an_empty_configuration(store: ConfigStore) -> None:
+    assert await store.read() == Snapshot()
+
+
+async def test_what_is_committed_is_read(store: ConfigStore) -> None:
+    assert await store.commit(Snapshot(), WRITES) == 1
+    assert await store.read() == FULL
+
+
+async def test_a_commit_leaves_a_schema_version_for_later(store: ConfigStore, client: redis.Redis) -> None:
+    await store.commit(Snapshot(), WRITES)
+    assert client.get(records.SCHEMA_KEY) == "1"
+
+
+async def test_each_commit_is_a_new_revision(store: ConfigStore) -> None:
+    revisions = [await store.commit(await store.read(), [records.put_link("a", str(number))]) for number in range(3)]
+    assert revisions == [1, 2, 3]
+
+
+async def test_a_commit_on_an_old_snapshot_writes_nothing(store: ConfigStore) -> None:
+    old = await store.read()
+    await store.commit(old, WRITES)
+    assert await store.commit(old, records.delete_application("app")) is None
+    assert await store.read() == FULL
+
+
+async def test_of_commits_at_once_one_wins(connect: Connect, redis_port: int) -> None:
+    stores = [connect(redis_port) for _ in range(5)]
+    commits = [store.commit(Snapshot(), [records.put_link("app", str(n))]) for n, store in enumerate(stores)]
+    results = await asyncio.gather(*commits)
+    assert sorted(results, key=str) == [1, None, None, None, None]
+    winner = str(results.index(1))
+    assert (await stores[0].read()).links == {"app": (winner,)}
+
+
+async def test_a_model_that_0_4_marked_as_deleted_is_removed(store: ConfigStore, client: redis.Redis) -> None:
+    await store.commit(Snapshot(), WRITES)
+    with in_database(client, records.MODEL_DB) as models:
+        models.hdel("m:1", "valid")
+        assert (await store.read()).models == {}
+        assert models.keys() == []
+
+
+async def test_records_that_make_no_sense_are_ignored_and_named(
+    store: ConfigStore, client: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    await store.commit(Snapshot(), WRITES)
+    for database, key in [
+        (records.APPLICATION_DB, "bad app"),
+        (records.MODEL_DB, "bad:1"),
+        (records.REPLICA_DB, "bad,1,0"),
+    ]:
+        with in_database(client, database) as other:
+            other.hset(key, mapping={"valid": "", "model_name": "bad", "model_version": "1", "model_id": "bad:1"})
+            other.set("a key of another type", "x")
+    assert await store.read() == FULL
+    assert await store.read_replicas() == []
+    for what in ("application 'bad app'", "model 'bad:1'", "container 'bad:1'"):
+        assert f"ignored: {what} has no field" in caplog.text
+
+
+# --- follow ---
+
+
+async def test_changes_are_followed_within_100_ms(store: ConfigStore, connect: Connect, follow: Follow) -> None:
+    writer = connect(int(store.address.rpartition(":")[2]))
+    follower = follow(store)
+    await follower.until(lambda _: True)
+    for number in range(10):
+        revision = await writer.commit(await writer.read(), [records.put_link("app", str(number))])
+        begin = time.perf_counter()
+        await follower.until(lambda snapshot, revision=revision: snapshot.revision == revision)
+        assert time.perf_counter() - begin < 0.1
+
+
+async def test_nothing_is_yielded_while_nothing_changes(
+    store: ConfigStore, follow: Follow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "CONFIG_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(store_module, "CONFIG_REREAD_SECONDS", 0.01)
+    reads = 0
+    read = store._read_with_epoch
+
+    async def counted() -> Any:
+        nonlocal reads
+        reads += 1
+        return await read()
+
+    monkeypatch.setattr(store, "_read_with_epoch", counted)
+    follower = follow(store)
+    await follower.until(lambda _: True)
+    async with asyncio.timeout(10):
+        while reads < 5:
+            await asyncio.sleep(0.01)
+    assert follower.count == 1
+
+
+async def test_a_missed_message_costs_a_poll_only(
+    store: ConfigStore, client: redis.Redis, follow: Follow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "CONFIG_POLL_SECONDS", 0.05)
+    follower = follow(store)
+    await follower.until(lambda _: True)
+    with in_database(client, records.LINK_DB) as links:
+        links.sadd("app", "m")
+    client.incr(records.REVISION_KEY)  # as a commit does, and no message
+    await follower.until(lambda snapshot: snapshot.links == {"app": ("m",)})
+
+
+async def test_a_writer_that_knows_no_revision_is_noticed(
+    store: ConfigStore, client: redis.Redis, follow: Follow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "CONFIG_POLL_SECONDS", 0.02)
+    monkeypatch.setattr(store_module, "CONFIG_REREAD_SECONDS", 0.1)
+    await store.commit(Snapshot(), WRITES)
+    follower = follow(store)
+    await follower.until(FULL.same_configuration)
+    with in_database(client, records.APPLICATION_DB) as applications:
+        applications.hset("other", mapping=APP.to_hash())
+        await follower.until(lambda snapshot: set(snapshot.applications) == {"app", "other"})
+        applications.delete("app")
+        await follower.until(lambda snapshot: set(snapshot.applications) == {"other"})
+    with in_database(client, records.MODEL_DB) as models:
+        models.hdel("m:1", "valid")
+        await follower.until(lambda snapshot: not snapshot.models)
+
+
+async def test_the_first_follower_begins_an_epoch(
+    store: ConfigStore, client: redis.Redis, connect: Connect, redis_port: int, follow: Follow
+) -> None:
+    await follow(store).until(lambda _: True)
+    epoch = client.get(records.EPOCH_KEY)
+    assert epoch
+    await follow(connect(redis_port)).until(lambda _: True)
+    assert client.get(records.EPOCH_KEY) == epoch
+
+
+# --- a Redis that goes away ---
+
+
+async def test_while_redis_is_away_the_follower_waits(
+    own_redis: Any, connect: Connect, follow: Follow, caplog: pytest.LogCaptureFixture
+) -> None:
+    follower = follow(connect(own_redis.port))
+    async with asyncio.timeout(10):
+        while "does not answer" not in caplog.text:
+            await asyncio.sleep(0.01)
+    assert follower.count == 0
+    await asyncio.to_thread(own_redis.start)
+    await follower.until(Snapshot().same_configuration)
+
+
+async def test_a_redis_that_comes_back_empty_gets_the_last_snapshot_once(
+    own_redis: Any, connect: Connect, follow: Follow
+) -> None:
+    await asyncio.to_thread(own_redis.start)
+    stores = [connect(own_redis.port) for _ in range(3)]
+    followers = [follow(store) for store in stores]
+    for follower in followers:
+        await follower.until(lambda _: True)
+    revision = await stores[0].commit(await stores[0].read(), WRITES)
+    assert revision is not None
+    for follower in followers:
+        await follower.until(lambda snapshot: snapshot.revision == revision)
+    await asyncio.to_thread(own_redis.kill)
+    await asyncio.to_thread(own_redis.start)
+    for follower in followers:
+        restored = await follower.until(lambda snapshot: snapshot.revision > revision)
+        assert restored.same_configuration(FULL)
+    # One winner: each restoration is one revision more.
+    assert await stores[0].read() == replace(FULL, revision=revision + 1)
+
+
+async def test_what_was_written_since_redis_came_back_empty_stays(store: ConfigStore) -> None:
+    other = replace(APP, default_output="new")
+    await store.commit(Snapshot(), [*records.put_application(other), records.put_link("app", "new")])
+    await store._begin_epoch(replace(FULL, revision=7, current_versions={"m": "1"}))
+    merged = await store.read()
+    assert merged.applications == {"app": other}
+    assert merged.links == {"app": ("new",)}
+    assert (merged.models, merged.current_versions) == (FULL.models, FULL.current_versions)
+    assert merged.revision > 7
+
+
+async def test_several_links_of_one_application_are_all_written_back(store: ConfigStore) -> None:
+    snapshot = replace(FULL, links={"app": ("m", "n"), "b": ("m",)})
+    await store._begin_epoch(snapshot)
+    assert (await store.read()).links == snapshot.links
+
+
+async def test_another_redis_is_adopted(store: ConfigStore, client: redis.Redis, follow: Follow) -> None:
+    await store.commit(Snapshot(), WRITES)
+    follower = follow(store)
+    await follower.until(FULL.same_configuration)
+    with client.pipeline() as pipeline:  # as a fail-over to a Redis with a history of its own
+        pipeline.flushall()
+        pipeline.set(records.EPOCH_KEY, "another")
+        pipeline.execute()
+    await follower.until(lambda snapshot: snapshot == Snapshot())
+    assert client.get(records.EPOCH_KEY) == "another"
+
+
+async def test_calls_fail_within_seconds_when_redis_is_away(free_port: int, connect: Connect) -> None:
+    store = connect(free_port)
+    async with asyncio.timeout(10):
+        for call in (store.read(), store.commit(Snapshot(), WRITES), store.claim("c/1"), store.read_replicas()):
+            with pytest.raises(StoreError):
+                await call
+
+
+async def test_a_store_works_again_after_redis_restarted(own_redis: Any, connect: Connect) -> None:
+    await asyncio.to_thread(own_redis.start)
+    store = connect(own_redis.port)
+    await store.commit(Snapshot(), WRITES)
+    await asyncio.to_thread(own_redis.kill)
+    with pytest.raises(StoreError):
+        await store.read()
+    await asyncio.to_thread(own_redis.start)
+    assert await store.read() == Snapshot()
+
+
+async def test_a_redis_that_forbids_config_is_enough(own_redis: Any, connect: Connect, follow: Follow) -> None:
+    await asyncio.to_thread(own_redis.start, "--rename-command", "CONFIG", "")
+    with redis.Redis(port=own_redis.port) as client, pytest.raises(redis.ResponseError, match="unknown command"):
+        client.config_get("save")
+    store = connect(own_redis.port)
+    follower = follow(store)
+    await follower.until(lambda _: True)
+    revision = await store.commit(await store.read(), WRITES)
+    begin = time.perf_counter()
+    followed = await follower.until(lambda snapshot: snapshot.revision == revision)
+    assert time.perf_counter() - begin < 0.1
+    assert followed.same_configuration(FULL)
+    await store.claim("c/1")
+
+
+# --- replicas ---
+
+
+async def test_replicas_are_written_read_in_order_and_cleared(store: ConfigStore) -> None:
+    replicas = [
+        Replica(ModelId("m", "1"), 0, 5, InputType.INTS),
+        Replica(ModelId("m", "1"), 10, 7, InputType.INTS),
+        Replica(ModelId("n", "1"), 2, 6, InputType.STRINGS),
+    ]
+    await store.write_replicas([records.put_replica(replica) for replica in reversed(replicas)])
+    assert await store.read_replicas() == replicas
+    await store.write_replicas([records.delete_replica(replicas[1])])
+    assert await store.read_replicas() == [replicas[0], replicas[2]]
+    await store.clear_replicas()
+    assert await store.read_replicas() == []
+    assert await store.read() == Snapshot(), "replicas are no configuration"
+
+
+# --- which cluster ---
+
+
+async def test_a_redis_belongs_to_one_cluster(connect: Connect, redis_port: int) -> None:
+    first, second = connect(redis_port), connect(redis_port)
+    await first.claim("first/123")
+    await first.claim("first/123")
+    with pytest.raises(ClipperException, match=f"Redis at 127.0.0.1:{redis_port} is used by .* 'first'"):
+        await second.claim("second/456")
+    with pytest.raises(ClipperException):
+        await second.claim("first/456")  # the same name, and yet another cluster
+    await first.release("first/123")
+    await second.claim("second/456")
+
+
+async def test_only_the_owner_can_release(store: ConfigStore) -> None:
+    await store.claim("first/123")
+    await store.release("second/456")
+    with pytest.raises(ClipperException):
+        await store.claim("second/456")
+
+
+async def test_a_claim_ends_by_itself(store: ConfigStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "CLUSTER_LEASE_SECONDS", 0.1)
+    await store.claim("first/123")
+    async with asyncio.timeout(5):
+        while True:
+            with contextlib.suppress(ClipperException):
+                await store.claim("second/456")
+                break
+            await asyncio.sleep(0.01)
+
+
+# --- which query frontends follow ---
+
+
+async def test_without_query_frontends_all_is_applied(store: ConfigStore) -> None:
+    assert await store.wait_until_applied(1, 1)
+
+
+async def test_every_query_frontend_is_waited_for(store: ConfigStore) -> None:
+    await store.report_applied("a", 2)
+    await store.report_applied("b", 1)
+    assert not await store.wait_until_applied(2, 0.05)
+    waiting = asyncio.create_task(store.wait_until_applied(2, 10))
+    await store.report_applied("b", 3)
+    async with asyncio.timeout(5):
+        assert await waiting
+
+
+async def test_a_query_frontend_that_left_is_not_waited_for(store: ConfigStore) -> None:
+    await store.report_applied("a", 1)
+    await store.retire_frontend("a")
+    assert await store.wait_until_applied(2, 1)
+
+
+async def test_a_query_frontend_that_fell_silent_is_not_waited_for(
+    store: ConfigStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.report_applied("a", 1)
+    monkeypatch.setattr(store_module, "_FRONTEND_SILENCE_SECONDS", 0.05)
+    assert await store.wait_until_applied(2, 5)
+
+
+async def test_a_report_says_whether_redis_knew_the_frontend(store: ConfigStore) -> None:
+    assert await store.report_applied("a", 1)
+    assert not await store.report_applied("a", 2)

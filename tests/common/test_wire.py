@@ -1,0 +1,263 @@
+"""The wire format: Clipper 0.4's bytes, its lenient forms, round trips and garbage."""
+
+import struct
+from array import array
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clipper_common import wire
+from clipper_common.datatypes import InputType, ModelId
+from clipper_common.errors import WireError
+from clipper_common.wire import (
+    Drain,
+    Heartbeat,
+    HeartbeatReply,
+    HeartbeatType,
+    Metadata,
+    PredictRequest,
+    Refused,
+    Response,
+)
+
+
+def frames(text: str) -> list[bytes]:
+    """Frames from hex, with bars between them."""
+    return [bytes.fromhex(frame) for frame in text.split("|")]
+
+
+# --- what the original's containers and query frontend were seen to send ---
+
+HEARTBEAT = frames("| 02000000")
+METADATA = frames("| 00000000 | 6d | 31 | 31 | 03000000")
+REPLY = frames("| 01000000 | 07000000 | 1800000000000000 | 020000000000000001000000000000000100000000000000 | 32 | 32")
+METADATA_PLEASE = frames("| 03000000 | 02000000 | 01000000")
+HEAD = "| 03000000 | 01000000 | 07000000 | 00000000 |"
+PREDICT_INTS = frames(
+    f"{HEAD} 2000000000000000 | 0100000000000000 0200000000000000 0800000000000000 0800000000000000 |"
+    "0100000002000000 | 0300000004000000"
+)
+PREDICT_DOUBLES = frames(
+    f"{HEAD} 1800000000000000 | 0300000000000000 0100000000000000 1000000000000000 | 000000000000f03f00000000000004c0"
+)
+PREDICT_STRINGS = frames(
+    f"{HEAD} 2000000000000000 | 0400000000000000 0200000000000000 0300000000000000 0300000000000000 | 68c3a9 | 616263"
+)
+PREDICT_BYTES = frames(f"{HEAD} 1800000000000000 | 0000000000000000 0100000000000000 0200000000000000 | 00ff")
+
+INTS = PredictRequest(7, InputType.INTS, [array("i", [1, 2]).tobytes(), array("i", [3, 4]).tobytes()])
+DOUBLES = PredictRequest(7, InputType.DOUBLES, [array("d", [1.0, -2.5]).tobytes()])
+STRINGS = PredictRequest(7, InputType.STRINGS, ["hé".encode(), b"abc"])
+BYTES = PredictRequest(7, InputType.BYTES, [b"\x00\xff"])
+ANSWER = Response(7, [b"2", b"2"], [False, False])
+
+
+def test_encoders_write_the_bytes_of_0_4() -> None:
+    assert wire.encode_heartbeat() == HEARTBEAT
+    assert wire.encode_metadata(Metadata(ModelId("m", "1"), InputType.INTS, 3)) == METADATA
+    assert wire.encode_response(ANSWER, 3) == REPLY
+    assert wire.encode_heartbeat_reply(HeartbeatType.REQUEST_METADATA, 3) == METADATA_PLEASE
+    assert wire.encode_heartbeat_reply(HeartbeatType.KEEP_ALIVE, 3) == [*METADATA_PLEASE[:3], bytes(4)]
+
+
+@pytest.mark.parametrize(
+    ("request_", "sent"),
+    [(INTS, PREDICT_INTS), (DOUBLES, PREDICT_DOUBLES), (STRINGS, PREDICT_STRINGS), (BYTES, PREDICT_BYTES)],
+)
+def test_predict_requests_are_the_bytes_of_0_4(request_: PredictRequest, sent: list[bytes]) -> None:
+    assert wire.encode_predict_request(request_, 3) == sent
+    assert wire.decode_from_frontend(sent) == request_
+
+
+def test_decoders_read_the_bytes_of_0_4() -> None:
+    assert wire.decode_from_container(HEARTBEAT) == Heartbeat()
+    assert wire.decode_from_container(METADATA) == Metadata(ModelId("m", "1"), InputType.INTS, 3, None)
+    assert wire.decode_from_container(REPLY) == ANSWER
+    assert wire.decode_from_frontend(METADATA_PLEASE) == HeartbeatReply(HeartbeatType.REQUEST_METADATA)
+
+
+# --- what other containers of 0.4 send ---
+
+
+def metadata(name: bytes = b"m", version: bytes = b"1", kind: bytes = b"1", rpc: bytes = METADATA[5]) -> list[bytes]:
+    return [b"", bytes(4), name, version, kind, rpc]
+
+
+def test_the_jvm_container_sends_its_version_in_eight_bytes() -> None:
+    message = wire.decode_from_container(metadata(rpc=struct.pack("<q", 3)))
+    assert message == Metadata(ModelId("m", "1"), InputType.INTS, 3)
+
+
+@pytest.mark.parametrize("kind", [b"3\x00", b"3\x00garbage", b"3\x00\xff\xfe1", b"3"])
+def test_r_and_cpp_containers_send_garbage_behind_the_input_type(kind: bytes) -> None:
+    message = wire.decode_from_container(metadata(kind=kind))
+    assert message == Metadata(ModelId("m", "1"), InputType.DOUBLES, 3)
+
+
+def test_the_length_that_a_response_announces_of_its_sizes_is_not_trusted() -> None:
+    assert wire.decode_from_container([*REPLY[:3], struct.pack("<Q", 999), *REPLY[4:]]) == ANSWER
+
+
+def test_outputs_may_be_empty_and_any_bytes() -> None:
+    response = Response(0, [b"", b"\xff\x00"], [False, False])
+    assert wire.decode_from_container(wire.encode_response(response, 3)) == response
+
+
+REFUSED_FROM_CONTAINERS = {
+    "nothing": [],
+    "no type": [b""],
+    "no delimiter": [b"x", *HEARTBEAT[1:]],
+    "short type": [b"", b"\x02"],
+    "unknown type": [b"", struct.pack("<I", 9)],
+    "metadata of 0.2": METADATA[:5],
+    "metadata cut": METADATA[:3],
+    "short RPC version": metadata(rpc=b"\x03"),
+    "RPC version 2": metadata(rpc=struct.pack("<I", 2)),
+    "RPC version 5": metadata(rpc=struct.pack("<I", 5)),
+    "version 4 without a replica id": metadata(rpc=struct.pack("<I", 4)),
+    "no input type": metadata(kind=b""),
+    "input type -1": metadata(kind=b"-1"),
+    "input type 5": metadata(kind=b"5"),
+    "input type word": metadata(kind=b"ints"),
+    "empty name": metadata(name=b""),
+    "long name": metadata(name=b"x" * 1025),
+    "name not UTF-8": metadata(name=b"\xff"),
+    "empty version": metadata(version=b""),
+    "response cut": REPLY[:4],
+    "response without sizes": [*REPLY[:4], b""],
+    "response with sizes cut": [*REPLY[:4], REPLY[4][:-1], *REPLY[5:]],
+    "an output too few": REPLY[:-1],
+    "an output too many": [*REPLY, b"2"],
+    "an output of another size": [*REPLY[:-1], b"22"],
+    "short message id": [*REPLY[:2], b"\x07", *REPLY[3:]],
+    "number of outputs is a lie": [*REPLY[:4], struct.pack("<QQQ", 2**63, 1, 1), *REPLY[5:]],
+}
+REFUSED_FROM_FRONTENDS = {
+    "nothing": [],
+    "no type": METADATA_PLEASE[:2],
+    "no delimiter": [b"x", *METADATA_PLEASE[1:]],
+    "RPC version 2": [b"", struct.pack("<I", 2), *METADATA_PLEASE[2:]],
+    "unknown type": [*METADATA_PLEASE[:2], struct.pack("<I", 9)],
+    "heartbeat without its type": METADATA_PLEASE[:3],
+    "heartbeat of another type": [*METADATA_PLEASE[:3], struct.pack("<I", 2)],
+    "request cut": PREDICT_INTS[:6],
+    "feedback": [*PREDICT_INTS[:4], struct.pack("<I", 1), *PREDICT_INTS[5:]],
+    "an input too few": PREDICT_INTS[:-1],
+    "an input too many": [*PREDICT_INTS, b""],
+    "an input of another size": [*PREDICT_INTS[:-1], b"1234"],
+    "sizes cut": [*PREDICT_INTS[:6], PREDICT_INTS[6][:-1], *PREDICT_INTS[7:]],
+    "sizes too short": [*PREDICT_INTS[:6], PREDICT_INTS[6][:8]],
+    "unknown input type": [*PREDICT_BYTES[:6], struct.pack("<QQQ", 7, 1, 2), PREDICT_BYTES[7]],
+}
+
+
+@pytest.mark.parametrize("sent", REFUSED_FROM_CONTAINERS.values(), ids=REFUSED_FROM_CONTAINERS)
+def test_nonsense_from_a_container_is_refused(sent: list[bytes]) -> None:
+    with pytest.raises(WireError):
+        wire.decode_from_container(sent)
+
+
+@pytest.mark.parametrize("sent", REFUSED_FROM_FRONTENDS.values(), ids=REFUSED_FROM_FRONTENDS)
+def test_nonsense_from_a_frontend_is_refused(sent: list[bytes]) -> None:
+    with pytest.raises(WireError):
+        wire.decode_from_frontend(sent)
+
+
+# --- version 4 ---
+
+
+def test_version_4_metadata_is_that_of_3_and_a_replica_id() -> None:
+    ours = Metadata(ModelId("m", "1"), InputType.INTS, 4, "replica")
+    sent = [*METADATA[:5], struct.pack("<I", 4), b"replica"]
+    assert wire.encode_metadata(ours) == sent
+    assert wire.decode_from_container(sent) == ours
+
+
+def test_version_4_responses_have_a_status_per_output() -> None:
+    ours = Response(7, [b"2", b"ValueError: no"], [False, True])
+    sent = wire.encode_response(ours, 4)
+    assert sent[5] == b"\x00\x01"
+    assert wire.decode_from_container(sent, 4) == ours
+
+
+@pytest.mark.parametrize("statuses", [b"", b"\x00", b"\x00\x00\x00"])
+def test_version_4_responses_have_as_many_statuses_as_outputs(statuses: bytes) -> None:
+    sent = wire.encode_response(ANSWER, 4)
+    with pytest.raises(WireError, match="one status per output"):
+        wire.decode_from_container([*sent[:5], statuses, *sent[6:]], 4)
+
+
+def test_a_version_4_response_is_no_version_3_response() -> None:
+    with pytest.raises(WireError):
+        wire.decode_from_container(wire.encode_response(ANSWER, 4), 3)
+    with pytest.raises(WireError):
+        wire.decode_from_container(REPLY, 4)
+
+
+def test_farewells() -> None:
+    assert wire.decode_from_container(wire.encode_drain_request(), 4) == Drain()
+    assert wire.decode_from_frontend(wire.encode_drain_reply()) == Drain()
+    assert wire.decode_from_frontend(wire.encode_refused("no such möbel")) == Refused("no such möbel")
+    assert wire.decode_from_frontend(wire.encode_refused("x")[:3]) == Refused("")
+
+
+def test_requests_and_heartbeats_of_version_4_differ_in_the_version_only() -> None:
+    sent = wire.encode_predict_request(INTS, 4)
+    assert sent == [b"", struct.pack("<I", 4), *PREDICT_INTS[2:]]
+    assert wire.decode_from_frontend(sent) == INTS
+    reply = wire.encode_heartbeat_reply(HeartbeatType.KEEP_ALIVE, 4)
+    assert wire.decode_from_frontend(reply) == HeartbeatReply(HeartbeatType.KEEP_ALIVE)
+
+
+# --- round trips ---
+
+NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=50)
+MODELS = st.builds(ModelId, NAMES, NAMES)
+KINDS = st.sampled_from(InputType)
+IDS = st.integers(0, wire.MESSAGE_ID_LIMIT - 1)
+PARTS = st.lists(st.binary(max_size=40), max_size=20)
+
+
+@given(
+    st.builds(Metadata, MODELS, KINDS, st.just(3), st.none()) | st.builds(Metadata, MODELS, KINDS, st.just(4), NAMES)
+)
+def test_metadata_round_trip(message: Metadata) -> None:
+    assert wire.decode_from_container(wire.encode_metadata(message)) == message
+
+
+@given(IDS, PARTS, st.sampled_from([3, 4]), st.data())
+def test_response_round_trip(message_id: int, outputs: list[bytes], version: int, data: st.DataObject) -> None:
+    statuses = st.booleans() if version == 4 else st.just(False)
+    failed = data.draw(st.lists(statuses, min_size=len(outputs), max_size=len(outputs)))
+    message = Response(message_id, outputs, failed)
+    assert wire.decode_from_container(wire.encode_response(message, version), version) == message
+
+
+@given(st.builds(PredictRequest, IDS, KINDS, PARTS), st.sampled_from([3, 4]))
+def test_predict_request_round_trip(message: PredictRequest, version: int) -> None:
+    assert wire.decode_from_frontend(wire.encode_predict_request(message, version)) == message
+
+
+# --- garbage: read or refused, never another exception ---
+
+KNOWN_FRAMES = [*METADATA, *REPLY, *PREDICT_INTS, *METADATA_PLEASE, *wire.encode_response(ANSWER, 4)]
+GARBAGE = st.lists(st.sampled_from(KNOWN_FRAMES) | st.binary(max_size=40), max_size=10)
+VALID = st.sampled_from([HEARTBEAT, METADATA, REPLY, PREDICT_INTS, PREDICT_STRINGS, METADATA_PLEASE])
+
+
+@st.composite
+def damaged(draw: st.DrawFn) -> list[bytes]:
+    message = list(draw(VALID))
+    place = draw(st.integers(0, len(message) - 1))
+    message[place : place + draw(st.integers(0, 2))] = draw(GARBAGE)
+    return message
+
+
+@given(GARBAGE | damaged(), st.sampled_from([3, 4]))
+def test_garbage_is_read_or_refused(sent: list[bytes], version: int) -> None:
+    for decode in (lambda: wire.decode_from_container(sent, version), lambda: wire.decode_from_frontend(sent)):
+        try:
+            decode()
+        except WireError as error:
+            assert str(error)
