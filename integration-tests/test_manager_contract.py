@@ -1,0 +1,260 @@
+"""What every container manager owes to ClipperConnection, over real programs."""
+
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clipper_admin import ClipperConnection, ClipperException, ContainerManager, images
+from clipper_admin.deployers import python as python_deployer
+
+pytestmark = pytest.mark.integration
+
+NewManager = Callable[..., ContainerManager]
+NewCluster = Callable[..., ClipperConnection]
+
+SLO_MICROS = 2_000_000
+
+
+def summing() -> Any:
+    return lambda inputs: [str(sum(x)) for x in inputs]
+
+
+def endpoint(conn: ClipperConnection, name: str, func: Any = None, **options: Any) -> None:
+    python_deployer.create_endpoint(conn, name, "doubles", func or summing(), slo_micros=SLO_MICROS, **options)
+
+
+# --- clusters ---
+
+
+def test_a_cluster_starts_once(conn: ClipperConnection, new_manager: NewManager) -> None:
+    with pytest.raises(ClipperException, match="already exists"):
+        ClipperConnection(new_manager("shared")).start_clipper()
+    conn.connect()
+
+
+def test_connecting_to_nothing(new_manager: NewManager) -> None:
+    conn = ClipperConnection(new_manager("nowhere"))
+    with pytest.raises(ClipperException, match="nowhere"):
+        conn.connect()
+    assert not conn.connected
+
+
+def test_clusters_stand_side_by_side(conn: ClipperConnection, new_cluster: NewCluster) -> None:
+    other = new_cluster("other")
+    endpoint(conn, "in-shared")
+    endpoint(other, "in-other")
+    assert "in-shared" not in other.get_all_apps()
+    assert other.predict("in-other", [1.0, 2.0])["output"] == 3
+    other.stop_all()
+    assert conn.predict("in-shared", [1.0, 2.0])["output"] == 3
+
+
+def test_stop_all_is_idempotent(new_cluster: NewCluster, new_manager: NewManager) -> None:
+    conn = new_cluster("twice")
+    endpoint(conn, "a")
+    ClipperConnection(new_manager("twice")).stop_all()
+    conn.stop_all()
+    with pytest.raises(ClipperException):
+        ClipperConnection(new_manager("twice")).connect()
+
+
+def test_a_stopped_cluster_can_be_started_again(new_cluster: NewCluster) -> None:
+    for _ in range(2):
+        conn = new_cluster("again")
+        assert conn.get_all_apps() == []
+        endpoint(conn, "a")
+        conn.stop_all(graceful=False)
+
+
+def test_a_cluster_outlives_the_interpreter(conn: ClipperConnection) -> None:
+    endpoint(conn, "outliving")
+    manager = type(conn.cm).__name__
+    code = f"""
+from clipper_admin import ClipperConnection, {manager}
+conn = ClipperConnection({manager}({conn.cm.cluster_name!r}))
+conn.connect()
+conn.set_num_replicas("outliving", 2)
+print(conn.predict("outliving", [1.0, 2.0]))
+"""
+    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60).stdout
+    assert "'output': 3.0" in said
+    assert conn.get_num_replicas("outliving") == 2
+    assert conn.predict("outliving", [3.0, 2.0])["output"] == 5
+
+
+# --- deployment ---
+
+
+def test_model_that_cannot_be_loaded(conn: ClipperConnection) -> None:
+    endpoint(conn, "fragile")
+
+    class Bomb:
+        def __reduce__(self) -> Any:
+            return exec, ("raise RuntimeError('cannot be loaded here')",)
+
+    bomb = Bomb()
+    started = time.monotonic()
+    with pytest.raises(ClipperException, match="cannot be loaded here"):
+        python_deployer.deploy_python_closure(conn, "fragile", 2, "doubles", lambda inputs: [bomb])
+    assert time.monotonic() - started < 15
+    assert conn.get_num_replicas("fragile", 2) == 0
+    assert conn.get_current_model_version("fragile") == "1"
+    assert conn.predict("fragile", [1.0, 2.0])["output"] == 3
+    python_deployer.deploy_python_closure(conn, "fragile", 2, "doubles", summing())
+
+
+def test_unknown_images(conn: ClipperConnection, tmp_path: Path) -> None:
+    with pytest.raises(ClipperException, match="no/such:image"):
+        conn.deploy_model("imageless", 1, "doubles", "no/such:image")
+    with pytest.raises(ClipperException, match="no/such:base"):
+        conn.build_model("imageless", 1, tmp_path, "no/such:base")
+    assert conn.get_num_replicas("imageless", 1) == 0
+
+
+def test_building_needs_no_cluster(conn: ClipperConnection, new_manager: NewManager, tmp_path: Path) -> None:
+    base = images.image_name(images.NOOP_CONTAINER)
+    image = ClipperConnection(new_manager("shared")).build_model("built", "1.0", tmp_path, base)
+    assert image.endswith("built:1.0")
+    conn.deploy_model("built", "1.0", "doubles", image)
+    assert conn.get_all_models(verbose=True)[-1]["container_name"]
+
+
+def test_failing_function_gives_a_default_with_its_reason(conn: ClipperConnection) -> None:
+    endpoint(conn, "failing", lambda inputs: [str(1 / int(x[0])) for x in inputs], default_output="sorry")
+    answer = conn.predict("failing", [0.0])
+    assert (answer["output"], answer["default"]) == ("sorry", True)
+    assert answer["default_explanation"].startswith("The model raised ZeroDivisionError: division by zero")
+    assert conn.predict("failing", [2.0])["output"] == 0.5
+
+
+def test_functions_may_report_metrics(conn: ClipperConnection) -> None:
+    def reporting(inputs: Any) -> list[str]:
+        from clipper_admin import metrics
+
+        metrics.add_metric("inputs_of_the_reporting_model", "Counter", "how many inputs it saw")
+        metrics.report_metric("inputs_of_the_reporting_model", len(inputs))
+        return ["" for _ in inputs]
+
+    endpoint(conn, "reporting", reporting)
+    conn.predict("reporting", [1.0])
+    with urllib.request.urlopen(f"http://{conn.get_metric_addr()}/metrics", timeout=10) as answer:
+        text = answer.read().decode()
+    assert "inputs_of_the_reporting_model_total" in text
+    assert "app_reporting_num_predictions" in text
+
+
+# --- replicas ---
+
+
+def test_scaling(conn: ClipperConnection) -> None:
+    endpoint(conn, "scaled", num_replicas=2)
+    for number in (1, 3, 0, 1):
+        conn.set_num_replicas("scaled", number)
+        assert conn.get_num_replicas("scaled", 1) == number
+        assert count_connected(conn, "scaled:1:") == number
+    assert conn.predict("scaled", [1.0, 2.0])["output"] == 3
+
+
+def test_replica_info(conn: ClipperConnection) -> None:
+    endpoint(conn, "single")
+    (replica,) = (info for info in conn.get_all_model_replicas(verbose=True) if info["model_name"] == "single")
+    assert conn.get_model_replica_info("single", 1, replica["model_replica_id"]) == replica
+    assert conn.get_model_replica_info("single", 1, replica["model_replica_id"] + 1000) is None
+
+
+def count_connected(conn: ClipperConnection, prefix: str) -> int:
+    return sum(name.startswith(prefix) for name in conn.get_all_model_replicas())
+
+
+# --- stopping ---
+
+
+def test_stopped_models_answer_with_the_default(conn: ClipperConnection) -> None:
+    endpoint(conn, "stopped")
+    python_deployer.deploy_python_closure(conn, "stopped", 2, "doubles", summing())
+    conn.stop_inactive_model_versions(["stopped"])
+    assert conn.get_model_info("stopped", 1) is None
+    assert conn.predict("stopped", [1.0, 2.0])["output"] == 3
+    conn.stop_versioned_models({"stopped": [2]})
+    assert conn.predict("stopped", [3.0, 2.0])["default_explanation"] == "No connected models found for query"
+    assert count_connected(conn, "stopped:") == 0
+    python_deployer.deploy_python_closure(conn, "stopped", 2, "doubles", lambda inputs: ["9" for _ in inputs])
+    assert conn.predict("stopped", [1.0, 2.0])["output"] == 9
+    conn.stop_models(["stopped"])
+    assert conn.get_num_replicas("stopped", 2) == 0
+
+
+def test_stop_all_model_containers_without_connect(new_cluster: NewCluster, new_manager: NewManager) -> None:
+    conn = new_cluster("modelless")
+    endpoint(conn, "a")
+    ClipperConnection(new_manager("modelless")).stop_all_model_containers()
+    assert conn.get_all_models() == []
+    assert conn.get_num_replicas("a", 1) == 0
+    assert conn.predict("a", [1.0])["default_explanation"] == "No connected models found for query"
+    conn.stop_all()
+
+
+def test_logs_of_the_stopped_are_kept(conn: ClipperConnection, tmp_path: Path) -> None:
+    endpoint(conn, "talkative", lambda inputs: [print("a remark of the model") or "" for _ in inputs])
+    conn.predict("talkative", [1.0])
+    conn.stop_models(["talkative"])
+    texts = [Path(path).read_text() for path in conn.get_clipper_logs(str(tmp_path))]
+    assert any("a remark of the model" in text for text in texts)
+
+
+# --- errors ---
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments", "named"),
+    [
+        ("register_application", ("a/b", "doubles", "", 1), "a/b"),
+        ("register_application", ("a", "complex", "", 1), "complex"),
+        ("register_application", ("a", "doubles", 1, 1), "default_output"),
+        ("register_application", ("a", "doubles", "", 0), "slo_micros"),
+        ("register_application", ("a", "doubles", "", 2**31), "int"),
+        ("unregister_application", ("no-app",), "no-app"),
+        ("delete_application", ("no-app",), "no-app"),
+        ("link_model_to_app", ("no-app", "no-model"), "no-app"),
+        ("link_model_to_app", ("errors", "no-model"), "no-model"),
+        ("unlink_model_from_app", ("errors", "no-model"), "no-model"),
+        ("get_linked_models", ("no-app",), "no-app"),
+        ("get_app_info", (None,), "name=None"),
+        ("register_model", ("a:b", 1, "doubles"), "a:b"),
+        ("register_model", ("a", "1,2", "doubles"), "1,2"),
+        ("register_model", ("errors", 1, "doubles"), "already exists"),
+        ("register_model", ("errors", 2, "strings"), "not compatible"),
+        ("deploy_model", ("errors", 1, "doubles", "image"), "already exists"),
+        ("deploy_model", ("errors", 2, "strings", "image"), "not compatible"),
+        ("deploy_model", ("Errors", 2, "doubles", "image"), "Errors"),
+        ("build_model", ("errors", 2, "/no/such/folder", "base"), "/no/such/folder"),
+        ("build_and_deploy_model", ("errors", 1, "doubles", "/no/such/folder", "base"), "already exists"),
+        ("set_model_version", ("errors", 9), "'9'"),
+        ("set_model_version", ("no-model", 1), "no-model"),
+        ("set_num_replicas", ("errors", -1), "num_replicas"),
+        ("set_num_replicas", ("errors", 1, 9), "errors:9"),
+        ("set_num_replicas", ("no-model", 1), "no-model"),
+        ("get_num_replicas", ("no-model",), "no-model"),
+        ("get_current_model_version", ("no-model",), "no-model"),
+        ("get_model_replica_info", ("errors", 1, "zero"), "replica_id"),
+        ("stop_models", ("errors",), "model_names"),
+        ("stop_versioned_models", ({"errors": [9]},), "'9'"),
+        ("stop_inactive_model_versions", ("errors",), "model_names"),
+        ("predict", ("no-app", [1.0]), "no-app"),
+        ("predict", ("errors", "text"), "String"),
+        ("predict", ("errors", [1.0], 9), "9"),
+        ("test_predict_function", ({}, len, "doubles"), "input_batch"),
+    ],
+)
+def test_wrong_arguments(conn: ClipperConnection, method: str, arguments: tuple[Any, ...], named: str) -> None:
+    if conn.get_app_info("errors") is None:
+        endpoint(conn, "errors")
+    with pytest.raises(ClipperException, match=named):
+        getattr(conn, method)(*arguments)
+    assert conn.predict("errors", [1.0, 2.0])["output"] == 3
