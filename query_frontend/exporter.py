@@ -83,11 +83,11 @@ def parse_targets(text: str) -> list[Target]:
         raise ValueError(f"the targets are not in Prometheus' file_sd format: {error!r}") from None
 
 
-def merge(scrapes: Sequence[tuple[Labels, str]]) -> dict[str, Metric]:
+def merge(scrapes: Sequence[tuple[Labels, list[Metric]]]) -> dict[str, Metric]:
     """The metrics of several targets, each sample with the labels of its target."""
     merged: dict[str, Metric] = {}
-    for labels, text in scrapes:
-        for family in text_string_to_metric_families(text):
+    for labels, families in scrapes:
+        for family in families:
             known = merged.setdefault(family.name, Metric(family.name, family.documentation, family.type))
             known.samples += [sample._replace(labels=sample.labels | labels) for sample in family.samples]
     return merged
@@ -140,13 +140,12 @@ async def _ask_targets(session: aiohttp.ClientSession, targets_file: Path | None
     return merge([scrape for scrape in scrapes if scrape])
 
 
-async def _scrape(session: aiohttp.ClientSession, target: Target) -> tuple[Labels, str] | None:
+async def _scrape(session: aiohttp.ClientSession, target: Target) -> tuple[Labels, list[Metric]] | None:
     try:
         text = await _get(session, target.address)
-        list(text_string_to_metric_families(text))
+        return target.labels, list(text_string_to_metric_families(text))
     except _UNREACHABLE:
         return None
-    return target.labels, text
 
 
 async def _get(session: aiohttp.ClientSession, address: str) -> str:

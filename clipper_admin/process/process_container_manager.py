@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
@@ -131,7 +132,9 @@ class ProcessContainerManager(ContainerManager):
     def _is_alive(self) -> bool:
         if not self._files.directory.is_dir():
             return False
-        return supervision.is_supervised(self._files) or bool(processes.marked(self._files.marks()))
+        if supervision.is_supervised(self._files) or processes.marked(self._files.marks()):
+            return True
+        return any(status.identity.is_alive() for status in self._files.statuses().values())
 
     def _start(self, options: programs.QueryFrontendOptions) -> None:
         cluster = self._choose_ports()
@@ -144,7 +147,9 @@ class ProcessContainerManager(ContainerManager):
         self.logger.info("Clipper listens on %s:%d", LOOPBACK, cluster.query_port)
 
     def _choose_ports(self) -> Cluster:
-        taken = {port for name, other in all_clusters().items() if name != self.cluster_name for port in other.ports}
+        # A program of another cluster may be down just now, and will want its port back.
+        others = {n: c for n, c in all_clusters().items() if supervision.is_supervised(ClusterFiles(n))}
+        taken = {port for cluster in others.values() for port in cluster.ports}
 
         def choose(what: str, wanted: int) -> int:
             port = ports.find_port(wanted, taken)
@@ -353,6 +358,8 @@ class ProcessContainerManager(ContainerManager):
 
     def _kill_and_remove(self) -> None:
         processes.kill_marked(self._files.marks())
+        for status in self._files.statuses().values():
+            status.identity.send(signal.SIGKILL)  # an old Redis, which hides its marks
         self._files.remove()
 
     # --- addresses ---

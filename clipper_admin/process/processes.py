@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple, Self
 
@@ -13,6 +14,7 @@ ENV_CLUSTER_DIRECTORY: Final = "CLIPPER_CLUSTER_DIRECTORY"
 
 _TOLERANCE_SECONDS: Final = 1.5  # the system computes start times from the clock, which may be set
 _KILL_SECONDS: Final = 3.0
+_POLL_SECONDS: Final = 0.01
 
 
 class Identity(NamedTuple):
@@ -58,13 +60,12 @@ def kill_group(leader: int, marks: Mapping[str, str]) -> None:
 
 def kill_marked(marks: Mapping[str, str]) -> None:
     """Kill every process that is marked, and those that they start meanwhile. They are gone on return."""
-    for _ in range(10):
-        processes = marked(marks)
-        if not processes:
-            return
-        for process in processes:
+    give_up = time.monotonic() + _KILL_SECONDS
+    # One that is dead may stay as a zombie until its new parent looks: it is not waited for.
+    while (alive := marked(marks)) and time.monotonic() < give_up:
+        for process in alive:
             _kill(process)
-        psutil.wait_procs(processes, timeout=_KILL_SECONDS)
+        time.sleep(_POLL_SECONDS)
 
 
 def _has(process: psutil.Process, marks: Mapping[str, str]) -> bool:

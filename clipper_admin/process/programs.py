@@ -1,6 +1,8 @@
 """Which programs a cluster consists of, as command lines. Pure but for finding a Redis server and free ports."""
 
+import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -36,7 +38,15 @@ def redis_server(files: ClusterFiles, port: int) -> Program:
     """A Redis that keeps nothing on disk."""
     options = {"--port": port, "--bind": LOOPBACK, "--save": "", "--appendonly": "no", "--dir": files.directory}
     arguments = [str(word) for option in options.items() for word in option]
-    return _program(files, REDIS, Kind.REDIS, [_find_redis_server(), *arguments, "--daemonize", "no"])
+    server = _find_redis_server()
+    return _program(files, REDIS, Kind.REDIS, [server, *arguments, "--daemonize", "no", *_keep_environment(server)])
+
+
+def _keep_environment(server: str) -> list[str]:
+    # The server writes its title over its environment, by which we know what is ours; since 6.2 it can be told not to.
+    answer = subprocess.run([server, "--version"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=10)
+    version = re.search(r"v=(\d+)\.(\d+)", answer.stdout)
+    return ["--set-proc-title", "no"] if version and tuple(map(int, version.groups())) >= (6, 2) else []
 
 
 def _find_redis_server() -> str:
@@ -58,12 +68,7 @@ def frontends(files: ClusterFiles, cluster: Cluster, options: QueryFrontendOptio
     """The management frontend, the query frontend, and the exporter of the metrics."""
     shared = {"redis_ip": cluster.redis_ip, "redis_port": cluster.redis_port, "cluster_id": cluster.id}
     management = {"host": LOOPBACK, "port": cluster.management_port}
-    query = {
-        "host": LOOPBACK,
-        "port": cluster.query_port,
-        "rpc_host": LOOPBACK,
-        "rpc_service_port": cluster.rpc_port,
-    }
+    query = {"host": LOOPBACK, "port": cluster.query_port, "rpc_service_port": cluster.rpc_port}
     exporter = {
         "query_frontend_name": f"{LOOPBACK}:{cluster.query_port}",
         "host": LOOPBACK,

@@ -1,0 +1,297 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from clipper_admin.process import supervision, supervisor
+from clipper_admin.process.processes import Identity
+from clipper_admin.process.state import ClusterFiles, Kind, Program, State, Status
+from clipper_admin.process.supervisor import Supervisor
+
+WaitUntil = Callable[..., None]
+
+
+def shell(id_: str, script: str, kind: Kind = Kind.MODEL) -> Program:
+    return Program(id_, kind, ["/bin/sh", "-c", script], "/")
+
+
+def sleeper(id_: str = "sleeper", kind: Kind = Kind.MODEL) -> Program:
+    return shell(id_, "exec sleep 1000", kind)
+
+
+def supervisor_pid(files: ClusterFiles) -> int:
+    return int(files.supervisor.read_text())
+
+
+def status(files: ClusterFiles, id_: str) -> Status:
+    found = files.status(id_)
+    assert found
+    return found
+
+
+def is_running(files: ClusterFiles, id_: str, starts: int = 1) -> bool:
+    found = files.status(id_)
+    return bool(found and found.state == State.RUNNING and found.starts == starts)
+
+
+@pytest.fixture
+def run(files: ClusterFiles, wait_until: WaitUntil) -> Callable[..., Status]:
+    """Let the supervisor run a program."""
+
+    def run_program(program: Program) -> Status:
+        files.write_program(program)
+        supervision.notify(files)
+        wait_until(lambda: is_running(files, program.id))
+        return status(files, program.id)
+
+    return run_program
+
+
+# --- with the real program ---
+
+
+def test_restarts_what_was_killed_and_marks_that_in_the_log(
+    files: ClusterFiles, run: Callable[..., Status], wait_until: WaitUntil
+) -> None:
+    first = run(shell("talker", "echo hello; exec sleep 1000"))
+    wait_until(lambda: files.log_tail("talker") == "hello")
+    os.kill(first.pid, signal.SIGKILL)
+    wait_until(lambda: is_running(files, "talker", starts=2))
+    second = status(files, "talker")
+    assert second.pid != first.pid
+    assert second.last_exit == "was killed by SIGKILL"
+    wait_until(lambda: files.log_tail("talker") == "hello\n--- start 2: the program was killed by SIGKILL ---\nhello")
+
+
+def test_program_gets_its_environment_and_the_marks(
+    files: ClusterFiles, run: Callable[..., Status], tmp_path: Path, wait_until: WaitUntil
+) -> None:
+    script = 'echo "$GREETING $CLIPPER_CLUSTER_DIRECTORY $(pwd)"; exec sleep 1000'
+    run(Program("env", Kind.MODEL, ["/bin/sh", "-c", script], str(tmp_path), {"GREETING": "moin"}))
+    wait_until(lambda: files.log_tail("env") == f"moin {files.directory} {tmp_path}")
+
+
+def test_deleting_the_file_stops_the_program(
+    files: ClusterFiles, run: Callable[..., Status], wait_until: WaitUntil, is_gone: Callable[[int], bool]
+) -> None:
+    pid, other = run(sleeper("a")).pid, run(sleeper("b")).pid
+    files.delete_programs(["a"])
+    supervision.notify(files)
+    wait_until(lambda: files.status("a") is None)
+    assert is_gone(pid)
+    assert not is_gone(other)
+
+
+def test_adopts_after_the_supervisor_was_killed(
+    files: ClusterFiles, run: Callable[..., Status], wait_until: WaitUntil, is_gone: Callable[[int], bool]
+) -> None:
+    before = run(sleeper())
+    old = supervisor_pid(files)
+    os.kill(old, signal.SIGKILL)
+    wait_until(lambda: not supervision.is_supervised(files))
+    assert not is_gone(before.pid)
+
+    supervision.ensure(files)
+    assert supervisor_pid(files) != old
+    supervision.notify(files)
+    os.kill(before.pid, signal.SIGKILL)
+    wait_until(lambda: is_running(files, "sleeper", starts=2))
+    assert status(files, "sleeper").pid != before.pid
+
+
+def test_restarts_what_died_without_supervisor(
+    files: ClusterFiles, run: Callable[..., Status], wait_until: WaitUntil, is_gone: Callable[[int], bool]
+) -> None:
+    before = run(sleeper())
+    os.kill(supervisor_pid(files), signal.SIGKILL)
+    os.kill(before.pid, signal.SIGKILL)
+    wait_until(lambda: not supervision.is_supervised(files) and is_gone(before.pid))
+    supervision.ensure(files)
+    wait_until(lambda: is_running(files, "sleeper", starts=2))
+    assert "no supervisor" in status(files, "sleeper").last_exit
+
+
+def test_stops_in_order(
+    files: ClusterFiles, run: Callable[..., Status], tmp_path: Path, is_gone: Callable[[int], bool]
+) -> None:
+    ends = tmp_path / "ends"
+    pids = []
+    for kind in (Kind.REDIS, Kind.MODEL, Kind.FRONTEND):
+        ready = tmp_path / f"{kind}.ready"
+        script = f"trap 'sleep 0.1; echo {kind} >> {ends}; exit' TERM; touch {ready}; while :; do sleep 0.05; done"
+        pids.append(run(shell(kind, script, kind)).pid)
+        _wait_for(ready)
+    supervision.stop(files, 10)
+    assert ends.read_text().split() == [Kind.MODEL, Kind.FRONTEND, Kind.REDIS]
+    assert all(is_gone(pid) for pid in pids)
+    assert not files.statuses()
+
+
+def _wait_for(path: Path) -> None:
+    give_up = time.monotonic() + 10
+    while not path.exists():
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
+
+
+def test_stop_without_supervisor_stops_what_it_left(
+    files: ClusterFiles, run: Callable[..., Status], wait_until: WaitUntil, is_gone: Callable[[int], bool]
+) -> None:
+    pid = run(sleeper()).pid
+    os.kill(supervisor_pid(files), signal.SIGKILL)
+    wait_until(lambda: not supervision.is_supervised(files))
+    supervision.stop(files, 10)
+    assert is_gone(pid)
+
+
+def test_children_of_a_program_die_with_it(
+    run: Callable[..., Status], tmp_path: Path, wait_until: WaitUntil, is_gone: Callable[[int], bool]
+) -> None:
+    child_file = tmp_path / "child"
+    leader = run(shell("parent", f"sleep 1000 & echo $! > {child_file}.new; mv {child_file}.new {child_file}; wait"))
+    _wait_for(child_file)
+    child = int(child_file.read_text())
+    assert not is_gone(child)
+    os.kill(leader.pid, signal.SIGKILL)
+    wait_until(lambda: is_gone(child))
+
+
+def test_kills_what_does_not_stop(
+    files: ClusterFiles, tmp_path: Path, wait_until: WaitUntil, is_gone: Callable[[int], bool]
+) -> None:
+    ready = tmp_path / "ready"
+    files.write_program(shell("stubborn", f"trap '' TERM; touch {ready}; while :; do sleep 0.05; done"))
+    program = (
+        "import sys, pathlib, clipper_admin.process.supervisor as s; s.STOP_SECONDS = 0.2; "
+        "s.main(pathlib.Path(sys.argv[1]), False)"
+    )
+    subprocess.run([sys.executable, "-c", program, files.directory], check=True, env=os.environ | files.marks())
+    _wait_for(ready)
+    pid = status(files, "stubborn").pid
+    files.delete_programs(["stubborn"])
+    started = time.monotonic()
+    supervision.notify(files)
+    wait_until(lambda: is_gone(pid) and files.status("stubborn") is None, 5)
+    assert time.monotonic() - started >= 0.2
+
+
+def test_second_supervisor_steps_back(files: ClusterFiles, run: Callable[..., Status]) -> None:
+    run(sleeper())
+    pid = supervisor_pid(files)
+    command = [sys.executable, "-m", "clipper_admin.process.supervisor", files.directory]
+    assert subprocess.run(command, timeout=10).returncode == 0
+    assert supervisor_pid(files) == pid
+    assert status(files, "sleeper").starts == 1
+
+
+def test_ctrl_c_in_our_terminal_reaches_none_of_it(files: ClusterFiles, run: Callable[..., Status]) -> None:
+    pid = run(sleeper()).pid
+    assert os.getsid(pid) == os.getsid(supervisor_pid(files)) != os.getsid(0)
+    assert os.getpgid(pid) == pid
+
+
+# --- step by step, with a clock of our own ---
+
+
+@pytest.fixture
+def inside(files: ClusterFiles, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Supervisor]]:
+    """Make supervisors in this process."""
+    made: list[Supervisor] = []
+
+    def make() -> Supervisor:
+        made.append(Supervisor(files))
+        return made[-1]
+
+    yield make
+    for child in (child for each in made for child in each.children.values() if child.process):
+        assert child.process
+        child.process.kill()
+        child.process.wait(5)
+
+
+def test_waits_longer_after_each_crash_but_not_after_a_stable_run(
+    files: ClusterFiles, inside: Callable[[], Supervisor]
+) -> None:
+    files.write_program(shell("crasher", "exit 7"))
+    boss = inside()
+    now, waits = 0.0, []
+    boss.step({signal.SIGHUP}, now)
+    for _ in range(9):
+        _let_end(boss.children["crasher"])
+        wait = boss.step(set(), now)
+        assert wait is not None
+        assert status(files, "crasher").state == State.WAITING
+        waits.append(wait)
+        boss.step(set(), now + 0.99 * wait)
+        assert status(files, "crasher").state == State.WAITING
+        now += wait
+        boss.step(set(), now)
+        assert status(files, "crasher").state == State.RUNNING
+    assert waits == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0])
+    assert status(files, "crasher").last_exit == "exited with code 7"
+
+    _let_end(boss.children["crasher"])
+    assert boss.step(set(), now + supervisor.STABLE_SECONDS + 1) == pytest.approx(0.1)
+
+
+def _let_end(child: supervisor.Child) -> None:
+    assert child.process
+    give_up = time.monotonic() + 10
+    while psutil.Process(child.process.pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < give_up
+        time.sleep(0.005)
+
+
+def test_sleeps_without_limit_when_all_is_well(files: ClusterFiles, inside: Callable[[], Supervisor]) -> None:
+    files.write_program(sleeper())
+    assert inside().step({signal.SIGHUP}, 0.0) is None
+
+
+def test_program_that_is_not_there(files: ClusterFiles, inside: Callable[[], Supervisor]) -> None:
+    files.write_program(Program("absent", Kind.MODEL, ["/no/such/program"], "/"))
+    assert inside().step({signal.SIGHUP}, 0.0) == pytest.approx(0.1)
+    assert "could not be started" in status(files, "absent").last_exit
+
+
+def test_reused_process_id_is_left_alone(files: ClusterFiles, inside: Callable[[], Supervisor]) -> None:
+    with subprocess.Popen(["/bin/sleep", "1000"], process_group=0) as stranger:
+        identity = Identity.of(stranger.pid)
+        assert identity
+        assert identity.is_alive()
+        for id_ in ("wanted", "unwanted"):
+            files.write_status(id_, Status(State.RUNNING, 1, stranger.pid, identity.start_time - 60))
+        files.write_program(sleeper("wanted"))
+        boss = inside()
+        boss.step({signal.SIGHUP}, 0.0)
+        boss.step(set(), 1e6)
+        assert stranger.poll() is None
+        assert status(files, "wanted").starts == 2
+        assert status(files, "wanted").pid != stranger.pid
+        assert files.status("unwanted") is None
+        stranger.kill()
+
+
+def test_a_waiting_program_goes_on_waiting_with_the_next_supervisor(
+    files: ClusterFiles, inside: Callable[[], Supervisor]
+) -> None:
+    files.write_program(sleeper())
+    files.write_status("sleeper", Status(State.WAITING, starts=3, last_exit="exited with code 1"))
+    boss = inside()
+    boss.step({signal.SIGHUP}, time.monotonic())
+    assert is_running(files, "sleeper", starts=4)
+    assert status(files, "sleeper").last_exit == "exited with code 1"
+
+
+def test_damaged_files_are_skipped(files: ClusterFiles, inside: Callable[[], Supervisor]) -> None:
+    (files.programs_folder / "bad.json").write_text("{")
+    (files.programs_folder / "odd.json").write_text('{"colour": "red"}')
+    files.write_program(sleeper())
+    boss = inside()
+    boss.step({signal.SIGHUP}, 0.0)
+    assert list(boss.children) == ["sleeper"]
