@@ -17,6 +17,7 @@ import zmq
 
 from clipper_common import constants, wire
 from clipper_common.errors import WireError
+from clipper_common.multipart import receive_frames, send_frames
 
 from .stopping import StopRequest
 
@@ -171,7 +172,7 @@ class Session:
     def _send(self, frames: list[bytes], event: Event | None = None) -> bool:
         """Whether there was a frontend to send to."""
         try:
-            self._socket.send_multipart(frames, zmq.NOBLOCK)
+            send_frames(self._socket, frames)
         except zmq.Again:
             self._registered = False
             self._unsent_heartbeat = True
@@ -189,7 +190,7 @@ class Session:
         """Read a message and act on it, batches aside: they wait in the inbox."""
         received_at = time.monotonic()
         try:
-            frames = self._socket.recv_multipart(zmq.NOBLOCK)
+            frames = receive_frames(self._socket)
         except zmq.Again:
             return False
         self._heard_at = received_at

