@@ -1,0 +1,143 @@
+"""Documents and code say the same: facts that must stand in both are compared here."""
+
+import ast
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from clipper_admin import ProcessContainerManager
+from clipper_common import __version__, constants
+from clipper_common.datatypes import InputType
+from clipper_common.wire import HeartbeatType, MessageType, RequestType
+from management_frontend.handlers import ROUTES
+from query_frontend import query_processor, task_executor
+from query_frontend.handlers import MODEL_HEADER, Handlers
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md"))]
+PROGRAMS = ["clipper_common", "query_frontend", "management_frontend", "clipper_admin", "containers"]
+REASONS = [
+    task_executor.NO_MODELS,
+    task_executor.QUEUE_FULL,
+    task_executor.REPLICA_DIED,
+    task_executor.MODEL_RAISED,
+    query_processor.SLO_MISSED,
+]
+
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+def read(name: str) -> str:
+    return (DOCS / name).read_text()
+
+
+def source_code() -> str:
+    return "\n".join(path.read_text() for program in PROGRAMS for path in sorted((ROOT / program).rglob("*.py")))
+
+
+def test_changelog_begins_with_the_version() -> None:
+    releases = re.findall(r"^## \[?([\d.]+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert releases[0] == __version__
+
+
+# --- constants ---
+
+
+def documented_constants() -> list[tuple[str, str]]:
+    """Table cells such as ``| `QUERY_PORT` | 1337 |`` or ``| `EXIT_USAGE` = 2 |``."""
+    text = "\n".join(page.read_text() for page in PAGES)
+    return re.findall(r"^\| `(?!CLIPPER_)([A-Z_]+)` (?:\||=) ([\d.]+) \|", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("name", "value"), documented_constants())
+def test_constant_has_the_documented_value(name: str, value: str) -> None:
+    assert float(value) == getattr(constants, name)
+
+
+def test_all_ports_and_exit_codes_of_the_programs_are_documented() -> None:
+    wanted = {name for name in vars(constants) if name.endswith("_PORT") and not name.startswith("ENV_")}
+    wanted = wanted - {"FLUENTD_PORT"} | {name for name in vars(constants) if name.startswith("EXIT_")}
+    assert wanted <= dict(documented_constants()).keys()
+
+
+def test_default_ports_of_the_process_manager_are_documented() -> None:
+    rows = re.findall(r"^\| [^|]+ \| `(\w+_port)` \| (\d+) \|", read("container-managers.md"), re.MULTILINE)
+    parameters = inspect.signature(ProcessContainerManager).parameters.values()
+    assert {name: int(port) for name, port in rows} == {p.name: p.default for p in parameters if "_port" in p.name}
+
+
+def test_environment_of_a_container_is_documented() -> None:
+    rows = re.findall(r"^\| `(CLIPPER_\w+)` \|", read("writing-a-container.md"), re.MULTILINE)
+    assert set(rows) == {value for name, value in vars(constants).items() if name.startswith("ENV_")}
+
+
+@every_page
+def test_environment_names_exist(page: Path) -> None:
+    named = set(re.findall(r"CLIPPER_[A-Z_]+", page.read_text()))
+    assert named <= set(re.findall(r'"(CLIPPER_[A-Z_]+)"', source_code()))
+
+
+# --- protocols ---
+
+
+def test_wire_numbers() -> None:
+    rows = re.findall(r"^\| (\d+) \| `([A-Z_]+)` \|", read("wire-protocol.md"), re.MULTILINE)
+    kinds = [MessageType, HeartbeatType, RequestType, InputType]
+    assert {(int(number), name) for number, name in rows} == {(int(m), m.name) for kind in kinds for m in kind}
+
+
+def routes() -> Iterator[str]:
+    query_routes = Handlers(None, None, None, 1.0).routes()  # type: ignore[arg-type]
+    for route in [*query_routes, *ROUTES]:
+        yield f"{route.method} {route.path}".replace("{app}", "<app>")
+
+
+def test_every_route_is_documented_and_no_other() -> None:
+    assert set(re.findall(r"^\| `((?:GET|POST) [^`]+)` \|", read("http-api.md"), re.MULTILINE)) == set(routes())
+
+
+@pytest.mark.parametrize("page", ["http-api.md", "troubleshooting.md"])
+@pytest.mark.parametrize("reason", REASONS)
+def test_reasons_for_defaults_are_documented(page: str, reason: str) -> None:
+    assert reason in read(page)
+
+
+def test_model_header_is_documented() -> None:
+    assert f"`{MODEL_HEADER}`" in read("http-api.md")
+
+
+# --- dependencies ---
+
+
+def declared_dependencies() -> set[str]:
+    setup = ast.parse((ROOT / "setup.py").read_text())
+    call = next(node for node in ast.walk(setup) if isinstance(node, ast.Call) and ast.unparse(node.func) == "setup")
+    keywords = {keyword.arg: keyword.value for keyword in call.keywords}
+    groups = [keywords["install_requires"], keywords["extras_require"]]
+    texts = [str(node.value) for group in groups for node in ast.walk(group) if isinstance(node, ast.Constant)]
+    extras = set(ast.literal_eval(keywords["extras_require"]))
+    return {re.split(r"[<>=;\[ ]", text)[0] for text in texts} - extras - {"clipper_admin"}
+
+
+def test_every_dependency_has_its_reason_and_no_other() -> None:
+    cells = re.findall(r"^\| (`.+?`) \|", read("dependencies.md"), re.MULTILINE)
+    assert set(re.findall(r"`([^`]+)`", "\n".join(cells))) == declared_dependencies()
+
+
+# --- code ---
+
+
+@every_page
+def test_python_blocks_compile(page: Path) -> None:
+    for block in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
+        ast.parse(block)
+
+
+@every_page
+def test_linked_pages_exist(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:]+\.md)", page.read_text()):
+        assert (page.parent / target).is_file()
