@@ -4,16 +4,20 @@ Those ask the socket for an option, and combine flags that are Python enums, for
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    import zmq
+from typing import Any, Final, Protocol
 
 _NOBLOCK: Final = 1
 _NOBLOCK_MORE: Final = 1 | 2
 
 
-def send_frames(socket: "zmq.Socket[bytes]", frames: Sequence[bytes]) -> None:
+class Socket(Protocol):
+    """What is used here of a `zmq.Socket`."""
+
+    def send(self, data: bytes, flags: int) -> Any: ...
+    def recv(self, flags: int, *, copy: bool) -> Any: ...
+
+
+def send_frames(socket: Socket, frames: Sequence[bytes]) -> None:
     """Send a message. Raises `zmq.Again`, having sent nothing of it, if that cannot be done at once."""
     send = socket.send
     for frame in frames[:-1]:
@@ -21,7 +25,7 @@ def send_frames(socket: "zmq.Socket[bytes]", frames: Sequence[bytes]) -> None:
     send(frames[-1], _NOBLOCK)
 
 
-def receive_frames(socket: "zmq.Socket[bytes]") -> list[bytes]:
+def receive_frames(socket: Socket) -> list[bytes]:
     """Receive a message. Raises `zmq.Again` if there is none."""
     receive = socket.recv
     frame = receive(_NOBLOCK, copy=False)
