@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from clipper_common.errors import ClipperException
+
 _POLL_SECONDS: Final = 0.02
 
 
@@ -46,10 +48,10 @@ def is_locked(path: Path) -> bool:
 
 @contextlib.contextmanager
 def locked(path: Path, seconds: float) -> Iterator[None]:
-    """Hold a lock on `path`. Raises TimeoutError when it is not free within `seconds`."""
+    """Hold a lock on `path`. Raises ClipperException when it is not free within `seconds`."""
     descriptor = wait_for_lock(path, seconds)
     if descriptor is None:
-        raise TimeoutError(f"{path} is locked by another process")
+        raise ClipperException(f"{path} is locked by another process for more than {seconds:.0f} seconds")
     try:
         yield
     finally:

@@ -7,11 +7,12 @@ import signal
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from clipper_admin.container_manager import ContainerManager, ModelVersions, ReplicaFailure
-from clipper_admin.process import bundles, locks, ports, processes, programs, supervision
+from clipper_admin.process import bundles, locks, ports, processes, programs, starting, supervision
 from clipper_admin.process.ports import LOOPBACK
 from clipper_admin.process.state import (
     Cluster,
@@ -28,13 +29,12 @@ from clipper_admin.process.state import (
 from clipper_common import constants
 from clipper_common.errors import ClipperException, UnconnectedException
 
-START_SECONDS = 30.0
-"""How long the programs of a cluster may take until they listen."""
 STOP_SECONDS = constants.DRAIN_SECONDS + 3.0
 """How long stopping programs are waited for; the supervisor kills them a second earlier."""
 HEALTHY_SECONDS = 30.0
 """A replica that has run so long since it was restarted is no failure any more."""
 
+_LOCK_SECONDS: Final = 60.0
 _POLL_SECONDS: Final = 0.02
 _CLUSTER_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 _RESTART_MARK: Final = re.compile(r"^--- start \d+: .* ---$")
@@ -82,12 +82,16 @@ class ProcessContainerManager(ContainerManager):
                 "and none starts with '.'"
             )
         super().__init__(cluster_name)
-        self._query_port = clipper_query_port
-        self._management_port = clipper_management_port
-        self._rpc_port = clipper_rpc_port
-        self._redis_ip = redis_ip
-        self._redis_port = redis_port
-        self._prometheus_port = prometheus_port
+        self._wanted = Cluster(
+            id="",
+            query_port=clipper_query_port,
+            management_port=clipper_management_port,
+            rpc_port=clipper_rpc_port,
+            metric_port=prometheus_port,
+            redis_ip=redis_ip or LOOPBACK,
+            redis_port=redis_port,
+            has_own_redis=not redis_ip,
+        )
         self._files = ClusterFiles(cluster_name)
         self._is_connected = False
 
@@ -112,15 +116,17 @@ class ProcessContainerManager(ContainerManager):
         options = programs.QueryFrontendOptions(
             cache_size, qf_http_thread_pool_size, qf_http_timeout_request, qf_http_timeout_content
         )
-        with locks.locked(home_lock(), START_SECONDS):  # so that two starts do not choose the same port
+        with locks.locked(home_lock(), _LOCK_SECONDS):  # so that two starts do not choose the same port
             self._refuse_existing()
             self._files.remove(keep_images=True)
             try:
-                self._start(options)
+                cluster = starting.choose_ports(self._wanted, self.logger)
+                starting.start(self._files, replace(cluster, id=f"{self.cluster_name}/{uuid.uuid4().hex}"), options)
             except BaseException:
                 self._kill_and_remove()
                 raise
         self._is_connected = True
+        self.logger.info("Clipper listens on %s", self.get_query_addr())
 
     def _refuse_existing(self) -> None:
         if self._is_alive():
@@ -130,69 +136,9 @@ class ProcessContainerManager(ContainerManager):
             )
 
     def _is_alive(self) -> bool:
-        if not self._files.directory.is_dir():
-            return False
         if supervision.is_supervised(self._files) or processes.marked(self._files.marks()):
             return True
         return any(status.identity.is_alive() for status in self._files.statuses().values())
-
-    def _start(self, options: programs.QueryFrontendOptions) -> None:
-        cluster = self._choose_ports()
-        self._files.create()
-        self._files.write_cluster(cluster)
-        if cluster.has_own_redis:
-            self._run([programs.redis_server(self._files, cluster.redis_port)], {cluster.redis_port})
-        frontends = programs.frontends(self._files, cluster, options)
-        self._run(frontends, cluster.ports)
-        self.logger.info("Clipper listens on %s:%d", LOOPBACK, cluster.query_port)
-
-    def _choose_ports(self) -> Cluster:
-        # A program of another cluster may be down just now, and will want its port back.
-        others = {n: c for n, c in all_clusters().items() if supervision.is_supervised(ClusterFiles(n))}
-        taken = {port for cluster in others.values() for port in cluster.ports}
-
-        def choose(what: str, wanted: int) -> int:
-            port = ports.find_port(wanted, taken)
-            if wanted not in (port, 0):
-                self.logger.warning("Port %d for the %s is taken: using %d", wanted, what, port)
-            taken.add(port)
-            return port
-
-        return Cluster(
-            id=f"{self.cluster_name}/{uuid.uuid4().hex}",
-            query_port=choose("query frontend", self._query_port),
-            management_port=choose("management frontend", self._management_port),
-            rpc_port=choose("model containers", self._rpc_port),
-            metric_port=choose("metrics", self._prometheus_port),
-            redis_ip=self._redis_ip or LOOPBACK,
-            redis_port=self._redis_port if self._redis_ip else choose("Redis", self._redis_port),
-            has_own_redis=not self._redis_ip,
-        )
-
-    def _run(self, new: Sequence[Program], listening: set[int]) -> None:
-        """Start programs and wait until they listen."""
-        for program in new:
-            self._files.write_program(program)
-        supervision.notify(self._files)
-        give_up = time.monotonic() + START_SECONDS
-        waiting = set(listening)
-        while waiting := {port for port in waiting if not ports.accepts(LOOPBACK, port)}:
-            self._raise_if_dead(new)
-            if time.monotonic() > give_up:
-                raise ClipperException(
-                    f"Nothing listens on port {', '.join(map(str, sorted(waiting)))} after {START_SECONDS:.0f} "
-                    f"seconds.\n{self._tails(new)}"
-                )
-            time.sleep(_POLL_SECONDS)
-
-    def _raise_if_dead(self, new: Sequence[Program]) -> None:
-        for program in new:
-            status = self._files.status(program.id)
-            if status and status.last_exit:
-                raise ClipperException(f"{program.id} {status.last_exit} during the start.\n{self._tails([program])}")
-
-    def _tails(self, of: Sequence[Program]) -> str:
-        return "\n".join(f"Last lines of {program.id}:\n{self._files.log_tail(program.id)}" for program in of)
 
     def connect(self) -> None:
         """Find the running cluster. A supervisor that was killed is replaced."""
@@ -241,9 +187,11 @@ class ProcessContainerManager(ContainerManager):
 
     def set_num_replicas(self, name: str, version: str, input_type: str, image: str, num_replicas: int) -> None:
         """Start or stop replicas so that there are `num_replicas`. Those to be stopped are gone on return."""
+        if num_replicas < 0:
+            raise ClipperException(f"num_replicas is {num_replicas}: it must not be negative")
         cluster = self._cluster()
         launch = bundles.resolve(self._files, image)
-        with locks.locked(self._files.changes_lock, START_SECONDS):
+        with locks.locked(self._files.changes_lock, _LOCK_SECONDS):
             have = sorted(self._files.replicas(name, version), key=self._worth)
             surplus = [program.id for program in have[num_replicas:]]
             self._files.delete_programs(surplus)
@@ -337,7 +285,7 @@ class ProcessContainerManager(ContainerManager):
         self._stop_replicas(lambda program: bool(program.model_name))
 
     def _stop_replicas(self, is_unwanted: Callable[[Program], bool]) -> None:
-        with locks.locked(self._files.changes_lock, START_SECONDS):
+        with locks.locked(self._files.changes_lock, _LOCK_SECONDS):
             ids = [program.id for program in self._files.programs().values() if is_unwanted(program)]
             self._files.delete_programs(ids)
             self._apply()

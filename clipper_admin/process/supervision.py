@@ -12,7 +12,7 @@ from clipper_admin.process import locks
 from clipper_admin.process.state import ClusterFiles
 from clipper_common.errors import ClipperException
 
-_LAUNCH_SECONDS: Final = 30.0
+_LAUNCH_SECONDS: Final = 10.0
 _POLL_SECONDS: Final = 0.02
 _LOG: Final = "supervisor"
 
@@ -43,12 +43,13 @@ def stop(files: ClusterFiles, seconds: float) -> None:
 
 
 def _send(files: ClusterFiles, number: signal.Signals) -> bool:
-    # While the lock is held, the process id in the file is its holder's and no other's.
-    if not is_supervised(files):
-        return False
-    with contextlib.suppress(OSError, ValueError):
-        os.kill(int(files.supervisor.read_text()), number)
-        return True
+    # While the lock is held, the process id in the file is its holder's and no other's; it comes just after the lock.
+    give_up = time.monotonic() + _LAUNCH_SECONDS
+    while is_supervised(files) and time.monotonic() < give_up:
+        with contextlib.suppress(OSError, ValueError):
+            os.kill(int(files.supervisor.read_text()), number)
+            return True
+        time.sleep(_POLL_SECONDS)
     return False
 
 

@@ -263,9 +263,9 @@ def main(directory: Path, stopping: bool) -> None:
     lock = locks.wait_for_lock(files.supervisor, _LOCK_SECONDS)
     if lock is None:
         return  # somebody else was faster
+    os.truncate(lock, 0)
     wakeup = _listen_to_signals()
     if pid := os.fork():
-        os.truncate(lock, 0)
         os.pwrite(lock, str(pid).encode(), 0)
         os._exit(0)
     os.setsid()

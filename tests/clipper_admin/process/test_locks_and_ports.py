@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from clipper_admin.exceptions import ClipperException
 from clipper_admin.process import locks, ports
 from clipper_admin.process.processes import Identity
 
@@ -16,7 +17,7 @@ def test_lock_keeps_others_out_until_it_is_closed(tmp_path: Path) -> None:
     with locks.locked(path, 1):
         assert locks.is_locked(path)
         assert locks.try_lock(path) is None
-        with pytest.raises(TimeoutError, match="is locked by another process"), locks.locked(path, 0.05):
+        with pytest.raises(ClipperException, match="is locked by another process"), locks.locked(path, 0.05):
             pass
     assert not locks.is_locked(path)
 
@@ -27,9 +28,8 @@ def test_lock_ends_with_its_process(tmp_path: Path) -> None:
         "import sys, pathlib; from clipper_admin.process import locks; "
         "locks.try_lock(pathlib.Path(sys.argv[1])); print(flush=True); input()"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", program, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as holder:
+    command = [sys.executable, "-c", program, path]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout
         holder.stdout.readline()
         assert locks.is_locked(path)

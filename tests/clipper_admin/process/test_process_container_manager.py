@@ -14,7 +14,7 @@ import pytest
 
 from clipper_admin.container_manager import ContainerManager
 from clipper_admin.exceptions import ClipperException, UnconnectedException
-from clipper_admin.process import ports, process_container_manager, processes, programs, supervision
+from clipper_admin.process import ports, process_container_manager, processes, programs, starting, supervision
 from clipper_admin.process.process_container_manager import ProcessContainerManager
 from clipper_admin.process.state import Cluster, ClusterFiles, Kind, Program
 from clipper_common import constants
@@ -256,7 +256,7 @@ def test_program_that_dies_during_the_start(monkeypatch: pytest.MonkeyPatch, hom
 
 
 def test_program_that_never_listens(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
-    monkeypatch.setattr(process_container_manager, "START_SECONDS", 0.5)
+    monkeypatch.setattr(starting, "START_SECONDS", 0.5)
     monkeypatch.setattr(programs, "frontends", lambda files, *rest: [fake_server(files, "query_frontend")])
     with pytest.raises(ClipperException, match="Nothing listens on port"):
         start(manager())

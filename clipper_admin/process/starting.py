@@ -1,0 +1,77 @@
+"""Starting the programs of a cluster: choosing their ports, and watching until they listen."""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from clipper_admin.process import ports, programs, supervision
+from clipper_admin.process.ports import LOOPBACK
+from clipper_admin.process.state import Cluster, ClusterFiles, Program, all_clusters
+from clipper_common.errors import ClipperException
+
+START_SECONDS = 30.0
+"""How long the programs of a cluster may take until they listen."""
+
+_POLL_SECONDS: Final = 0.02
+
+Logger = logging.Logger | logging.LoggerAdapter[Any]
+
+
+def choose_ports(wanted: Cluster, logger: Logger) -> Cluster:
+    """The cluster with free ports in place of those that are taken."""
+    # A program of another cluster may be down just now, and will want its port back.
+    others = {n: c for n, c in all_clusters().items() if supervision.is_supervised(ClusterFiles(n))}
+    taken = {port for cluster in others.values() for port in cluster.ports}
+
+    def choose(what: str, port: int) -> int:
+        found = ports.find_port(port, taken)
+        if port not in (found, 0):
+            logger.warning("Port %d for the %s is taken: using %d", port, what, found)
+        taken.add(found)
+        return found
+
+    return replace(
+        wanted,
+        query_port=choose("query frontend", wanted.query_port),
+        management_port=choose("management frontend", wanted.management_port),
+        rpc_port=choose("model containers", wanted.rpc_port),
+        metric_port=choose("metrics", wanted.metric_port),
+        redis_port=choose("Redis", wanted.redis_port) if wanted.has_own_redis else wanted.redis_port,
+    )
+
+
+def start(files: ClusterFiles, cluster: Cluster, options: programs.QueryFrontendOptions) -> None:
+    """Start all programs. Raises ClipperException when one dies, or does not listen in time."""
+    files.create()
+    files.write_cluster(cluster)
+    if cluster.has_own_redis:
+        _run(files, [programs.redis_server(files, cluster.redis_port)], {cluster.redis_port})
+    _run(files, programs.frontends(files, cluster, options), cluster.ports)
+
+
+def _run(files: ClusterFiles, new: Sequence[Program], listening: set[int]) -> None:
+    for program in new:
+        files.write_program(program)
+    supervision.notify(files)
+    give_up = time.monotonic() + START_SECONDS
+    while listening := {port for port in listening if not ports.accepts(LOOPBACK, port)}:
+        _raise_if_dead(files, new)
+        if time.monotonic() > give_up:
+            silent = ", ".join(map(str, sorted(listening)))
+            raise ClipperException(
+                f"Nothing listens on port {silent} after {START_SECONDS:.0f} seconds.\n{_tails(files, new)}"
+            )
+        time.sleep(_POLL_SECONDS)
+
+
+def _raise_if_dead(files: ClusterFiles, new: Sequence[Program]) -> None:
+    for program in new:
+        status = files.status(program.id)
+        if status and status.last_exit:
+            raise ClipperException(f"{program.id} {status.last_exit} during the start.\n{_tails(files, [program])}")
+
+
+def _tails(files: ClusterFiles, of: Sequence[Program]) -> str:
+    return "\n".join(f"Last lines of {program.id}:\n{files.log_tail(program.id)}" for program in of)
