@@ -172,8 +172,6 @@ class TaskExecutor:
             replica = state.idle.popleft()
             most = replica.sizer.choose(state.slo_seconds * _SLO_SHARE)
             batch = state.queue.draw(min(share, most), time.monotonic())
-            for task in batch:
-                task.sends += 1
             if batch:
                 self._send(state, replica, batch)
             else:
@@ -257,6 +255,7 @@ class TaskExecutor:
         logger.info("replica %s connected (RPC version %d)", record.key, metadata.rpc_version)
         if state is not None:
             self._attach(state, replica)
+            self._dispatch_soon(state)
         self.replicas_changed()
         return None
 

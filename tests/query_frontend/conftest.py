@@ -77,7 +77,7 @@ class Frontend:
     def start(self) -> None:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(self._command, stdout=log, stderr=log)
-        wait_for(self._is_ready, f"the frontend is ready; log: {self.log.read_text()}")
+        wait_for(self._is_ready, f"the frontend is ready, see {self.log}")
 
     def _is_ready(self) -> bool:
         assert self.process.poll() is None, self.log.read_text()

@@ -17,6 +17,8 @@ from clipper_common.records import Application
 from tests.query_frontend.conftest import Frontend, http, running_container, running_frontend
 from tests.query_frontend.test_schemas import FIELDS, JSON_VALUES
 
+pytestmark = pytest.mark.integration
+
 KINDS = {"ints": "ints", "floats": "floats", "doubles": "doubles", "strings": "strings", "bytes": "bytes"}
 
 
@@ -186,8 +188,9 @@ def test_no_body_gives_a_5xx_or_a_hang(serving: Frontend, body: bytes, app: str,
 
 def test_outputs_are_strict_json(frontend: Frontend, raw_container: Any) -> None:
     """What parses is embedded as it is, all else is a string."""
-    from clipper_common import wire
     from concurrent.futures import ThreadPoolExecutor
+
+    from clipper_common import wire
 
     cases = {
         b"1.10": "1.10",

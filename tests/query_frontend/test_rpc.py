@@ -1,0 +1,294 @@
+"""The RPC as containers see it, with bytes written by hand from the facts (sections 1.3, 1.4, 1.11)."""
+
+import os
+import random
+import signal
+import socket
+import struct
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from clipper_common import wire
+from clipper_common.datatypes import InputType, ModelId
+from clipper_common.wire import Metadata
+from tests.query_frontend.conftest import Frontend, RawContainer, running_container, wait_for
+
+pytestmark = pytest.mark.integration
+
+MakeContainer = Callable[[], RawContainer]
+
+HEARTBEAT = bytes.fromhex("02000000")
+ASK_METADATA = [b"", bytes.fromhex("03000000"), bytes.fromhex("02000000"), bytes.fromhex("01000000")]
+KEEP_ALIVE = [b"", bytes.fromhex("03000000"), bytes.fromhex("02000000"), bytes.fromhex("00000000")]
+NEW_CONTAINER = bytes.fromhex("00000000")
+CONTENT = bytes.fromhex("01000000")
+RPC_VERSION_3 = bytes.fromhex("03000000")
+
+METADATA = {
+    "python": (b"m", b"1", b"1", RPC_VERSION_3),
+    "R and C++, whose type frame has the length of the version": (b"m", b"1", b"1", RPC_VERSION_3),
+    "R and C++ with a long version": (b"m", b"100", b"1\x00\x7f", RPC_VERSION_3),
+    "JVM, with a version of 8 bytes": (b"m", b"1", b"1", struct.pack("<q", 3)),
+}
+
+
+@pytest.mark.parametrize("dialect", METADATA)
+def test_a_container_of_0_4_is_served(frontend: Frontend, raw_container: MakeContainer, dialect: str) -> None:
+    frames = METADATA[dialect]
+    version = frames[1].decode()
+    frontend.serve("app", f"m:{version}", "ints")
+    container = raw_container()
+    container.send(HEARTBEAT)
+    assert container.receive() == ASK_METADATA
+    container.send(NEW_CONTAINER, *frames)
+    frontend.wait_for_replicas(1)
+    assert container.is_silent(), "version 3 knows no acknowledgement of metadata"
+    container.send(HEARTBEAT)
+    assert container.receive() == KEEP_ALIVE
+    with ThreadPoolExecutor() as pool:
+        reply = pool.submit(frontend.predict, "app", input=[1, 2])
+        request = container.receive()
+        message_id = request[3]
+        assert request == [
+            b"",
+            RPC_VERSION_3,
+            CONTENT,
+            message_id,
+            bytes.fromhex("00000000"),
+            bytes.fromhex("1800000000000000"),
+            bytes.fromhex("0100000000000000 0100000000000000 0800000000000000"),
+            bytes.fromhex("0100000002000000"),
+        ]
+        container.send(CONTENT, message_id, struct.pack("<Q", 16), struct.pack("<QQ", 1, 1), b"3")
+        assert reply.result()["output"] == 3
+
+
+def test_inputs_of_a_batch_travel_in_frames_of_their_own(frontend: Frontend, raw_container: MakeContainer) -> None:
+    frontend.serve("app", "m:1", "strings")
+    container = raw_container()
+    container.join(Metadata(ModelId("m", "1"), InputType.STRINGS, 3))
+    frontend.wait_for_replicas(1)
+    with ThreadPoolExecutor() as pool:
+        reply = pool.submit(frontend.predict, "app", input_batch=["hé", "abc"])
+        request = container.receive()
+        assert request[7:] == ["hé".encode(), b"abc"]
+        container.send(CONTENT, request[3], struct.pack("<Q", 24), struct.pack("<QQQ", 2, 1, 1), b"1", b"2")
+        assert [entry["output"] for entry in reply.result()["batch_predictions"]] == [1, 2]
+
+
+def test_a_version_4_container_is_acknowledged_and_errors_are_per_input(
+    frontend: Frontend, raw_container: MakeContainer
+) -> None:
+    frontend.serve("app")
+    container = raw_container()
+    container.join(Metadata(ModelId("m", "1"), InputType.DOUBLES, 4, "me"))
+    assert container.receive()[1] == bytes.fromhex("04000000")
+    with ThreadPoolExecutor() as pool:
+        reply = pool.submit(frontend.predict, "app", input_batch=[[1.0], [2.0]])
+        request = container.receive_batch()
+        container.answer(request, [b"1.5", b"ValueError: no twos"], 4, failed=[False, True])
+        good, bad = reply.result()["batch_predictions"]
+    assert good["output"] == 1.5 and good["default"] is False
+    assert bad["output"] == "default"
+    assert bad["default_explanation"] == "The model raised ValueError: no twos"
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        (),
+        (b"",),
+        (b"xx",),
+        (b"\x09\x00\x00\x00",),
+        (NEW_CONTAINER,),
+        (NEW_CONTAINER, b"m", b"1", b"1"),
+        (NEW_CONTAINER, b"m", b"1", b"1", b"\x02\x00\x00\x00"),
+        (NEW_CONTAINER, b"m", b"1", b"9", RPC_VERSION_3),
+        (NEW_CONTAINER, b"m", b"1", b"-1", RPC_VERSION_3),
+        (NEW_CONTAINER, b"m", b"1", b"", RPC_VERSION_3),
+        (NEW_CONTAINER, b"", b"1", b"1", RPC_VERSION_3),
+        (NEW_CONTAINER, b"\xff", b"1", b"1", RPC_VERSION_3),
+        (NEW_CONTAINER, b"m" * 5000, b"1", b"1", RPC_VERSION_3),
+        (NEW_CONTAINER, b"m", b"1", b"1", b"\x04\x00\x00\x00"),
+        (CONTENT, b"\x00\x00\x00\x00"),
+        (CONTENT, b"\x00\x00\x00\x00", b"", b"\x01"),
+        (b"\x01\x00\x00\x00",),
+    ],
+)
+def test_garbage_is_refused_without_harm(
+    frontend: Frontend, raw_container: MakeContainer, frames: tuple[bytes, ...]
+) -> None:
+    container = raw_container()
+    container.send(*frames)
+    container.socket.send_multipart([b"no empty frame", *frames])
+    container.send(HEARTBEAT)
+    assert container.receive() == ASK_METADATA, "what came before was passed over"
+    assert frontend.replicas() == []
+
+
+def test_random_frames_and_bare_tcp_do_no_harm(frontend: Frontend, raw_container: MakeContainer) -> None:
+    rng = random.Random(4)
+    container = raw_container()
+    for _ in range(300):
+        container.socket.send_multipart([rng.randbytes(rng.choice([0, 4, 8, 9])) for _ in range(rng.randint(1, 9))])
+    for _ in range(5):
+        with socket.create_connection(("127.0.0.1", frontend.rpc_port), 5) as connection:
+            connection.sendall(rng.randbytes(200))
+    container.send(HEARTBEAT)
+    assert container.receive() == ASK_METADATA
+    assert frontend.process.poll() is None
+
+
+def wrong_answers(request: wire.PredictRequest) -> dict[str, list[bytes]]:
+    id_ = struct.pack("<I", request.message_id)
+    return {
+        "too few outputs": [CONTENT, id_, struct.pack("<Q", 8), struct.pack("<Q", 0)],
+        "too many outputs": [CONTENT, id_, struct.pack("<Q", 24), struct.pack("<QQQ", 2, 1, 1), b"1", b"2"],
+        "wrong sizes": [CONTENT, id_, struct.pack("<Q", 16), struct.pack("<QQ", 1, 7), b"1"],
+        "wrong count": [CONTENT, id_, struct.pack("<Q", 16), struct.pack("<QQ", 2**63, 1), b"1"],
+        "cut header": [CONTENT, id_, struct.pack("<Q", 16), b"\x01\x00", b"1"],
+    }
+
+
+@pytest.mark.parametrize("wrong", ["too few outputs", "too many outputs", "wrong sizes", "wrong count", "cut header"])
+def test_a_wrong_answer_expels_the_replica_and_its_batch_goes_to_another(
+    frontend: Frontend, raw_container: MakeContainer, wrong: str
+) -> None:
+    frontend.serve("app", slo_ms=5000)
+    liar = join(frontend, raw_container, 1)
+    with ThreadPoolExecutor() as pool:
+        reply = pool.submit(frontend.predict, "app", input=[1.0])
+        request = liar.receive_batch()
+        honest = join(frontend, raw_container, 2)
+        liar.send(*wrong_answers(request)[wrong])
+        honest.answer(honest.receive_batch(), [b"1"])
+        assert reply.result()["output"] == 1
+    frontend.wait_for_replicas(1)
+    liar.send(HEARTBEAT)
+    assert liar.receive() == ASK_METADATA
+
+
+def join(
+    frontend: Frontend, make: MakeContainer, number: int, version: int = 3, name: str | None = None
+) -> RawContainer:
+    container = make()
+    container.join(Metadata(ModelId("m", "1"), InputType.DOUBLES, version, name))
+    frontend.wait_for_replicas(number)
+    return container
+
+
+def test_late_and_unknown_answers_are_passed_over(frontend: Frontend, raw_container: MakeContainer) -> None:
+    frontend.serve("app")
+    container = join(frontend, raw_container, 1)
+    container.answer(wire.PredictRequest(77, InputType.DOUBLES, [b""]), [b"9"])
+    with ThreadPoolExecutor() as pool:
+        reply = pool.submit(frontend.predict, "app", input=[1.0])
+        request = container.receive_batch()
+        container.answer(request._replace(message_id=request.message_id + 1), [b"8"])
+        container.answer(request, [b"1"])
+        container.answer(request, [b"2"])
+        assert reply.result()["output"] == 1
+    assert len(frontend.replicas()) == 1
+
+
+def test_the_batch_of_a_replica_that_goes_is_queued_again_at_once(
+    frontend: Frontend, raw_container: MakeContainer
+) -> None:
+    frontend.serve("app", slo_ms=10_000)
+    first = join(frontend, raw_container, 1)
+    with ThreadPoolExecutor() as pool:
+        reply = pool.submit(frontend.predict, "app", input=[1.0])
+        first.receive_batch()
+        second = join(frontend, raw_container, 2)
+        gone = time.monotonic()
+        first.close()
+        second.answer(second.receive_batch(), [b"2"])
+        assert reply.result()["output"] == 2
+        assert time.monotonic() - gone < 2.0, "a lost connection shows at once"
+    frontend.wait_for_replicas(1)
+
+
+def test_a_query_is_not_sent_a_third_time(frontend: Frontend, raw_container: MakeContainer) -> None:
+    frontend.serve("app", slo_ms=10_000)
+    with ThreadPoolExecutor() as pool:
+        container = join(frontend, raw_container, 1)
+        reply: Future[Any] = pool.submit(frontend.predict, "app", input=[1.0])
+        for _ in range(2):
+            container.receive_batch()
+            following = join(frontend, raw_container, 2)
+            container.close()
+            container = following
+        answer = reply.result()
+        assert answer["default_explanation"] == "The model container died while it handled the query, twice"
+
+
+def test_a_stopped_process_is_told_from_a_busy_one(frontend: Frontend) -> None:
+    """SIGSTOP: libzmq does not answer ZMTP heartbeats any more, so the connection is given up."""
+    frontend.serve("app", "sum:1")
+    with running_container(frontend, "sum_container", "sum:1", "doubles") as process:
+        frontend.wait_for_replicas(1)
+        os.kill(process.pid, signal.SIGSTOP)
+        frontend_lost = time.monotonic()
+        # Only a batch makes it probe: what is idle has 30 s to speak.
+        frontend.predict("app", input=[1.0])
+        wait_for(lambda: not frontend.replicas(), "the stopped container is given up", 15)
+        assert time.monotonic() - frontend_lost < 12
+        os.kill(process.pid, signal.SIGCONT)
+        frontend.wait_for_replicas(1)
+        wait_for(lambda: frontend.predict("app", input=[time.time()])["default"] is False, "it serves again")
+
+
+def test_a_draining_container_gets_no_more_and_is_let_go_after_its_batch(
+    frontend: Frontend, raw_container: MakeContainer
+) -> None:
+    frontend.serve("app", slo_ms=5000)
+    container = join(frontend, raw_container, 1, version=4, name="drains")
+    with ThreadPoolExecutor() as pool:
+        reply = pool.submit(frontend.predict, "app", input=[1.0])
+        request = container.receive_batch()
+        container.socket.send_multipart(wire.encode_drain_request())
+        wait_for(
+            lambda: (
+                frontend.predict("app", input=[2.0]).get("default_explanation") == "No connected models found for query"
+            ),
+            "no more is queued for it",
+        )
+        container.answer(request, [b"1"], 4)
+        assert reply.result()["output"] == 1
+        while not isinstance(wire.decode_from_frontend(container.receive()), wire.Drain):
+            pass
+    frontend.wait_for_replicas(0)
+
+
+def test_a_container_that_comes_back_keeps_its_number(frontend: Frontend, raw_container: MakeContainer) -> None:
+    frontend.serve("app")
+    first = join(frontend, raw_container, 1, version=4, name="same")
+    join(frontend, raw_container, 2, version=4, name="other")
+    numbers = {replica.replica_id for replica in frontend.replicas()}
+    again = raw_container()
+    again.join(Metadata(ModelId("m", "1"), InputType.DOUBLES, 4, "same"))  # the old connection still stands
+    wait_for(lambda: max(r.zmq_connection_id for r in frontend.replicas()) == 2, "it is known again")
+    assert {replica.replica_id for replica in frontend.replicas()} == numbers
+    first.socket.send_multipart(wire.encode_heartbeat())
+    assert wire.decode_from_frontend(last_message(first)) == wire.HeartbeatReply(wire.HeartbeatType.REQUEST_METADATA)
+
+
+def last_message(container: RawContainer) -> list[bytes]:
+    frames = container.receive()
+    while not container.is_silent():
+        frames = container.receive()
+    return frames
+
+
+def test_a_container_of_another_input_type_is_refused(frontend: Frontend, raw_container: MakeContainer) -> None:
+    frontend.serve("app", "m:1", "ints")
+    container = raw_container()
+    container.join(Metadata(ModelId("m", "1"), InputType.DOUBLES, 4, "x"))
+    refused = wire.decode_from_frontend(container.receive())
+    assert isinstance(refused, wire.Refused)
+    assert "doubles" in refused.reason and "integers" in refused.reason
+    assert frontend.replicas() == []

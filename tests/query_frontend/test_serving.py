@@ -1,0 +1,375 @@
+"""Deadlines, cache, queues, replicas and configuration, against a real frontend."""
+
+import asyncio
+import json
+import socket
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import aiohttp
+import pytest
+import redis
+
+from clipper_common import records
+from clipper_common.constants import MAX_QUEUED_QUERIES
+from clipper_common.datatypes import InputType, ModelId
+from clipper_common.records import Application, Model
+from clipper_common.wire import Metadata
+from tests.query_frontend.conftest import Frontend, RawContainer, running_container, running_frontend, wait_for
+
+pytestmark = pytest.mark.integration
+
+MakeContainer = Callable[[], RawContainer]
+
+NO_MODELS = "No connected models found for query"
+SLO_MISSED = "Failed to retrieve a prediction response within the specified latency SLO"
+
+SLEEPER = """
+import time
+import rpc
+
+class Sleeper(rpc.ModelContainerBase):
+    def predict_doubles(self, inputs):
+        time.sleep({seconds})
+        return [str(len(inputs)) for _ in inputs]
+
+rpc.RPCService().start(Sleeper())
+"""
+
+
+def sleeper(folder: Path, seconds: float) -> Path:
+    script = folder / "sleeper.py"
+    script.write_text(SLEEPER.format(seconds=seconds))
+    return script
+
+
+def join(frontend: Frontend, make: MakeContainer, number: int = 1, model: str = "m:1") -> RawContainer:
+    container = make()
+    container.join(Metadata(ModelId.parse(model), InputType.DOUBLES, 3))
+    frontend.wait_for_replicas(number)
+    return container
+
+
+def test_queries_that_miss_their_slo_get_one_default_each_in_time(frontend: Frontend, tmp_path: Path) -> None:
+    frontend.serve("app", slo_ms=20)
+    with running_container(frontend, sleeper(tmp_path, 0.2), "m:1", "doubles"):
+        frontend.wait_for_replicas(1)
+        answers = asyncio.run(spread(frontend, 500, seconds=1.0))
+        assert len(answers) == 500
+        assert {answer["default_explanation"] for answer in answers} == {SLO_MISSED}
+        assert len({answer["query_id"] for answer in answers}) == 500
+        latency = frontend.metric("histograms", "app:app:prediction_latency")
+        assert latency is not None
+        assert float(latency["min"]) >= 20_000, "never before the deadline"
+        # Batches that were sent before their queries expired fill the cache.
+        wait_for(
+            lambda: any(not frontend.predict("app", input=[float(i)])["default"] for i in range(20)),
+            "a late output is in the cache",
+        )
+
+
+async def spread(frontend: Frontend, number: int, seconds: float) -> list[dict[str, object]]:
+    """`number` queries with different inputs, spread evenly over `seconds`."""
+    async with aiohttp.ClientSession() as session:
+
+        async def ask(i: int) -> dict[str, object]:
+            await asyncio.sleep(i * seconds / number)
+            async with session.post(frontend.url + "/app/predict", data=json.dumps({"input": [float(i)]})) as reply:
+                return await reply.json()
+
+        return await asyncio.gather(*map(ask, range(number)))
+
+
+def test_identical_queries_in_flight_are_asked_once_and_then_cached(
+    frontend: Frontend, raw_container: MakeContainer
+) -> None:
+    frontend.serve("app", slo_ms=5000)
+    container = join(frontend, raw_container)
+    with ThreadPoolExecutor(8) as pool:
+        replies = [pool.submit(frontend.predict, "app", input=[1.0]) for _ in range(8)]
+        request = container.receive_batch()
+        assert len(request.inputs) == 1
+        wait_for(lambda: lookups(frontend) == 8, "all queries arrived")
+        container.answer(request, [b"7"])
+        assert [reply.result()["output"] for reply in replies] == [7] * 8
+    assert frontend.predict("app", input=[1.0])["output"] == 7
+    assert container.is_silent()
+
+
+def lookups(frontend: Frontend) -> int:
+    metric = frontend.metric("counters", "internal:prediction_cache_lookups")
+    assert metric is not None
+    return int(metric["count"])
+
+
+def test_a_less_patient_query_that_joins_does_not_shorten_the_others_time(
+    frontend: Frontend, raw_container: MakeContainer
+) -> None:
+    frontend.serve("patient", slo_ms=3000)
+    frontend.configure(
+        *records.put_application(Application("hasty", InputType.DOUBLES, "hasty default", 50_000)),
+        records.put_link("hasty", "m"),
+    )
+    container = join(frontend, raw_container)
+    with ThreadPoolExecutor() as pool:
+        patient = pool.submit(frontend.predict, "patient", input=[1.0])
+        request = container.receive_batch()
+        hasty = pool.submit(frontend.predict, "hasty", input=[1.0])
+        assert hasty.result()["default_explanation"] == SLO_MISSED
+        container.answer(request, [b"1"])
+        assert patient.result()["output"] == 1
+
+
+def test_errors_and_defaults_are_not_cached(frontend: Frontend, raw_container: MakeContainer) -> None:
+    frontend.serve("app", slo_ms=2000)
+    container = raw_container()
+    container.join(Metadata(ModelId("m", "1"), InputType.DOUBLES, 4, "x"))
+    frontend.wait_for_replicas(1)
+    with ThreadPoolExecutor() as pool:
+        for failed in (True, False):
+            reply = pool.submit(frontend.predict, "app", input=[1.0])
+            container.answer(container.receive_batch(), [b"1"], 4, failed=[failed])
+            assert reply.result()["default"] is failed
+
+
+def test_a_cache_of_size_zero_is_off(redis_port: int, tmp_path: Path) -> None:
+    with running_frontend(redis_port, tmp_path / "log", prediction_cache_size=0) as frontend:
+        frontend.serve("app", slo_ms=5000)
+        container = RawContainer(frontend.rpc_port)
+        container.join(Metadata(ModelId("m", "1"), InputType.DOUBLES, 3))
+        frontend.wait_for_replicas(1)
+        with ThreadPoolExecutor() as pool:
+            for output in (b"1", b"2"):
+                reply = pool.submit(frontend.predict, "app", input=[1.0])
+                container.answer(container.receive_batch(), [output])
+                assert reply.result()["output"] == int(output)
+        container.close()
+
+
+def test_a_version_that_is_deleted_and_registered_again_has_a_new_cache(
+    frontend: Frontend, raw_container: MakeContainer
+) -> None:
+    frontend.serve("app", slo_ms=5000)
+    container = join(frontend, raw_container)
+    model = ModelId("m", "1")
+    with ThreadPoolExecutor() as pool:
+        reply = pool.submit(frontend.predict, "app", input=[1.0])
+        container.answer(container.receive_batch(), [b"1"])
+        assert reply.result()["output"] == 1
+        # Both in one commit: the frontend never sees the moment between.
+        frontend.configure(records.put_model(Model(model, InputType.DOUBLES, registration="again")))
+        reply = pool.submit(frontend.predict, "app", input=[1.0])
+        container.answer(container.receive_batch(), [b"2"])
+        assert reply.result()["output"] == 2
+
+
+def test_cached_inputs_are_answered_without_a_replica(frontend: Frontend, raw_container: MakeContainer) -> None:
+    frontend.serve("app", slo_ms=5000)
+    container = join(frontend, raw_container)
+    with ThreadPoolExecutor() as pool:
+        reply = pool.submit(frontend.predict, "app", input=[1.0])
+        container.answer(container.receive_batch(), [b"1"])
+        reply.result()
+    container.close()
+    frontend.wait_for_replicas(0)
+    assert frontend.predict("app", input=[1.0])["output"] == 1
+    assert frontend.predict("app", input=[2.0])["default_explanation"] == NO_MODELS
+
+
+def test_a_client_that_hangs_up_costs_no_batch_slot(frontend: Frontend, raw_container: MakeContainer) -> None:
+    frontend.serve("app", slo_ms=20_000, batch_size=1)
+    container = join(frontend, raw_container)
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(frontend.predict, "app", input=[1.0])
+        request = container.receive_batch()
+        for i in range(20):
+            hang_up(frontend, [100.0 + i])
+        wait_for(lambda: lookups(frontend) == 21, "their queries arrived")
+        last = pool.submit(frontend.predict, "app", input=[2.0])
+        wait_for(lambda: lookups(frontend) == 22, "the last query arrived")
+        container.answer(request, [b"1"])
+        following = container.receive_batch()
+        assert following.inputs == [b"\x00\x00\x00\x00\x00\x00\x00\x40"], "only who still waits is served"
+        container.answer(following, [b"2"])
+        assert (first.result()["output"], last.result()["output"]) == (1, 2)
+
+
+def hang_up(frontend: Frontend, value: list[float]) -> None:
+    body = json.dumps({"input": value}).encode()
+    with socket.create_connection(("127.0.0.1", frontend.port), 5) as connection:
+        head = f"POST /app/predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        connection.sendall(head + body)
+        time.sleep(0.02)  # not a wait for a result: the request is to be read before the connection ends
+
+
+def test_a_full_queue_answers_at_once(frontend: Frontend, raw_container: MakeContainer) -> None:
+    frontend.serve("app", slo_ms=3000, batch_size=1)
+    join(frontend, raw_container)
+    inputs = [[float(i)] for i in range(MAX_QUEUED_QUERIES + 50)]
+    answers = frontend.predict("app", input_batch=inputs)["batch_predictions"]
+    reasons = [answer["default_explanation"] for answer in answers]
+    assert reasons == [SLO_MISSED] * MAX_QUEUED_QUERIES + ["The queue of the model is full"] * 50
+
+
+def test_batches_hold_what_waits_up_to_the_fixed_size(frontend: Frontend, raw_container: MakeContainer) -> None:
+    frontend.serve("app", slo_ms=10_000, batch_size=4)
+    container = join(frontend, raw_container)
+    with ThreadPoolExecutor() as pool:
+        reply = pool.submit(frontend.predict, "app", input_batch=[[float(i)] for i in range(10)])
+        sizes = []
+        for _ in range(3):
+            request = container.receive_batch()
+            sizes.append(len(request.inputs))
+            container.answer(request, [b"1"] * len(request.inputs))
+        reply.result()
+    assert sizes == [4, 4, 2]
+
+
+def test_idle_replicas_share_what_waits(frontend: Frontend, raw_container: MakeContainer) -> None:
+    frontend.serve("app", slo_ms=10_000, batch_size=100)
+    containers = [join(frontend, raw_container, number) for number in (1, 2, 3)]
+    with ThreadPoolExecutor() as pool:
+        reply = pool.submit(frontend.predict, "app", input_batch=[[float(i)] for i in range(9)])
+        for container in containers:
+            request = container.receive_batch()
+            assert len(request.inputs) == 3
+            container.answer(request, [b"1"] * 3)
+        assert not any(answer["default"] for answer in reply.result()["batch_predictions"])
+
+
+def test_a_busy_replica_does_not_hold_up_an_idle_one(frontend: Frontend, raw_container: MakeContainer) -> None:
+    frontend.serve("app", slo_ms=10_000)
+    stuck, other = join(frontend, raw_container, 1), join(frontend, raw_container, 2)
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(frontend.predict, "app", input=[0.0])
+        request = stuck.receive_batch()
+        for i in range(1, 6):
+            reply = pool.submit(frontend.predict, "app", input=[float(i)])
+            other.answer(other.receive_batch(), [b"1"])
+            assert reply.result()["default"] is False
+        stuck.answer(request, [b"0"])
+        assert waiting.result()["output"] == 0
+
+
+def test_configuration_appears_changes_and_disappears_within_100_ms(
+    frontend: Frontend, raw_container: MakeContainer
+) -> None:
+    join(frontend, raw_container)
+    took = []
+
+    def change(*writes: records.Write) -> None:
+        started = time.monotonic()
+        frontend.configure(*writes)
+        took.append(time.monotonic() - started)
+
+    app = Application("app", InputType.DOUBLES, "one", 1000)
+    assert frontend.post("/app/predict", {"input": [1.0]}).status == 404
+    change(*records.put_application(app))
+    assert frontend.predict("app", input=[1.0])["default_explanation"] == NO_MODELS
+    model = Model(ModelId("m", "1"), InputType.DOUBLES)
+    change(records.put_model(model), records.put_current_version(model.id), records.put_link("app", "m"))
+    assert frontend.predict("app", input=[1.0])["default_explanation"] == SLO_MISSED
+    change(records.delete_link("app", "m"))
+    assert frontend.predict("app", input=[1.0])["default_explanation"] == NO_MODELS
+    change(*records.delete_application("app"))
+    assert frontend.post("/app/predict", {"input": [1.0]}).status == 404
+    change(*records.put_application(Application("app", InputType.STRINGS, "two", 1000)))
+    assert frontend.predict("app", input="text")["output"] == "two"
+    assert statistics.median(took) < 0.1
+
+
+def test_versions_are_switched_under_load_without_a_default(frontend: Frontend, raw_container: MakeContainer) -> None:
+    frontend.serve("app", "sum:1", slo_ms=5000)
+    with (
+        running_container(frontend, "sum_container", "sum:1", "doubles"),
+        running_container(frontend, "noop_container", "sum:2", "doubles"),
+    ):
+        frontend.configure(records.put_model(Model(ModelId("sum", "2"), InputType.DOUBLES)))
+        frontend.wait_for_replicas(2)
+        stop = threading.Event()
+        with ThreadPoolExecutor() as pool:
+            load = [pool.submit(ask_until, frontend, stop, 1000.0 * k) for k in range(2)]
+            for version in ("2", "1", "2"):
+                frontend.configure(records.put_current_version(ModelId("sum", version)))
+                time.sleep(0.2)  # let the load run
+            stop.set()
+            asked = [answer for future in load for answer in future.result()]
+        assert len(asked) > 100
+        assert not any(asked)
+        reply = frontend.post("/app/predict", {"input": [1.0]})
+        assert reply.headers["X-Clipper-Model"] == "sum:2"
+
+
+def ask_until(frontend: Frontend, stop: threading.Event, start: float) -> list[bool]:
+    defaults = []
+    while not stop.is_set():
+        defaults.append(frontend.predict("app", input=[start + len(defaults)])["default"])
+    return defaults
+
+
+def test_deleting_a_model_answers_its_queue_at_once(frontend: Frontend, raw_container: MakeContainer) -> None:
+    frontend.serve("app", slo_ms=30_000, batch_size=1)
+    container = join(frontend, raw_container)
+    with ThreadPoolExecutor() as pool:
+        sent = pool.submit(frontend.predict, "app", input=[1.0])
+        request = container.receive_batch()
+        queued = pool.submit(frontend.predict, "app", input=[2.0])
+        wait_for(lambda: lookups(frontend) == 2, "both arrived")
+        frontend.configure(records.delete_model(ModelId("m", "1")))
+        assert queued.result()["default_explanation"] == NO_MODELS
+        container.answer(request, [b"1"])
+        assert sent.result()["output"] == 1
+
+
+def test_serves_on_while_redis_is_away_and_restores_what_it_lost(
+    redis_port: int, tmp_path: Path, frontend: Frontend
+) -> None:
+    frontend.serve("app", "sum:1")
+    with running_container(frontend, "sum_container", "sum:1", "doubles"):
+        frontend.wait_for_replicas(1)
+        with redis.Redis(port=redis_port) as client:
+            client.flushall()
+        assert frontend.predict("app", input=[1.0])["output"] == 1.0
+        wait_for(lambda: frontend.snapshot().links == {"app": ("sum",)}, "the configuration is written back")
+        frontend.wait_for_replicas(1)
+        assert frontend.predict("app", input=[2.0])["output"] == 2.0
+
+
+def test_a_replica_may_come_before_its_model_is_registered(frontend: Frontend) -> None:
+    with running_container(frontend, "sum_container", "sum:1", "doubles"):
+        frontend.wait_for_replicas(1)
+        frontend.serve("app", "sum:1")
+        assert frontend.predict("app", input=[3.0])["output"] == 3.0
+
+
+def test_sigterm_answers_what_is_in_flight(frontend: Frontend, raw_container: MakeContainer) -> None:
+    frontend.serve("app", slo_ms=5000)
+    container = join(frontend, raw_container)
+    with ThreadPoolExecutor() as pool:
+        reply = pool.submit(frontend.predict, "app", input=[1.0])
+        request = container.receive_batch()
+        frontend.process.terminate()
+        time.sleep(0.1)  # the signal is to arrive before the answer
+        container.answer(request, [b"1"])
+        assert reply.result()["output"] == 1
+    assert frontend.process.wait(10) == 0
+
+
+def test_a_second_cluster_on_the_same_redis_is_refused(redis_port: int, tmp_path: Path) -> None:
+    with running_frontend(redis_port, tmp_path / "one.log", cluster_id="one/1"):
+        second = Frontend(redis_port, tmp_path / "two.log", cluster_id="two/2")
+        with pytest.raises(AssertionError, match="used by the Clipper cluster 'one'"):
+            second.start()
+        assert second.process.wait(10) == 5
+
+
+def test_a_taken_port_ends_the_program_with_its_own_exit_code(frontend: Frontend, tmp_path: Path) -> None:
+    for flag, port in (("port", frontend.port), ("rpc_service_port", frontend.rpc_port)):
+        second = Frontend(frontend.redis_port, tmp_path / f"{flag}.log", **{flag: port})
+        with pytest.raises(AssertionError, match="cannot listen on"):
+            second.start()
+        assert second.process.wait(10) == 4
