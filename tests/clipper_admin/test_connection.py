@@ -77,6 +77,20 @@ def test_cluster_that_does_not_answer_is_stopped(
     assert not conn.connected
 
 
+def test_interrupted_start_stops_the_cluster(
+    conn: ClipperConnection, cm: FakeContainerManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted() -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cm, "get_admin_addr", interrupted)
+    conn = ClipperConnection(cm)
+    with pytest.raises(KeyboardInterrupt):
+        conn.start_clipper()
+    assert cm.called("stop_all") == [(False,)]
+    assert not conn.connected
+
+
 def test_connect_to_a_dead_management_frontend(free_port: int) -> None:
     conn = ClipperConnection(FakeContainerManager(f"127.0.0.1:{free_port}", "", 1))
     with pytest.raises(ClipperException, match=f"management frontend at 127.0.0.1:{free_port} could not be reached"):
