@@ -1,0 +1,50 @@
+# `make` = check + unit. Each target makes the virtual environment that it needs, in this folder.
+# PYTHON=/path/to/python3.12 chooses the interpreter; each version has a virtual environment of its own.
+
+PYTHON ?= python3
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+VENV := .venv-$(VERSION)
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := default
+.PHONY: default quickstart test unit check format bench docs clean
+
+default: check unit
+
+quickstart: $(VENV)/.has-examples
+	$(BIN)/python examples/quickstart.py
+
+test: $(VENV)/.has-test
+	$(BIN)/pytest --cov --cov-report=term:skip-covered
+
+unit: $(VENV)/.has-test
+	$(BIN)/pytest tests -m "not integration"
+
+check: $(VENV)/.has-check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.has-check
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.has-test
+	$(BIN)/python -m bench.throughput
+
+docs: $(VENV)/.has-docs
+	$(BIN)/sphinx-build -W -q -b html docs docs/_build/html
+
+clean:
+	rm -rf .venv-* build *.egg-info docs/_build .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+
+# One stamp for each extra of setup.py; installed anew when the dependencies change.
+$(VENV)/.has-%: setup.py clipper_common/__init__.py | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[$*]'
+	touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Clipper needs Python 3.11 or newer, $(PYTHON) is $(VERSION); choose one with PYTHON=/path/to/python" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
