@@ -10,7 +10,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Final
 
@@ -144,7 +144,7 @@ class ConfigStore:
         self._redis = Redis(
             host=host,
             port=port,
-            socket_timeout=_CALL_SECONDS,
+            socket_timeout=None,  # see _in_time
             socket_connect_timeout=_CALL_SECONDS,
             retry=Retry(NoBackoff(), 1),  # a pooled connection may have died since its last use
         )
@@ -193,7 +193,7 @@ class ConfigStore:
     async def _follow_while_reachable(self, last: Snapshot | None) -> AsyncGenerator[Snapshot | None, None]:
         """What is new, or None, after each message and at least each `CONFIG_POLL_SECONDS`."""
         async with self._redis.pubsub() as pubsub:
-            await pubsub.subscribe(records.CHANGES_CHANNEL)
+            await _in_time(pubsub.subscribe(records.CHANGES_CHANNEL))
             seen: tuple[int, str] | None = None
             read_at = 0.0
             while True:
@@ -218,7 +218,7 @@ class ConfigStore:
         await self._eval(_RESTORE, uuid.uuid4().hex, str(last.revision), writes)
 
     async def _read_head(self) -> tuple[int, str]:
-        revision, epoch = await self._redis.mget(records.REVISION_KEY, records.EPOCH_KEY)
+        revision, epoch = await _in_time(self._redis.mget(records.REVISION_KEY, records.EPOCH_KEY))
         return int(revision or 0), _text(epoch or b"")
 
     async def _read_with_epoch(self) -> tuple[Snapshot, str]:
@@ -275,16 +275,16 @@ class ConfigStore:
     async def report_applied(self, frontend_id: str, revision: int) -> bool:
         """Say that query frontend `frontend_id` lives and serves by `revision`; whether Redis did not know it."""
         report = json.dumps({"revision": revision, "time": time.time()})
-        return bool(await self._redis.hset(records.FRONTENDS_KEY, frontend_id, report))
+        return bool(await _in_time(self._redis.hset(records.FRONTENDS_KEY, frontend_id, report)))
 
     async def retire_frontend(self, frontend_id: str) -> None:
-        await self._redis.hdel(records.FRONTENDS_KEY, frontend_id)
+        await _in_time(self._redis.hdel(records.FRONTENDS_KEY, frontend_id))
 
     async def wait_until_applied(self, revision: int, seconds: float) -> bool:
         """Wait until every query frontend that lives serves by `revision`; whether they did in time."""
         give_up = time.monotonic() + seconds
         while time.monotonic() < give_up:
-            reports = [json.loads(text) for text in await self._redis.hvals(records.FRONTENDS_KEY)]
+            reports = map(json.loads, await _in_time(self._redis.hvals(records.FRONTENDS_KEY)))
             alive = [r for r in reports if time.time() - r["time"] < _FRONTEND_SILENCE_SECONDS]
             if all(report["revision"] >= revision for report in alive):
                 return True
@@ -292,7 +292,17 @@ class ConfigStore:
         return False
 
     async def _eval(self, script: str, *args: str) -> Any:
-        return await self._redis.eval(script, 0, *args)
+        return await _in_time(self._redis.eval(script, 0, *args))
+
+
+async def _in_time(call: Awaitable[Any]) -> Any:
+    """What Redis answers to `call`, if it does within `_CALL_SECONDS`."""
+    # The client's own time limit is asyncio.wait_for, which in Python 3.11 may swallow the cancellation of a task.
+    try:
+        async with asyncio.timeout(_CALL_SECONDS):
+            return await call
+    except TimeoutError:
+        raise TimeoutError(f"no answer within {_CALL_SECONDS:.0f} seconds") from None
 
 
 async def _wait_for_message(pubsub: PubSub) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
@@ -215,6 +216,15 @@ async def test_a_writer_that_knows_no_revision_is_noticed(
         await follower.until(lambda snapshot: not snapshot.models)
 
 
+async def test_a_follower_can_always_be_stopped(store: ConfigStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "CONFIG_POLL_SECONDS", 0.001)
+    for number in range(300):
+        follower = Follower(store)
+        await asyncio.sleep(number % 20 / 5000)
+        async with asyncio.timeout(2):
+            await follower.stop()
+
+
 async def test_the_first_follower_begins_an_epoch(
     store: ConfigStore, client: redis.Redis, connect: Connect, redis_port: int, follow: Follow
 ) -> None:
@@ -296,6 +306,15 @@ async def test_calls_fail_within_seconds_when_redis_is_away(free_port: int, conn
         for call in (store.read(), store.commit(Snapshot(), WRITES), store.claim("c/1"), store.read_replicas()):
             with pytest.raises(StoreError):
                 await call
+
+
+async def test_a_redis_that_is_stuck_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, connect: Connect) -> None:
+    monkeypatch.setattr(store_module, "_CALL_SECONDS", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as stuck:  # connects, and never answers
+        store = connect(stuck.getsockname()[1])
+        async with asyncio.timeout(5):
+            with pytest.raises(StoreError):
+                await store.read()
 
 
 async def test_a_store_works_again_after_redis_restarted(own_redis: Any, connect: Connect) -> None:
