@@ -87,7 +87,7 @@ class OwnRedis:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, *arguments: str) -> None:
-        command = [_redis_program(), f"--port {self.port}", "--bind 127.0.0.1", '--save ""', *arguments]
+        command = [_redis_program(), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", *arguments]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         with redis.Redis(port=self.port) as client:
             _wait_until(lambda: _answers(client), "Redis to answer")
