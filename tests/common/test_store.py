@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -31,47 +31,7 @@ WRITES = [
 FULL = Snapshot(1, {"app": APP}, {MODEL.id: MODEL}, {"m": "1"}, {"app": ("m",)})
 
 
-class Follower:
-    """What `follow` of a store yields, collected by a task."""
-
-    def __init__(self, store: ConfigStore) -> None:
-        self.latest: Snapshot | None = None
-        self.count = 0
-        self._news = asyncio.Condition()
-        self._task = asyncio.create_task(self._run(store))
-
-    async def _run(self, store: ConfigStore) -> None:
-        async for snapshot in store.follow():
-            async with self._news:
-                self.latest, self.count = snapshot, self.count + 1
-                self._news.notify_all()
-
-    async def until(self, holds: Callable[[Snapshot], bool], seconds: float = 10) -> Snapshot:
-        async with asyncio.timeout(seconds), self._news:
-            await self._news.wait_for(lambda: self.latest is not None and holds(self.latest))
-        assert self.latest is not None
-        return self.latest
-
-    async def stop(self) -> None:
-        self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
-
-
-Follow = Callable[[ConfigStore], Follower]
-
-
-@pytest.fixture
-async def follow(connect: Connect) -> AsyncIterator[Follow]:
-    followers: list[Follower] = []
-
-    def follow(store: ConfigStore) -> Follower:
-        followers.append(Follower(store))
-        return followers[-1]
-
-    yield follow
-    for follower in followers:
-        await follower.stop()
+Follow = Callable[[ConfigStore], Any]
 
 
 @pytest.fixture
@@ -216,10 +176,12 @@ async def test_a_writer_that_knows_no_revision_is_noticed(
         await follower.until(lambda snapshot: not snapshot.models)
 
 
-async def test_a_follower_can_always_be_stopped(store: ConfigStore, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_follower_can_always_be_stopped(
+    store: ConfigStore, follow: Follow, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(store_module, "CONFIG_POLL_SECONDS", 0.001)
     for number in range(300):
-        follower = Follower(store)
+        follower = follow(store)
         await asyncio.sleep(number % 20 / 5000)
         async with asyncio.timeout(2):
             await follower.stop()
