@@ -1,0 +1,212 @@
+"""Open-loop load: queries come at a rate of their own, as users do, and do not wait for earlier answers.
+
+As a program: offer a load to a running query frontend (--port, --path), or measure the generator itself (--ceiling).
+"""
+
+import subprocess
+from argparse import Namespace
+from dataclasses import asdict, dataclass
+from enum import IntEnum
+from types import TracebackType
+from typing import Any, Final, Self
+
+import numpy as np
+import orjson
+
+from bench import report
+from bench.programs import ROOT, Program, ProgramFailed, free_port, listens, python, wait_until
+from bench.report import Table, percentile, progress
+
+_OVERHEAD_SECONDS: Final = 30.0
+_CEILING_RATES: Final = (2000, 4000, 6000, 8000, 10000, 12000, 15000, 20000, 25000, 30000, 40000)
+_MAX_LATENESS_SECONDS: Final = 0.005
+
+
+class Outcome(IntEnum):
+    """What became of a query."""
+
+    OK = 0
+    """Answered by the model."""
+    DEFAULT = 1
+    ERROR = 2
+    """Another status than 200, or a connection that failed."""
+    UNANSWERED = 3
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is offered: `rate` queries per second for `seconds`, no two with the same input."""
+
+    port: int
+    path: str
+    rate: float
+    seconds: float
+    connections: int = 64
+    elements: int = 1
+    """Numbers in an input."""
+    arrivals: str = "poisson"
+    """Or uniform: with equal gaps."""
+    seed: int = 1
+    first_input: int = 0
+    """The same again: the same inputs."""
+    grace_seconds: float = 3.0
+    """How long answers are waited for after the last query."""
+
+
+@dataclass
+class Result:
+    """What happened, query by query in the order in which they were due."""
+
+    load: Load
+    started: float
+    """On the system's monotonic clock."""
+    due: Any
+    """Seconds since then."""
+    latency: Any
+    """Seconds since it was due."""
+    lateness: Any
+    """How much later than due it was written to its connection."""
+    outcome: Any
+    reasons: dict[str, int]
+    """Of defaults and errors."""
+    surplus: int
+    """Answers that nobody asked for."""
+    cpu_seconds: float
+    """Of the generator."""
+
+    def after(self, seconds: float) -> "Result":
+        """Only the queries that were due since then."""
+        late = self.due >= seconds
+        kept = {name: getattr(self, name)[late] for name in ("due", "latency", "lateness", "outcome")}
+        return Result(**(vars(self) | kept))
+
+    @property
+    def offered(self) -> int:
+        return len(self.due)
+
+    def count(self, outcome: Outcome) -> int:
+        return int((self.outcome == outcome).sum())
+
+    def good(self, slo_seconds: float) -> int:
+        """Answers by the model within the SLO."""
+        return int(((self.outcome == Outcome.OK) & (self.latency <= slo_seconds)).sum())
+
+    def latency_millis(self, rank: float, *outcomes: Outcome) -> float:
+        """A percentile of the latency of answers."""
+        wanted = np.isin(self.outcome, outcomes or (Outcome.OK, Outcome.DEFAULT))
+        return percentile(self.latency[wanted] * 1000, rank)
+
+    def lateness_millis(self, rank: float) -> float:
+        return percentile(self.lateness * 1000, rank)
+
+
+class RunningLoad:
+    """A load that is being offered by a process of its own. A context manager."""
+
+    def __init__(self, load: Load) -> None:
+        self._load = load
+        self._process = subprocess.Popen(
+            python("bench.open_loop_client"), cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert self._process.stdin is not None
+        self._process.stdin.write(orjson.dumps(asdict(load)))
+        self._process.stdin.close()
+        self._process.stdin = None
+
+    def result(self) -> Result:
+        """Wait for the end of the load."""
+        seconds = self._load.seconds + self._load.grace_seconds + _OVERHEAD_SECONDS
+        found, _ = self._process.communicate(timeout=seconds)
+        if self._process.returncode:
+            raise ProgramFailed(f"the load generator ended with {self._process.returncode}")
+        values = orjson.loads(found)
+        for name in ("due", "latency", "lateness", "outcome"):
+            values[name] = np.array(values[name])
+        return Result(load=self._load, **values)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
+
+def run(load: Load) -> Result:
+    with RunningLoad(load) as running:
+        return running.result()
+
+
+# --- the program ---
+
+
+def summary(results: list[Result], title: str) -> Table:
+    made = Table(
+        title,
+        ["offered/s", "queries", "ok", "default", "error", "unanswered", "p50 ms", "p99 ms", "sent late p99 ms"]
+        + ["generator's CPU µs/query"],
+    )
+    for result in results:
+        latencies = [result.latency_millis(50), result.latency_millis(99), result.lateness_millis(99)]
+        counts = [result.count(outcome) for outcome in Outcome]
+        micros = 1e6 * result.cpu_seconds / max(1, result.offered)
+        made.rows.append([result.load.rate, result.offered, *counts, *latencies, micros])
+    return made
+
+
+def measure_ceiling(arguments: Namespace, *options: str) -> list[Result]:
+    """Raise the rate against a server that costs little, until the generator or the server is too slow."""
+    port = free_port()
+    results: list[Result] = []
+    with Program(python("bench.yardstick", f"--port={port}", *options)) as server:
+        wait_until("the server listens", lambda: listens(port), [server])
+        for rate in _CEILING_RATES:
+            progress(f"{rate}/s")
+            load = Load(port, "/x/predict", rate, arguments.seconds, arguments.connections, arguments.elements)
+            results.append(run(load))
+            if results[-1].lateness_millis(90) > 1000 * _MAX_LATENESS_SECONDS:
+                break
+    return results
+
+
+def main() -> None:
+    parser = report.parser("open_loop", __doc__)
+    parser.add_argument("--ceiling", action="store_true", help="how much can the generator offer on this machine?")
+    parser.add_argument("--port", type=int, help="of the query frontend")
+    parser.add_argument("--path", default="/bench/predict", help="default: %(default)s")
+    parser.add_argument("--rate", type=float, default=1000.0, help="queries per second; default: %(default)g")
+    parser.add_argument("--seconds", type=float, default=5.0, help="default: %(default)g")
+    parser.add_argument("--connections", type=int, default=256, help="default: %(default)s")
+    parser.add_argument("--elements", type=int, default=10, help="doubles in an input; default: %(default)s")
+    parser.add_argument("--arrivals", choices=["poisson", "uniform"], default="poisson")
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = report.parse(parser)
+    if arguments.quick:
+        arguments.seconds = 1.0
+    if not arguments.ceiling and not arguments.port:
+        parser.error("--port or --ceiling is needed")
+    if arguments.ceiling:
+        tables = [
+            summary(measure_ceiling(arguments), "Against the yardstick"),
+            summary(measure_ceiling(arguments, "--constant"), "Against a server that answers constant bytes"),
+        ]
+    else:
+        load = Load(
+            arguments.port,
+            arguments.path,
+            arguments.rate,
+            arguments.seconds,
+            arguments.connections,
+            arguments.elements,
+            arguments.arrivals,
+            arguments.seed,
+        )
+        tables = [summary([run(load)], f"Load on {arguments.path}")]
+    report.finish("open_loop", arguments, tables)
+
+
+if __name__ == "__main__":
+    main()

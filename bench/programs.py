@@ -1,0 +1,145 @@
+"""Starts programs for a benchmark, says what CPU time they took, and stops them by their process id."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import psutil
+
+HOST: Final = "127.0.0.1"
+ROOT: Final = Path(__file__).resolve().parent.parent
+
+_START_SECONDS: Final = 20.0
+_STOP_SECONDS: Final = 15.0
+_POLL_SECONDS: Final = 0.02
+_TAIL_BYTES: Final = 2000
+
+
+class ProgramFailed(Exception):
+    """A program of the benchmark did not do what it was started for."""
+
+
+class Program:
+    """A process that runs until it is stopped. What it prints goes to a file without a name."""
+
+    def __init__(self, argv: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+        self.name = " ".join(argv)
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - `stop` closes it
+        self._process = subprocess.Popen(
+            argv,
+            cwd=ROOT,
+            env=os.environ | (environment or {}),
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+        )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def check(self) -> None:
+        """Raises `ProgramFailed`, with its last words, when it does not run any more."""
+        if self._process.poll() is not None:
+            raise ProgramFailed(f"{self.name} ended with {self._process.returncode}:\n{self._tail()}")
+
+    def _tail(self) -> str:
+        self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - _TAIL_BYTES))
+        return self._log.read().decode(errors="replace")
+
+    def cpu_seconds(self) -> float:
+        """User and system time, with that of its children."""
+        return sum(_cpu_seconds(process) for process in _family(self.pid))
+
+    def stop(self) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._log.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.stop()
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    try:
+        parent = psutil.Process(pid)
+        return [parent, *parent.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    try:
+        times = process.cpu_times()
+    except psutil.NoSuchProcess:
+        return 0.0
+    ended_children = getattr(times, "children_user", 0.0) + getattr(times, "children_system", 0.0)
+    return float(times.user + times.system + ended_children)
+
+
+def python(module: str, *arguments: str) -> list[str]:
+    """The command line that runs a module."""
+    return [sys.executable, "-m", module, *arguments]
+
+
+def options(values: Mapping[str, object]) -> list[str]:
+    return [f"--{name}={value}" for name, value in values.items()]
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind((HOST, 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def wait_until(what: str, is_so: Callable[[], object], programs: Iterable[Program] = ()) -> None:
+    """Poll until `is_so()`; give up when a program died or after a while."""
+    give_up = time.monotonic() + _START_SECONDS
+    needed = list(programs)
+    while not is_so():
+        for program in needed:
+            program.check()
+        if time.monotonic() > give_up:
+            raise ProgramFailed(f"{what}: not so after {_START_SECONDS:g} seconds")
+        time.sleep(_POLL_SECONDS)
+
+
+def listens(port: int) -> bool:
+    with contextlib.suppress(OSError):
+        socket.create_connection((HOST, port), 1.0).close()
+        return True
+    return False
+
+
+def http(port: int, path: str, body: bytes | None = None, seconds: float = 10.0) -> tuple[int, bytes]:
+    """Status and body of a GET, or of a POST where there is a body. Raises `OSError` when nobody answers."""
+    request = urllib.request.Request(f"http://{HOST}:{port}{path}", body, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=seconds) as response:
+            return response.status, response.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+def end_cleanly_on_sigterm() -> None:
+    """Let SIGTERM unwind the stack, so that what was started is stopped."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
