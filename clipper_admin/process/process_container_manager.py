@@ -35,6 +35,7 @@ HEALTHY_SECONDS = 30.0
 """A replica that has run so long since it was restarted is no failure any more."""
 
 _LOCK_SECONDS: Final = 60.0
+_START_ATTEMPTS: Final = 3
 _POLL_SECONDS: Final = 0.02
 _CLUSTER_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 _RESTART_MARK: Final = re.compile(r"^--- start \d+: .* ---$")
@@ -119,14 +120,24 @@ class ProcessContainerManager(ContainerManager):
         with locks.locked(home_lock(), _LOCK_SECONDS):  # so that two starts do not choose the same port
             self._refuse_existing()
             self._files.remove(keep_images=True)
-            try:
-                cluster = starting.choose_ports(self._wanted, self.logger)
-                starting.start(self._files, replace(cluster, id=f"{self.cluster_name}/{uuid.uuid4().hex}"), options)
-            except BaseException:
-                self._kill_and_remove()
-                raise
+            self._start_on_free_ports(options)
         self._is_connected = True
         self.logger.info("Clipper listens on %s", self.get_query_addr())
+
+    def _start_on_free_ports(self, options: programs.QueryFrontendOptions) -> None:
+        """Start; again, with others, when somebody took a port between our look and our program's."""
+        cluster = starting.choose_ports(self._wanted, self.logger)
+        for attempts_left in reversed(range(_START_ATTEMPTS)):
+            try:
+                starting.start(self._files, replace(cluster, id=f"{self.cluster_name}/{uuid.uuid4().hex}"), options)
+                return
+            except BaseException as error:
+                self._kill_and_remove()
+                if not (attempts_left and isinstance(error, ClipperException)):
+                    raise
+                tried, cluster = cluster, starting.choose_ports(cluster, self.logger)
+                if cluster == tried:
+                    raise
 
     def _refuse_existing(self) -> None:
         if self._is_alive():

@@ -46,6 +46,15 @@ class Identity(NamedTuple):
                 os.kill(self.pid, number)
 
 
+def listening_ports(pid: int) -> set[int]:
+    """The TCP ports on which a process of ours listens."""
+    try:
+        connections = psutil.Process(pid).net_connections("tcp")
+    except psutil.Error:
+        return set()
+    return {connection.laddr.port for connection in connections if connection.status == psutil.CONN_LISTEN}
+
+
 def marked(marks: Mapping[str, str]) -> list[psutil.Process]:
     """The other living processes whose environment holds `marks`."""
     return [process for process in psutil.process_iter() if process.pid != os.getpid() and _has(process, marks)]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from clipper_admin.process import ports, programs, supervision
+from clipper_admin.process import ports, processes, programs, supervision
 from clipper_admin.process.ports import LOOPBACK
 from clipper_admin.process.state import Cluster, ClusterFiles, Program, all_clusters
 from clipper_common.errors import ClipperException
@@ -48,7 +48,7 @@ def start(files: ClusterFiles, cluster: Cluster, options: programs.QueryFrontend
     files.write_cluster(cluster)
     if cluster.has_own_redis:
         _run(files, [programs.redis_server(files, cluster.redis_port)], {cluster.redis_port})
-    _run(files, programs.frontends(files, cluster, options), cluster.ports)
+    _run(files, programs.frontends(files, cluster, options), cluster.ports - {cluster.redis_port})
 
 
 def _run(files: ClusterFiles, new: Sequence[Program], listening: set[int]) -> None:
@@ -56,14 +56,24 @@ def _run(files: ClusterFiles, new: Sequence[Program], listening: set[int]) -> No
         files.write_program(program)
     supervision.notify(files)
     give_up = time.monotonic() + START_SECONDS
-    while listening := {port for port in listening if not ports.accepts(LOOPBACK, port)}:
+    while missing := _silent(listening) or listening - _listening(files, new):
         _raise_if_dead(files, new)
         if time.monotonic() > give_up:
-            silent = ", ".join(map(str, sorted(listening)))
+            silent = ", ".join(map(str, sorted(missing)))
             raise ClipperException(
                 f"Nothing listens on port {silent} after {START_SECONDS:.0f} seconds.\n{_tails(files, new)}"
             )
         time.sleep(_POLL_SECONDS)
+
+
+def _silent(listening: set[int]) -> set[int]:
+    return {port for port in listening if not ports.accepts(LOOPBACK, port)}
+
+
+def _listening(files: ClusterFiles, new: Sequence[Program]) -> set[int]:
+    """The ports on which these programs themselves listen: someone else may have been faster to take one."""
+    statuses = [files.status(program.id) for program in new]
+    return {port for status in statuses if status for port in processes.listening_ports(status.pid)}
 
 
 def _raise_if_dead(files: ClusterFiles, new: Sequence[Program]) -> None:
