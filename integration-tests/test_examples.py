@@ -39,10 +39,14 @@ def test_quickstart_that_is_interrupted() -> None:
     command = [sys.executable, str(EXAMPLES / "quickstart.py"), "--keep"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as example:
         assert example.stderr
-        next(line for line in example.stderr if "Clipper is running" in line)
+        said = ""
+        while "Clipper is running" not in said:
+            line = example.stderr.readline()
+            assert line, said
+            said += line
         example.send_signal(signal.SIGINT)
         rest = example.stderr.read()
-    assert example.returncode == 130
+    assert example.returncode == 130, said + rest
     assert "Stopped all Clipper cluster" in rest
 
 

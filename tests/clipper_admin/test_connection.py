@@ -2,6 +2,7 @@
 
 import json
 import logging
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +68,10 @@ def test_cluster_that_does_not_answer_is_stopped(
     cm: FakeContainerManager,
     query_frontend: FakeQueryFrontend,
     monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     monkeypatch.setattr(startup, "STARTUP_SECONDS", 0.1)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     query_frontend.answers[path] = (503, "still starting")
     conn.connected = False
     with pytest.raises(ClipperException, match="(?s)503 and message: .*still starting.*query_frontend.log.*last line"):
