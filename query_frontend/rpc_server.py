@@ -19,6 +19,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from clipper_common import constants, wire
 from clipper_common.errors import WireError
+from clipper_common.multipart import receive_frames, send_frames
 from clipper_common.wire import HeartbeatType, Metadata, PredictRequest, Response
 from query_frontend.metrics import Histogram
 
@@ -121,7 +122,7 @@ class RpcServer:
     def _on_readable(self) -> None:
         for _ in range(_MESSAGES_PER_TURN):
             try:
-                frames = self._socket.recv_multipart(zmq.NOBLOCK)
+                frames = receive_frames(self._socket)
             except zmq.Again:
                 return
             self._receive(frames[0], frames[1:])
@@ -192,7 +193,7 @@ class RpcServer:
     def _send_to(self, identity: bytes, frames: Sequence[bytes]) -> bool | None:
         """Whether it was sent; None when there is nobody of that identity any more."""
         try:
-            self._socket.send_multipart([identity, *frames], zmq.NOBLOCK)
+            send_frames(self._socket, [identity, *frames])
             sent: bool | None = True
         except zmq.Again:
             sent = False
