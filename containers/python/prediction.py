@@ -43,6 +43,7 @@ class Predictor:
         self._input_type = input_type
         self._report = report
         self._predicting_at = 0.0
+        to_model_inputs(input_type, [bytes(input_type.element_bytes)])  # imports numpy now, not with the first query
 
     def answer(self, request: PredictRequest, received_at: float) -> Response:
         parsing_at = self._predicting_at = time.monotonic()
