@@ -122,7 +122,7 @@ def _model_environment(arguments: Namespace) -> dict[str, str]:
 
 
 def find_peak(measure: Callable[[float], Point], start: float, refinements: int) -> list[Point]:
-    """Points around the highest goodput, best first: find a rate that can be borne and one that cannot, and close in on them."""
+    """Points around the highest goodput, best first: a rate that can be borne, one that cannot, and some between."""
     points = [measure(start)]
     factor = GROWTH if points[0].is_borne else 1 / GROWTH
     while points[-1].is_borne == points[0].is_borne and len(points) < MAX_STEPS:
