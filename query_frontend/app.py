@@ -5,7 +5,7 @@ import contextlib
 import logging
 import sys
 from collections.abc import AsyncIterator, Coroutine, Mapping
-from typing import Any
+from typing import Any, Final
 
 import zmq
 from aiohttp import web
@@ -26,6 +26,9 @@ from query_frontend.rpc_server import RpcEvents, RpcServer
 from query_frontend.task_executor import TaskExecutor
 
 logger = logging.getLogger(__name__)
+
+_FIRST_CONFIGURATION_SECONDS: Final = 2.0
+"""Without Redis for so long, HTTP is answered all the same: with 503."""
 
 
 class QueryFrontend:
@@ -55,14 +58,15 @@ class QueryFrontend:
         self.executor.configure(snapshot.models, slo_seconds)
 
     async def run(self, _: web.Application) -> AsyncIterator[None]:
-        """Everything but HTTP, from start to stop."""
-        await self._claim_redis()
+        """Everything but HTTP, from start to stop. HTTP comes after the start, when there is something to serve."""
         self._listen()
+        await self._claim_redis()
         tasks = [
             _start(self._follow_configuration()),
             _start(self.presence.publish_replicas()),
             _start(self.presence.keep_reporting()),
         ]
+        await self.registry.wait_until_loaded(_FIRST_CONFIGURATION_SECONDS)
         yield
         for task in tasks:
             task.cancel()

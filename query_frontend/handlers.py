@@ -16,6 +16,7 @@ from query_frontend.schemas import Answer
 
 MODEL_HEADER: Final = "X-Clipper-Model"
 """Names the model version that answered, as ``name:version``."""
+_NOT_LOADED: Final = "The configuration was not read from Redis yet"
 
 
 class Handlers:
@@ -75,12 +76,14 @@ class Handlers:
         return web.Response(text="ok")
 
     async def ready(self, _: web.Request) -> web.Response:
-        if self._registry.loaded:
+        if self._registry.is_loaded:
             return web.Response(text="ok")
-        return web.Response(text="the configuration was not read from Redis yet", status=503)
+        return web.Response(text=_NOT_LOADED, status=503)
 
     def _app(self, request: web.Request) -> AppState:
         app = self._registry.app(request.match_info["app"])
+        if app is None and not self._registry.is_loaded:
+            raise web.HTTPServiceUnavailable(text=_NOT_LOADED)
         if app is None:
             raise web.HTTPNotFound(text=f"No application is named '{request.match_info['app']}'")
         return app

@@ -1,5 +1,7 @@
 """Applications, links and current versions in memory, made from the latest snapshot of the configuration."""
 
+import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Mapping
 
@@ -37,8 +39,18 @@ class Registry:
         self._models_changed = models_changed
         self._apps: dict[str, AppState] = {}
         self._snapshot = Snapshot()
-        self.loaded = False
+        self._loaded = asyncio.Event()
+
+    @property
+    def is_loaded(self) -> bool:
         """Whether the configuration was read once."""
+        return self._loaded.is_set()
+
+    async def wait_until_loaded(self, seconds: float) -> None:
+        """Wait for the first configuration, but not for ever."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._loaded.wait()
 
     @property
     def revision(self) -> int:
@@ -71,7 +83,7 @@ class Registry:
             self._metrics.remove_app(name)
         self._models_changed(snapshot, self._shortest_slos())  # first the queues, then who asks them
         self._apps = apps
-        self.loaded = True
+        self._loaded.set()
 
     def _make_app(self, app: Application) -> AppState:
         linked = self._snapshot.links.get(app.name, ())

@@ -33,8 +33,9 @@ _SOCKET_OPTIONS: Final = {
     zmq.LINGER: 0,
     # What is sent while nobody is connected is lost at once, not kept for a frontend that never asked for it.
     zmq.IMMEDIATE: 1,
-    zmq.RECONNECT_IVL: 100,
-    zmq.RECONNECT_IVL_MAX: 1000,
+    # A frontend that restarts gives defaults until its containers are back.
+    zmq.RECONNECT_IVL: 50,
+    zmq.RECONNECT_IVL_MAX: 200,
     zmq.HEARTBEAT_IVL: constants.TRANSPORT_HEARTBEAT_MILLIS,
     zmq.HEARTBEAT_TIMEOUT: constants.TRANSPORT_TIMEOUT_MILLIS,
     zmq.HEARTBEAT_TTL: constants.TRANSPORT_TIMEOUT_MILLIS,

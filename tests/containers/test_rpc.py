@@ -16,6 +16,8 @@ from clipper_containers import rpc
 from tests.containers.conftest import Launch
 from tests.containers.scripted_frontend import PATIENCE_SECONDS, ScriptedFrontend
 
+pytestmark = pytest.mark.integration
+
 NOOP = ("-m", "clipper_containers.noop_container")
 ONE = np.array([1.0]).tobytes()
 

@@ -13,6 +13,8 @@ import redis
 from clipper_common import records
 from clipper_common.constants import EXIT_ADDRESS_IN_USE, EXIT_REDIS_TAKEN, EXIT_USAGE
 
+pytestmark = pytest.mark.integration
+
 Start = Callable[..., Any]
 
 

@@ -9,6 +9,8 @@ from clipper_admin.exceptions import ClipperException
 from clipper_admin.process import bundles
 from clipper_admin.process.state import ClusterFiles, Kind, Program
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:

@@ -19,6 +19,8 @@ from clipper_admin.process.process_container_manager import ProcessContainerMana
 from clipper_admin.process.state import Cluster, ClusterFiles, Kind, Program
 from clipper_common import constants
 
+pytestmark = pytest.mark.integration
+
 WaitUntil = Callable[..., None]
 
 FAKE_SERVER = """

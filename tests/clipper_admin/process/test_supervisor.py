@@ -14,6 +14,8 @@ from clipper_admin.process.processes import Identity
 from clipper_admin.process.state import ClusterFiles, Kind, Program, State, Status
 from clipper_admin.process.supervisor import Supervisor
 
+pytestmark = pytest.mark.integration
+
 WaitUntil = Callable[..., None]
 
 
