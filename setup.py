@@ -22,7 +22,7 @@ setup(
     python_requires=">=3.11",
     packages=PROGRAMS + SDK_PACKAGES + CONTAINER_PACKAGES,
     package_dir={"clipper_containers": "containers/python"},
-    package_data={package: ["py.typed"] for package in PROGRAMS},
+    package_data={package: ["py.typed"] for package in [*PROGRAMS, "clipper_containers"]},
     install_requires=[
         "aiohttp>=3.12,<4",
         "cloudpickle>=3.1",

@@ -1,10 +1,15 @@
 """Checks of what users pass to the SDK: errors that name the argument, before anything is done."""
 
+import os
 from collections.abc import Iterable, Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 from clipper_common.datatypes import InputType, is_dns_name, is_dns_version
 from clipper_common.errors import ClipperException
+
+INT32_MAX: Final = 2**31 - 1
+"""The management frontend takes no larger numbers."""
 
 
 def check_name(value: object) -> str:
@@ -37,16 +42,25 @@ def check_input_type(value: Any) -> str:
         raise ClipperException(f"Invalid value: input_type={value!r}. It should be one of {names}.") from None
 
 
-def check_whole_number(what: str, value: object, least: int) -> int:
-    """A whole number that is `least` or more."""
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value.__index__() < least:
-        raise ClipperException(f"Invalid value: {what}={value!r}. It should be a whole number, {least} or more.")
-    return int(value.__index__())
+def check_whole_number(what: str, value: object, least: int, most: int | None = None) -> int:
+    """A whole number that is `least` or more, and not more than `most`."""
+    number = None if isinstance(value, bool) or not hasattr(value, "__index__") else int(value.__index__())
+    if number is None or number < least or (most is not None and number > most):
+        limits = f"{least} or more" if most is None else f"from {least} to {most}"
+        raise ClipperException(f"Invalid value: {what}={value!r}. It should be a whole number, {limits}.")
+    return number
+
+
+def check_folder(what: str, value: object) -> Path:
+    """The path of a folder that exists."""
+    if not isinstance(value, (str, os.PathLike)) or not Path(value).is_dir():
+        raise ClipperException(f"Invalid value: {what}={value!r}. There is no such folder.")
+    return Path(value)
 
 
 def check_batch_size(value: object) -> int:
     """-1 (learn it) or a positive number."""
-    size = check_whole_number("batch_size", value, least=-1)
+    size = check_whole_number("batch_size", value, least=-1, most=INT32_MAX)
     if size == 0:
         raise ClipperException(
             "Invalid value: batch_size=0. It should be the largest batch that a replica is given, "

@@ -8,7 +8,9 @@ from typing import Any, Final
 
 from clipper_admin import functions, images
 from clipper_admin.arguments import (
+    INT32_MAX,
     check_batch_size,
+    check_folder,
     check_input_type,
     check_model_versions,
     check_name,
@@ -71,6 +73,11 @@ class ClipperConnection:
     """
 
     def __init__(self, container_manager: ContainerManager) -> None:
+        if not isinstance(container_manager, ContainerManager):
+            raise ClipperException(
+                f"Invalid value: container_manager={container_manager!r}. "
+                "It should be a container manager such as ProcessContainerManager()."
+            )
         show_messages()
         self.cm = container_manager
         self.connected = False
@@ -190,7 +197,7 @@ class ClipperConnection:
             check_text("name", name),
             check_input_type(input_type),
             default_output,
-            check_whole_number("slo_micros", slo_micros, least=1),
+            check_whole_number("slo_micros", slo_micros, least=1, most=INT32_MAX),
         )
         self.logger.info("Application %s was successfully registered", name)
 
@@ -364,9 +371,7 @@ class ClipperConnection:
         image = self._image(name, version, container_registry)
         check_text("base_image", base_image)
         packages = check_texts("pkgs_to_install", pkgs_to_install)
-        folder = Path(model_data_path)
-        if not folder.is_dir():
-            raise ClipperException(f"Invalid value: model_data_path={str(folder)!r}. There is no such folder.")
+        folder = check_folder("model_data_path", model_data_path)
         self.logger.info("Building model image %s with model data from %s", image, folder)
         self.cm.build_model(image, folder, base_image, container_registry, packages)
         return image
@@ -749,7 +754,12 @@ class ClipperConnection:
             The paths of the files.
         """
         self._check_connected()
-        return self.cm.get_logs(str(logging_dir))
+        if not isinstance(logging_dir, (str, Path)) or not str(logging_dir):
+            raise ClipperException(f"Invalid value: logging_dir={logging_dir!r}. It should be the path of a folder.")
+        try:
+            return self.cm.get_logs(str(logging_dir))
+        except OSError as error:
+            raise ClipperException(f"The logs cannot be written to {logging_dir}: {error}") from error
 
     def inspect_instance(self) -> dict[str, Any]:
         """Fetch the metrics of the query frontend.

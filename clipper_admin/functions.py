@@ -23,7 +23,7 @@ def try_function(query: Any, func: PredictFunction, kind: InputType) -> list[str
     copy = _reload(func)
     try:
         outputs = copy(to_model_inputs(kind, inputs))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ClipperException(f"{_name(func)} raised {_describe(error, func)}") from error
     return _check_outputs(outputs, len(inputs), func)
 
@@ -142,7 +142,7 @@ def _check_outputs(outputs: Any, num_inputs: int, func: PredictFunction) -> list
         raise ClipperException(f"{_name(func)} returned what str() cannot take: {_describe(error, func)}") from error
 
 
-def _describe(error: Exception, func: PredictFunction) -> str:
+def _describe(error: BaseException, func: PredictFunction) -> str:
     """Type, message, and the innermost line of the user's own code."""
     frames = traceback.extract_tb(error.__traceback__)
     own_file = getattr(getattr(func, "__code__", None), "co_filename", None)

@@ -24,21 +24,26 @@ class Replicas:
         self._version = version
         self._logger: ClusterAdapter = cm.logger
         self._old_failures = frozenset(cm.find_failures(name, version))
+        # Such as a container that somebody started by hand.
+        self._not_managed = max(0, management.count_replicas(name, version) - cm.get_num_replicas(name, version))
 
     def wait_until_connected(self, num_replicas: int) -> None:
-        """Wait until exactly `num_replicas` replicas are connected to the query frontend.
+        """Wait until exactly `num_replicas` replicas of the manager are connected to the query frontend.
 
         Raises ClipperException when one of them dies meanwhile, or the time is over.
         """
         give_up = time.monotonic() + REPLICAS_SECONDS
         with _progress(f"{self._name}:{self._version}", num_replicas) as show:
-            while (connected := self._management.count_replicas(self._name, self._version)) != num_replicas:
+            while (connected := self._count()) != num_replicas:
                 show(connected)
                 self._raise_on_failure()
                 if time.monotonic() > give_up:
                     raise self._too_late(connected, num_replicas)
                 time.sleep(_POLL_SECONDS)
             show(connected)
+
+    def _count(self) -> int:
+        return self._management.count_replicas(self._name, self._version) - self._not_managed
 
     def _raise_on_failure(self) -> None:
         for failure in self._cm.find_failures(self._name, self._version):

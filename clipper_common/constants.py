@@ -26,8 +26,13 @@ ENV_REPLICA_ID: Final = "CLIPPER_REPLICA_ID"
 DEFAULT_PREDICTION_CACHE_SIZE_BYTES: Final = 32 * 1024 * 1024
 DEFAULT_BATCH_SIZE: Final = -1
 """The batch size that means: learn it."""
-MAX_BODY_BYTES: Final = 64 * 1024 * 1024
+MAX_BODY_BYTES: Final = 32 * 1024 * 1024
 """Largest accepted HTTP body."""
+MAX_INPUTS_PER_REQUEST: Final = 4096
+"""One event loop serves all applications: no request may keep it for long."""
+MAX_NAME_LENGTH: Final = 255
+"""Of applications, and of models, their versions and their labels."""
+MAX_DEFAULT_OUTPUT_BYTES: Final = 1024 * 1024
 MAX_BATCH_SIZE: Final = 4096
 """No policy asks a model for more inputs than this at once."""
 MAX_QUEUED_QUERIES: Final = 16384

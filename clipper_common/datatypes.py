@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any, Final, NamedTuple, Self
 
+from clipper_common.constants import MAX_NAME_LENGTH
 from clipper_common.errors import ClipperException
 
 
@@ -110,7 +111,7 @@ _FORBIDDEN_IN_IDS: Final = re.compile(r"[,:\x00-\x1f\x7f]")
 
 def is_app_name(name: str) -> bool:
     """Whether `name` can stand in ``/<name>/predict`` without being escaped."""
-    return bool(_APP_NAME.fullmatch(name)) and name not in _RESERVED_APP_NAMES
+    return len(name) <= MAX_NAME_LENGTH and bool(_APP_NAME.fullmatch(name)) and name not in _RESERVED_APP_NAMES
 
 
 def is_id_part(text: str) -> bool:

@@ -184,6 +184,8 @@ class Snapshot:
     current_versions: Mapping[str, str] = field(default_factory=dict)
     links: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Application name to the names of the models linked to it."""
+    epoch: str = ""
+    """Of the Redis that it was read from; empty when that is new, or lost all."""
 
     def versions(self, model_name: str) -> list[str]:
         return [model.version for model in self.models if model.name == model_name]
@@ -192,7 +194,7 @@ class Snapshot:
         return [app for name, app in self.applications.items() if model_name in self.links.get(name, ())]
 
     def same_configuration(self, other: "Snapshot") -> bool:
-        return replace(self, revision=other.revision) == other
+        return replace(self, revision=other.revision, epoch=other.epoch) == other
 
 
 # --- writes: what a change of configuration does to Redis, as values ---

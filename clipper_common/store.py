@@ -64,10 +64,11 @@ return {{head[1] or '0', head[2] or '',
   read({records.METADATA_DB}, 'string', 'GET'), read({records.LINK_DB}, 'set', 'SMEMBERS')}}
 """
 
-# ARGV: expected revision (empty: any), and the writes as JSON. Answers the new revision, or -1.
+# ARGV: expected revision and epoch, and the writes as JSON. Answers the new revision, or -1.
 _COMMIT: Final = f"""
-if ARGV[1] ~= '' and (redis.call('GET', '{records.REVISION_KEY}') or '0') ~= ARGV[1] then return -1 end
-for _, write in ipairs(cjson.decode(ARGV[2])) do
+if (redis.call('GET', '{records.REVISION_KEY}') or '0') ~= ARGV[1]
+  or (redis.call('GET', '{records.EPOCH_KEY}') or '') ~= ARGV[2] then return -1 end
+for _, write in ipairs(cjson.decode(ARGV[3])) do
   redis.call('SELECT', write[1])
   redis.call(unpack(write[2]))
 end
@@ -156,15 +157,24 @@ class ConfigStore:
 
     async def read(self) -> Snapshot:
         """All configuration, as of one moment."""
-        snapshot, _ = await self._read_with_epoch()
-        return snapshot
+        revision, epoch, apps, models, current, links = await self._eval(_READ_ALL)
+        return Snapshot(
+            revision=int(revision),
+            epoch=_text(epoch),
+            applications=_read_applications(apps),
+            models=_read_models(models),
+            current_versions={
+                _text(key).removeprefix(records.CURRENT_VERSION_PREFIX): _text(value) for key, value in current
+            },
+            links={_text(app): tuple(sorted(map(_text, names))) for app, names in links},
+        )
 
     async def commit(self, based_on: Snapshot, writes: Iterable[Write]) -> int | None:
         """Carry out all `writes`, or none and answer None when `based_on` is no longer the latest.
 
         Answers the new revision.
         """
-        revision = int(await self._eval(_COMMIT, str(based_on.revision), _dump(writes)))
+        revision = int(await self._eval(_COMMIT, str(based_on.revision), based_on.epoch, _dump(writes)))
         return None if revision < 0 else revision
 
     async def follow(self) -> AsyncIterator[Snapshot]:
@@ -203,8 +213,8 @@ class ConfigStore:
                     await self._begin_epoch(last)
                     head = await self._read_head()
                 if head != seen or time.monotonic() - read_at > CONFIG_REREAD_SECONDS:
-                    snapshot, epoch = await self._read_with_epoch()
-                    seen, read_at = (snapshot.revision, epoch), time.monotonic()
+                    snapshot = await self.read()
+                    seen, read_at = (snapshot.revision, snapshot.epoch), time.monotonic()
                     last = snapshot
                 yield snapshot
                 await _wait_for_message(pubsub)
@@ -220,19 +230,6 @@ class ConfigStore:
     async def _read_head(self) -> tuple[int, str]:
         revision, epoch = await _in_time(self._redis.mget(records.REVISION_KEY, records.EPOCH_KEY))
         return int(revision or 0), _text(epoch or b"")
-
-    async def _read_with_epoch(self) -> tuple[Snapshot, str]:
-        revision, epoch, apps, models, current, links = await self._eval(_READ_ALL)
-        snapshot = Snapshot(
-            revision=int(revision),
-            applications=_read_applications(apps),
-            models=_read_models(models),
-            current_versions={
-                _text(key).removeprefix(records.CURRENT_VERSION_PREFIX): _text(value) for key, value in current
-            },
-            links={_text(app): tuple(sorted(map(_text, names))) for app, names in links},
-        )
-        return snapshot, _text(epoch)
 
     # --- replicas: not configuration, so without a revision ---
 

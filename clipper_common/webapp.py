@@ -44,6 +44,8 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         return response
     except asyncio.CancelledError:
         raise
+    except web.RequestPayloadError as error:
+        return json_response({"error": "Bad Request", "cause": f"The body cannot be read: {error}"}, status=400)
     except Exception:
         logger.exception("%s %s failed", request.method, request.path)
         return json_response({"error": "Internal error", "cause": "An unexpected error occurred!"}, status=500)
@@ -102,3 +104,5 @@ def _new_event_loop() -> asyncio.AbstractEventLoop:
 
 def configure_logging() -> None:
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, datefmt=LOG_DATE_FORMAT)
+    # It writes a traceback for each malformed request: anybody could fill the log.
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)

@@ -234,6 +234,12 @@ def test_logs_of_the_stopped_are_kept(conn: ClipperConnection, tmp_path: Path) -
         ("deploy_model", ("errors", 2, "strings", "image"), "not compatible"),
         ("deploy_model", ("Errors", 2, "doubles", "image"), "Errors"),
         ("build_model", ("errors", 2, "/no/such/folder", "base"), "/no/such/folder"),
+        ("build_model", ("errors", 2, None, "base"), "model_data_path"),
+        ("get_clipper_logs", (None,), "logging_dir"),
+        ("get_clipper_logs", ("/dev/null/logs",), "/dev/null/logs"),
+        ("register_model", ("errors", 2, "doubles", None, None, 2**40), "batch_size"),
+        ("register_application", ("new", "doubles", "", 2**40), "slo_micros"),
+        ("register_application", ("n" * 300, "doubles", "", 1), "255 characters"),
         ("build_and_deploy_model", ("errors", 1, "doubles", "/no/such/folder", "base"), "already exists"),
         ("set_model_version", ("errors", 9), "'9'"),
         ("set_model_version", ("no-model", 1), "no-model"),
@@ -250,6 +256,7 @@ def test_logs_of_the_stopped_are_kept(conn: ClipperConnection, tmp_path: Path) -
         ("predict", ("errors", "text"), "String"),
         ("predict", ("errors", [1.0], 9), "9"),
         ("test_predict_function", ({}, len, "doubles"), "input_batch"),
+        ("test_predict_function", ({"input": [1.0]}, exit, "doubles"), "SystemExit"),
     ],
 )
 def test_wrong_arguments(conn: ClipperConnection, method: str, arguments: tuple[Any, ...], named: str) -> None:

@@ -7,11 +7,17 @@ A rule is a pure function: the configuration and a request in, what to write and
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from clipper_common import records
-from clipper_common.constants import APPLY_SECONDS, DEFAULT_BATCH_SIZE
+from clipper_common.constants import (
+    APPLY_SECONDS,
+    DEFAULT_BATCH_SIZE,
+    MAX_DEFAULT_OUTPUT_BYTES,
+    MAX_NAME_LENGTH,
+)
 from clipper_common.datatypes import InputType, ModelId, is_app_name, is_id_part
 from clipper_common.errors import QueryError, RequestError
 from clipper_common.records import Application, Model, Snapshot, Write
@@ -21,6 +27,8 @@ from management_frontend.schemas import AddApplication, AddModel, ModelLinks, Na
 logger = logging.getLogger(__name__)
 
 _ATTEMPTS: Final = 20
+_RESTORE_SECONDS: Final = 3.0
+_RESTORE_POLL_SECONDS: Final = 0.02
 
 
 class Change(NamedTuple):
@@ -38,11 +46,18 @@ class BusyError(RequestError):
     status = 503
 
 
+class LostConfigurationError(RequestError):
+    """A change now would stand beside what comes back."""
+
+    status = 503
+
+
 class ChangeService:
     """Carries out changes of the configuration, one at a time."""
 
     def __init__(self, store: ConfigStore) -> None:
         self._store = store
+        self._saw_epoch = False
         self._lock = asyncio.Lock()
 
     async def change(self, rule: Rule) -> str:
@@ -55,7 +70,7 @@ class ChangeService:
 
     async def _commit(self, rule: Rule) -> tuple[int | None, str]:
         for _ in range(_ATTEMPTS):
-            snapshot = await self._store.read()
+            snapshot = await self._read()
             writes, text = rule(snapshot)
             if not writes:
                 return None, text
@@ -63,6 +78,20 @@ class ChangeService:
             if revision is not None:
                 return revision, text
         raise BusyError("The configuration is being changed by other programs all the time. Try again.")
+
+    async def _read(self) -> Snapshot:
+        """The configuration; if Redis has just lost it, once a query frontend has written it back."""
+        give_up = time.monotonic() + _RESTORE_SECONDS
+        while True:
+            snapshot = await self._store.read()
+            if snapshot.epoch or not self._saw_epoch:
+                self._saw_epoch = bool(snapshot.epoch)
+                return snapshot
+            if time.monotonic() > give_up:
+                raise LostConfigurationError(
+                    "Redis lost the configuration, and no query frontend is there to write it back. Start one."
+                )
+            await asyncio.sleep(_RESTORE_POLL_SECONDS)
 
     async def _wait_until_applied(self, revision: int) -> None:
         # What is written is written: that Redis went away since does not make it fail.
@@ -78,9 +107,12 @@ def add_application(snapshot: Snapshot, wanted: AddApplication) -> Change:
     name = wanted.name
     if not is_app_name(name):
         raise QueryError(
-            f"Invalid name supplied: '{name}'. It becomes part of the URL /<name>/predict: "
-            "use the letters A-Z and a-z, digits and any of '_', '-', '.', '~', but not '.' or '..' alone"
+            f"Invalid name supplied: '{name[: MAX_NAME_LENGTH + 1]}'. It becomes part of the URL /<name>/predict: "
+            "use the letters A-Z and a-z, digits and any of '_', '-', '.', '~', but not '.' or '..' alone, "
+            f"{MAX_NAME_LENGTH} characters at the most"
         )
+    if len(wanted.default_output.encode(errors="replace")) > MAX_DEFAULT_OUTPUT_BYTES:
+        raise QueryError(f"default_output is larger than {MAX_DEFAULT_OUTPUT_BYTES} bytes")
     if wanted.latency_slo_micros <= 0:
         raise QueryError(f"latency_slo_micros must be greater than 0, not {wanted.latency_slo_micros}")
     if name in snapshot.applications:
@@ -200,6 +232,8 @@ def _check_id_parts(wanted: AddModel) -> None:
     parts = [("model name", wanted.model_name), ("model version", wanted.model_version)]
     parts += [("label", label) for label in wanted.labels]
     for what, text in parts:
+        if len(text) > MAX_NAME_LENGTH:
+            raise QueryError(f"Invalid {what} supplied: it is longer than {MAX_NAME_LENGTH} characters")
         if not is_id_part(text):
             # 0.4's words; the control characters are ours.
             kinds = "':'" if "," in text or ":" in text else "':', control characters"

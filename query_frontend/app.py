@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import socket
 import sys
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from typing import Any, Final
@@ -38,7 +39,9 @@ class QueryFrontend:
         self.store = ConfigStore(config.redis_ip, config.redis_port)
         self.executor = TaskExecutor(loop, PredictionCache(config.prediction_cache_size), self.metrics)
         self.registry = Registry(self.metrics, self._configure_models)
-        self.presence = Presence(self.store, self.registry, self.executor, config.cluster_id)
+        # The same again after a restart: then it takes the place of what it was.
+        frontend_id = f"{socket.gethostname()}:{config.port}"
+        self.presence = Presence(self.store, self.registry, self.executor, frontend_id, config.cluster_id)
         self.executor.replicas_changed = self.presence.replicas_changed
         self.rpc = self.executor.rpc = RpcServer(
             config.host,

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from typing import Final
+from urllib.parse import quote
 
 from aiohttp import web
 
@@ -15,7 +16,8 @@ from query_frontend.registry import AppState, Registry
 from query_frontend.schemas import Answer
 
 MODEL_HEADER: Final = "X-Clipper-Model"
-"""Names the model version that answered, as ``name:version``."""
+"""Names the model version that answered, as ``name:version``, percent-encoded where it is not ASCII."""
+_HEADER_SAFE: Final = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) != "%")
 _NOT_LOADED: Final = "The configuration was not read from Redis yet"
 
 
@@ -56,7 +58,7 @@ class Handlers:
         response = web.Response(body=schemas.render(first, answers), content_type="application/json")
         model = next((answer.model for answer in answers if answer.model is not None), None)
         if model is not None:
-            response.headers[MODEL_HEADER] = str(model)
+            response.headers[MODEL_HEADER] = quote(str(model), safe=_HEADER_SAFE)
         return response
 
     async def update(self, request: web.Request) -> web.Response:

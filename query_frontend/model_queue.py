@@ -17,19 +17,20 @@ class Waiter(Protocol):
 class Task:
     """An input on its way through a model version, and everyone who waits for its output."""
 
-    __slots__ = ("deadline", "in_flight", "payload", "queued", "sends", "waiters")
+    __slots__ = ("deadline", "in_flight", "payload", "queued", "sends", "sent_at", "waiters")
 
     def __init__(self, payload: bytes, deadline: float) -> None:
         self.payload = payload
         self.deadline = deadline
         """Of the most patient waiter."""
-        self.waiters: list[tuple[Waiter, int]] = []
+        self.waiters: set[tuple[Waiter, int]] = set()
         self.queued = False
         self.in_flight = False
         self.sends = 0
+        self.sent_at = 0.0
 
     def resolve(self, output: bytes | None, reason: str | None) -> None:
-        waiters, self.waiters = self.waiters, []
+        waiters, self.waiters = self.waiters, set()
         for waiter, index in waiters:
             waiter.resolve(index, output, reason)
 

@@ -5,7 +5,6 @@ Redis may be away at any time; then all of it is told again once it is back.
 
 import asyncio
 import logging
-import uuid
 from typing import Final
 
 from clipper_common import records
@@ -22,14 +21,18 @@ _RETRY_SECONDS: Final = 0.5
 
 
 class Presence:
-    def __init__(self, store: ConfigStore, registry: Registry, executor: TaskExecutor, cluster_id: str) -> None:
-        self._id = uuid.uuid4().hex
+    def __init__(
+        self, store: ConfigStore, registry: Registry, executor: TaskExecutor, frontend_id: str, cluster_id: str
+    ) -> None:
+        self._id = frontend_id
         self._store = store
         self._registry = registry
         self._executor = executor
         self._cluster_id = cluster_id
-        self._published: dict[str, Replica] | None = None
-        """By key; None when it is not known what Redis holds."""
+        self._published: dict[str, Replica] = {}
+        """By key."""
+        self._is_unknown = True
+        """What Redis holds: it was not looked at yet, failed, or lost all."""
         self._changed = asyncio.Event()
 
     def replicas_changed(self) -> None:
@@ -44,12 +47,13 @@ class Presence:
             try:
                 await self._publish()
             except StoreError:
-                self._published = None
+                self._is_unknown = True
                 await asyncio.sleep(_RETRY_SECONDS)
                 self._changed.set()
 
     async def _publish(self) -> None:
-        if self._published is None:
+        if self._is_unknown:
+            self._is_unknown = False  # before the wait: `report` may learn meanwhile that Redis lost all again
             await self._store.clear_replicas()  # those of a frontend that is no more
             self._published = {}
         wanted = {replica.key: replica for replica in self._executor.replica_records}
@@ -61,7 +65,7 @@ class Presence:
     async def report(self) -> None:
         """Say that we live and by which revision we serve. Raises `StoreError`."""
         if await self._store.report_applied(self._id, self._registry.revision):
-            self._published = None  # Redis knew nothing of us: it is new, or lost all
+            self._is_unknown = True  # Redis knew nothing of us: it is new, or lost all
             self._changed.set()
         if self._cluster_id:
             await self._store.claim(self._cluster_id)

@@ -73,7 +73,7 @@ class QueryProcessor:
             timer.cancel()
             for index, task in enumerate(tasks):
                 if task is not None and not _answered_by_model(query.answers[index]):
-                    self._executor.leave(task, query, query.model)
+                    self._executor.leave(task, query, index, query.model)
 
 
 def _answered_by_model(answer: Answer | None) -> bool:

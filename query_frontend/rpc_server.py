@@ -225,12 +225,14 @@ class RpcServer:
             self._send_keep_alive(connection)
 
     def _tick(self) -> None:
-        """Once a second. An idle version 3 container is left alone: it heartbeats only when it hears nothing."""
+        """Once a second. A version 3 container is not spoken to: idle, it heartbeats only when it hears nothing; busy,
+        it does not listen, and its pipe would fill."""
         self._ticker = self._loop.call_later(_TICK_SECONDS, self._tick)
         now = time.monotonic()
         for connection in list(self._connections.values()):
             if connection.busy:
-                self._send_keep_alive(connection)
+                if connection.rpc_version >= wire.RPC_VERSION_4:
+                    self._send_keep_alive(connection)
             elif now - connection.heard_at > constants.SILENCE_SECONDS:
                 self._forget(connection, f"it was silent for {constants.SILENCE_SECONDS:.0f} seconds")
 

@@ -8,6 +8,7 @@ from math import inf
 from typing import Any, Final, NamedTuple
 
 from clipper_common import jsontext
+from clipper_common.constants import MAX_INPUTS_PER_REQUEST
 from clipper_common.datatypes import InputType, ModelId
 from clipper_common.errors import JsonError
 
@@ -76,6 +77,10 @@ def parse_predict(body: bytes, input_type: InputType) -> PredictRequest:
     batch = fields["input_batch"]
     if not isinstance(batch, list):
         raise jsontext.type_mismatch("input_batch", "Array", batch)
+    if len(batch) > MAX_INPUTS_PER_REQUEST:
+        raise JsonError(
+            f"JSON key input_batch holds {len(batch)} inputs, more than the {MAX_INPUTS_PER_REQUEST} of a request"
+        )
     return PredictRequest([_encode("input_batch", item, input_type) for item in batch], version)
 
 

@@ -120,9 +120,9 @@ class TaskExecutor:
             return None
         return self._join_or_queue(state, payload, deadline, waiter, index)
 
-    def leave(self, task: Task, waiter: Waiter, model_id: ModelId) -> None:
+    def leave(self, task: Task, waiter: Waiter, index: int, model_id: ModelId) -> None:
         """`waiter` has no more use for the output of `task`: its time is over, or its client left."""
-        task.waiters = [entry for entry in task.waiters if entry[0] is not waiter]
+        task.waiters.discard((waiter, index))
         state = self._models.get(model_id)
         if state is None or task.waiters or task.in_flight:
             return
@@ -139,23 +139,28 @@ class TaskExecutor:
         self, state: ModelState, payload: bytes, deadline: float, waiter: Waiter, index: int
     ) -> Task | None:
         task = state.pending.get(payload)
-        if task is not None and (task.queued or task.in_flight):
+        if task is not None and self._may_join(state, task):
             if task.queued and deadline < task.deadline:
                 state.queue.hurry(task, deadline)
             task.deadline = max(task.deadline, deadline)
-            task.waiters.append((waiter, index))
+            task.waiters.add((waiter, index))
             return task
         task = Task(payload, deadline)
         if not state.queue.put(task):
             waiter.resolve(index, None, QUEUE_FULL)
             return None
-        task.waiters.append((waiter, index))
+        task.waiters.add((waiter, index))
         if self._cache.enabled:
             state.pending[payload] = task
         self._metrics.aggregate_num_predictions.add(1)
         state.metrics.num_predictions.add(1)
         self._dispatch_soon(state)
         return task
+
+    @staticmethod
+    def _may_join(state: ModelState, task: Task) -> bool:
+        """Not what ended unnoticed, nor what a replica keeps for longer than its queries could wait."""
+        return task.queued or (task.in_flight and time.monotonic() - task.sent_at < state.slo_seconds)
 
     # --- batches ---
 
@@ -180,7 +185,7 @@ class TaskExecutor:
     def _send(self, state: ModelState, replica: ReplicaState, tasks: list[Task]) -> None:
         replica.batch = batch = Batch(state, next(self._message_ids), tasks, time.monotonic())
         for task in tasks:
-            task.in_flight = True
+            task.in_flight, task.sent_at = True, batch.sent_at
         request = PredictRequest(batch.message_id, state.model.input_type, [task.payload for task in tasks])
         if self.rpc.send_batch(replica.connection, request):  # if not, `on_left` was called
             for task in tasks:

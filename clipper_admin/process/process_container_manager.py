@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from clipper_admin.arguments import check_whole_number
 from clipper_admin.container_manager import ContainerManager, ModelVersions, ReplicaFailure
 from clipper_admin.process import bundles, locks, ports, processes, programs, starting, supervision
 from clipper_admin.process.ports import LOOPBACK
@@ -37,7 +38,7 @@ HEALTHY_SECONDS = 30.0
 _LOCK_SECONDS: Final = 60.0
 _START_ATTEMPTS: Final = 3
 _POLL_SECONDS: Final = 0.02
-_CLUSTER_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+_CLUSTER_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
 _RESTART_MARK: Final = re.compile(r"^--- start \d+: .* ---$")
 
 
@@ -77,11 +78,19 @@ class ProcessContainerManager(ContainerManager):
         redis_port: int = constants.REDIS_PORT,
         prometheus_port: int = constants.PROMETHEUS_PORT,
     ) -> None:
-        if not _CLUSTER_NAME.fullmatch(cluster_name):
+        if not isinstance(cluster_name, str) or not _CLUSTER_NAME.fullmatch(cluster_name):
             raise ClipperException(
-                f"'{cluster_name}' cannot be the name of a cluster. Use letters, digits, '.', '_' and '-', "
+                f"{cluster_name!r} cannot be the name of a cluster. Use at most 64 letters, digits, '.', '_' and '-', "
                 "and none starts with '.'"
             )
+        for what, port in (
+            ("clipper_query_port", clipper_query_port),
+            ("clipper_management_port", clipper_management_port),
+            ("clipper_rpc_port", clipper_rpc_port),
+            ("redis_port", redis_port),
+            ("prometheus_port", prometheus_port),
+        ):
+            check_whole_number(what, port, least=0, most=65535)
         super().__init__(cluster_name)
         self._wanted = Cluster(
             id="",
@@ -153,7 +162,12 @@ class ProcessContainerManager(ContainerManager):
 
     def connect(self) -> None:
         """Find the running cluster. A supervisor that was killed is replaced."""
-        if self._files.read_cluster() is None or not self._is_alive():
+        is_recorded = self._files.read_cluster() is not None
+        if not is_recorded and self._is_alive():
+            raise ClipperException(
+                f"The record of cluster {self.cluster_name} in {home()} is damaged. stop_all() ends what runs of it."
+            )
+        if not is_recorded or not self._is_alive():
             others = ", ".join(name for name in all_clusters() if name != self.cluster_name)
             raise ClipperException(
                 f"No cluster named '{self.cluster_name}' runs here. "

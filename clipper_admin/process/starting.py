@@ -44,6 +44,11 @@ def choose_ports(wanted: Cluster, logger: Logger) -> Cluster:
 
 def start(files: ClusterFiles, cluster: Cluster, options: programs.QueryFrontendOptions) -> None:
     """Start all programs. Raises ClipperException when one dies, or does not listen in time."""
+    if not cluster.has_own_redis and not ports.accepts(cluster.redis_ip, cluster.redis_port):
+        raise ClipperException(
+            f"No Redis answers at {cluster.redis_ip}:{cluster.redis_port}. Is it up, and is this its address? "
+            "Without redis_ip the cluster gets a Redis of its own."
+        )
     files.create()
     files.write_cluster(cluster)
     if cluster.has_own_redis:

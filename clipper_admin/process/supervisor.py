@@ -75,7 +75,9 @@ class Child:
         self._save()
 
     def _run(self) -> subprocess.Popen[bytes]:
-        with open(self.files.log(self.program.id), "ab") as log:
+        path = self.files.log(self.program.id)
+        path.parent.mkdir(exist_ok=True)
+        with open(path, "ab") as log:
             if self.starts > 1:
                 log.write(f"--- start {self.starts}: the program {self.last_exit} ---\n".encode())
                 log.flush()

@@ -55,11 +55,10 @@ class Predictor:
     def _answer(self, request: PredictRequest) -> Response:
         try:
             outputs = self._run(request)
-        except KeyboardInterrupt:
-            raise
         except PredictionError as error:
             return _fail_all(request, error)
         # A model may also raise SystemExit, CancelledError or a panic of its native code: it is no reason to die.
+        # (Nor is KeyboardInterrupt: where signals are listened to, no signal raises it.)
         except BaseException as error:
             if len(request.inputs) < 2:
                 return _fail_all(request, error)
@@ -83,8 +82,6 @@ class Predictor:
                 # Parsed again: the model may have changed the array before it raised.
                 outputs += encode_outputs(self._predict(to_model_inputs(self._input_type, [item])), 1)
                 errors.append(None)
-            except KeyboardInterrupt:
-                raise
             except BaseException as error:
                 outputs.append(describe(error))
                 errors.append(error)

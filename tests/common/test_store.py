@@ -250,6 +250,15 @@ async def test_several_links_of_one_application_are_all_written_back(store: Conf
     assert (await store.read()).links == snapshot.links
 
 
+async def test_what_was_decided_on_a_lost_configuration_is_not_written(store: ConfigStore, client: redis.Redis) -> None:
+    await store._begin_epoch(None)
+    before = await store.read()
+    assert before.epoch
+    client.flushall()
+    client.set(records.REVISION_KEY, before.revision)
+    assert await store.commit(before, WRITES) is None
+
+
 async def test_another_redis_is_adopted(store: ConfigStore, client: redis.Redis, follow: Follow) -> None:
     await store.commit(Snapshot(), WRITES)
     follower = follow(store)

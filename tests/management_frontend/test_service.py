@@ -4,16 +4,18 @@ import asyncio
 from collections.abc import Iterable
 
 import pytest
+import redis
 from aiohttp.test_utils import TestClient, TestServer
 
 from clipper_common import records
 from clipper_common.datatypes import InputType, ModelId
+from clipper_common.errors import QueryError
 from clipper_common.records import Application, Model, Snapshot, Write
 from clipper_common.store import ConfigStore
 from management_frontend import app, service
 from management_frontend.config import Config
 from management_frontend.schemas import AddApplication, ModelLinks
-from management_frontend.service import BusyError, Change, ChangeService
+from management_frontend.service import BusyError, Change, ChangeService, LostConfigurationError
 
 WANTED = AddApplication("app", InputType.INTS, "-1", 20000)
 APP = Application("app", InputType.INTS, "-1", 20000)
@@ -48,6 +50,34 @@ async def test_a_conflict_is_tried_again_on_what_is_new() -> None:
     store = ContestedStore(conflicts=3)
     text = await ChangeService(store).change(add_application)
     assert (text, store.reads) == ("Successfully added application with name 'app'", 4)
+
+
+async def test_a_change_waits_until_a_lost_configuration_is_back(store: ConfigStore, redis_port: int) -> None:
+    changes = ChangeService(store)
+    await store._begin_epoch(None)
+    await changes.change(add_application)
+    last = await store.read()
+    with redis.Redis(port=redis_port) as client:
+        client.flushall()
+    again = asyncio.create_task(changes.change(add_application))
+    await asyncio.sleep(0.05)  # it is to meet the empty Redis
+    assert not again.done()
+    await store._begin_epoch(last)  # as a query frontend does
+    with pytest.raises(QueryError, match="already exists"):
+        await again
+
+
+async def test_a_lost_configuration_that_does_not_come_back_is_said(
+    store: ConfigStore, redis_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "_RESTORE_SECONDS", 0.1)
+    changes = ChangeService(store)
+    await store._begin_epoch(None)
+    await changes.change(add_application)
+    with redis.Redis(port=redis_port) as client:
+        client.flushall()
+    with pytest.raises(LostConfigurationError, match="no query frontend"):
+        await changes.change(add_application)
 
 
 async def test_conflicts_without_end_are_given_up() -> None:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clipper_common.constants import MAX_INPUTS_PER_REQUEST
 from clipper_common.datatypes import InputType, ModelId
 from clipper_common.errors import JsonError
 from query_frontend import schemas
@@ -105,6 +106,12 @@ def test_input_wins_over_input_batch_and_unknown_keys_are_ignored() -> None:
     request = schemas.parse_predict(body, InputType.INTS)
     assert request.inputs == [array("i", [1]).tobytes()]
     assert request.version == "2"
+
+
+def test_a_request_holds_a_bounded_number_of_inputs() -> None:
+    body = json.dumps({"input_batch": [[1]] * (MAX_INPUTS_PER_REQUEST + 1)}).encode()
+    with pytest.raises(JsonError, match="input_batch holds 4097 inputs, more than the 4096"):
+        schemas.parse_predict(body, InputType.INTS)
 
 
 def test_an_empty_batch_is_a_batch() -> None:

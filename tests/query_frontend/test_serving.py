@@ -207,12 +207,29 @@ def hang_up(frontend: Frontend, value: list[float]) -> None:
 
 
 def test_a_full_queue_answers_at_once(frontend: Frontend, raw_container: MakeContainer) -> None:
-    frontend.serve("app", slo_ms=3000, batch_size=1)
+    frontend.serve("app", slo_ms=5000, batch_size=1)
     join(frontend, raw_container)
-    inputs = [[float(i)] for i in range(MAX_QUEUED_QUERIES + 50)]
-    answers = frontend.predict("app", input_batch=inputs)["batch_predictions"]
-    reasons = [answer["default_explanation"] for answer in answers]
-    assert reasons == [SLO_MISSED] * MAX_QUEUED_QUERIES + ["The queue of the model is full"] * 50
+    requests = [[[float(i)] for i in range(n, n + 4096)] for n in range(0, MAX_QUEUED_QUERIES + 4096, 4096)]
+    with ThreadPoolExecutor() as pool:
+        replies = list(pool.map(lambda inputs: frontend.predict("app", input_batch=inputs), requests))
+    reasons = [a["default_explanation"] for reply in replies for a in reply["batch_predictions"]]
+    full = reasons.count("The queue of the model is full")
+    assert 4000 <= full <= 4096  # all but those that fit, and the one in flight
+    assert reasons.count(SLO_MISSED) == len(reasons) - full
+
+
+def test_a_replica_that_hangs_does_not_keep_its_inputs_from_others(
+    frontend: Frontend, raw_container: MakeContainer
+) -> None:
+    frontend.serve("app", slo_ms=200)
+    hanging = join(frontend, raw_container, 1)
+    assert frontend.predict("app", input=[5.0])["default_explanation"] == SLO_MISSED
+    hanging.receive_batch()
+    other = join(frontend, raw_container, 2)
+    with ThreadPoolExecutor() as pool:
+        reply = pool.submit(frontend.predict, "app", input=[5.0])
+        other.answer(other.receive_batch(), [b"5"])
+        assert reply.result()["output"] == 5
 
 
 def test_batches_hold_what_waits_up_to_the_fixed_size(frontend: Frontend, raw_container: MakeContainer) -> None:
@@ -337,6 +354,14 @@ def test_serves_on_while_redis_is_away_and_restores_what_it_lost(
         wait_for(lambda: frontend.snapshot().links == {"app": ("sum",)}, "the configuration is written back")
         frontend.wait_for_replicas(1)
         assert frontend.predict("app", input=[2.0])["output"] == 2.0
+
+
+def test_a_restarted_frontend_takes_the_place_of_what_it_was(frontend: Frontend, redis_port: int) -> None:
+    frontend.process.kill()
+    frontend.process.wait(10)
+    frontend.start()
+    with redis.Redis(port=redis_port) as client:
+        assert client.hlen(records.FRONTENDS_KEY) == 1
 
 
 def test_a_replica_may_come_before_its_model_is_registered(frontend: Frontend) -> None:

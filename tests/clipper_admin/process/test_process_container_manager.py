@@ -8,6 +8,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -134,10 +135,30 @@ def test_redis_of_another_cluster_is_refused_with_the_log(redis_port: int, home:
 # --- start and connect ---
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a b", ".hidden", "a\n"])
-def test_bad_cluster_name(name: str) -> None:
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a b", ".hidden", "a\n", "a" * 65, None])
+def test_bad_cluster_name(name: Any) -> None:
     with pytest.raises(ClipperException, match="cannot be the name of a cluster"):
         ProcessContainerManager(name)
+
+
+@pytest.mark.parametrize("port", ["abc", -1, 70000, None])
+def test_bad_port(port: Any) -> None:
+    with pytest.raises(ClipperException, match="clipper_query_port="):
+        ProcessContainerManager(clipper_query_port=port)
+
+
+def test_a_redis_that_does_not_answer_is_named_at_once(home: Path, free_port: int) -> None:
+    started = time.monotonic()
+    with pytest.raises(ClipperException, match=f"No Redis answers at 127.0.0.1:{free_port}"):
+        start(manager("one", redis_ip="127.0.0.1", redis_port=free_port))
+    assert time.monotonic() - started < 5
+    assert not processes_of("one")
+
+
+def test_a_damaged_record_is_named(cm: ProcessContainerManager) -> None:
+    (ClusterFiles("one").directory / "cluster.json").write_text("{")
+    with pytest.raises(ClipperException, match=r"damaged. stop_all\(\)"):
+        manager("one").connect()
 
 
 def test_one_frontend_only(home: Path) -> None:
