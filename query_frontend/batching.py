@@ -28,12 +28,13 @@ class FixedBatchSize:
 
 
 class LearnedBatchSize:
-    """Fits ``seconds = base + slope * size`` and chooses the largest size whose slow batches keep the budget.
+    """Fits ``seconds = base + slope * size`` and chooses the largest size that keeps the budget, with some margin.
 
     A least-squares line with exponential forgetting (old batches count less, so the model may change its speed),
-    and around it the spread of the residuals, of which `_TAIL` deviations are kept free for slow batches. An
-    observation far above the line is counted as `_OUTLIER` times its prediction: one pause of the machine does not
-    stop batching, a model that really became slow is believed after a few batches. The line is pulled to the origin
+    and around it the spread of the residuals, of which `_MARGIN` deviations are kept free. (More would backfire: on a
+    noisy machine the batches shrink, and with them the throughput, so that queries wait longer.) An observation far
+    above the line is counted as `_OUTLIER` times its prediction: one pause of the machine does not stop batching, a
+    model that really became slow is believed after a few batches. The line is pulled to the origin
     by a light weight, so that before sizes differ a batch twice as large is expected to take twice as long. Sizes
     are not extrapolated beyond twice the largest that was seen of late.
 
@@ -43,8 +44,8 @@ class LearnedBatchSize:
 
     _MEMORY: Final = 0.98
     _ORIGIN_WEIGHT: Final = 0.05
-    _TAIL: Final = 2.33  # the 99th percentile, if residuals were normal
-    _OUTLIER: Final = 3.0
+    _MARGIN: Final = 1.0
+    _OUTLIER: Final = 2.0
     _GROWTH: Final = 2
     _FIRST: Final = 4
 
@@ -71,7 +72,7 @@ class LearnedBatchSize:
             return self._FIRST
         limit = max(self._FIRST, self._GROWTH * self._reach)
         base, slope = self._fit()
-        room = budget_seconds - base - self._TAIL * sqrt(self._variance)
+        room = budget_seconds - base - self._MARGIN * sqrt(self._variance)
         if slope > 0:
             limit = min(limit, room / slope)
         return max(1, min(int(limit), MAX_BATCH_SIZE))

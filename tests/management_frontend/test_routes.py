@@ -149,7 +149,8 @@ INCOMPATIBLE = (
 BATCH_SIZE = "The batch size must be positive or DEFAULT_BATCH_SIZE, which is -1"
 APP_NAME = (
     "Invalid name supplied: '{}'. It becomes part of the URL /<name>/predict: "
-    "use the letters A-Z and a-z, digits and any of '_', '-', '.', '~', but not '.' or '..' alone"
+    "use the letters A-Z and a-z, digits and any of '_', '-', '.', '~', but not '.' or '..' alone, "
+    "255 characters at the most"
 )
 
 REFUSALS = [

@@ -181,7 +181,7 @@ def test_a_body_that_cannot_be_decompressed_is_400(serving: Frontend, encoding: 
     head = f"POST /doubles/predict HTTP/1.1\r\nHost: x\r\nContent-Encoding: {encoding}\r\nContent-Length: 4\r\n\r\n"
     with socket.create_connection(("127.0.0.1", serving.port), 5) as connection:
         connection.sendall(head.encode() + b"\x01abc")
-        assert connection.recv(100).startswith(b"HTTP/1.1 400")
+        assert connection.recv(100).split()[1] == b"400"
 
 
 bodies = st.binary(max_size=40) | (FIELDS | JSON_VALUES).map(lambda value: json.dumps(value).encode())
