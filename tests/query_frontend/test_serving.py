@@ -371,6 +371,36 @@ def test_a_replica_may_come_before_its_model_is_registered(frontend: Frontend) -
         assert frontend.predict("app", input=[3.0])["output"] == 3.0
 
 
+def test_outputs_are_strict_json(frontend: Frontend, raw_container: MakeContainer) -> None:
+    """What parses is embedded as it is, all else is a string."""
+    cases = {
+        b"1.10": "1.10",
+        b"NaN": '"NaN"',
+        b"Infinity": '"Infinity"',
+        b"-Infinity": '"-Infinity"',
+        b"[NaN]": '"[NaN]"',
+        b"007": '"007"',
+        b"true": "true",
+        b"null": "null",
+        b'{"a": [1]}': '{"a": [1]}',
+        b'"quoted"': '"quoted"',
+        b"": '""',
+        b"plain": '"plain"',
+        b"123456789012345678901234567890": "123456789012345678901234567890",
+        b"\xff": '"�"',
+        b"1 2": '"1 2"',
+    }
+    frontend.serve("app")
+    container = join(frontend, raw_container)
+    with ThreadPoolExecutor() as pool:
+        for number, (output, expected) in enumerate(cases.items()):
+            reply = pool.submit(frontend.post, "/app/predict", {"input": [number]})
+            container.answer(container.receive_batch(), [output])
+            text = reply.result().body.decode()
+            assert f'"output":{expected},"default":false' in text
+            json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
 def test_sigterm_answers_what_is_in_flight(frontend: Frontend, raw_container: MakeContainer) -> None:
     frontend.serve("app", slo_ms=5000)
     container = join(frontend, raw_container)
