@@ -31,6 +31,8 @@ from clipper_admin.process.processes import ENV_CLUSTER_DIRECTORY, ENV_CLUSTER_I
 _ENV_HOME: Final = "CLIPPER_HOME"
 _IMAGES: Final = "images"
 _TAIL_LINES: Final = 20
+MAX_LOG_BYTES: Final = 64 * 1024 * 1024
+"""Of one program."""
 _TAIL_BYTES: Final = 16384
 
 
@@ -207,6 +209,17 @@ class ClusterFiles:
 
     def logs(self) -> list[Path]:
         return sorted(self._logs.glob("*.log"))
+
+    def bound_logs(self, most: int = MAX_LOG_BYTES) -> None:
+        """Cut logs that are larger than `most` to their last quarter. Programs append, so they go on behind it."""
+        for log in self.logs():
+            if log.stat().st_size > most:
+                with open(log, "r+b") as file:
+                    file.seek(-(most // 4), os.SEEK_END)
+                    kept = file.read()
+                    file.truncate(0)
+                with open(log, "ab") as file:  # what was written meanwhile stays too
+                    file.write(b"--- what was here before was cut off ---\n" + kept)
 
     def log_tail(self, id_: str) -> str:
         """The last lines that a program printed."""

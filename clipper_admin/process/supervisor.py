@@ -29,6 +29,8 @@ STABLE_SECONDS = 30.0
 """A program that ran so long is restarted as if it had never crashed."""
 ADOPTED_POLL_SECONDS = 0.5
 """Nobody tells us of the end of a process that is not our child."""
+LOG_CHECK_SECONDS = 20.0
+"""How often logs that are too large are cut."""
 
 _LOCK_SECONDS: Final = 1.0  # somebody may just be looking whether it is locked
 
@@ -171,6 +173,7 @@ class Supervisor:
         self.stopping = stopping
         self.marks = files.marks()
         self.children: dict[str, Child] = {}
+        self.logs_due = 0.0
         self._adopt(time.monotonic())
 
     def _adopt(self, now: float) -> None:
@@ -187,8 +190,18 @@ class Supervisor:
             timeout = self.step(signals, time.monotonic())
             if self.stopping and not self.children:
                 return
-            select.select([wakeup], [], [], timeout)
+            select.select([wakeup], [], [], LOG_CHECK_SECONDS if timeout is None else min(timeout, LOG_CHECK_SECONDS))
             signals = _pending(wakeup)
+            self._bound_logs(time.monotonic())
+
+    def _bound_logs(self, now: float) -> None:
+        if now < self.logs_due:
+            return
+        self.logs_due = now + LOG_CHECK_SECONDS
+        try:
+            self.files.bound_logs()
+        except OSError as error:
+            logger.error("cannot cut the logs: %s", error)
 
     def step(self, signals: set[signal.Signals], now: float) -> float | None:
         """React to what happened. How long to sleep, if nothing else happens."""

@@ -183,6 +183,20 @@ def test_kills_what_does_not_stop(
     assert time.monotonic() - started >= 0.2
 
 
+def test_logs_are_bounded_while_the_program_writes_on(
+    files: ClusterFiles, run: Callable[..., Status], wait_until: WaitUntil
+) -> None:
+    run(shell("chatty", "i=0; while sleep 0.01; do i=$((i+1)); echo line $i; done"))
+    log = files.log("chatty")
+    wait_until(lambda: log.exists() and log.stat().st_size > 400)
+    files.bound_logs(most=400)
+    kept = log.read_text()
+    assert kept.startswith("--- what was here before was cut off ---")
+    assert "line 1\n" not in kept
+    wait_until(lambda: log.stat().st_size > len(kept) + 50)
+    assert "\0" not in log.read_text()
+
+
 def test_second_supervisor_steps_back(files: ClusterFiles, run: Callable[..., Status]) -> None:
     run(sleeper())
     pid = supervisor_pid(files)
