@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "clipper_common/__init__.py").read_text())[1]
 
 PROGRAMS = ["clipper_common", "query_frontend", "management_frontend", "clipper_admin"]
-SDK_PACKAGES = ["clipper_admin.process", "clipper_admin.deployers"]
+SDK_PACKAGES = ["clipper_admin.deployers", "clipper_admin.docker", "clipper_admin.process"]
 CONTAINER_PACKAGES = ["clipper_containers", "clipper_containers.toplevel"]
 
 setup(
@@ -26,7 +26,7 @@ setup(
     install_requires=[
         "aiohttp>=3.12,<4",
         "cloudpickle>=3.1",
-        "docker>=7.1",
+        "docker>=7.2",
         "kubernetes>=31",
         "numpy>=1.23,<3",
         "orjson>=3.10",
