@@ -1,16 +1,18 @@
-"""What tests with Docker share: a client of the engine or the reason why they are skipped, and images of this source."""
+"""What tests with Docker share: a client of the engine, or the reason why there is none, and images of this source."""
 
+import gc
 import os
 import subprocess
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-import pytest
-
 import docker
-from clipper_admin import images
+import pytest
 from docker.errors import DockerException
+
+from clipper_admin import images
 
 ROOT = Path(__file__).parents[1]
 REQUIRE = "CLIPPER_REQUIRE"
@@ -24,26 +26,21 @@ def missing(runtime: str, reason: str) -> NoReturn:
     pytest.skip(reason)
 
 
-def connect() -> docker.DockerClient:
-    """A client of an engine that answers. Raises DockerException if there is none."""
-    client = docker.from_env(timeout=60)
-    try:
-        client.ping()
-    except BaseException:
-        client.close()
-        raise
-    return client
-
-
 @pytest.fixture(scope="session")
 def docker_client() -> Iterator[docker.DockerClient]:
     """A client of a real engine. Without one the tests are skipped, unless Docker is required."""
     try:
-        client = connect()
+        client = docker.from_env(timeout=60)  # asks the engine for its version
     except DockerException as error:
-        missing("docker", f"no Docker engine answers: {error}")
-    yield client
-    client.close()
+        reason = str(error)
+    else:
+        yield client
+        client.close()
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()  # the client that failed left its socket open
+    missing("docker", f"no Docker engine answers: {reason}")
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 import tarfile
 import time
@@ -12,15 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from docker_support import ROOT, build
+from docker import DockerClient
+from docker.models.containers import Container
+from docker_support import REQUIRE, ROOT, build, missing
 
 from clipper_admin import images
 from clipper_common import __version__, modeldir
 from clipper_common.constants import MANAGEMENT_PORT, METRIC_PORT, QUERY_PORT, REDIS_PORT
-from docker import DockerClient
-from docker.models.containers import Container
 
-pytest_plugins = ["docker_support"]
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 
 BuiltImages = dict[str, str]
@@ -53,13 +53,14 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float = HEALTHY
 
 
 class Runner:
-    """Starts containers in a network of their own, and removes them in the end."""
+    """Starts containers in a network of their own, and builds images; removes them in the end."""
 
     def __init__(self, client: DockerClient) -> None:
         self.client = client
         self.suffix = uuid.uuid4().hex[:8]
         self.network = client.networks.create(f"clipper-test-images-{self.suffix}")
         self.containers: dict[str, Container] = {}
+        self.images: list[str] = []
 
     def name(self, name: str) -> str:
         return f"{name}-{self.suffix}"
@@ -80,9 +81,17 @@ class Runner:
         }
         return self.run(name, image, environment=environment, **LOCKED)
 
+    def build(self, name: str, dockerfile: str, files: dict[str, bytes]) -> str:
+        tag = f"clipper-test-{name}:{self.suffix}"
+        self.client.images.build(fileobj=context_of(dockerfile, files), custom_context=True, tag=tag, rm=True)
+        self.images.append(tag)
+        return tag
+
     def stop(self) -> None:
         for container in self.containers.values():
             container.remove(force=True, v=True)
+        for tag in self.images:
+            self.client.images.remove(tag)
         self.network.remove()
 
 
@@ -113,34 +122,24 @@ def cluster(runner: Runner, built_images: BuiltImages) -> Runner:
 
 
 @pytest.fixture(scope="module")
-def custom_image(docker_client: DockerClient, built_images: BuiltImages) -> Iterator[str]:
-    """A container of a user's own."""
+def custom_image(runner: Runner, built_images: BuiltImages) -> str:
+    """A container of a user's own, with a package of its own."""
     dockerfile = f"""
 FROM {built_images[RPC]}
-RUN touch "$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/installed.py"
+RUN pip --version && touch "$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/installed.py"
 COPY doubler.py /container/
 CMD ["python", "/container/doubler.py"]
 """
-    yield from temporary_image(docker_client, "custom", dockerfile, {"doubler.py": CUSTOM_CONTAINER.encode()})
+    return runner.build("custom", dockerfile, {"doubler.py": CUSTOM_CONTAINER.encode()})
 
 
 @pytest.fixture(scope="module")
-def model_image(
-    docker_client: DockerClient, built_images: BuiltImages, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[str]:
+def model_image(runner: Runner, built_images: BuiltImages, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A model as Clipper 0.4 builds it: from a folder that its owner alone may enter."""
     folder = tmp_path_factory.mktemp("model")
     modeldir.save_function(lambda inputs: [x.sum() for x in inputs], folder)
     files = {f"private/{modeldir.FUNCTION_FILE}": (folder / modeldir.FUNCTION_FILE).read_bytes()}
-    dockerfile = f"FROM {built_images[CLOSURE]}\nCOPY private /model/\n"
-    yield from temporary_image(docker_client, "model", dockerfile, files)
-
-
-def temporary_image(client: DockerClient, name: str, dockerfile: str, files: dict[str, bytes]) -> Iterator[str]:
-    tag = f"clipper-test-{name}:{uuid.uuid4().hex[:8]}"
-    client.images.build(fileobj=context_of(dockerfile, files), custom_context=True, tag=tag, rm=True)
-    yield tag
-    client.images.remove(tag)
+    return runner.build("model", f"FROM {built_images[CLOSURE]}\nCOPY private /model/\n", files)
 
 
 def context_of(dockerfile: str, files: dict[str, bytes]) -> io.BytesIO:
@@ -221,8 +220,16 @@ def test_image_says_what_it_is(docker_client: DockerClient, built_images: BuiltI
     assert config["Entrypoint"][0] == "/clipper/entry.sh"
     assert config["Healthcheck"]["Test"]
     assert config["User"].replace(":", "").isdecimal()
-    base = docker_client.images.get(f"python:{images.RUNNING_PYTHON}-slim")
-    print(f"{image.tags[0]}: {image.attrs['Size'] / 1e6:.0f} MB, of which Python {base.attrs['Size'] / 1e6:.0f} MB")
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_image_is_small(docker_client: DockerClient, built_images: BuiltImages, component: str) -> None:
+    image = docker_client.images.get(built_images[component])
+    layers = [layer for layer in image.history() if re.search(r"COPY .*/(venv|clipper)\b", layer["CreatedBy"])]
+    assert len(layers) == 2
+    ours = sum(layer["Size"] for layer in layers)
+    print(f"{built_images[component]}: {ours / 1e6:.0f} MB and Python, {image.attrs['Size'] / 1e6:.0f} MB in all")
+    assert ours < 120e6
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
@@ -242,14 +249,30 @@ def test_changed_code_leaves_the_packages_as_they_are(
     context = copy_of_the_context(tmp_path / "context")
     with (context / source / "__init__.py").open("a") as file:
         file.write("# changed\n")
-    tag = f"clipper-test-changed:{uuid.uuid4().hex[:8]}"
-    build([*images.build_arguments(recipe), f"--tag={tag}"][1:], context)
-    try:
-        before, after = (layers_of(docker_client, image) for image in (built_images[component], tag))
-    finally:
-        docker_client.images.remove(tag)
+    before, after = layers_of(docker_client, built_images[component]), build_again(docker_client, recipe, context)
     assert len(before) == len(after)
     assert len(set(before) - set(after)) == 1
+
+
+@pytest.mark.parametrize("recipe", [recipe for recipe in images.recipes() if not recipe.base], ids=lambda it: it[0])
+def test_another_base_image(docker_client: DockerClient, built_images: BuiltImages, recipe: images.Recipe) -> None:
+    mirror, tag = "mirror.example.com/python", uuid.uuid4().hex[:8]
+    docker_client.images.get(f"python:{images.RUNNING_PYTHON}-slim").tag(mirror, tag)
+    try:
+        layers = build_again(docker_client, recipe, ROOT, f"--build-arg=BASE_IMAGE={mirror}:{tag}")
+    finally:
+        docker_client.images.remove(f"{mirror}:{tag}")
+    assert layers == layers_of(docker_client, built_images[recipe.component])
+
+
+def build_again(client: DockerClient, recipe: images.Recipe, context: Path, *arguments: str) -> list[str]:
+    """The layers of an image that is built and removed."""
+    tag = f"clipper-test-again:{uuid.uuid4().hex[:8]}"
+    build([f"--tag={tag}", *images.build_arguments(recipe)[1:], *arguments], context)
+    try:
+        return layers_of(client, tag)
+    finally:
+        client.images.remove(tag)
 
 
 def copy_of_the_context(target: Path) -> Path:
@@ -269,9 +292,7 @@ def layers_of(client: DockerClient, image: str) -> list[str]:
 # --- how they run ---
 
 
-@pytest.mark.parametrize(
-    ("name", "sum_of_inputs"), [("noop", 0.0), ("sum", 6.5), ("closure", 6.5), ("custom", 13.0)]
-)
+@pytest.mark.parametrize(("name", "sum_of_inputs"), [("noop", 0.0), ("sum", 6.5), ("closure", 6.5), ("custom", 13.0)])
 def test_a_model_serves(
     cluster: Runner,
     built_images: BuiltImages,
@@ -358,8 +379,12 @@ def test_the_end_of_the_program_is_the_end_of_the_container(runner: Runner, buil
 
 
 def test_orphans_are_collected(runner: Runner, built_images: BuiltImages) -> None:
-    orphaning = "import os, time; os.fork() or os.fork() or os._exit(0); print(os.getppid(), flush=True); time.sleep(.1)"
-    container = start(runner, built_images[RPC], "sh", "-c", f"python -c '{orphaning}'; python -c 'import time; time.sleep(60)'")
+    orphaning = (
+        "import os, time; os.fork() or os.fork() or os._exit(0); print(os.getppid(), flush=True); time.sleep(.1)"
+    )
+    container = start(
+        runner, built_images[RPC], "sh", "-c", f"python -c '{orphaning}'; python -c 'import time; time.sleep(60)'"
+    )
     wait_until(lambda: container.logs(), "orphan")
     count = "cat /proc/[0-9]*/stat 2>/dev/null | grep -c ') Z ' || true"
     wait_until(lambda: output_of(container, "sh", "-c", count).strip() == "0", "collecting the orphan")
@@ -369,3 +394,15 @@ def test_an_image_without_a_program_says_so(runner: Runner, built_images: BuiltI
     container = start(runner, built_images[RPC])
     assert container.wait(timeout=30)["StatusCode"] == 2
     assert b"Name one" in container.logs()
+
+
+# --- without Docker ---
+
+
+@pytest.mark.parametrize(
+    ("required", "outcome"), [("", pytest.skip.Exception), ("kubernetes,docker", pytest.fail.Exception)]
+)
+def test_missing_docker(monkeypatch: pytest.MonkeyPatch, required: str, outcome: type[BaseException]) -> None:
+    monkeypatch.setenv(REQUIRE, required)
+    with pytest.raises(outcome, match="no engine"):
+        missing("docker", "no engine")

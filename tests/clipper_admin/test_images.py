@@ -1,6 +1,7 @@
 """Names of images, and how they are built."""
 
 import ast
+import re
 import runpy
 from pathlib import Path
 
@@ -45,6 +46,13 @@ def test_the_list_for_make(capsys: pytest.CaptureFixture[str], monkeypatch: pyte
         f"--build-arg=VERSION={__version__}",
         f"--build-arg=RPC_IMAGE=clipper/py312-rpc:{__version__}",
     ]
+
+
+def test_the_page_names_images_that_exist() -> None:
+    named = set(re.findall(r"clipper/([\w-]+)(?::([\d.]+))?", (ROOT / "docs/images.md").read_text()))
+    components = {recipe.component for recipe in images.recipes("3.11")}
+    assert {component for component, _ in named} - {"entry"} == components
+    assert {version for _, version in named} == {"", __version__}
 
 
 @pytest.mark.parametrize("group", ["frontends", "containers"])
