@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from clipper_admin import images
-from clipper_common import __version__
+from clipper_common import __version__, constants
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILES = ROOT / "dockerfiles"
@@ -53,6 +53,27 @@ def test_the_page_names_images_that_exist() -> None:
     components = {recipe.component for recipe in images.recipes("3.11")}
     assert {component for component, _ in named} - {"entry"} == components
     assert {version for _, version in named} == {"", __version__}
+
+
+@pytest.mark.parametrize(
+    ("dockerfile", "ports"),
+    [
+        ("QueryFrontendDockerfile", [constants.QUERY_PORT, constants.RPC_PORT]),
+        ("ManagementFrontendDockerfile", [constants.MANAGEMENT_PORT]),
+        ("FrontendExporterDockerfile", [constants.METRIC_PORT]),
+        ("RPCDockerfile", [constants.METRIC_PORT]),
+    ],
+)
+def test_ports_of_the_images(dockerfile: str, ports: list[int]) -> None:
+    text = (DOCKERFILES / dockerfile).read_text()
+    assert f"EXPOSE {' '.join(map(str, ports))}\n" in text
+    checked = re.findall(r'healthcheck.py", "(\d+)"', text)
+    assert checked == ([] if dockerfile == "RPCDockerfile" else [str(ports[0])])
+
+
+def test_environment_of_model_images() -> None:
+    named = re.findall(r"(CLIPPER_\w+)=", (DOCKERFILES / "RPCDockerfile").read_text())
+    assert named == [constants.ENV_MODEL_PATH, constants.ENV_READY_FILE]
 
 
 @pytest.mark.parametrize("group", ["frontends", "containers"])
