@@ -17,6 +17,7 @@ from clipper_common.errors import ClipperException
 
 _MODEL_FOLDER: Final = "model"
 _STEP: Final = re.compile(r"Step (\d+)/(\d+) : (.*)")
+_COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
 _IMAGE_NAME: Final = re.compile(r"[A-Za-z0-9][\w.:/@-]*")
 _OUTPUT_LINES: Final = 40
 _SPOOLED_BYTES: Final = 16 * 1024 * 1024
@@ -63,7 +64,7 @@ class ImageBuilder:
                 if "error" in event:
                     said = "".join(step_output).strip()
                     raise ClipperException(f"Building image '{image}' failed: {event['error']}\n{said}")
-                text = str(event.get("stream", ""))
+                text = _COLOUR.sub("", str(event.get("stream", "")))
                 if step := _STEP.match(text):
                     step_output.clear()
                     progress.show(int(step[1]), int(step[2]), step[3].strip())

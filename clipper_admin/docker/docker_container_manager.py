@@ -174,7 +174,7 @@ class DockerContainerManager(ContainerManager):
             with translated(f"start the container '{exporter.name}'"):
                 exporter.start()
             self.connect()
-            starting.wait_until_answering(self._engine, self.cluster_name, self.get_admin_addr(), self.get_query_addr())
+            starting.watch(self._engine, self.cluster_name, self.get_admin_addr(), self.get_query_addr())
         except BaseException:
             self.stop_all(graceful=False)
             raise
@@ -318,17 +318,13 @@ class DockerContainerManager(ContainerManager):
 
     def _stop_replicas(self, found: Sequence[Any]) -> None:
         """Stop replicas, and keep the last of each version for their logs."""
-        in_parallel(self._mark_stopped, found)
         self._engine.stop(found)
+        # Labels cannot be changed, so that the name must tell this end from one that nobody asked for.
+        self._engine.rename(found, containers.STOPPED_SUFFIX)
         for model in {container.labels[labels.CLIPPER_MODEL_CONTAINER_LABEL] for container in found}:
             replicas = self._replicas(*labels.parse_model_container_label(model))
             stopped = [container for container in replicas if containers.was_stopped(container.attrs)]
             self._engine.remove(stopped[_KEPT_STOPPED:])
-
-    def _mark_stopped(self, container: Any) -> None:
-        # Labels cannot be changed, so that the name must tell this end from one that nobody asked for.
-        with translated(f"rename the container '{container.name}'"):
-            container.rename(f"{container.name}{containers.STOPPED_SUFFIX}")
 
     def find_failures(self, name: str, version: str) -> list[ReplicaFailure]:
         """The replicas that ended since they were asked for, also if they run again, until they are stable."""

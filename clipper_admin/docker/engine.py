@@ -182,6 +182,12 @@ class Engine:
         with translated(f"stop the container '{found.name}'"), contextlib.suppress(NotFound):
             found.stop(timeout=STOP_SECONDS)
 
+    def rename(self, found: Sequence[Any], suffix: str) -> None:
+        """Put `suffix` at the end of the names of stopped containers."""
+        for container in found:
+            with translated(f"rename the container '{container.name}'"), contextlib.suppress(NotFound):
+                container.rename(f"{container.name}{suffix}")
+
     def remove(self, found: Sequence[Any]) -> None:
         """Remove containers with their volumes, running ones too."""
         in_parallel(self._remove, found)
