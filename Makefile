@@ -7,7 +7,7 @@ VENV := .venv-$(VERSION)
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := default
-.PHONY: default quickstart test unit check format bench docs clean
+.PHONY: default quickstart test unit check format images bench docs clean
 
 default: check unit
 
@@ -28,6 +28,12 @@ check: $(VENV)/.has-check
 format: $(VENV)/.has-check
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# IMAGES_PYTHON=3.12 chooses their Python, BUILD_ARGS="--build-arg BASE_IMAGE=... --build-arg PIP_INDEX_URL=..." a mirror.
+IMAGES_PYTHON ?= $(VERSION)
+images: $(VENV)/.has-examples
+	$(BIN)/python -W ignore::RuntimeWarning:runpy -m clipper_admin.images --python-version $(IMAGES_PYTHON) > $(VENV)/images
+	set -e; while read -r arguments; do docker build $$arguments $(BUILD_ARGS) .; done < $(VENV)/images
 
 bench: $(VENV)/.has-test
 	$(BIN)/python -m bench.throughput

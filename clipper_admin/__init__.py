@@ -19,6 +19,7 @@ from clipper_admin.version import __registry__, __version__
 from clipper_common.constants import DEFAULT_PREDICTION_CACHE_SIZE_BYTES
 
 if TYPE_CHECKING:
+    from clipper_admin.docker.docker_container_manager import DockerContainerManager
     from clipper_admin.process.process_container_manager import ProcessContainerManager
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "ClipperConnection",
     "ClipperException",
     "ContainerManager",
+    "DockerContainerManager",
     "ProcessContainerManager",
     "UnconnectedException",
     "__registry__",
@@ -36,7 +38,10 @@ __all__ = [
 ]
 
 # Each manager has libraries of its own, which nobody should need who uses another one.
-_MANAGERS = {"ProcessContainerManager": "clipper_admin.process.process_container_manager"}
+_MANAGERS = {
+    "DockerContainerManager": "clipper_admin.docker.docker_container_manager",
+    "ProcessContainerManager": "clipper_admin.process.process_container_manager",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -14,12 +14,14 @@ from clipper_admin.arguments import (
     check_input_type,
     check_model_versions,
     check_name,
+    check_packages,
+    check_resources,
     check_text,
     check_texts,
     check_version,
     check_whole_number,
 )
-from clipper_admin.container_manager import ClusterAdapter, ContainerManager
+from clipper_admin.container_manager import UNLIMITED, ClusterAdapter, ContainerManager, Resources
 from clipper_admin.log_setup import show_messages
 from clipper_admin.management_client import NO_CONTAINER, ManagementClient, ModelVersion
 from clipper_admin.query_client import QueryClient
@@ -311,6 +313,8 @@ class ClipperConnection:
         batch_size: int = DEFAULT_BATCH_SIZE,
         pkgs_to_install: Iterable[str] | None = None,
         make_current: bool = True,
+        resources: Mapping[str, Any] | None = None,
+        gpus: int | str | Iterable[str] | None = None,
     ) -> None:
         """Package a model folder (see `build_model`) and deploy it (see `deploy_model`, also for the parameters).
 
@@ -324,13 +328,15 @@ class ClipperConnection:
             When an argument is wrong, the version exists, or a step fails. Nothing that was started is left.
         """
         management = self._management
-        check_whole_number("num_replicas", num_replicas, least=0)
+        _check_replicas(num_replicas, check_resources(resources, gpus))
         model = _described(
             name, version, input_type, self._image(name, version, container_registry), labels, batch_size
         )
         management.add_model(model, make_current, check_only=True)
         image = self.build_model(name, version, model_data_path, base_image, container_registry, pkgs_to_install)
-        self.deploy_model(name, version, input_type, image, labels, num_replicas, batch_size, make_current)
+        self.deploy_model(
+            name, version, input_type, image, labels, num_replicas, batch_size, make_current, resources, gpus
+        )
 
     def build_model(
         self,
@@ -370,7 +376,7 @@ class ClipperConnection:
         """
         image = self._image(name, version, container_registry)
         check_text("base_image", base_image)
-        packages = check_texts("pkgs_to_install", pkgs_to_install)
+        packages = check_packages(pkgs_to_install)
         folder = check_folder("model_data_path", model_data_path)
         self.logger.info("Building model image %s with model data from %s", image, folder)
         self.cm.build_model(image, folder, base_image, container_registry, packages)
@@ -392,6 +398,8 @@ class ClipperConnection:
         num_replicas: int = 1,
         batch_size: int = DEFAULT_BATCH_SIZE,
         make_current: bool = True,
+        resources: Mapping[str, Any] | None = None,
+        gpus: int | str | Iterable[str] | None = None,
     ) -> None:
         """Start replicas of a model version, wait until they serve, and register it as the current version.
 
@@ -417,6 +425,11 @@ class ClipperConnection:
         make_current : bool, optional
             False leaves the current version what it is. The new one answers queries that ask for it, or when
             `set_model_version` makes it the current one.
+        resources : dict, optional
+            The most that each replica may use: ``{"memory": "512m", "cpus": 1.5}``, or one of them. Replicas that are
+            added later are limited in the same way.
+        gpus : int, str or list of str, optional
+            The GPUs that each replica sees: how many, ``"all"``, or a list of their identifiers.
 
         Raises
         ------
@@ -431,20 +444,23 @@ class ClipperConnection:
         >>> clipper_conn.deploy_model("digits", "2.0", "doubles", image, num_replicas=2)  # doctest: +SKIP
         """
         management = self._management
-        check_whole_number("num_replicas", num_replicas, least=0)
+        limits = check_resources(resources, gpus)
+        _check_replicas(num_replicas, limits)
         model = _described(name, version, input_type, check_text("image", image), labels, batch_size)
         management.add_model(model, make_current, check_only=True)
         if num_replicas == 0:
             self._register(model, make_current)
         else:
-            self._start_and_register(model, num_replicas, make_current)
+            self._start_and_register(model, num_replicas, make_current, limits)
         self.logger.info("Done deploying model %s.", model)
 
-    def _start_and_register(self, model: ModelVersion, num_replicas: int, make_current: bool) -> None:
+    def _start_and_register(
+        self, model: ModelVersion, num_replicas: int, make_current: bool, limits: Resources
+    ) -> None:
         self._refuse_running(model)
         replicas = Replicas(self.cm, self._management, model.name, model.version)
         with replicas.removed_on_failure():
-            self.cm.deploy_model(model.name, model.version, model.input_type, model.image, num_replicas)
+            self.cm.deploy_model(model.name, model.version, model.input_type, model.image, num_replicas, limits)
             replicas.wait_until_connected(num_replicas)
             # Only now: registering sends queries there.
             self._register(model, make_current)
@@ -948,6 +964,14 @@ class ClipperConnection:
         for name, versions in models.items():
             for version in versions:
                 self._management_client.delete_versioned_model(name, version)
+
+
+def _check_replicas(num_replicas: int, resources: Resources) -> None:
+    check_whole_number("num_replicas", num_replicas, least=0)
+    if num_replicas == 0 and resources != UNLIMITED:
+        raise ClipperException(
+            "Invalid value: num_replicas=0 with resources or gpus. Replicas keep these: start at least one."
+        )
 
 
 def _described(

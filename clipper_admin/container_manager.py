@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from clipper_common import constants
 from clipper_common.errors import ClipperException
@@ -22,6 +22,7 @@ CLIPPER_NAME_LABEL = "ai.clipper.name"
 CLIPPER_MODEL_CONTAINER_LABEL = "ai.clipper.model_container.label"
 CLIPPER_QUERY_FRONTEND_CONTAINER_LABEL = "ai.clipper.query_frontend.label"
 CLIPPER_MGMT_FRONTEND_CONTAINER_LABEL = "ai.clipper.management_frontend.label"
+CLIPPER_REDIS_IP_LABEL = "ai.clipper.redis.ip"
 CLIPPER_REDIS_PORT_LABEL = "ai.clipper.redis.port"
 CLIPPER_QUERY_PORT_LABEL = "ai.clipper.query_frontend.query.port"
 CLIPPER_RPC_PORT_LABEL = "ai.clipper.query_frontend.rpc.port"
@@ -67,6 +68,20 @@ class ReplicaFailure:
     """Such as ``exited with code 3``."""
     log_tail: str
     """The last lines that it wrote."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What each replica of a model version may use; None is as much as the machine has."""
+
+    memory_bytes: int | None = None
+    cpus: float | None = None
+    gpus: int | tuple[str, ...] | None = None
+    """How many, `ALL_GPUS`, or the identifiers of some."""
+
+
+ALL_GPUS: Final = -1
+UNLIMITED: Final = Resources()
 
 
 class ContainerManager(ABC):
@@ -138,10 +153,19 @@ class ContainerManager(ABC):
         """
 
     @abstractmethod
-    def deploy_model(self, name: str, version: str, input_type: str, image: str, num_replicas: int = 1) -> None:
+    def deploy_model(
+        self,
+        name: str,
+        version: str,
+        input_type: str,
+        image: str,
+        num_replicas: int = 1,
+        resources: Resources = UNLIMITED,
+    ) -> None:
         """Start `num_replicas` replicas of a model version that has none.
 
-        Returns once they were started, not once they serve. Raises ClipperException when `image` cannot be found.
+        Returns once they were started, not once they serve. Replicas that `set_num_replicas` adds later get the same
+        `resources`. A manager that cannot limit them warns of it. Raises ClipperException when `image` cannot be found.
         """
 
     @abstractmethod

@@ -7,8 +7,13 @@ from typing import Any
 
 import psutil
 import pytest
+from docker_support import built_images, docker_client
 
-from clipper_admin import ClipperConnection, ContainerManager, ProcessContainerManager
+from clipper_admin import ClipperConnection, ContainerManager, DockerContainerManager, ProcessContainerManager
+from clipper_admin.container_manager import CLIPPER_DOCKER_LABEL
+from clipper_admin.docker.containers import NETWORK_LABEL
+
+__all__ = ["built_images", "docker_client"]  # fixtures that are not of this file
 
 HOME = "CLIPPER_HOME"
 
@@ -23,7 +28,43 @@ def process_manager(cluster_name: str, **options: Any) -> ContainerManager:
     return ProcessContainerManager(cluster_name, **free_ports | options)
 
 
-MANAGERS: dict[str, NewManager] = {"process": process_manager}
+def docker_manager(cluster_name: str, **options: Any) -> ContainerManager:
+    free_ports = dict.fromkeys(
+        ["clipper_query_port", "clipper_management_port", "clipper_rpc_port", "prometheus_port", "fluentd_port"], 0
+    )
+    return DockerContainerManager(cluster_name, **free_ports | options)
+
+
+MANAGERS: dict[str, NewManager] = {"process": process_manager, "docker": docker_manager}
+NEEDS = {"docker": "left_nothing_in_docker"}
+"""The fixture that each manager needs."""
+MARKS = {"docker": [pytest.mark.docker, pytest.mark.timeout(300)]}
+
+
+@pytest.fixture(scope="module")
+def left_nothing_in_docker(docker_client: Any, built_images: dict[str, str]) -> Iterator[None]:
+    """Checks that the clusters of a module leave the engine as they found it."""
+    before = what_docker_has(docker_client)
+    yield
+    assert what_docker_has(docker_client) == before
+
+
+def what_docker_has(client: Any) -> dict[str, set[str]]:
+    """Names of what clusters make, and of all volumes."""
+    ours = client.containers.list(all=True, filters={"label": CLIPPER_DOCKER_LABEL}, ignore_removed=True)
+    return {
+        "containers": {container.name for container in ours},
+        "networks": {network.name for network in client.networks.list(filters={"label": NETWORK_LABEL})},
+        "volumes": {volume.name for volume in client.volumes.list()},
+    }
+
+
+def remove_model_images(client: Any, cluster_name: str) -> None:
+    """Clipper keeps the images of models: they can be deployed again."""
+    for image in client.images.list():
+        for tag in image.tags:
+            if tag.rpartition("/")[2].startswith(f"{cluster_name}-"):
+                client.images.remove(tag)
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +93,11 @@ def _environment(process: psutil.Process) -> dict[str, str]:
         return {}
 
 
-@pytest.fixture(scope="module", params=sorted(MANAGERS))
+@pytest.fixture(scope="module", params=[pytest.param(name, marks=MARKS.get(name, [])) for name in sorted(MANAGERS)])
 def new_manager(request: pytest.FixtureRequest, clipper_home: Path) -> Iterator[NewManager]:
     """Makes managers; whatever their clusters are, they are stopped in the end."""
+    if request.param in NEEDS:
+        request.getfixturevalue(NEEDS[request.param])
     made: list[ContainerManager] = []
 
     def new_manager(cluster_name: str = "default-cluster", **options: Any) -> ContainerManager:
@@ -64,6 +107,8 @@ def new_manager(request: pytest.FixtureRequest, clipper_home: Path) -> Iterator[
     yield new_manager
     for manager in made:
         manager.stop_all(graceful=False)
+        if request.param == "docker":
+            remove_model_images(request.getfixturevalue("docker_client"), manager.cluster_name)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -143,10 +144,25 @@ def test_functions_may_report_metrics(conn: ClipperConnection) -> None:
 
     endpoint(conn, "reporting", reporting)
     conn.predict("reporting", [1.0])
-    with urllib.request.urlopen(f"http://{conn.get_metric_addr()}/metrics", timeout=10) as answer:
-        text = answer.read().decode()
-    assert "inputs_of_the_reporting_model_total" in text
-    assert "app_reporting_num_predictions" in text
+    wait_for_metrics(conn, "inputs_of_the_reporting_model_total", "app_reporting_num_predictions")
+
+
+def wait_for_metrics(conn: ClipperConnection, *names: str) -> None:
+    """At this address is Prometheus, or what serves all metrics in its format at once."""
+    give_up = time.monotonic() + 30
+    texts = ""
+    while not all(name in texts for name in names):
+        assert time.monotonic() < give_up, texts
+        texts = "".join(get(conn, path) for path in ("/metrics", "/federate?match[]={__name__=~%22.%2B%22}"))
+        time.sleep(0.1)
+
+
+def get(conn: ClipperConnection, path: str) -> str:
+    try:
+        with urllib.request.urlopen(f"http://{conn.get_metric_addr()}{path}", timeout=10) as answer:
+            return str(answer.read(), "utf-8")
+    except urllib.error.HTTPError:
+        return ""
 
 
 # --- replicas ---

@@ -56,9 +56,10 @@ def test_quickstart(new_manager: Callable[..., ContainerManager], caplog: pytest
     assert 0 < answer["output"] < 10
 
     # "If you closed the Python interpreter session that you used to start Clipper ..."
-    clean_up = """
-from clipper_admin import ClipperConnection, ProcessContainerManager
-clipper_conn = ClipperConnection(ProcessContainerManager())
+    manager = type(clipper_conn.cm).__name__
+    clean_up = f"""
+from clipper_admin import ClipperConnection, {manager}
+clipper_conn = ClipperConnection({manager}())
 clipper_conn.connect()
 clipper_conn.stop_all()
 """

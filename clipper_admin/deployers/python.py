@@ -1,6 +1,7 @@
 """Deploys plain Python functions."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from clipper_admin import images
 from clipper_admin.clipper_admin import ClipperConnection, Version
@@ -24,6 +25,8 @@ def create_endpoint(
     batch_size: int = DEFAULT_BATCH_SIZE,
     pkgs_to_install: Iterable[str] | None = None,
     make_current: bool = True,
+    resources: Mapping[str, Any] | None = None,
+    gpus: int | str | Iterable[str] | None = None,
 ) -> None:
     """Register an application, deploy a function as a model of the same name, and link the two.
 
@@ -38,6 +41,8 @@ def create_endpoint(
     slo_micros : int, optional
         The deadline of a query, in microseconds.
     input_type, func, version, labels, registry, base_image, num_replicas, batch_size, pkgs_to_install, make_current
+        As in `deploy_python_closure`.
+    resources, gpus
         As in `deploy_python_closure`.
 
     Raises
@@ -69,6 +74,8 @@ def create_endpoint(
             batch_size,
             pkgs_to_install,
             make_current,
+            resources,
+            gpus,
         )
 
 
@@ -85,6 +92,8 @@ def deploy_python_closure(
     batch_size: int = DEFAULT_BATCH_SIZE,
     pkgs_to_install: Iterable[str] | None = None,
     make_current: bool = True,
+    resources: Mapping[str, Any] | None = None,
+    gpus: int | str | Iterable[str] | None = None,
 ) -> None:
     """Deploy a Python function, with everything that it captured, as a model.
 
@@ -115,6 +124,8 @@ def deploy_python_closure(
         Python packages that the function needs, as pip names them.
     make_current : bool, optional
         Whether the version answers queries from now on.
+    resources, gpus
+        As in ``ClipperConnection.deploy_model``: the most that each replica may use, and the GPUs that it sees.
 
     Raises
     ------
@@ -145,4 +156,6 @@ def deploy_python_closure(
         batch_size=batch_size,
         pkgs_to_install=pkgs_to_install,
         make_current=make_current,
+        resources=resources,
+        gpus=gpus,
     )

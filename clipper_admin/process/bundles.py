@@ -18,6 +18,7 @@ from typing import Final
 from urllib.parse import quote
 
 from clipper_admin import images
+from clipper_admin.arguments import check_packages
 from clipper_admin.process.state import ClusterFiles, read_record, tail, write_json
 from clipper_common.errors import ClipperException
 
@@ -94,7 +95,7 @@ def toplevel_folder() -> str:
 def build(files: ClusterFiles, image: str, model: Path, base_image: str, packages: Sequence[str]) -> None:
     """Make the image, or replace it."""
     base = resolve(files, base_image)
-    _check_packages(packages)
+    check_packages(packages)
     if not model.is_dir():
         raise ClipperException(f"Model folder '{model}' does not exist")
     files.images.mkdir(parents=True, exist_ok=True)
@@ -105,12 +106,6 @@ def build(files: ClusterFiles, image: str, model: Path, base_image: str, package
         shutil.rmtree(folder, ignore_errors=True)
         raise
     _remove_unused(files)
-
-
-def _check_packages(packages: Sequence[str]) -> None:
-    for package in packages:
-        if not package.strip() or package.strip().startswith("-"):
-            raise ClipperException(f"pkgs_to_install holds {package!r}, which is no package but an option of pip")
 
 
 def _fill(folder: Path, base: Launch, model: Path, packages: Sequence[str]) -> Launch:

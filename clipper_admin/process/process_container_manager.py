@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from clipper_admin.arguments import check_whole_number
-from clipper_admin.container_manager import ContainerManager, ModelVersions, ReplicaFailure
+from clipper_admin.container_manager import UNLIMITED, ContainerManager, ModelVersions, ReplicaFailure, Resources
 from clipper_admin.process import bundles, locks, ports, processes, programs, starting, supervision
 from clipper_admin.process.ports import LOOPBACK
 from clipper_admin.process.state import (
@@ -201,8 +201,18 @@ class ProcessContainerManager(ContainerManager):
         """
         bundles.build(self._files, image, Path(model_data_path), base_image, pkgs_to_install)
 
-    def deploy_model(self, name: str, version: str, input_type: str, image: str, num_replicas: int = 1) -> None:
-        """Start replicas of a model version that has none."""
+    def deploy_model(
+        self,
+        name: str,
+        version: str,
+        input_type: str,
+        image: str,
+        num_replicas: int = 1,
+        resources: Resources = UNLIMITED,
+    ) -> None:
+        """Start replicas of a model version that has none. They share the machine: `resources` limits nothing."""
+        if resources != UNLIMITED:
+            self.logger.warning("ProcessContainerManager cannot limit processes: resources and gpus have no effect")
         self.set_num_replicas(name, version, input_type, image, num_replicas)
 
     def get_num_replicas(self, name: str, version: str) -> int:

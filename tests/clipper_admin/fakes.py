@@ -10,7 +10,7 @@ from typing import Any
 
 import redis
 
-from clipper_admin.container_manager import ContainerManager, ModelVersions, ReplicaFailure
+from clipper_admin.container_manager import UNLIMITED, ContainerManager, ModelVersions, ReplicaFailure, Resources
 from clipper_common.datatypes import InputType, ModelId
 from clipper_common.errors import ClipperException
 from clipper_common.records import REPLICA_DB, Replica
@@ -49,8 +49,17 @@ class FakeContainerManager(ContainerManager):
         self.calls.append(("build_model", image, files, base_image, container_registry, pkgs_to_install))
         self.model_data_path = model_data_path
 
-    def deploy_model(self, name: str, version: str, input_type: str, image: str, num_replicas: int = 1) -> None:
+    def deploy_model(
+        self,
+        name: str,
+        version: str,
+        input_type: str,
+        image: str,
+        num_replicas: int = 1,
+        resources: Resources = UNLIMITED,
+    ) -> None:
         self.calls.append(("deploy_model", name, version, input_type, image, num_replicas))
+        self.resources = resources
         self._replicas[name, version] = num_replicas
         self.connect_replicas(name, version, num_replicas)
 
@@ -129,7 +138,15 @@ class InterruptedWhileWaiting(NeverConnects):
 class LacksImage(FakeContainerManager):
     """Knows no image."""
 
-    def deploy_model(self, name: str, version: str, input_type: str, image: str, num_replicas: int = 1) -> None:
+    def deploy_model(
+        self,
+        name: str,
+        version: str,
+        input_type: str,
+        image: str,
+        num_replicas: int = 1,
+        resources: Resources = UNLIMITED,
+    ) -> None:
         raise ClipperException(f"There is no image '{image}'")
 
 
@@ -138,8 +155,16 @@ class IsOvertaken(FakeContainerManager):
 
     overtake: Any = None
 
-    def deploy_model(self, name: str, version: str, input_type: str, image: str, num_replicas: int = 1) -> None:
-        super().deploy_model(name, version, input_type, image, num_replicas)
+    def deploy_model(
+        self,
+        name: str,
+        version: str,
+        input_type: str,
+        image: str,
+        num_replicas: int = 1,
+        resources: Resources = UNLIMITED,
+    ) -> None:
+        super().deploy_model(name, version, input_type, image, num_replicas, resources)
         self.overtake()
 
 

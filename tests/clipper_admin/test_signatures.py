@@ -117,8 +117,8 @@ DEPLOYER = {
         "pkgs_to_install": None,
     },
 }
-MAKE_CURRENT = {"make_current": True}
-TAKES_MAKE_CURRENT = {"deploy_model", "build_and_deploy_model", "deploy_python_closure", "create_endpoint"}
+NEW_OF_DEPLOYMENT = {"make_current": True, "resources": None, "gpus": None}
+DEPLOYS = {"deploy_model", "build_and_deploy_model", "deploy_python_closure", "create_endpoint"}
 
 
 def parameters(function: Any) -> list[tuple[str, Any]]:
@@ -128,7 +128,7 @@ def parameters(function: Any) -> list[tuple[str, Any]]:
 
 @pytest.mark.parametrize("name", CONNECTION | NEW_METHODS)
 def test_connection(name: str) -> None:
-    expected = (CONNECTION | NEW_METHODS)[name] | (MAKE_CURRENT if name in TAKES_MAKE_CURRENT else {})
+    expected = (CONNECTION | NEW_METHODS)[name] | (NEW_OF_DEPLOYMENT if name in DEPLOYS else {})
     assert parameters(getattr(ClipperConnection, name)) == list(expected.items())
 
 
@@ -139,7 +139,7 @@ def test_connection_has_no_other_public_method() -> None:
 
 @pytest.mark.parametrize("name", DEPLOYER)
 def test_python_deployer(name: str) -> None:
-    expected = DEPLOYER[name] | MAKE_CURRENT
+    expected = DEPLOYER[name] | NEW_OF_DEPLOYMENT
     assert parameters(getattr(python_deployer, name)) == list(expected.items())
 
 

@@ -1,0 +1,377 @@
+"""Which containers a cluster consists of, as keyword arguments of docker's ``run``; what running ones tell. Pure."""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Final, Self
+
+from clipper_admin import container_manager as cm
+from clipper_admin.container_manager import ALL_GPUS, UNLIMITED, Resources, create_model_container_label
+from clipper_common import constants
+from clipper_common.errors import ClipperException
+
+REDIS_IMAGE: Final = "redis:alpine"
+PROMETHEUS_IMAGE: Final = "prom/prometheus:v2.42.0"
+FLUENTD_IMAGE: Final = "fluent/fluentd:v1.16-debian-1"
+
+RESOURCES_LABEL: Final = "ai.clipper.model_container.resources"
+NETWORK_LABEL: Final = "ai.clipper.network.label"
+"""On networks that Clipper made, and so may remove."""
+STOPPED_SUFFIX: Final = "-stopped"
+"""At the end of the name of a replica that Clipper stopped, and keeps for its log."""
+
+_RESTART_POLICY: Final = {"Name": "unless-stopped"}
+_CLUSTER_NAME: Final = re.compile(r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*")
+_LONGEST_CLUSTER_NAME: Final = 63
+_TAKEN_PORT: Final = re.compile(r":(\d+)\b")
+_TAKEN_PORT_TEXTS: Final = ("port is already allocated", "address already in use", "ports are not available")
+_OURS_ALONE: Final = frozenset({"name", "image", "command", "network", "networking_config", "ports", "detach"})
+_UNFIT_NETWORKS: Final = {
+    "host": "its containers have neither names to find each other by nor ports of their own, and Redis, which must be "
+    "reachable inside the cluster only, would listen on all addresses of the machine",
+    "bridge": "containers on Docker's default network cannot find each other by name",
+    "none": "its containers cannot reach each other",
+}
+
+
+# --- what a cluster is ---
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What all containers of a cluster have in common."""
+
+    name: str
+    network: str
+    redis_ip: str
+    redis_port: int
+    log_config: Mapping[str, Any] | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """Further arguments of ``run``, by the user."""
+
+
+@dataclass(frozen=True)
+class Port:
+    """A port of a container that the host publishes; 0 on the host means: any that is free."""
+
+    inside: int
+    on_host: int
+    label: str
+    protocols: tuple[str, ...] = ("tcp",)
+
+
+@dataclass(frozen=True)
+class Container:
+    """A container that shall run, but for what it has in common with the others."""
+
+    name: str
+    image: str
+    command: tuple[str, ...] = ()
+    ports: tuple[Port, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    alias: str = ""
+    """A further name in the network, which several may share."""
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    """What is written into it before it starts, by path."""
+    resources: Resources = UNLIMITED
+    log_config: Mapping[str, Any] | None = None
+    """Other than the cluster's."""
+
+    def with_ports_chosen(self, choose: Callable[[], int]) -> Self:
+        """The same with a port from `choose` wherever any would do."""
+        return replace(self, ports=tuple(replace(port, on_host=port.on_host or choose()) for port in self.ports))
+
+    def moved(self, taken: int, free: int) -> Self:
+        """The same with another port on the host."""
+        first = next(port for port in self.ports if port.on_host == taken)
+        return replace(self, ports=tuple(replace(port, on_host=free) if port is first else port for port in self.ports))
+
+
+def check_cluster_name(name: str) -> None:
+    """Raise ClipperException for a name that images and networks cannot carry."""
+    if not _CLUSTER_NAME.fullmatch(name) or len(name) > _LONGEST_CLUSTER_NAME:
+        raise ClipperException(
+            f"'{name}' cannot be the name of a cluster on Docker: it becomes part of the names of images. Use up to "
+            f"{_LONGEST_CLUSTER_NAME} lower case letters and digits, with single '.', '_' or '-' between them."
+        )
+
+
+def check_network(name: str) -> None:
+    """Raise ClipperException, with the reason, for a network on which no cluster can run."""
+    if name in _UNFIT_NETWORKS or name.startswith("container:"):
+        reason = _UNFIT_NETWORKS.get(name, "it belongs to one container")
+        raise ClipperException(
+            f"docker_network='{name}' cannot be used: {reason}. Name a network of your own, which is made if it does "
+            "not exist."
+        )
+
+
+def check_extra_arguments(extra: Mapping[str, Any]) -> None:
+    """Raise ClipperException for arguments of ``run`` that the manager gives itself."""
+    if clash := _OURS_ALONE & extra.keys():
+        raise ClipperException(
+            f"extra_container_kwargs cannot hold {', '.join(sorted(clash))}: the manager decides about that itself"
+        )
+
+
+# --- the containers ---
+
+
+def number_of(cluster_name: str) -> str:
+    """What ends the names of a cluster's containers: it makes a second cluster of the same name impossible."""
+    return hashlib.sha256(cluster_name.encode()).hexdigest()[:10]
+
+
+def query_frontend_name(cluster_name: str) -> str:
+    return f"query_frontend-{number_of(cluster_name)}"
+
+
+def redis_name(cluster_name: str) -> str:
+    return f"redis-{number_of(cluster_name)}"
+
+
+def exporters_alias(cluster_name: str) -> str:
+    return f"exporters.{cluster_name}"
+
+
+def replicas_alias(cluster_name: str) -> str:
+    return f"replicas.{cluster_name}"
+
+
+def redis(cluster_name: str) -> Container:
+    """A Redis for this cluster alone. Nothing of it is published."""
+    # The log of changes brings the configuration back when the container, or the machine, starts again.
+    options = {"--port": constants.REDIS_PORT, "--protected-mode": "no", "--save": "", "--appendonly": "yes"}
+    arguments = (str(word) for option in options.items() for word in option)
+    return Container(redis_name(cluster_name), REDIS_IMAGE, ("redis-server", *arguments))
+
+
+def management_frontend(cluster: Cluster, image: str, port: int, cluster_id: str) -> Container:
+    return Container(
+        f"mgmt_frontend-{number_of(cluster.name)}",
+        image,
+        _options(redis_ip=cluster.redis_ip, redis_port=cluster.redis_port, **_cluster_id(cluster_id)),
+        ports=(Port(constants.MANAGEMENT_PORT, port, cm.CLIPPER_MANAGEMENT_PORT_LABEL),),
+        labels={cm.CLIPPER_MGMT_FRONTEND_CONTAINER_LABEL: "", **_redis_labels(cluster)},
+    )
+
+
+def query_frontend(
+    cluster: Cluster, image: str, port: int, rpc_port: int, cluster_id: str, options: Mapping[str, int]
+) -> Container:
+    return Container(
+        query_frontend_name(cluster.name),
+        image,
+        _options(redis_ip=cluster.redis_ip, redis_port=cluster.redis_port, **options, **_cluster_id(cluster_id)),
+        ports=(
+            Port(constants.QUERY_PORT, port, cm.CLIPPER_QUERY_PORT_LABEL),
+            Port(constants.RPC_PORT, rpc_port, cm.CLIPPER_RPC_PORT_LABEL),
+        ),
+        labels={cm.CLIPPER_QUERY_FRONTEND_CONTAINER_LABEL: "", **_redis_labels(cluster)},
+    )
+
+
+def exporter(cluster_name: str, image: str) -> Container:
+    return Container(
+        f"query_frontend_exporter-{number_of(cluster_name)}",
+        image,
+        ("--query_frontend_name", f"{query_frontend_name(cluster_name)}:{constants.QUERY_PORT}"),
+        alias=exporters_alias(cluster_name),
+    )
+
+
+def prometheus(cluster_name: str, port: int) -> Container:
+    return Container(
+        f"metric_frontend-{number_of(cluster_name)}",
+        PROMETHEUS_IMAGE,
+        ports=(Port(constants.PROMETHEUS_PORT, port, cm.CLIPPER_METRIC_PORT_LABEL),),
+        files={"/etc/prometheus/prometheus.yml": prometheus_configuration(cluster_name)},
+    )
+
+
+def prometheus_configuration(cluster_name: str) -> bytes:
+    """JSON, which is YAML. The network's own DNS knows who runs: nothing needs to be told of a change."""
+
+    def job(name: str, alias: str) -> dict[str, Any]:
+        by_name = {"names": [alias], "type": "A", "port": constants.METRIC_PORT, "refresh_interval": "2s"}
+        return {"job_name": name, "dns_sd_configs": [by_name]}
+
+    jobs = [job("query", exporters_alias(cluster_name)), job("models", replicas_alias(cluster_name))]
+    interval = {"scrape_interval": "5s", "evaluation_interval": "5s"}
+    return json.dumps({"global": interval, "scrape_configs": jobs}, indent=2).encode()
+
+
+def fluentd(cluster_name: str, port: int) -> Container:
+    """Collects what all others write, and writes it itself."""
+    source = f"<source>\n  @type forward\n  port {constants.FLUENTD_PORT}\n</source>\n"
+    match = "<match **>\n  @type stdout\n</match>\n"
+    return Container(
+        f"fluentd-{number_of(cluster_name)}",
+        FLUENTD_IMAGE,
+        ports=(Port(constants.FLUENTD_PORT, port, cm.CLIPPER_FLUENTD_PORT_LABEL, ("tcp", "udp")),),
+        files={"/fluentd/etc/fluent.conf": (source + match).encode()},
+        log_config={"type": "json-file"},
+    )
+
+
+def fluentd_log(address: str) -> dict[str, Any]:
+    """The log configuration of what sends its log to the Fluentd at `address`, as the Docker engine sees it."""
+    # Async, so that containers start, and bounded, so that they stop, when nobody listens there.
+    config = {"fluentd-address": address, "fluentd-async": "true", "fluentd-max-retries": "10", "tag": "{{.Name}}"}
+    return {"type": "fluentd", "config": config}
+
+
+def replica(
+    cluster: Cluster, name: str, version: str, input_type: str, image: str, number: str, resources: Resources
+) -> Container:
+    label = create_model_container_label(name, version)
+    return Container(
+        f"{label}-{number}",
+        image,
+        labels={cm.CLIPPER_MODEL_CONTAINER_LABEL: label, RESOURCES_LABEL: json.dumps(asdict(resources))},
+        environment={
+            constants.ENV_MODEL_NAME: name,
+            constants.ENV_MODEL_VERSION: version,
+            constants.ENV_RPC_HOST: query_frontend_name(cluster.name),
+            constants.ENV_INPUT_TYPE: input_type,
+        },
+        alias=replicas_alias(cluster.name),
+        resources=resources,
+    )
+
+
+def _options(**values: Any) -> tuple[str, ...]:
+    return tuple(f"--{name}={value}" for name, value in values.items())
+
+
+def _cluster_id(cluster_id: str) -> dict[str, str]:
+    # Only where another cluster could get at the same Redis: frontends of Clipper 0.4 do not know the option.
+    return {"cluster_id": cluster_id} if cluster_id else {}
+
+
+def _redis_labels(cluster: Cluster) -> dict[str, str]:
+    return {cm.CLIPPER_REDIS_IP_LABEL: cluster.redis_ip, cm.CLIPPER_REDIS_PORT_LABEL: str(cluster.redis_port)}
+
+
+# --- arguments of run ---
+
+
+def run_arguments(container: Container, cluster: Cluster) -> dict[str, Any]:
+    """The keyword arguments of ``run`` (and ``create``). What the user asks for goes before what we would choose."""
+    arguments: dict[str, Any] = {"restart_policy": _RESTART_POLICY, **_limits(container.resources)}
+    log_config = container.log_config or cluster.log_config
+    if log_config:
+        arguments["log_config"] = dict(log_config)
+    arguments |= cluster.extra
+    return arguments | {
+        "image": container.image,
+        "command": list(container.command) or None,
+        "name": container.name,
+        "network": cluster.network,
+        "networking_config": _networking(container, cluster.network),
+        "ports": {f"{port.inside}/{protocol}": port.on_host for port in container.ports for protocol in port.protocols},
+        "labels": _merged(cluster.extra.get("labels"), _labels(container, cluster)),
+        "environment": _merged(cluster.extra.get("environment"), container.environment),
+    }
+
+
+def _labels(container: Container, cluster: Cluster) -> dict[str, str]:
+    ports = {port.label: str(port.on_host) for port in container.ports}
+    return {cm.CLIPPER_DOCKER_LABEL: cluster.name, **container.labels, **ports}
+
+
+def _networking(container: Container, network: str) -> dict[str, Any] | None:
+    return {network: {"Aliases": [container.alias]}} if container.alias else None
+
+
+def _merged(theirs: Mapping[str, str] | Iterable[str] | None, ours: Mapping[str, str]) -> dict[str, str]:
+    """Docker takes dictionaries and lists, of labels as of variables."""
+    if theirs is None or isinstance(theirs, Mapping):
+        return {**(theirs or {}), **ours}
+    pairs = (text.partition("=") for text in theirs)
+    return {**{name: value for name, _, value in pairs}, **ours}
+
+
+def _limits(resources: Resources) -> dict[str, Any]:
+    limits: dict[str, Any] = {}
+    if resources.memory_bytes is not None:
+        limits |= {"mem_limit": resources.memory_bytes, "memswap_limit": resources.memory_bytes}
+    if resources.cpus is not None:
+        limits["nano_cpus"] = round(resources.cpus * 1e9)
+    if resources.gpus:
+        which = {"device_ids": list(resources.gpus)} if isinstance(resources.gpus, tuple) else {"count": resources.gpus}
+        limits["device_requests"] = [{**which, "capabilities": [["gpu"]]}]
+    return limits
+
+
+assert ALL_GPUS == -1, "Docker's number for all GPUs"
+
+
+def taken_port(message: str, container: Container) -> int | None:
+    """The port of `container` that Docker says it cannot bind, if that is what `message` says."""
+    if not any(text in message for text in _TAKEN_PORT_TEXTS):
+        return None
+    named = {int(number) for number in _TAKEN_PORT.findall(message)}
+    return next((port.on_host for port in container.ports if port.on_host in named), None)
+
+
+# --- what containers tell (by docker's `inspect`) ---
+
+Attributes = Mapping[str, Any]
+
+
+def labels_of(attributes: Attributes) -> dict[str, str]:
+    return dict(attributes["Config"].get("Labels") or {})
+
+
+def name_of(attributes: Attributes) -> str:
+    return str(attributes["Name"]).lstrip("/")
+
+
+def was_stopped(attributes: Attributes) -> bool:
+    """Whether Clipper stopped this replica."""
+    return name_of(attributes).endswith(STOPPED_SUFFIX)
+
+
+def is_wanted(attributes: Attributes) -> bool:
+    """Whether the container runs, or will by itself. One that a user stopped or killed is not wanted any more."""
+    return not was_stopped(attributes) and attributes["State"]["Status"] not in ("exited", "dead")
+
+
+def resources_of(attributes: Attributes) -> Resources:
+    """The resources with which a replica was deployed."""
+    values = json.loads(labels_of(attributes).get(RESOURCES_LABEL, "{}"))
+    if isinstance(values.get("gpus"), list):
+        values["gpus"] = tuple(values["gpus"])
+    return Resources(**values)
+
+
+def read_port(labels: Mapping[str, str], label: str) -> int:
+    """The port in a label. Raises ClipperException when there is none."""
+    text = labels.get(label, "")
+    if not text.isdecimal():
+        raise ClipperException(
+            f"The containers of this cluster carry no port in the label {label}: some of them are missing. "
+            "stop_all() removes the rest, start_clipper() starts anew."
+        )
+    return int(text)
+
+
+def log_config_of(attributes: Attributes) -> dict[str, Any]:
+    config = attributes["HostConfig"]["LogConfig"]
+    return {"type": config["Type"], "config": dict(config.get("Config") or {})}
+
+
+def how_it_ended(attributes: Attributes) -> str:
+    """How a container that is not well ended last, empty for one that never did."""
+    state = attributes["State"]
+    if state.get("OOMKilled"):
+        return "was killed because it took more memory than it may"
+    if state.get("Error"):
+        return f"could not be started: {state['Error']}"
+    if state["Status"] in ("exited", "dead", "restarting"):
+        return f"exited with code {state['ExitCode']}"
+    return "ended and was started again" if attributes.get("RestartCount") else ""

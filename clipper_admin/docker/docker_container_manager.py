@@ -1,0 +1,432 @@
+"""DockerContainerManager: a Clipper cluster of containers on one Docker engine."""
+
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+from clipper_admin import container_manager as labels
+from clipper_admin.container_manager import (
+    UNLIMITED,
+    ContainerManager,
+    ModelVersions,
+    ReplicaFailure,
+    Resources,
+    create_model_container_label,
+)
+from clipper_admin.docker import containers, starting
+from clipper_admin.docker.containers import Cluster, Container
+from clipper_admin.docker.engine import Engine, NameTaken, in_parallel, translated
+from clipper_admin.docker.starting import Plan
+from clipper_admin.image_builder import ImageBuilder
+from clipper_common import constants
+from clipper_common.errors import ClipperException, UnconnectedException
+
+HEALTHY_SECONDS = 30.0
+"""A replica that has run so long since it was started again is no failure any more."""
+
+_TAIL_LINES: Final = 30
+_KEPT_STOPPED: Final = 3
+"""So many stopped replicas of a model version are kept for their logs."""
+
+
+@dataclass(frozen=True)
+class _Connected:
+    """What is known of a running cluster."""
+
+    cluster: Cluster
+    query_port: int
+    management_port: int
+    rpc_port: int
+    metric_port: int
+
+
+class DockerContainerManager(ContainerManager):
+    """Runs Clipper as containers on a Docker engine: the one that the command ``docker`` speaks to.
+
+    The cluster outlives the interpreter that started it: ``connect()`` finds it again from another. Docker restarts
+    containers that crash, also after the machine was restarted; what ``docker stop`` or ``docker kill`` ended stays so.
+
+    A port of the host that is taken is replaced by a free one; ``get_query_addr()`` and its like return what it became.
+
+    Parameters
+    ----------
+    cluster_name : str
+        Several clusters with different names can stand side by side, also on one network.
+    docker_ip_address : str
+        Where the ports that Docker publishes can be reached from here.
+    use_centralized_log : bool
+        Send what the containers write to Fluentd as well, by Docker's log driver for it.
+    fluentd_port : int
+        The host's port for the cluster's own Fluentd.
+    clipper_query_port : int
+        The host's port where applications ask for predictions.
+    clipper_management_port : int
+        The host's port where ``ClipperConnection`` manages the cluster.
+    clipper_rpc_port : int
+        The host's port for model containers that run elsewhere; those of this cluster do not use it.
+    redis_ip : str, optional
+        The host of a Redis to use, as containers reach it. If it is not given, the cluster gets a Redis of its own,
+        which cannot be reached from outside its network.
+    redis_port : int
+        The port of the Redis at `redis_ip`.
+    prometheus_port : int
+        The host's port of Prometheus.
+    docker_network : str
+        The network of the containers, which is made, and removed in the end, if it does not exist.
+    extra_container_kwargs : dict, optional
+        Further arguments of docker's ``containers.run`` for each container. ``labels`` and ``environment`` are added
+        to those of Clipper.
+    fluentd_address : str, optional
+        ``host:port`` of a Fluentd to use, as the Docker engine reaches it, instead of one of the cluster's own.
+    """
+
+    def __init__(
+        self,
+        cluster_name: str = "default-cluster",
+        docker_ip_address: str = "localhost",
+        use_centralized_log: bool = False,
+        fluentd_port: int = constants.FLUENTD_PORT,
+        clipper_query_port: int = constants.QUERY_PORT,
+        clipper_management_port: int = constants.MANAGEMENT_PORT,
+        clipper_rpc_port: int = constants.RPC_PORT,
+        redis_ip: str | None = None,
+        redis_port: int = constants.REDIS_PORT,
+        prometheus_port: int = constants.PROMETHEUS_PORT,
+        docker_network: str = "clipper_network",
+        extra_container_kwargs: Mapping[str, Any] | None = None,
+        fluentd_address: str | None = None,
+    ) -> None:
+        containers.check_cluster_name(cluster_name)
+        containers.check_network(docker_network)
+        containers.check_extra_arguments(extra_container_kwargs or {})
+        super().__init__(cluster_name)
+        self.docker_ip_address = docker_ip_address
+        self._cluster = Cluster(
+            name=cluster_name,
+            network=docker_network,
+            redis_ip=redis_ip or containers.redis_name(cluster_name),
+            redis_port=int(redis_port) if redis_ip else constants.REDIS_PORT,
+            extra=dict(extra_container_kwargs or {}),
+        )
+        self._has_own_redis = not redis_ip
+        self._fluentd = (fluentd_address or int(fluentd_port)) if use_centralized_log else None
+        self._ports = {
+            "query_port": clipper_query_port,
+            "management_port": clipper_management_port,
+            "rpc_port": clipper_rpc_port,
+            "prometheus_port": prometheus_port,
+        }
+        self._engine = Engine(self.logger)
+        self._state: _Connected | None = None
+
+    # --- start ---
+
+    def start_clipper(
+        self,
+        query_frontend_image: str,
+        mgmt_frontend_image: str,
+        frontend_exporter_image: str,
+        cache_size: int,
+        qf_http_thread_pool_size: int,
+        qf_http_timeout_request: int,
+        qf_http_timeout_content: int,
+        num_frontend_replicas: int,
+    ) -> None:
+        """Start the containers and connect to them; images that this machine lacks are pulled first."""
+        if num_frontend_replicas != 1:
+            raise ClipperException(
+                f"num_frontend_replicas={num_frontend_replicas}: DockerContainerManager runs one query frontend so far"
+            )
+        plan = Plan(
+            self._cluster,
+            self._has_own_redis,
+            self._fluentd,
+            query_frontend_image,
+            mgmt_frontend_image,
+            frontend_exporter_image,
+            {
+                "prediction_cache_size": cache_size,
+                "thread_pool_size": qf_http_thread_pool_size,
+                "timeout_request": qf_http_timeout_request,
+                "timeout_content": qf_http_timeout_content,
+            },
+            **self._ports,
+        )
+        self._refuse_existing()
+        in_parallel(self._engine.ensure_image, plan.images)
+        self._start(plan)
+        self.logger.info("Clipper listens on %s", self.get_query_addr())
+
+    def _start(self, plan: Plan) -> None:
+        self._engine.ensure_network(self._cluster.network)
+        try:
+            exporter = starting.claim(self._engine, plan)
+        except NameTaken:
+            raise self._already_exists() from None
+        try:
+            if self._has_own_redis:
+                self.logger.info("Starting managed Redis instance in Docker")
+            starting.start(self._engine, plan)
+            with translated(f"start the container '{exporter.name}'"):
+                exporter.start()
+            self.connect()
+            starting.watch(self._engine, self.cluster_name, self.get_admin_addr(), self.get_query_addr())
+        except BaseException:
+            self.stop_all(graceful=False)
+            raise
+
+    def _refuse_existing(self) -> None:
+        found = self._all()
+        if any(container.status not in ("exited", "dead") for container in found):
+            raise self._already_exists()
+        self._engine.remove(found)
+
+    def _already_exists(self) -> ClipperException:
+        return ClipperException(
+            f"Cluster {self.cluster_name} cannot be started because it already exists. Please use "
+            "ClipperConnection.connect() to connect to it, or stop_all() to stop it."
+        )
+
+    # --- connect ---
+
+    def connect(self) -> None:
+        """Find the containers of the cluster, and read its ports, its network and its Redis from them."""
+        found = self._all()
+        frontends = [found_ for found_ in found if labels.CLIPPER_QUERY_FRONTEND_CONTAINER_LABEL in found_.labels]
+        if not frontends:
+            raise ClipperException(self._no_cluster(bool(found)))
+        self._state = self._read_state(found, frontends[0].attrs)
+
+    def _read_state(self, found: Sequence[Any], frontend: containers.Attributes) -> _Connected:
+        all_labels = {name: value for container in found for name, value in container.labels.items()}
+        own = containers.labels_of(frontend)
+        cluster = replace(
+            self._cluster,
+            network=str(frontend["HostConfig"]["NetworkMode"]),
+            redis_ip=own.get(labels.CLIPPER_REDIS_IP_LABEL, ""),
+            redis_port=containers.read_port(all_labels, labels.CLIPPER_REDIS_PORT_LABEL),
+            log_config=containers.log_config_of(frontend),
+        )
+        return _Connected(
+            cluster,
+            query_port=containers.read_port(own, labels.CLIPPER_QUERY_PORT_LABEL),
+            management_port=containers.read_port(all_labels, labels.CLIPPER_MANAGEMENT_PORT_LABEL),
+            rpc_port=containers.read_port(own, labels.CLIPPER_RPC_PORT_LABEL),
+            metric_port=containers.read_port(all_labels, labels.CLIPPER_METRIC_PORT_LABEL),
+        )
+
+    def _no_cluster(self, has_rest: bool) -> str:
+        if has_rest:
+            return (
+                f"Cluster '{self.cluster_name}' has no query frontend any more. stop_all() removes the rest of it, "
+                "start_clipper() starts anew."
+            )
+        others = {container.labels[labels.CLIPPER_DOCKER_LABEL] for container in self._find()}
+        return f"No cluster named '{self.cluster_name}' runs on this Docker engine. " + (
+            f"Those that do: {', '.join(sorted(others))}." if others else "Start one with start_clipper()."
+        )
+
+    @property
+    def _connected(self) -> _Connected:
+        if self._state is None:
+            raise UnconnectedException()
+        return self._state
+
+    def _find(self, *more: str) -> list[Any]:
+        return self._engine.find(labels.CLIPPER_DOCKER_LABEL, *more)
+
+    def _all(self) -> list[Any]:
+        return self._find(f"{labels.CLIPPER_DOCKER_LABEL}={self.cluster_name}")
+
+    def _replicas(self, name: str, version: str) -> list[Any]:
+        """All containers of a model version, the newest first."""
+        of_version = f"{labels.CLIPPER_MODEL_CONTAINER_LABEL}={create_model_container_label(name, version)}"
+        found = self._find(f"{labels.CLIPPER_DOCKER_LABEL}={self.cluster_name}", of_version)
+        return sorted(found, key=lambda container: str(container.attrs["Created"]), reverse=True)
+
+    # --- models ---
+
+    def build_model(
+        self,
+        image: str,
+        model_data_path: Path,
+        base_image: str,
+        container_registry: str | None,
+        pkgs_to_install: Sequence[str],
+    ) -> None:
+        """Build an image on `base_image`, and push it if there is a registry to push it to."""
+        builder = ImageBuilder(self._engine, self.logger)
+        builder.build(image, Path(model_data_path), base_image, pkgs_to_install)
+        if container_registry is not None:
+            builder.push(image)
+
+    def deploy_model(
+        self,
+        name: str,
+        version: str,
+        input_type: str,
+        image: str,
+        num_replicas: int = 1,
+        resources: Resources = UNLIMITED,
+    ) -> None:
+        """Start replicas of a model version that has none."""
+        self._scale(name, version, input_type, image, num_replicas, resources)
+
+    def get_num_replicas(self, name: str, version: str) -> int:
+        """How many replicas the model version should have: those that Docker runs, or is about to restart."""
+        _ = self._connected
+        return sum(containers.is_wanted(container.attrs) for container in self._replicas(name, version))
+
+    def set_num_replicas(self, name: str, version: str, input_type: str, image: str, num_replicas: int) -> None:
+        """Start or stop replicas so that there are `num_replicas`. Those to be stopped have ended on return."""
+        known = self._replicas(name, version)
+        resources = containers.resources_of(known[0].attrs) if known else UNLIMITED
+        self._scale(name, version, input_type, image, num_replicas, resources)
+
+    def _scale(
+        self, name: str, version: str, input_type: str, image: str, num_replicas: int, resources: Resources
+    ) -> None:
+        if num_replicas < 0:
+            raise ClipperException(f"num_replicas is {num_replicas}: it must not be negative")
+        cluster = self._connected.cluster
+        have = [container for container in self._replicas(name, version) if containers.is_wanted(container.attrs)]
+        have.sort(key=lambda container: container.status != "running")
+        missing = num_replicas - len(have)
+        if missing > 0:
+            self._engine.ensure_image(image)
+            self._start_together(
+                cluster,
+                [
+                    containers.replica(cluster, name, version, input_type, image, secrets.token_hex(4), resources)
+                    for _ in range(missing)
+                ],
+            )
+        self._stop_replicas(have[num_replicas:])
+
+    def _start_together(self, cluster: Cluster, wanted: Sequence[Container]) -> None:
+        """Start all of these containers, or none."""
+        try:
+            in_parallel(lambda container: self._engine.start(container, cluster), wanted)
+        except BaseException:
+            names = {container.name for container in wanted}
+            self._engine.remove([container for container in self._all() if container.name in names])
+            raise
+
+    def _stop_replicas(self, found: Sequence[Any]) -> None:
+        """Stop replicas, and keep the last of each version for their logs."""
+        self._engine.stop(found)
+        # Labels cannot be changed, so that the name must tell this end from one that nobody asked for.
+        self._engine.rename(found, containers.STOPPED_SUFFIX)
+        for model in {container.labels[labels.CLIPPER_MODEL_CONTAINER_LABEL] for container in found}:
+            replicas = self._replicas(*labels.parse_model_container_label(model))
+            stopped = [container for container in replicas if containers.was_stopped(container.attrs)]
+            self._engine.remove(stopped[_KEPT_STOPPED:])
+
+    def find_failures(self, name: str, version: str) -> list[ReplicaFailure]:
+        """The replicas that ended since they were asked for, also if they run again, until they are stable."""
+        _ = self._connected
+        found = [container for container in self._replicas(name, version) if not _is_well(container.attrs)]
+        return [
+            ReplicaFailure(container.name, containers.how_it_ended(container.attrs), self._last_words(container))
+            for container in found
+        ]
+
+    def _last_words(self, container: Any) -> str:
+        """What a replica wrote before its last end, without what it writes now that it runs again."""
+        state = container.attrs["State"]
+        until = _seconds(state["StartedAt"]) if state["Status"] == "running" else None
+        return self._engine.log_tail(container, _TAIL_LINES, until)
+
+    # --- logs ---
+
+    def get_logs(self, logging_dir: str) -> list[str]:
+        """Write the log of each container, running or stopped, into a folder."""
+        _ = self._connected
+        folder = Path(logging_dir).expanduser().absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        return in_parallel(lambda container: self._write_log(container, folder), self._all())
+
+    def _write_log(self, container: Any, folder: Path) -> str:
+        path = folder / f"{container.name}-{container.short_id}.log"
+        with translated(f"read the log of '{container.name}'"), path.open("wb") as file:
+            for chunk in container.logs(stream=True, follow=False):
+                file.write(chunk)
+        return str(path)
+
+    # --- stop ---
+
+    def stop_models(self, models: ModelVersions) -> None:
+        """Stop all replicas of these model versions, all at the same time."""
+        _ = self._connected
+        unwanted = {
+            create_model_container_label(name, str(version))
+            for name, versions in models.items()
+            for version in versions
+        }
+        self._stop_models_if(lambda label: label in unwanted)
+
+    def stop_all_model_containers(self) -> None:
+        """Stop the replicas of all models, all at the same time."""
+        if self._state is None:
+            self.connect()
+        self._stop_models_if(lambda label: True)
+
+    def _stop_models_if(self, is_unwanted: Callable[[str], bool]) -> None:
+        found = [container for container in self._all() if not containers.was_stopped(container.attrs)]
+        models = [(container, container.labels.get(labels.CLIPPER_MODEL_CONTAINER_LABEL)) for container in found]
+        self._stop_replicas([container for container, label in models if label and is_unwanted(label)])
+
+    def stop_all(self, graceful: bool = True) -> None:
+        """Stop and remove all containers of the cluster with their volumes, and the network if Clipper made it."""
+        found = self._all()
+        if graceful:
+            self._stop_in_order(found)
+        self._engine.remove(found)
+        networks = {str(container.attrs["HostConfig"]["NetworkMode"]) for container in found}
+        for network in {*networks, self._cluster.network}:
+            self._engine.remove_network_if_unused(network)
+        self._state = None
+
+    def _stop_in_order(self, found: Sequence[Any]) -> None:
+        # Replicas first: what they compute is still answered. Fluentd last: it takes the last words of the others.
+        def rank(container: Any) -> int:
+            if labels.CLIPPER_MODEL_CONTAINER_LABEL in container.labels:
+                return 0
+            return 2 if labels.CLIPPER_FLUENTD_PORT_LABEL in container.labels else 1
+
+        for wanted in range(3):
+            self._engine.stop(
+                [container for container in found if rank(container) == wanted and container.status != "exited"]
+            )
+
+    # --- addresses ---
+
+    def get_admin_addr(self) -> str:
+        """``host:port`` of the management frontend."""
+        return f"{self.docker_ip_address}:{self._connected.management_port}"
+
+    def get_query_addr(self) -> str:
+        """``host:port`` of the query frontend."""
+        return f"{self.docker_ip_address}:{self._connected.query_port}"
+
+    def get_metric_addr(self) -> str:
+        """``host:port`` of Prometheus, which has the metrics of all programs."""
+        return f"{self.docker_ip_address}:{self._connected.metric_port}"
+
+
+def _is_well(attributes: containers.Attributes) -> bool:
+    """Whether a replica runs as it should, was stopped by Clipper, or has recovered."""
+    if containers.was_stopped(attributes) or not containers.how_it_ended(attributes):
+        return True
+    state = attributes["State"]
+    return state["Status"] == "running" and time.time() - _seconds(state["StartedAt"]) > HEALTHY_SECONDS
+
+
+def _seconds(timestamp: str) -> float:
+    """Seconds since 1970 of a time as Docker writes it, which has nanoseconds."""
+    whole, _, fraction = timestamp.rstrip("Z").partition(".")
+    return datetime.fromisoformat(f"{whole}+00:00").timestamp() + float(f"0.{fraction or 0}")

@@ -1,0 +1,105 @@
+"""Starting the containers of a cluster, and watching until the frontends answer."""
+
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from clipper_admin import container_manager as labels
+from clipper_admin import http_client
+from clipper_admin.docker import containers
+from clipper_admin.docker.containers import Cluster
+from clipper_admin.docker.engine import Engine, in_parallel
+from clipper_common.errors import ClipperException
+
+_WATCH_SECONDS: Final = 5.0
+_POLL_SECONDS: Final = 0.1
+_TAIL_LINES: Final = 30
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What shall be started. Ports are those of the host."""
+
+    cluster: Cluster
+    has_own_redis: bool
+    fluentd: str | int | None
+    """The address of one that runs, the port for one of the cluster's own, or none."""
+    query_frontend_image: str
+    mgmt_frontend_image: str
+    frontend_exporter_image: str
+    query_frontend_options: Mapping[str, int]
+    query_port: int
+    management_port: int
+    rpc_port: int
+    prometheus_port: int
+
+    @property
+    def images(self) -> list[str]:
+        """All that the machine must have."""
+        of_clipper = [self.query_frontend_image, self.mgmt_frontend_image, self.frontend_exporter_image]
+        redis = [containers.REDIS_IMAGE] if self.has_own_redis else []
+        fluentd = [containers.FLUENTD_IMAGE] if isinstance(self.fluentd, int) else []
+        return [*of_clipper, containers.PROMETHEUS_IMAGE, *redis, *fluentd]
+
+
+def claim(engine: Engine, plan: Plan) -> Any:
+    """Create the exporter, which only one can do. Raises NameTaken if somebody else starts the same cluster."""
+    return engine.create(containers.exporter(plan.cluster.name, plan.frontend_exporter_image), plan.cluster)
+
+
+def start(engine: Engine, plan: Plan) -> None:
+    """Start all containers but the exporter."""
+    cluster = replace(plan.cluster, log_config=_start_fluentd(engine, plan))
+    if plan.has_own_redis:
+        engine.start(containers.redis(cluster.name), cluster)
+    # Only a Redis that others can reach needs to know whose it is.
+    cluster_id = "" if plan.has_own_redis else f"{cluster.name}/{uuid.uuid4().hex}"
+    frontends = [
+        containers.management_frontend(cluster, plan.mgmt_frontend_image, plan.management_port, cluster_id),
+        containers.query_frontend(
+            cluster,
+            plan.query_frontend_image,
+            plan.query_port,
+            plan.rpc_port,
+            cluster_id,
+            plan.query_frontend_options,
+        ),
+        containers.prometheus(cluster.name, plan.prometheus_port),
+    ]
+    in_parallel(lambda container: engine.start(container, cluster), frontends)
+
+
+def _start_fluentd(engine: Engine, plan: Plan) -> Mapping[str, Any] | None:
+    """The log configuration of all other containers."""
+    if not isinstance(plan.fluentd, int):
+        return containers.fluentd_log(plan.fluentd) if plan.fluentd else None
+    started = engine.start(containers.fluentd(plan.cluster.name, plan.fluentd), plan.cluster)
+    port = containers.read_port(started.labels, labels.CLIPPER_FLUENTD_PORT_LABEL)
+    return containers.fluentd_log(f"127.0.0.1:{port}")
+
+
+def watch(engine: Engine, cluster_name: str, management_address: str, query_address: str) -> None:
+    """Watch until both frontends answer, for some seconds. Raises ClipperException when a container ends meanwhile."""
+    give_up = time.monotonic() + _WATCH_SECONDS
+    checks = [("management frontend", management_address, "/admin/ping"), ("query frontend", query_address, "/metrics")]
+    for program, address, path in checks:
+        while not _answers(program, address, path) and time.monotonic() < give_up:
+            _raise_if_dead(engine, cluster_name)
+            time.sleep(_POLL_SECONDS)
+
+
+def _answers(program: str, address: str, path: str) -> bool:
+    try:
+        http_client.call(program, address, path)
+    except ClipperException:
+        return False
+    return True
+
+
+def _raise_if_dead(engine: Engine, cluster_name: str) -> None:
+    for container in engine.find(f"{labels.CLIPPER_DOCKER_LABEL}={cluster_name}"):
+        if ending := containers.how_it_ended(container.attrs):
+            tail = engine.log_tail(container, _TAIL_LINES)
+            raise ClipperException(f"{container.name} {ending} during the start. It wrote:\n{tail}")
