@@ -80,7 +80,7 @@ def check_packages(value: Iterable[str] | None) -> list[str]:
     return packages
 
 
-_MEMORY: Final = re.compile(r"(\d+(?:\.\d+)?)([kmgt]?)(?:i?b)?", re.IGNORECASE)
+_MEMORY: Final = re.compile(r"(\d+(?:\.\d+)?)([kmgt]?)i?b?", re.IGNORECASE)
 _UNITS: Final = " kmgt"
 
 
