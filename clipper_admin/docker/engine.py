@@ -20,7 +20,7 @@ from clipper_admin.docker import containers
 from clipper_admin.docker.containers import Cluster, Container
 from clipper_common.errors import ClipperException
 
-CALL_SECONDS: Final = 120
+CALL_SECONDS: Final = 300
 """How long one call of the engine may take."""
 STOP_SECONDS: Final = 11
 """How long a container may take to stop before it is killed; a draining replica takes up to nine."""
