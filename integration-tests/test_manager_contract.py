@@ -168,6 +168,11 @@ def get(conn: ClipperConnection, path: str) -> str:
 # --- replicas ---
 
 
+def test_replicas_with_limits(conn: ClipperConnection) -> None:
+    endpoint(conn, "limited", resources={"memory": "512m", "cpus": 1})
+    assert conn.predict("limited", [1.0, 2.0])["output"] == 3
+
+
 def test_scaling(conn: ClipperConnection) -> None:
     endpoint(conn, "scaled", num_replicas=2)
     for number in (1, 3, 0, 1):

@@ -13,7 +13,6 @@ from pathlib import PurePosixPath
 from typing import Any, Final, TypeVar
 
 import docker
-import requests
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 
 from clipper_admin import images
@@ -21,7 +20,7 @@ from clipper_admin.docker import containers
 from clipper_admin.docker.containers import Cluster, Container
 from clipper_common.errors import ClipperException
 
-CALL_SECONDS: Final = 120
+CALL_SECONDS: Final = 300
 """How long one call of the engine may take."""
 STOP_SECONDS: Final = 11
 """How long a container may take to stop before it is killed; a draining replica takes up to nine."""
@@ -50,7 +49,7 @@ def translated(doing: str) -> Iterator[None]:
         text = error.explanation or str(error)
         kind = NameTaken if error.status_code == 409 and "is already in use by container" in text else ClipperException
         raise kind(f"Docker could not {doing}: {text}{_advice(text)}") from error
-    except (DockerException, requests.RequestException, OSError) as error:
+    except (DockerException, OSError) as error:  # requests' exceptions are OSErrors
         raise ClipperException(f"Docker could not {doing}: {error}{_advice(str(error))}") from error
     except (TypeError, ValueError) as error:  # what docker's own checks of arguments raise
         raise ClipperException(f"Docker could not {doing}: {error}. Check extra_container_kwargs.") from error
@@ -102,7 +101,7 @@ class Engine:
                 self._logger.info("Image %s is not on this machine: pulling it", image)
         try:
             return self.client.images.pull(image)
-        except (DockerException, requests.RequestException) as error:
+        except (DockerException, OSError) as error:
             raise ClipperException(
                 f"Image '{image}' was not found: it is not on this machine and could not be pulled "
                 f"({getattr(error, 'explanation', None) or error}).{_how_to_get(image)}"
@@ -163,7 +162,7 @@ class Engine:
                 created.start()
                 return created
             except BaseException as error:
-                with contextlib.suppress(DockerException, requests.RequestException):
+                with contextlib.suppress(DockerException, OSError):
                     created.remove(force=True, v=True)
                 taken = containers.taken_port(str(error), container)
                 if taken is None:
