@@ -43,10 +43,12 @@ MARKS = {"docker": [pytest.mark.docker, pytest.mark.timeout(300)]}
 
 @pytest.fixture(scope="module")
 def left_nothing_in_docker(docker_client: Any, built_images: dict[str, str]) -> Iterator[None]:
-    """Checks that the clusters of a module leave the engine as they found it."""
-    before = what_docker_has(docker_client)
+    """Checks that the clusters of a module leave the engine as they found it, but for the images of their models."""
+    before, images = what_docker_has(docker_client), image_names(docker_client)
     yield
     assert what_docker_has(docker_client) == before
+    for name in image_names(docker_client) - images:
+        docker_client.images.remove(name)
 
 
 def what_docker_has(client: Any) -> dict[str, set[str]]:
@@ -59,12 +61,8 @@ def what_docker_has(client: Any) -> dict[str, set[str]]:
     }
 
 
-def remove_model_images(client: Any, cluster_name: str) -> None:
-    """Clipper keeps the images of models: they can be deployed again."""
-    for image in client.images.list():
-        for tag in image.tags:
-            if tag.rpartition("/")[2].startswith(f"{cluster_name}-"):
-                client.images.remove(tag)
+def image_names(client: Any) -> set[str]:
+    return {tag for image in client.images.list() for tag in image.tags}
 
 
 @pytest.fixture(scope="module")
@@ -107,8 +105,6 @@ def new_manager(request: pytest.FixtureRequest, clipper_home: Path) -> Iterator[
     yield new_manager
     for manager in made:
         manager.stop_all(graceful=False)
-        if request.param == "docker":
-            remove_model_images(request.getfixturevalue("docker_client"), manager.cluster_name)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """What DockerContainerManager promises beyond the contract, on a real engine."""
 
 import gc
+import io
 import json
 import os
 import re
@@ -145,7 +146,7 @@ def test_a_push_that_fails(conn: ClipperConnection, docker_client: DockerClient,
     nobody = f"127.0.0.1:{free_port()}"
     with pytest.raises(ClipperException, match="(?s)push.*refused.*docker login"):
         conn.build_and_deploy_model("unpushed", 1, "doubles", tmp_path, NOOP, container_registry=nobody)
-    docker_client.images.remove(f"{nobody}/docker-shared-unpushed:1")
+    assert docker_client.images.get(f"{nobody}/docker-shared-unpushed:1"), "it is on this machine"
     assert conn.get_num_replicas("unpushed", 1) == 0
 
 
@@ -195,7 +196,6 @@ def test_the_same_model_is_the_same_image(docker_client: DockerClient, tmp_path:
         (folder / "inner" / "weights").chmod(0o600)
         found.append(docker_client.images.get(conn.build_model("same", 1, folder, NOOP)).id)
     assert found[0] == found[1]
-    docker_client.images.remove("docker-shared-same:1")
 
 
 def test_a_base_image_for_another_python(conn: ClipperConnection) -> None:
@@ -452,18 +452,45 @@ def test_a_fluentd_that_does_not_answer_stops_nothing() -> None:
         assert time.monotonic() - started < 20
 
 
+COLLECTOR = """
+import socketserver
+
+class Handler(socketserver.BaseRequestHandler):
+    def handle(self):
+        while data := self.request.recv(65536):
+            print(data)
+
+print(open("/fluentd/etc/fluent.conf").read())
+socketserver.ThreadingTCPServer(("", 24224), Handler).serve_forever()
+"""
+
+
+@pytest.fixture
+def fluentd_image(docker_client: DockerClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In place of Fluentd's image, which has this folder: it prints what it gets."""
+    command = json.dumps(["python3", "-uc", COLLECTOR])
+    dockerfile = f"FROM python:3.11-slim\nRUN mkdir -p /fluentd/etc\nCMD {command}\n"
+    docker_client.images.build(fileobj=io.BytesIO(dockerfile.encode()), tag="clipper-test-fluentd:1", rm=True)
+    monkeypatch.setattr(containers, "FLUENTD_IMAGE", "clipper-test-fluentd:1")
+
+
+def test_a_fluentd_of_the_clusters_own(docker_client: DockerClient, fluentd_image: None) -> None:
+    with cluster("collected", use_centralized_log=True, fluentd_port=0) as conn:
+        conn.deploy_model("noop", 1, "doubles", NOOP)
+        fluentd = by_name(docker_client, "collected", "fluentd-")
+        assert b"@type forward" in fluentd.logs()
+        wait_until(lambda: b"Serving noop:1" in fluentd.logs(), "the replica's message")
+
+
 # --- nothing is left ---
 
 
 @pytest.fixture
-def redis_with_volume(docker_client: DockerClient, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def redis_with_volume(docker_client: DockerClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """The public image of Redis has a volume."""
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "Dockerfile").write_text("FROM redis:alpine\nVOLUME /data\n")
-        docker_client.images.build(path=folder, tag="clipper-test-redis:volume", rm=True)
+    dockerfile = io.BytesIO(b"FROM redis:alpine\nVOLUME /data\n")
+    docker_client.images.build(fileobj=dockerfile, tag="clipper-test-redis:volume", rm=True)
     monkeypatch.setattr(containers, "REDIS_IMAGE", "clipper-test-redis:volume")
-    yield
-    docker_client.images.remove("clipper-test-redis:volume")
 
 
 def test_ten_cycles_leave_nothing(docker_client: DockerClient, redis_with_volume: None) -> None:
@@ -484,7 +511,6 @@ def test_ten_cycles_leave_nothing(docker_client: DockerClient, redis_with_volume
             assert conn.predict("a", [1.0])["default"] is False
             conn.stop_all()
     assert everything() == before
-    docker_client.images.remove("cycled-a:1")
 
 
 def test_ten_containers_stop_in_five_seconds(docker_client: DockerClient) -> None:
@@ -548,9 +574,15 @@ def test_options_that_cannot_work(options: dict[str, Any], named: str) -> None:
     ],
 )
 def test_clusters_that_cannot_start(
-    options: dict[str, Any], arguments: dict[str, Any], named: str, docker_client: DockerClient, monkeypatch: Any
+    options: dict[str, Any],
+    arguments: dict[str, Any],
+    named: str,
+    docker_client: DockerClient,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     monkeypatch.setattr("clipper_admin.startup.STARTUP_SECONDS", 5.0)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where logs are kept for the user
     with pytest.raises(ClipperException, match=f"(?s){named}"):
         ClipperConnection(manager("wrong", **options)).start_clipper(**arguments)
     assert of_cluster(docker_client, "wrong") == []
