@@ -31,18 +31,40 @@ def free_port() -> int:
     return find_free_port()
 
 
+class OwnRedis:
+    """A real Redis that belongs to one test, which may stop it and start it again."""
+
+    def __init__(self) -> None:
+        self.port = find_free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, *arguments: str) -> None:
+        command = [redis_server_program(), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", *arguments]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        _wait_until_up(self.port)
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(10)
+
+
+@pytest.fixture
+def own_redis() -> Iterator[OwnRedis]:
+    server = OwnRedis()
+    yield server
+    server.kill()
+
+
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[int]:
     """The port of a real Redis that lives as long as the test session."""
-    port = find_free_port()
-    command = [redis_server_program(), "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    server = OwnRedis()
     try:
-        _wait_until_up(port)
-        yield port
+        server.start()
+        yield server.port
     finally:
-        server.terminate()
-        server.wait(10)
+        server.kill()
 
 
 def _wait_until_up(port: int) -> None:

