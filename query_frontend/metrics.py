@@ -128,12 +128,20 @@ def percentile(ordered: Sequence[float], rank: float) -> float:
     return ordered[below - 1] + part * (ordered[above - 1] - ordered[below - 1])
 
 
-Metric = Counter | RatioCounter | Meter | Histogram
+class Gauge:
+    """What something is at the moment."""
+
+    def __init__(self, read: Callable[[], Leaves]) -> None:
+        self.report = read
+
+
+Metric = Counter | RatioCounter | Meter | Histogram | Gauge
 _CATEGORIES: Final[dict[type[Metric], str]] = {
     Counter: "counters",
     RatioCounter: "ratio_counters",
     Meter: "meters",
     Histogram: "histograms",
+    Gauge: "gauges",
 }
 
 
@@ -163,6 +171,8 @@ class ModelMetrics:
         self.num_predictions = Counter()
         self.cache_hit_ratio = RatioCounter()
         self.batch_size = Histogram("queries")
+        self.batching = Gauge(dict)
+        """Of the model version's owner, who knows how it batches at the moment."""
 
     def add_batch(self, size: int, seconds: float) -> None:
         micros = seconds * 1e6
