@@ -32,7 +32,7 @@ class _BatchTimes:
     """
 
     _MEMORY: Final = 0.98
-    _ORIGIN_WEIGHT: Final = 0.05
+    _ORIGIN_WEIGHT: Final = 0.01
     _OUTLIER: Final = 2.0
     _SETTLED: Final = 3.0
     """Batches of a model that has just started may be much slower than all later ones, and are forgotten then."""
