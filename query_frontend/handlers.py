@@ -13,7 +13,7 @@ from clipper_common.errors import JsonError, QueryError, RequestError
 from clipper_common.webapp import json_response
 from query_frontend import schemas
 from query_frontend.metrics import SystemMetrics
-from query_frontend.query_processor import Query, QueryProcessor
+from query_frontend.query_processor import Query, QueryContext
 from query_frontend.registry import AppState, Registry
 
 MODEL_HEADER: Final = "X-Clipper-Model"
@@ -24,10 +24,10 @@ _NOT_LOADED: Final = "The configuration was not read from Redis yet"
 
 class Handlers:
     def __init__(
-        self, registry: Registry, processor: QueryProcessor, metrics: SystemMetrics, content_seconds: float
+        self, registry: Registry, context: QueryContext, metrics: SystemMetrics, content_seconds: float
     ) -> None:
         self._registry = registry
-        self._processor = processor
+        self._context = context
         self._metrics = metrics
         self._content_seconds = content_seconds
         self._query_ids = 0
@@ -43,24 +43,29 @@ class Handlers:
         arrival = time.monotonic()
         app = self._app(request)
         body = await self._read(request)
+        done = asyncio.Event()
         try:
-            query, inputs = self.parse_predict(app, body, arrival)
+            query = self.begin_predict(app, body, arrival, lambda _: done.set())
         except JsonError as error:
             return _error_response(error, schemas.explain(error, schemas.PREDICT_SCHEMA))
         except QueryError as error:
             return _error_response(error, str(error))
-        await self._processor.wait_for(query, inputs)
+        try:
+            if query.missing:
+                await done.wait()
+        finally:  # also when the client hung up, which cancels us
+            query.abandon()
         response = web.Response(body=self.render(query), content_type="application/json")
         model = query.answering_model
         if model is not None:
             response.headers[MODEL_HEADER] = model_header(model)
         return response
 
-    def parse_predict(self, app: AppState, body: bytes, arrival: float) -> tuple[Query, list[bytes]]:
-        """What is asked. Raises `JsonError` and `QueryError`."""
-        wanted = schemas.parse_predict(body, app.record.input_type)
-        model = app.model if wanted.version is None else self._registry.choose_model(app, wanted.version)
-        return self._processor.make_query(app, model, arrival), wanted.inputs
+    def begin_predict(self, app: AppState, body: bytes, arrival: float, done: Callable[[Query], None]) -> Query:
+        """Ask for what `body` asks; see `Query` about `done`. Raises `JsonError` and `QueryError`."""
+        inputs, version = schemas.parse_predict(body, app.input_type)
+        model = app.model if version is None else self._registry.choose_model(app, version)
+        return Query(self._context, app, model, inputs, arrival, done)
 
     def render(self, query: Query) -> bytes:
         """The body of the response, with the next query ids."""

@@ -90,11 +90,9 @@ class Lane:
         if app is None:
             return None
         try:
-            query, inputs = self._handlers.parse_predict(app, body, arrival)
+            return self._handlers.begin_predict(app, body, arrival, done)
         except (JsonError, QueryError):
             return None
-        query.begin(inputs, done)
-        return query
 
     def render(self, query: Query) -> bytes:
         """The response, byte for byte as aiohttp writes it."""
@@ -107,7 +105,7 @@ class Lane:
         if preamble is None:
             preamble = self._preambles[model] = _render_preamble(model)
         body = self._handlers.render(query)
-        return b"%b%d%b%b" % (preamble[0], len(body), preamble[1], body)
+        return preamble[0] + b"%d" % len(body) + preamble[1] + body
 
 
 def _read_head(head: bytes) -> Head | None:
@@ -213,8 +211,8 @@ class LaneHandler(RequestHandler):
             if self._owed:
                 data = self._pass(data, self._owed)
                 continue
-            body_at = data.find(_END_OF_HEAD) + len(_END_OF_HEAD)
-            head = self._lane.recognise(data[:body_at]) if body_at >= len(_END_OF_HEAD) else None
+            body_at = data.find(_END_OF_HEAD) + 4
+            head = self._lane.recognise(data[:body_at]) if body_at > 3 else None
             if head is None:
                 self._passes = True
                 super().data_received(data)

@@ -34,15 +34,15 @@ class RatioCounter:
     """How often something was so, among all times."""
 
     def __init__(self) -> None:
-        self._hits = 0
-        self._all = 0
+        self.hits = 0
+        self.all = 0
 
     def add(self, hits: int, of: int = 1) -> None:
-        self._hits += hits
-        self._all += of
+        self.hits += hits
+        self.all += of
 
     def report(self) -> Leaves:
-        return {"ratio": str(self._hits / self._all) if self._all else "nan"}
+        return {"ratio": str(self.hits / self.all) if self.all else "nan"}
 
 
 class Meter:
@@ -54,30 +54,29 @@ class Meter:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._started = self._ticked = clock()
-        self._count = 0
-        self._uncounted = 0
+        self.count = 0
+        self._ticked_count = 0
         self._rates: list[float] | None = None
 
     def mark(self, events: int) -> None:
-        self._count += events
-        self._uncounted += events
+        self.count += events
 
     def _catch_up(self) -> None:
         """Do the ticks that are due. Between two reports nothing is known of when events came."""
         ticks = int((self._clock() - self._ticked) / _TICK_SECONDS)
         if not ticks:
             return
-        rate = self._uncounted / (ticks * _TICK_SECONDS)
+        rate = (self.count - self._ticked_count) / (ticks * _TICK_SECONDS)
         old = self._rates or [rate] * len(self._MINUTES)
         kept = [(1 - alpha) ** ticks for alpha in self._ALPHAS]
         self._rates = [rate + keep * (before - rate) for keep, before in zip(kept, old, strict=True)]
-        self._uncounted = 0
+        self._ticked_count = self.count
         self._ticked += ticks * _TICK_SECONDS
 
     def report(self) -> Leaves:
         self._catch_up()
         elapsed = self._clock() - self._started
-        leaves = {"unit": "events per second", "rate": str(self._count / elapsed if elapsed > 0 else 0.0)}
+        leaves = {"unit": "events per second", "rate": str(self.count / elapsed if elapsed > 0 else 0.0)}
         for minutes, rate in zip(self._MINUTES, self._rates or [0.0] * 3, strict=True):
             leaves[f"rate_{minutes}min"] = str(rate)
         return leaves
@@ -164,10 +163,12 @@ class AppMetrics:
         self.default_prediction_ratio = RatioCounter()
 
     def add_answers(self, answers: int, defaults: int, seconds: float) -> None:
+        """Of one query. (Attributes instead of calls: this runs for every query.)"""
         self.prediction_latency.add(seconds * 1e6, answers)
-        self.default_prediction_ratio.add(defaults, answers)
-        self.prediction_throughput.mark(answers)
-        self.num_predictions.add(answers)
+        self.default_prediction_ratio.hits += defaults
+        self.default_prediction_ratio.all += answers
+        self.prediction_throughput.count += answers
+        self.num_predictions.count += answers
 
 
 class ModelMetrics:
@@ -199,8 +200,9 @@ class SystemMetrics:
         self._models: dict[ModelId, ModelMetrics] = {}
 
     def count_lookup(self, hit: bool) -> None:
-        self.prediction_cache_lookups.add(1)
-        self.prediction_cache_hit_ratio.add(hit)
+        self.prediction_cache_lookups.count += 1
+        self.prediction_cache_hit_ratio.hits += hit
+        self.prediction_cache_hit_ratio.all += 1
 
     def add_app(self, name: str) -> AppMetrics:
         self._apps[name] = AppMetrics()
