@@ -34,15 +34,15 @@ class RatioCounter:
     """How often something was so, among all times."""
 
     def __init__(self) -> None:
-        self._hits = 0
-        self._all = 0
+        self.hits = 0
+        self.all = 0
 
-    def add(self, hit: bool) -> None:
-        self._hits += hit
-        self._all += 1
+    def add(self, hits: int, of: int = 1) -> None:
+        self.hits += hits
+        self.all += of
 
     def report(self) -> Leaves:
-        return {"ratio": str(self._hits / self._all) if self._all else "nan"}
+        return {"ratio": str(self.hits / self.all) if self.all else "nan"}
 
 
 class Meter:
@@ -54,37 +54,40 @@ class Meter:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._started = self._ticked = clock()
-        self._count = 0
-        self._uncounted = 0
+        self.count = 0
+        self._ticked_count = 0
         self._rates: list[float] | None = None
 
     def mark(self, events: int) -> None:
-        self._count += events
-        self._uncounted += events
+        self.count += events
 
     def _catch_up(self) -> None:
         """Do the ticks that are due. Between two reports nothing is known of when events came."""
         ticks = int((self._clock() - self._ticked) / _TICK_SECONDS)
         if not ticks:
             return
-        rate = self._uncounted / (ticks * _TICK_SECONDS)
+        rate = (self.count - self._ticked_count) / (ticks * _TICK_SECONDS)
         old = self._rates or [rate] * len(self._MINUTES)
         kept = [(1 - alpha) ** ticks for alpha in self._ALPHAS]
         self._rates = [rate + keep * (before - rate) for keep, before in zip(kept, old, strict=True)]
-        self._uncounted = 0
+        self._ticked_count = self.count
         self._ticked += ticks * _TICK_SECONDS
 
     def report(self) -> Leaves:
         self._catch_up()
         elapsed = self._clock() - self._started
-        leaves = {"unit": "events per second", "rate": str(self._count / elapsed if elapsed > 0 else 0.0)}
+        leaves = {"unit": "events per second", "rate": str(self.count / elapsed if elapsed > 0 else 0.0)}
         for minutes, rate in zip(self._MINUTES, self._rates or [0.0] * 3, strict=True):
             leaves[f"rate_{minutes}min"] = str(rate)
         return leaves
 
 
 class Histogram:
-    """A uniform sample of all values (Vitter's algorithm R), with the mean of all."""
+    """A uniform sample of all values, with the mean of all.
+
+    The sample is drawn by Li's algorithm L (ACM TOMS 20(4), 1994): it computes how many values to skip before the next
+    one that enters, so that nearly all of them cost a comparison.
+    """
 
     def __init__(self, unit: str, capacity: int = _RESERVOIR) -> None:
         self._unit = unit
@@ -92,14 +95,27 @@ class Histogram:
         self._sample: list[float] = []
         self._count = 0
         self._sum = 0.0
+        self._next = 1
+        """Which value, counted from 1, enters the sample next."""
+        self._weight = 1.0
 
-    def add(self, value: float) -> None:
-        self._count += 1
-        self._sum += value
-        if self._count <= self._capacity:
+    def add(self, value: float, times: int = 1) -> None:
+        self._count += times
+        self._sum += value * times
+        while self._next <= self._count:
+            self._enter(value)
+
+    def _enter(self, value: float) -> None:
+        if len(self._sample) < self._capacity:
             self._sample.append(value)
-        elif (place := int(random.random() * self._count)) < self._capacity:
-            self._sample[place] = value
+            self._next += 1
+            if len(self._sample) < self._capacity:
+                return
+        else:
+            self._sample[random.randrange(self._capacity)] = value
+            self._next += 1
+        self._weight *= math.exp(math.log(1.0 - random.random()) / self._capacity)
+        self._next += int(math.log(1.0 - random.random()) / math.log1p(-self._weight))
 
     def report(self) -> Leaves:
         sample = sorted(self._sample)
@@ -154,12 +170,13 @@ class AppMetrics:
         self.num_predictions = Counter()
         self.default_prediction_ratio = RatioCounter()
 
-    def add_answers(self, defaults: Sequence[bool], seconds: float) -> None:
-        for default in defaults:
-            self.prediction_latency.add(seconds * 1e6)
-            self.default_prediction_ratio.add(default)
-        self.prediction_throughput.mark(len(defaults))
-        self.num_predictions.add(len(defaults))
+    def add_answers(self, answers: int, defaults: int, seconds: float) -> None:
+        """Of one query. (Attributes instead of calls: this runs for every query.)"""
+        self.prediction_latency.add(seconds * 1e6, answers)
+        self.default_prediction_ratio.hits += defaults
+        self.default_prediction_ratio.all += answers
+        self.prediction_throughput.count += answers
+        self.num_predictions.count += answers
 
 
 class ModelMetrics:
@@ -175,9 +192,7 @@ class ModelMetrics:
         """Of the model version's owner, who knows how it batches at the moment."""
 
     def add_batch(self, size: int, seconds: float) -> None:
-        micros = seconds * 1e6
-        for _ in range(size):
-            self.prediction_latency.add(micros)
+        self.prediction_latency.add(seconds * 1e6, size)
         self.prediction_throughput.mark(size)
         self.batch_size.add(size)
 
@@ -195,8 +210,9 @@ class SystemMetrics:
         self._models: dict[ModelId, ModelMetrics] = {}
 
     def count_lookup(self, hit: bool) -> None:
-        self.prediction_cache_lookups.add(1)
-        self.prediction_cache_hit_ratio.add(hit)
+        self.prediction_cache_lookups.count += 1
+        self.prediction_cache_hit_ratio.hits += hit
+        self.prediction_cache_hit_ratio.all += 1
 
     def add_app(self, name: str) -> AppMetrics:
         self._apps[name] = AppMetrics()

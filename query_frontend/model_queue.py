@@ -10,7 +10,7 @@ from clipper_common.constants import MAX_QUEUED_BYTES, MAX_QUEUED_QUERIES
 class Waiter(Protocol):
     """Who wants to know the outcome of a task (one input of a query)."""
 
-    def resolve(self, index: int, output: bytes | None, reason: str | None) -> None:
+    def resolve(self, index: int, output: bytes | None, reason: str) -> None:
         """Take the output, or the reason why there is none."""
 
 
@@ -19,18 +19,22 @@ class Task:
 
     __slots__ = ("deadline", "in_flight", "payload", "queued", "sends", "sent_at", "waiters")
 
-    def __init__(self, payload: bytes, deadline: float) -> None:
+    def __init__(self, payload: bytes, deadline: float, waiter: Waiter, index: int) -> None:
         self.payload = payload
         self.deadline = deadline
         """Of the most patient waiter."""
-        self.waiters: set[tuple[Waiter, int]] = set()
+        self.waiters = [(waiter, index)]
         self.queued = False
         self.in_flight = False
         self.sends = 0
         self.sent_at = 0.0
 
-    def resolve(self, output: bytes | None, reason: str | None) -> None:
-        waiters, self.waiters = self.waiters, set()
+    def leave(self, waiter: Waiter, index: int) -> None:
+        """`waiter` has no more use for the output."""
+        self.waiters = [entry for entry in self.waiters if entry != (waiter, index)]
+
+    def resolve(self, output: bytes | None, reason: str = "") -> None:
+        waiters, self.waiters = self.waiters, []
         for waiter, index in waiters:
             waiter.resolve(index, output, reason)
 
@@ -53,7 +57,11 @@ class ModelQueue:
         """Queue `task`; False when there is no room."""
         if self._tasks >= self._max_tasks or self._bytes + len(task.payload) > self._max_bytes:
             return False
-        self.put_back(task)
+        task.queued = True  # `put_back` in place: this runs for every query
+        self._tasks += 1
+        self._bytes += len(task.payload)
+        self._pushes += 1
+        heappush(self._heap, (task.deadline, self._pushes, task))
         return True
 
     def put_back(self, task: Task) -> None:
