@@ -181,7 +181,7 @@ def _is_ok(port: int, path: str) -> bool:
 
 
 def _numbers(leaves: Mapping[str, str]) -> dict[str, float]:
-    return {key: float(value) for key, value in leaves.items() if key != "unit"}
+    return {key: float(value) for key, value in leaves.items() if key not in ("unit", "policy")}
 
 
 @contextlib.contextmanager
