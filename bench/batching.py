@@ -1,9 +1,9 @@
 """The figures of the paper on batching (NSDI'17, figures 4 and 5) again, on models of scikit-learn.
 
-For each model, with an SLO of 20 ms: without batches (a fixed size of 1); a sweep over fixed sizes, of which the best has
-the goodput G; then the policies and the best fixed size at parts of G. Goodput is what the model answered within the
-SLO, per second, on the client's clock. Open-loop load with Poisson arrivals; no two inputs are the same. For the linear
-SVM also: batches that wait up to 2 ms to fill.
+For each model, with an SLO of 20 ms: without batches (a fixed size of 1); a sweep over fixed sizes, of which the best
+has the goodput G; then the policies and the best fixed size at parts of G. Goodput is what the model answered within
+the SLO, per second, on the client's clock. Open-loop load with Poisson arrivals; no two inputs are the same. For the
+linear SVM also: batches that wait to fill.
 
     python -m bench.batching --models linear-svm          # one model, about 5 minutes; without --models all five
     python -m bench.batching --plot bench/results/*.json  # draws what was measured, into docs/figures
@@ -152,9 +152,9 @@ class Bench:
 @contextmanager
 def serving(name: str, folder: Path, arguments: Namespace) -> Iterator[Bench]:
     with Cluster() as cluster:
-        container = {"CLIPPER_MODEL_PATH": str(folder), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         cluster.add_application(APP, arguments.slo_ms / 1000)
-        cluster.add_model(APP, python("bench.models.scikit"), **container)
+        cluster.add_model(APP, python("bench.models.scikit"), CLIPPER_MODEL_PATH=str(folder), **one_thread)
         cluster.link(APP, APP)
         yield Bench(cluster, arguments)
 
@@ -423,7 +423,7 @@ def plot(one: Findings) -> None:
 
 def read(paths: Sequence[Path]) -> list[Findings]:
     """What the files of results hold, the last word on each model."""
-    found = {}
+    found: dict[str, Findings] = {}
     for path in sorted(paths):
         document = orjson.loads(path.read_bytes())
         if document["benchmark"] == "batching":
