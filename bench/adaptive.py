@@ -135,13 +135,15 @@ def _model_environment(arguments: Namespace) -> dict[str, str]:
 # --- the sweep over fixed batch sizes ---
 
 
-def find_peak(measure: Callable[[float], AnyPoint], start: float, refinements: int) -> list[AnyPoint]:
+def find_peak(
+    measure: Callable[[float], AnyPoint], start: float, refinements: int, growth: float = GROWTH
+) -> list[AnyPoint]:
     """Points around the highest goodput, best first: a rate that can be borne, one that cannot, and some between."""
     points = [measure(start)]
-    factor = GROWTH if points[0].is_borne else 1 / GROWTH
+    factor = growth if points[0].is_borne else 1 / growth
     while points[-1].is_borne == points[0].is_borne and len(points) < MAX_STEPS:
         points.append(measure(points[-1].rate * factor))
-    step = math.sqrt(GROWTH)
+    step = math.sqrt(growth)
     middle = min(points[-1].rate, points[-2].rate) * step
     for _ in range(refinements):
         points.append(measure(middle))

@@ -2,10 +2,11 @@
 
 For each model, with an SLO of 20 ms: without batches (a fixed size of 1); a sweep over fixed sizes, of which the best
 has the goodput G; then the policies and the best fixed size at parts of G. Goodput is what the model answered within
-the SLO, per second, on the client's clock. Open-loop load with Poisson arrivals; no two inputs are the same. For the
-linear SVM also: batches that wait to fill.
+the SLO, per second, on the client's clock. Open-loop load with Poisson arrivals; no two inputs are the same. Besides,
+batches of one model that wait to fill, under the default policy.
 
-    python -m bench.batching --models linear-svm          # one model, about 5 minutes; without --models all five
+    python -m bench.batching --models linear-svm          # one model, about 5 minutes; without --models all, and delays
+    python -m bench.batching --models --delays            # no model, only delays
     python -m bench.batching --plot bench/results/*.json  # draws what was measured, into docs/figures
 """
 
@@ -22,7 +23,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from bench import open_loop, report
-from bench.adaptive import GROWTH, find_peak
+from bench.adaptive import find_peak
 from bench.cluster import Cluster
 from bench.models import scikit
 from bench.open_loop import Load, Outcome, Result
@@ -35,14 +36,17 @@ UNBATCHED: Final = "fixed 1"
 POLICIES: Final = ("learned", "aimd", "quantile")
 DEFAULT: Final = POLICIES[0]
 SIZES: Final[dict[str, tuple[int, ...]]] = {"kernel-svm": (2, 4, 8)}
-COMMON_SIZES: Final = (16, 64, 128, 256, 512)
+COMMON_SIZES: Final = (16, 64, 256, 512)
+SWEEP_GROWTH: Final = 2.0
+"""Between two rates of the search for the peak of a size."""
+CONFIRMED_RATES: Final = 3
+COMPARED: Final = 0.85
+"""At this part of G the share of good answers is compared; from it on, a run counts for a policy's own best goodput."""
 DELAYED: Final = "linear-svm"
-DELAYS_MILLIS: Final = (0, 1, 2, 4)
-DELAYED_PARTS: Final = (0.25, 0.5, 0.85)
+DELAYS_MILLIS: Final = (0.0, 1.0, 2.0, 4.0)
+DELAYED_RATES: Final = (2500.0, 5000.0, 10000.0, 20000.0)
 SPARE_CONNECTIONS: Final = 64
 MOST_CONNECTIONS: Final = 1500
-REACHED: Final = 0.85
-"""From this part of G on, a run counts for a policy's own best goodput."""
 PAPER: Final = {  # queries per second: AIMD, quantile regression, none
     "no-op": (48386, 46085, 8964),
     "linear-svm": (48934, None, 1921),
@@ -150,13 +154,22 @@ class Bench:
 
 
 @contextmanager
-def serving(name: str, folder: Path, arguments: Namespace) -> Iterator[Bench]:
-    with Cluster() as cluster:
-        one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        cluster.add_application(APP, arguments.slo_ms / 1000)
-        cluster.add_model(APP, python("bench.models.scikit"), CLIPPER_MODEL_PATH=str(folder), **one_thread)
-        cluster.link(APP, APP)
-        yield Bench(cluster, arguments)
+def serving(name: str, arguments: Namespace) -> Iterator[tuple[str, Bench]]:
+    """A cluster that serves the model of this name, which is trained before, and what that is."""
+    with tempfile.TemporaryDirectory() as folder:
+        what = scikit.train(name, Path(folder))
+        progress(f"{name}: {what}")
+        with Cluster() as cluster:
+            cluster.add_application(APP, arguments.slo_ms / 1000)
+            cluster.add_model(
+                APP,
+                python("bench.models.scikit"),
+                CLIPPER_MODEL_PATH=folder,
+                OMP_NUM_THREADS="1",
+                OPENBLAS_NUM_THREADS="1",
+            )
+            cluster.link(APP, APP)
+            yield what, Bench(cluster, arguments)
 
 
 # --- one model ---
@@ -174,8 +187,6 @@ class Findings(NamedTuple):
     """G: that of the best fixed size, measured again."""
     points: dict[tuple[str, float], list[Point]]
     """By policy and part of G, repeated."""
-    delayed: dict[tuple[float, float], list[Point]]
-    """By delay in ms and part of G; by the default policy."""
 
     @property
     def best_fixed(self) -> str:
@@ -187,42 +198,36 @@ class Findings(NamedTuple):
 
     def best_goodput(self, policy: str) -> float:
         """The median over the repetitions of the best of each."""
-        runs = [points for (name, part), points in self.points.items() if name == policy and part >= REACHED]
+        runs = [points for (name, part), points in self.points.items() if name == policy and part >= COMPARED]
         return median(max(point.goodput for point in repetition) for repetition in zip(*runs, strict=True))
-
-    def share(self, policy: str, part: float) -> float:
-        return median(point.share for point in self.points[policy, part])
 
 
 def investigate(name: str, arguments: Namespace) -> Findings:
-    with tempfile.TemporaryDirectory() as folder:
-        what = scikit.train(name, Path(folder))
-        progress(f"{name}: {what}")
-        with serving(name, Path(folder), arguments) as bench:
-            swept = sweep(bench, arguments.batch_sizes or SIZES.get(name, COMMON_SIZES), arguments)
-            best_size = max(swept, key=lambda size: swept[size][0].goodput)
-            again = partial(bench.measure, f"fixed {best_size}", swept[best_size][0].rate, arguments.seconds)
-            goodput = median(again(seed).goodput for seed in range(1, arguments.confirmations + 1))
-            points = compare(bench, f"fixed {best_size}", goodput, arguments)
-            delayed = delay(bench, goodput, arguments) if name == DELAYED else {}
-    return Findings(name, what, swept, best_size, goodput, points, delayed)
+    with serving(name, arguments) as (what, bench):
+        swept = sweep(bench, arguments.batch_sizes or SIZES.get(name, COMMON_SIZES), arguments)
+        best_size = max(swept, key=lambda size: swept[size][0].goodput)
+        rates = [point.rate for point in swept[best_size][:CONFIRMED_RATES]]
+        goodput = confirm(bench, f"fixed {best_size}", rates, arguments)
+        points = compare(bench, f"fixed {best_size}", goodput, arguments)
+    return Findings(name, what, swept, best_size, goodput, points)
 
 
 def sweep(bench: Bench, sizes: Sequence[int], arguments: Namespace) -> dict[int, list[Point]]:
-    """Around the best goodput of each size; the search begins where that of the size before ended."""
+    """Points around the best goodput of each size; the search begins where that of the size before ended."""
+    probe = bench.measure(UNBATCHED, arguments.probe_rate, arguments.sweep_seconds)
+    start = 1000 / probe.p50_millis
     found: dict[int, list[Point]] = {}
-    start = first_rate(bench, arguments)
     for size in (1, *sizes):
         measure = partial(bench.measure, f"fixed {size}", seconds=arguments.sweep_seconds)
-        found[size] = find_peak(measure, start, arguments.refinements)
-        start = found[size][0].rate * (1 if size > 1 else GROWTH)
+        found[size] = find_peak(measure, start, arguments.refinements, SWEEP_GROWTH)
+        start = found[size][0].rate
     return found
 
 
-def first_rate(bench: Bench, arguments: Namespace) -> float:
-    """What one query at a time could do, about: in so many seconds that many queries were answered."""
-    probe = bench.measure(UNBATCHED, arguments.probe_rate, arguments.sweep_seconds)
-    return max(probe.goodput, 1000 / probe.p50_millis / 2)
+def confirm(bench: Bench, policy: str, rates: Sequence[float], arguments: Namespace) -> float:
+    """The best goodput at these rates, measured again: the best of many short runs was also the luckiest."""
+    seeds = range(1, arguments.confirmations + 1)
+    return max(median(bench.measure(policy, rate, arguments.seconds, seed).goodput for seed in seeds) for rate in rates)
 
 
 def compare(
@@ -240,13 +245,15 @@ def compare(
     return dict(points)
 
 
-def delay(bench: Bench, goodput: float, arguments: Namespace) -> dict[tuple[float, float], list[Point]]:
+def delay(arguments: Namespace) -> dict[tuple[float, float], list[Point]]:
+    """By the rate and the delay in ms."""
     points = defaultdict(list)
-    for repetition in range(arguments.fewer_repetitions):
-        for part in DELAYED_PARTS:
-            for millis in DELAYS_MILLIS:
-                point = bench.measure(DEFAULT, part * goodput, arguments.seconds, repetition, millis)
-                points[float(millis), part].append(point)
+    with serving(DELAYED, arguments) as (_, bench):
+        for repetition in range(arguments.fewer_repetitions):
+            for rate in DELAYED_RATES:
+                for millis in DELAYS_MILLIS:
+                    point = bench.measure(DEFAULT, rate, arguments.seconds, repetition, millis)
+                    points[rate, millis].append(point)
     return dict(points)
 
 
@@ -257,45 +264,37 @@ def summary_table(findings: Sequence[Findings]) -> Table:
     made = Table(
         f"Goodput (answers by the model within the SLO, per second) on {scikit.PIXELS} features; medians",
         ["model", "no batches", "best fixed size", *POLICIES, f"{DEFAULT} ÷ best fixed (bar: {BAR_OF_GOODPUT})"]
-        + [f"{DEFAULT}: good at 0.85 G (bar: {BAR_OF_SHARE})", f"{DEFAULT} ÷ no batches", "the paper's AIMD ÷ none"],
+        + [
+            f"{DEFAULT}: good at {COMPARED} G (bar: {BAR_OF_SHARE})",
+            f"{DEFAULT} ÷ no batches",
+            "the paper's AIMD ÷ none",
+        ],
     )
     for one in findings:
-        fixed = one.best_goodput(one.best_fixed)
-        learned = one.best_goodput(DEFAULT)
+        best, fixed = one.best_goodput(DEFAULT), one.best_goodput(one.best_fixed)
         made.rows.append(
-            [
-                f"{one.name}: {one.what}",
-                one.unbatched,
-                f"{fixed:,.0f} ({one.best_size})",
-                *(one.best_goodput(policy) for policy in POLICIES),
-                learned / fixed,
-                f"{100 * one.share(DEFAULT, REACHED):.2f} %",
-                learned / one.unbatched,
-                PAPER[one.name][0] / PAPER[one.name][2],
-            ]
+            [f"{one.name}: {one.what}", one.unbatched, f"{fixed:,.0f} ({one.best_size})"]
+            + [one.best_goodput(policy) for policy in POLICIES]
+            + [best / fixed, _share(one.points[DEFAULT, COMPARED]), best / one.unbatched]
+            + [PAPER[one.name][0] / PAPER[one.name][2]]
         )
     return made
 
 
 def cost_table(findings: Sequence[Findings]) -> Table:
-    """What bounds it: a program that uses a whole core, and how many queries that one core could do."""
+    """What bounds it: a program that uses a whole core does no more."""
     made = Table(
-        f"CPU µs for each query at G under {DEFAULT}, and of one query at a time at its best; one core is full at 1e6 "
-        "µs per second",
-        ["model", "query frontend", "model", "cores at G: frontend", "model", "unbatched: frontend", "model"],
+        "What bounds it: CPU µs for each query, and the cores in use, of the query frontend and of the model",
+        ["model", "no batches, at the best rate: frontend", "model", "cores: frontend", "model"]
+        + [f"{DEFAULT}, at G: frontend", "model", "cores: frontend", "model"],
     )
     for one in findings:
-        at_peak, alone = one.points[DEFAULT, 1.0], [one.sweep[1][0]]
-        made.rows.append([one.name, *_cost(at_peak), *(_cores(at_peak)), *_cost(alone)])
+        row: list[object] = [one.name]
+        for points in ([one.sweep[1][0]], one.points[DEFAULT, 1.0]):
+            row += _cost(points)
+            row += [median(point.cpu_micros[name] * point.rate / 1e6 for point in points) for name in ("query", APP)]
+        made.rows.append(row)
     return made
-
-
-def _cost(points: Sequence[Point]) -> list[float]:
-    return [median(point.cpu_micros[name] for point in points) for name in ("query", APP)]
-
-
-def _cores(points: Sequence[Point]) -> list[float]:
-    return [median(point.cpu_micros[name] * point.rate / 1e6 for point in points) for name in ("query", APP)]
 
 
 def sweep_table(one: Findings) -> Table:
@@ -314,103 +313,108 @@ def comparison_table(one: Findings) -> Table:
         ["of G", "policy", "goodput/s", "share good", "its worst", "p50 ms", "p99 ms", "limit", "sent late p99 ms"],
     )
     for (policy, part), points in sorted(one.points.items(), key=lambda item: item[0][1]):
-        shares = [point.share for point in points]
         made.rows.append(
-            [part, policy, median(point.goodput for point in points)]
-            + [f"{100 * median(shares):.2f} %", f"{100 * min(shares):.2f} %"]
-            + [median(getattr(point, name) for point in points) for name in _COLUMNS]
+            [part, policy, _median("goodput", points), _share(points)]
+            + [f"{100 * min(point.share for point in points):.2f} %"]
+            + [_median(name, points) for name in ("p50_millis", "p99_millis", "limit", "lateness_p99_millis")]
         )
     return made
 
 
-_COLUMNS: Final = ("p50_millis", "p99_millis", "limit", "lateness_p99_millis")
-
-
-def delay_table(one: Findings) -> Table:
+def delay_table(delayed: dict[tuple[float, float], list[Point]]) -> Table:
     made = Table(
-        f"{one.name}: batches that wait to fill ({DEFAULT}); the paper gains {PAPER_DELAYED} × in throughput by 2 ms",
-        ["of G", "delay ms", "goodput/s", "share good", "p50 ms", "p99 ms", "CPU µs/query: frontend", "model", "sum"],
+        f"{DELAYED}, {DEFAULT}: batches that wait to fill (in the paper 2 ms gain {PAPER_DELAYED} × in throughput)",
+        ["offered/s", "delay ms", "goodput/s", "share good", "p50 ms", "p99 ms"]
+        + ["CPU µs/query: frontend", "model", "both", "both, without a delay ÷ with"],
     )
-    for (millis, part), points in sorted(one.delayed.items(), key=lambda item: item[0][::-1]):
-        cost = _cost(points)
+    for (rate, millis), points in delayed.items():
+        cost, undelayed = sum(_cost(points)), sum(_cost(delayed[rate, DELAYS_MILLIS[0]]))
         made.rows.append(
-            [part, millis, median(point.goodput for point in points)]
-            + [f"{100 * median(point.share for point in points):.2f} %"]
-            + [median(point.p50_millis for point in points), median(point.p99_millis for point in points)]
-            + [*cost, sum(cost)]
+            [rate, millis, _median("goodput", points), _share(points)]
+            + [_median("p50_millis", points), _median("p99_millis", points), *_cost(points), cost, undelayed / cost]
         )
     return made
 
 
-def tables(findings: Sequence[Findings]) -> list[Table]:
-    made = [summary_table(findings), cost_table(findings)]
+def _median(name: str, points: Sequence[Point]) -> float:
+    return median(getattr(point, name) for point in points)
+
+
+def _share(points: Sequence[Point]) -> str:
+    return f"{100 * _median('share', points):.2f} %"
+
+
+def _cost(points: Sequence[Point]) -> list[float]:
+    return [median(point.cpu_micros[name] for point in points) for name in ("query", APP)]
+
+
+def tables(findings: Sequence[Findings], delayed: dict[tuple[float, float], list[Point]]) -> list[Table]:
+    made = [summary_table(findings), cost_table(findings)] if findings else []
     for one in findings:
-        made += [sweep_table(one), comparison_table(one)] + ([delay_table(one)] if one.delayed else [])
-    return made
+        made += [sweep_table(one), comparison_table(one)]
+    return made + ([delay_table(delayed)] if delayed else [])
 
 
 # --- results and plots ---
 
 
 def as_raw(one: Findings) -> dict[str, Any]:
-    return {
-        "name": one.name,
-        "what": one.what,
-        "best_size": one.best_size,
-        "goodput": one.goodput,
-        "sweep": [{"size": size} | point._asdict() for size, points in one.sweep.items() for point in points],
-        "points": [
-            {"policy": policy, "part": part} | point._asdict()
-            for (policy, part), points in one.points.items()
-            for point in points
-        ],
-        "delayed": [
-            {"delay_millis": millis, "part": part} | point._asdict()
-            for (millis, part), points in one.delayed.items()
-            for point in points
-        ],
+    return one._asdict() | {
+        "sweep": _rows(one.sweep, "size"),
+        "points": _rows(one.points, "policy", "part"),
     }
 
 
 def from_raw(raw: dict[str, Any]) -> Findings:
-    def grouped(rows: Sequence[dict[str, Any]], *keys: str) -> dict[Any, list[Point]]:
-        groups: dict[Any, list[Point]] = defaultdict(list)
-        for row in rows:
-            key = tuple(row[name] for name in keys)
-            point = Point(**{name: row[name] for name in Point._fields})
-            groups[key if len(keys) > 1 else key[0]].append(point)
-        return dict(groups)
+    sweep = {key[0]: points for key, points in _groups(raw["sweep"], "size").items()}
+    return Findings(**(raw | {"sweep": sweep, "points": _groups(raw["points"], "policy", "part")}))
 
-    return Findings(
-        raw["name"],
-        raw["what"],
-        grouped(raw["sweep"], "size"),
-        raw["best_size"],
-        raw["goodput"],
-        grouped(raw["points"], "policy", "part"),
-        grouped(raw["delayed"], "delay_millis", "part"),
-    )
+
+def _rows(points: dict[Any, list[Point]], *keys: str) -> list[dict[str, Any]]:
+    return [
+        dict(zip(keys, key if len(keys) > 1 else (key,), strict=True)) | point._asdict()
+        for key, group in points.items()
+        for point in group
+    ]
+
+
+def _groups(rows: Sequence[dict[str, Any]], *keys: str) -> dict[tuple[Any, ...], list[Point]]:
+    groups = defaultdict(list)
+    for row in rows:
+        groups[tuple(row[key] for key in keys)].append(Point(**{name: row[name] for name in Point._fields}))
+    return dict(groups)
+
+
+def read(paths: Sequence[Path]) -> tuple[list[Findings], dict[Any, list[Point]]]:
+    """What the files of results hold; of each model the latest."""
+    found: dict[str, Findings] = {}
+    delayed: dict[Any, list[Point]] = {}
+    for path in sorted(paths):
+        document = orjson.loads(path.read_bytes())
+        if document["benchmark"] == "batching":
+            found |= {raw["name"]: from_raw(raw) for raw in document["raw"]["models"]}
+            delayed = _groups(document["raw"]["delayed"], "offered_rate", "delay_millis") or delayed
+    return [found[name] for name in scikit.MODELS if name in found], delayed
 
 
 def plot(one: Findings) -> None:
     """Goodput against the offered rate, one line for each way of batching."""
     from matplotlib import pyplot  # the measurement does not need it
 
-    figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
     lines = {UNBATCHED: one.sweep[1]}
-    lines |= {
-        policy: [point for (name, _), points in one.points.items() if name == policy for point in points]
-        for policy in (one.best_fixed, *POLICIES)
-    }
+    for policy in (one.best_fixed, *POLICIES):
+        lines[policy] = [point for (name, _), points in one.points.items() if name == policy for point in points]
+    lines[one.best_fixed] = lines[one.best_fixed] + one.sweep[one.best_size]
+    figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
     for policy, points in lines.items():
         by_rate: dict[float, list[float]] = defaultdict(list)
         for point in points:
             by_rate[point.rate].append(point.goodput)
         rates = sorted(by_rate)
         axes.plot(rates, [median(by_rate[rate]) for rate in rates], marker="o", markersize=3, label=policy)
-    most = max(rate for points in lines.values() for rate in (point.rate for point in points))
-    axes.plot([0, most], [0, most], color="0.8", linestyle=":", label="all")
-    axes.set(xlabel="offered queries per second", ylabel="answered by the model within 20 ms", title=one.name)
+    most = max(point.rate for points in lines.values() for point in points)
+    axes.plot([0, most], [0, most], color="0.8", linestyle=":", label="all that is offered")
+    axes.set(xlabel="offered queries per second", ylabel="answered by the model within the SLO", title=one.name)
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False)
@@ -421,27 +425,18 @@ def plot(one: Findings) -> None:
     progress(f"figure: {path.relative_to(ROOT)}")
 
 
-def read(paths: Sequence[Path]) -> list[Findings]:
-    """What the files of results hold, the last word on each model."""
-    found: dict[str, Findings] = {}
-    for path in sorted(paths):
-        document = orjson.loads(path.read_bytes())
-        if document["benchmark"] == "batching":
-            found |= {raw["name"]: from_raw(raw) for raw in document["raw"]}
-    return [found[name] for name in scikit.MODELS if name in found]
-
-
 def main() -> None:
     parser = report.parser("batching", __doc__)
-    parser.add_argument("--models", nargs="+", choices=list(scikit.MODELS), default=list(scikit.MODELS))
+    parser.add_argument("--models", nargs="*", choices=list(scikit.MODELS), help="default: all, and delays")
+    parser.add_argument("--delays", action="store_true", help="batches that wait to fill")
     parser.add_argument(
         "--plot", nargs="+", type=Path, metavar="FILE", help="measure nothing; tables and plots of these"
     )
     parser.add_argument("--slo-ms", type=float, default=20.0, help="default: %(default)g")
     parser.add_argument("--batch-sizes", type=int, nargs="+", help="of the sweep, besides 1; each model has its own")
-    parser.add_argument("--parts", type=float, nargs="+", default=[0.5, 0.85, 1.0, 1.2])
+    parser.add_argument("--parts", type=float, nargs="+", default=[COMPARED, 0.93, 1.0, 1.1])
     parser.add_argument("--repetitions", type=int, default=5, help=f"of {DEFAULT} and the best fixed; default: 5")
-    parser.add_argument("--fewer-repetitions", type=int, default=2, help="of the other policies; default: 2")
+    parser.add_argument("--fewer-repetitions", type=int, default=2, help="of all else; default: 2")
     parser.add_argument("--confirmations", type=int, default=3, help="of G; default: %(default)s")
     parser.add_argument("--seconds", type=float, default=2.0, help="of each run; default: %(default)g")
     parser.add_argument("--sweep-seconds", type=float, default=1.5, help="of each run of the sweep")
@@ -449,18 +444,22 @@ def main() -> None:
     parser.add_argument("--refinements", type=int, default=2, help="of the rate of a size; default: %(default)s")
     parser.add_argument("--probe-rate", type=float, default=100.0, help="to begin with, without batches")
     arguments = report.parse(parser)
+    if arguments.models is None:
+        arguments.models, arguments.delays = list(scikit.MODELS), True
     if arguments.quick:
-        arguments.models, arguments.batch_sizes, arguments.parts = arguments.models[:1], [64], [0.85, 1.0]
+        arguments.models, arguments.batch_sizes, arguments.parts = arguments.models[:1], [64], [COMPARED, 1.0]
         arguments.repetitions = arguments.fewer_repetitions = arguments.confirmations = arguments.refinements = 1
         arguments.seconds = arguments.sweep_seconds = arguments.warm_up_seconds = 0.5
     if arguments.plot:
-        findings = read(arguments.plot)
-        print("\n\n".join(table.markdown() for table in tables(findings)))
+        findings, delayed = read(arguments.plot)
+        print("\n\n".join(table.markdown() for table in tables(findings, delayed)))
         for one in findings:
             plot(one)
         return
     findings = [investigate(name, arguments) for name in arguments.models]
-    report.finish("batching", arguments, tables(findings), [as_raw(one) for one in findings])
+    delayed = delay(arguments) if arguments.delays else {}
+    raw = {"models": [as_raw(one) for one in findings], "delayed": _rows(delayed, "offered_rate", "delay_millis")}
+    report.finish("batching", arguments, tables(findings, delayed), raw)
 
 
 if __name__ == "__main__":
