@@ -39,6 +39,8 @@ class _BatchTimes:
     _GROWTH: Final = 2.0
     """Sizes are not extrapolated beyond so many times the largest that was seen of late."""
     _FIRST: Final = 4
+    _CHEAP: Final = 1.2
+    """A model that is slow however small its batches are gains nothing from small ones."""
     _EXPLORE: Final = 1.25
     _SAME: Final = 0.05
 
@@ -83,12 +85,12 @@ class _BatchTimes:
             return self._times / weight, 0.0
         return base, slope
 
-    def _largest_within(self, seconds: float, cheap: float = 1.0) -> int:
-        """The largest size whose time by the line keeps `seconds`, or `cheap` times what a single input takes."""
+    def _largest_within(self, seconds: float) -> int:
+        """The largest size that keeps `seconds` by the line; or more, if it takes little longer than a single input."""
         if not self._weight:
             return self._FIRST
         base, slope = self._line()
-        limit = (max(seconds, cheap * (base + slope)) - base) / slope if slope > 0 else inf
+        limit = (max(seconds, self._CHEAP * (base + slope)) - base) / slope if slope > 0 else inf
         limit = min(limit, max(self._FIRST, self._GROWTH * self._reach))
         if self._is_uniform():
             limit = max(limit + 1, limit * self._EXPLORE)
@@ -112,16 +114,14 @@ class FixedBatchSize(_BatchTimes):
 
 
 class LearnedBatchSize(_BatchTimes):
-    """The largest size that keeps the budget by the line; or more, if that takes but little longer than one input.
+    """The largest size that keeps the budget by the line.
 
     No margin is kept for slow batches: it would cost throughput all the time, while a batch that is late now and then
     costs some of its inputs only, since the next one leaves out what it could not answer in time.
     """
 
-    _CHEAP: Final = 1.2
-
     def choose(self, budget_seconds: float) -> int:
-        return self._largest_within(budget_seconds, self._CHEAP)
+        return self._largest_within(budget_seconds)
 
 
 class QuantileBatchSize(_BatchTimes):

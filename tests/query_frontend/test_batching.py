@@ -123,9 +123,10 @@ def test_a_model_slower_than_the_budget_gets_few_at_a_time(policy: BatchPolicy) 
     assert settled(new(policy), affine(0.0, 0.5), 0.01, 50) < 1.2
 
 
-def test_a_model_whose_batches_all_take_about_the_same_gets_large_ones() -> None:
+@pytest.mark.parametrize("policy", [BatchPolicy.LEARNED, BatchPolicy.QUANTILE])
+def test_a_model_whose_batches_all_take_about_the_same_gets_large_ones(policy: BatchPolicy) -> None:
     """With one at a time, a model that needs 12 ms however few they are would do 80 a second."""
-    assert 60 <= settled(LearnedBatchSize(), affine(0.012, 0.00002), 0.009, 300) <= 160
+    assert 60 <= settled(new(policy), affine(0.012, 0.00002), 0.009, 300) <= 160
 
 
 @every_learning_policy
