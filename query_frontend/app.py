@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import socket
 import sys
@@ -56,11 +57,10 @@ class QueryFrontend:
             ),
             self.metrics.rpc_request_queueing_delay,
         )
-        wheel = DeadlineWheel(loop)
-        self.handlers = Handlers(
-            self.registry, QueryContext(self.executor, wheel), self.metrics, config.timeout_content
-        )
-        self.lane = Lane(self.registry, self.handlers, wheel, config.timeout_content)
+        context = QueryContext(self.executor, DeadlineWheel(loop))
+        query_ids = itertools.count()
+        self.handlers = Handlers(self.registry, context, self.metrics, query_ids, config.timeout_content)
+        self.lane = Lane(self.registry, context, query_ids, config.timeout_content)
 
     def _configure_models(self, snapshot: Snapshot, slo_seconds: Mapping[ModelId, float]) -> None:
         self.executor.configure(snapshot.models, slo_seconds)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 from urllib.parse import quote
 
@@ -13,7 +13,7 @@ from clipper_common.errors import JsonError, QueryError, RequestError
 from clipper_common.webapp import json_response
 from query_frontend import schemas
 from query_frontend.metrics import SystemMetrics
-from query_frontend.query_processor import Query, QueryContext
+from query_frontend.query_processor import QueryContext, Request
 from query_frontend.registry import AppState, Registry
 
 MODEL_HEADER: Final = "X-Clipper-Model"
@@ -24,13 +24,18 @@ _NOT_LOADED: Final = "The configuration was not read from Redis yet"
 
 class Handlers:
     def __init__(
-        self, registry: Registry, context: QueryContext, metrics: SystemMetrics, content_seconds: float
+        self,
+        registry: Registry,
+        context: QueryContext,
+        metrics: SystemMetrics,
+        query_ids: Iterator[int],
+        content_seconds: float,
     ) -> None:
         self._registry = registry
         self._context = context
         self._metrics = metrics
         self._content_seconds = content_seconds
-        self._query_ids = 0
+        self._query_ids = query_ids
 
     def routes(self) -> list[web.RouteDef]:
         routes = [web.get("/metrics", self.metrics), web.get("/livez", self.live), web.get("/readyz", self.ready)]
@@ -43,34 +48,23 @@ class Handlers:
         arrival = time.monotonic()
         app = self._app(request)
         body = await self._read(request)
-        done = asyncio.Event()
         try:
-            query = self.begin_predict(app, body, arrival, lambda _: done.set())
+            inputs, version = schemas.parse_predict(body, app.input_type)
+            model = self._registry.choose_model(app, version)
         except JsonError as error:
             return _error_response(error, schemas.explain(error, schemas.PREDICT_SCHEMA))
         except QueryError as error:
             return _error_response(error, str(error))
+        done = asyncio.Event()
+        asked = Request(self._context, app, model, inputs, arrival, done.set)
         try:
-            if query.missing:
-                await done.wait()
+            await done.wait()
         finally:  # also when the client hung up, which cancels us
-            query.abandon()
-        response = web.Response(body=self.render(query), content_type="application/json")
-        model = query.answering_model
-        if model is not None:
-            response.headers[MODEL_HEADER] = model_header(model)
+            asked.abandon()
+        response = web.Response(body=schemas.render(asked.answers, self._query_ids), content_type="application/json")
+        if asked.answering_model is not None:
+            response.headers[MODEL_HEADER] = model_header(asked.answering_model)
         return response
-
-    def begin_predict(self, app: AppState, body: bytes, arrival: float, done: Callable[[Query], None]) -> Query:
-        """Ask for what `body` asks; see `Query` about `done`. Raises `JsonError` and `QueryError`."""
-        inputs, version = schemas.parse_predict(body, app.input_type)
-        model = app.model if version is None else self._registry.choose_model(app, version)
-        return Query(self._context, app, model, inputs, arrival, done)
-
-    def render(self, query: Query) -> bytes:
-        """The body of the response, with the next query ids."""
-        first, self._query_ids = self._query_ids, self._query_ids + len(query.answers)
-        return schemas.render(first, query.answers)
 
     async def update(self, request: web.Request) -> web.Response:
         """Feedback: checked and acknowledged. No selection policy makes use of it yet; only user 0 has a state."""

@@ -2,7 +2,7 @@
 
 import binascii
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Any, Final, NamedTuple
@@ -197,18 +197,13 @@ def _out_of_range(value: list[Any], input_type: InputType) -> JsonError:
 # --- answers -------------------------------------------------------------------------------------
 
 
-def render(first_query_id: int, answers: Sequence[Answer]) -> bytes:
+def render(answers: Sequence[Answer], query_ids: Iterator[int]) -> bytes:
     """The response body. A batch of exactly one is unwrapped, as in 0.4."""
-    if len(answers) == 1:
-        answer = answers[0]
-        if type(answer) is bytes:  # as in `_render_one`: a call less on the path of nearly all queries
-            return b'{"query_id":%d,"output":%b,"default":false}' % (first_query_id, answer)
-        return _render_one(first_query_id, answer)
-    parts = [_render_one(first_query_id + i, answer) for i, answer in enumerate(answers)]
-    return b'{"batch_predictions":[' + b",".join(parts) + b"]}"
+    parts = [render_one(next(query_ids), answer) for answer in answers]
+    return parts[0] if len(parts) == 1 else b'{"batch_predictions":[' + b",".join(parts) + b"]}"
 
 
-def _render_one(query_id: int, answer: Answer) -> bytes:
+def render_one(query_id: int, answer: Answer) -> bytes:
     if isinstance(answer, bytes):
         return b'{"query_id":%d,"output":%b,"default":false}' % (query_id, answer)
     return b'{"query_id":%d,"output":%b,"default":true,"default_explanation":%b}' % (

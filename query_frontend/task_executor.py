@@ -139,23 +139,23 @@ class TaskExecutor:
 
     # --- queries ---
 
-    def submit(self, model_id: ModelId, payload: bytes, deadline: float, waiter: Waiter, index: int) -> Task | None:
+    def submit(self, model_id: ModelId, payload: bytes, deadline: float, waiter: Waiter) -> Task | None:
         """Get `waiter` the output for an input. Answers the task to `leave`, or None when it has its answer."""
         state = self._models.get(model_id)
         if state is None:
-            waiter.resolve(index, None, NO_MODELS)
+            waiter.resolve(None, NO_MODELS)
             return None
         if self._cache.enabled and (output := self._look_up(state, payload)) is not None:
-            waiter.resolve(index, output, "")
+            waiter.resolve(output, "")
             return None
         if not state.is_served:
-            waiter.resolve(index, None, NO_MODELS)
+            waiter.resolve(None, NO_MODELS)
             return None
-        return self._join_or_queue(state, payload, deadline, waiter, index)
+        return self._join_or_queue(state, payload, deadline, waiter)
 
-    def leave(self, task: Task, waiter: Waiter, index: int, model_id: ModelId) -> None:
+    def leave(self, task: Task, waiter: Waiter, model_id: ModelId) -> None:
         """`waiter` has no more use for the output of `task`: its time is over, or its client left."""
-        task.leave(waiter, index)
+        task.leave(waiter)
         state = self._models.get(model_id)
         if state is None or task.waiters or task.in_flight:
             return
@@ -165,22 +165,20 @@ class TaskExecutor:
     def _look_up(self, state: ModelState, payload: bytes) -> bytes | None:
         output = self._cache.get(state.owner, payload)
         self._metrics.count_lookup(output is not None)
-        state.metrics.cache_hit_ratio.add(output is not None)
+        state.metrics.count_lookup(output is not None)
         return output
 
-    def _join_or_queue(
-        self, state: ModelState, payload: bytes, deadline: float, waiter: Waiter, index: int
-    ) -> Task | None:
+    def _join_or_queue(self, state: ModelState, payload: bytes, deadline: float, waiter: Waiter) -> Task | None:
         task = state.pending.get(payload) if self._cache.enabled else None
         if task is not None and self._may_join(state, task):
             if task.queued and deadline < task.deadline:
                 state.queue.hurry(task, deadline)
             task.deadline = max(task.deadline, deadline)
-            task.waiters.append((waiter, index))
+            task.waiters.append(waiter)
             return task
-        task = Task(payload, deadline, waiter, index)
+        task = Task(payload, deadline, waiter)
         if not state.queue.put(task):
-            waiter.resolve(index, None, QUEUE_FULL)
+            waiter.resolve(None, QUEUE_FULL)
             return None
         if self._cache.enabled:
             state.pending[payload] = task
@@ -262,7 +260,7 @@ class TaskExecutor:
         seconds = time.monotonic() - batch.sent_at
         replica.sizer.observe(len(batch.tasks), seconds)
         batch.state.metrics.add_batch(len(batch.tasks), seconds)
-        self._metrics.aggregate_throughput.mark(len(batch.tasks))
+        self._metrics.aggregate_outputs.count += len(batch.tasks)
         self._rest(replica)
         self._deliver(batch, response)
 
