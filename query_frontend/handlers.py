@@ -2,18 +2,19 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Final
 from urllib.parse import quote
 
 from aiohttp import web
 
+from clipper_common.datatypes import ModelId
 from clipper_common.errors import JsonError, QueryError, RequestError
 from clipper_common.webapp import json_response
 from query_frontend import schemas
 from query_frontend.metrics import SystemMetrics
-from query_frontend.query_processor import QueryProcessor
+from query_frontend.query_processor import Query, QueryProcessor
 from query_frontend.registry import AppState, Registry
-from query_frontend.schemas import Answer
 
 MODEL_HEADER: Final = "X-Clipper-Model"
 """Names the model version that answered, as ``name:version``, percent-encoded where it is not ASCII."""
@@ -43,23 +44,28 @@ class Handlers:
         app = self._app(request)
         body = await self._read(request)
         try:
-            query = schemas.parse_predict(body, app.record.input_type)
-            model = self._registry.choose_model(app, query.version)
+            query, inputs = self.parse_predict(app, body, arrival)
         except JsonError as error:
             return _error_response(error, schemas.explain(error, schemas.PREDICT_SCHEMA))
         except QueryError as error:
             return _error_response(error, str(error))
-        answers = await self._processor.predict(app, model, query.inputs, arrival)
-        app.metrics.add_answers([answer.explanation is not None for answer in answers], time.monotonic() - arrival)
-        return self._answer(answers)
-
-    def _answer(self, answers: list[Answer]) -> web.Response:
-        first, self._query_ids = self._query_ids, self._query_ids + len(answers)
-        response = web.Response(body=schemas.render(first, answers), content_type="application/json")
-        model = next((answer.model for answer in answers if answer.model is not None), None)
+        await self._processor.wait_for(query, inputs)
+        response = web.Response(body=self.render(query), content_type="application/json")
+        model = query.answering_model
         if model is not None:
-            response.headers[MODEL_HEADER] = quote(str(model), safe=_HEADER_SAFE)
+            response.headers[MODEL_HEADER] = model_header(model)
         return response
+
+    def parse_predict(self, app: AppState, body: bytes, arrival: float) -> tuple[Query, list[bytes]]:
+        """What is asked. Raises `JsonError` and `QueryError`."""
+        wanted = schemas.parse_predict(body, app.record.input_type)
+        model = app.model if wanted.version is None else self._registry.choose_model(app, wanted.version)
+        return self._processor.make_query(app, model, arrival), wanted.inputs
+
+    def render(self, query: Query) -> bytes:
+        """The body of the response, with the next query ids."""
+        first, self._query_ids = self._query_ids, self._query_ids + len(query.answers)
+        return schemas.render(first, query.answers)
 
     async def update(self, request: web.Request) -> web.Response:
         """Feedback: checked and acknowledged. No selection policy makes use of it yet; only user 0 has a state."""
@@ -94,12 +100,21 @@ class Handlers:
         if request.content.is_eof():  # it came with the head: no timer is needed, which costs more than the rest here
             return await request.read()
         try:
-            async with asyncio.timeout(self._content_seconds):
+            async with asyncio.timeout(self._seconds_for_body(request)):
                 return await request.read()
         except TimeoutError:
             raise web.HTTPRequestTimeout(
                 text=f"The body did not arrive within {self._content_seconds:g} seconds"
             ) from None
+
+    def _seconds_for_body(self, request: web.Request) -> float:
+        take_body_due: Callable[[], float | None] = getattr(request.protocol, "take_body_due", lambda: None)
+        due = take_body_due()  # of a request that waited in the lane before
+        return self._content_seconds if due is None else max(due - time.monotonic(), 0.0)
+
+
+def model_header(model: ModelId) -> str:
+    return quote(str(model), safe=_HEADER_SAFE)
 
 
 def _error_response(error: RequestError, cause: str) -> web.Response:

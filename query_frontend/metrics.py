@@ -37,9 +37,9 @@ class RatioCounter:
         self._hits = 0
         self._all = 0
 
-    def add(self, hit: bool) -> None:
-        self._hits += hit
-        self._all += 1
+    def add(self, hits: int, of: int = 1) -> None:
+        self._hits += hits
+        self._all += of
 
     def report(self) -> Leaves:
         return {"ratio": str(self._hits / self._all) if self._all else "nan"}
@@ -84,7 +84,11 @@ class Meter:
 
 
 class Histogram:
-    """A uniform sample of all values (Vitter's algorithm R), with the mean of all."""
+    """A uniform sample of all values, with the mean of all.
+
+    The sample is drawn by Li's algorithm L (ACM TOMS 20(4), 1994): it computes how many values to skip before the next
+    one that enters, so that nearly all of them cost a comparison.
+    """
 
     def __init__(self, unit: str, capacity: int = _RESERVOIR) -> None:
         self._unit = unit
@@ -92,14 +96,27 @@ class Histogram:
         self._sample: list[float] = []
         self._count = 0
         self._sum = 0.0
+        self._next = 1
+        """Which value, counted from 1, enters the sample next."""
+        self._weight = 1.0
 
-    def add(self, value: float) -> None:
-        self._count += 1
-        self._sum += value
-        if self._count <= self._capacity:
+    def add(self, value: float, times: int = 1) -> None:
+        self._count += times
+        self._sum += value * times
+        while self._next <= self._count:
+            self._enter(value)
+
+    def _enter(self, value: float) -> None:
+        if len(self._sample) < self._capacity:
             self._sample.append(value)
-        elif (place := int(random.random() * self._count)) < self._capacity:
-            self._sample[place] = value
+            self._next += 1
+            if len(self._sample) < self._capacity:
+                return
+        else:
+            self._sample[random.randrange(self._capacity)] = value
+            self._next += 1
+        self._weight *= math.exp(math.log(1.0 - random.random()) / self._capacity)
+        self._next += int(math.log(1.0 - random.random()) / math.log1p(-self._weight))
 
     def report(self) -> Leaves:
         sample = sorted(self._sample)
@@ -146,12 +163,11 @@ class AppMetrics:
         self.num_predictions = Counter()
         self.default_prediction_ratio = RatioCounter()
 
-    def add_answers(self, defaults: Sequence[bool], seconds: float) -> None:
-        for default in defaults:
-            self.prediction_latency.add(seconds * 1e6)
-            self.default_prediction_ratio.add(default)
-        self.prediction_throughput.mark(len(defaults))
-        self.num_predictions.add(len(defaults))
+    def add_answers(self, answers: int, defaults: int, seconds: float) -> None:
+        self.prediction_latency.add(seconds * 1e6, answers)
+        self.default_prediction_ratio.add(defaults, answers)
+        self.prediction_throughput.mark(answers)
+        self.num_predictions.add(answers)
 
 
 class ModelMetrics:
@@ -165,9 +181,7 @@ class ModelMetrics:
         self.batch_size = Histogram("queries")
 
     def add_batch(self, size: int, seconds: float) -> None:
-        micros = seconds * 1e6
-        for _ in range(size):
-            self.prediction_latency.add(micros)
+        self.prediction_latency.add(seconds * 1e6, size)
         self.prediction_throughput.mark(size)
         self.batch_size.add(size)
 

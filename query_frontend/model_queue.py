@@ -19,18 +19,22 @@ class Task:
 
     __slots__ = ("deadline", "in_flight", "payload", "queued", "sends", "sent_at", "waiters")
 
-    def __init__(self, payload: bytes, deadline: float) -> None:
+    def __init__(self, payload: bytes, deadline: float, waiter: Waiter, index: int) -> None:
         self.payload = payload
         self.deadline = deadline
         """Of the most patient waiter."""
-        self.waiters: set[tuple[Waiter, int]] = set()
+        self.waiters = [(waiter, index)]
         self.queued = False
         self.in_flight = False
         self.sends = 0
         self.sent_at = 0.0
 
+    def leave(self, waiter: Waiter, index: int) -> None:
+        """`waiter` has no more use for the output."""
+        self.waiters = [entry for entry in self.waiters if entry != (waiter, index)]
+
     def resolve(self, output: bytes | None, reason: str | None) -> None:
-        waiters, self.waiters = self.waiters, set()
+        waiters, self.waiters = self.waiters, []
         for waiter, index in waiters:
             waiter.resolve(index, output, reason)
 

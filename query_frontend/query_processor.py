@@ -2,10 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 from clipper_common.datatypes import ModelId
+from query_frontend.deadlines import DeadlineWheel
 from query_frontend.model_queue import Task
 from query_frontend.registry import AppState
 from query_frontend.schemas import Answer
@@ -13,68 +14,118 @@ from query_frontend.task_executor import NO_MODELS, TaskExecutor
 
 SLO_MISSED: Final = "Failed to retrieve a prediction response within the specified latency SLO"
 
-_TIMER_SECONDS: Final = 0.001
-"""Resolution of the event loop's timers: so much later they fire, lest they fire too early."""
-
 
 class Query:
     """The inputs of one request, each of which gets exactly one answer."""
 
-    def __init__(self, app: AppState, model: ModelId, inputs: int) -> None:
+    __slots__ = (
+        "_defaults",
+        "_done",
+        "_executor",
+        "_slot",
+        "_tasks",
+        "_wheel",
+        "answers",
+        "app",
+        "arrival",
+        "missing",
+        "model",
+    )
+
+    def __init__(
+        self, executor: TaskExecutor, wheel: DeadlineWheel, app: AppState, model: ModelId | None, arrival: float
+    ) -> None:
+        self._executor = executor
+        self._wheel = wheel
         self.app = app
         self.model = model
-        self.answers: list[Answer | None] = [None] * inputs
-        self.missing = inputs
-        self.done: asyncio.Future[None] | None = None
-        """Only made when something has to be waited for."""
+        self.arrival = arrival
+        self.answers: list[Any] = []
+        """An `Answer` for each input, None as long as it is not there."""
+        self._tasks: list[Task | None] = []
+        self.missing = 0
+        """How many answers are not there yet."""
+        self._defaults = 0
+        self._slot = 0
+        self._done: Callable[[Query], None] | None = None
+
+    def begin(self, inputs: Sequence[bytes], done: Callable[["Query"], None]) -> None:
+        """Ask for the answers. `done` is called when they are all there, but not if none is missing on return."""
+        deadline = self.arrival + self.app.slo_seconds
+        self.answers = [None] * len(inputs)
+        self.missing = len(inputs)
+        if self.model is None:
+            for index in range(len(inputs)):
+                self.resolve(index, None, NO_MODELS)
+        else:
+            submit = self._executor.submit
+            self._tasks = [submit(self.model, item, deadline, self, i) for i, item in enumerate(inputs)]
+        if self.missing:
+            self._done = done
+            self._slot = self._wheel.add(self, deadline)
+
+    @property
+    def answering_model(self) -> ModelId | None:
+        """The model version, if it answered at least one of the inputs."""
+        return self.model if self._defaults < len(self.answers) else None
 
     def resolve(self, index: int, output: bytes | None, reason: str | None) -> None:
+        """Take the answer to an input: the model's output, or a reason for the default."""
         if self.answers[index] is not None:
             return
         if output is None:
             self.answers[index] = self.app.default_answer(reason)
+            self._defaults += 1
         else:
             self.answers[index] = Answer(output, self.model)
         self.missing -= 1
-        if not self.missing and self.done is not None and not self.done.done():
-            self.done.set_result(None)
+        if not self.missing:
+            self._finish()
 
     def expire(self) -> None:
-        for index, answer in enumerate(self.answers):
-            if answer is None:
-                self.resolve(index, None, SLO_MISSED)
+        """The deadline is over."""
+        self._leave()
+        for index in range(len(self.answers)):
+            self.resolve(index, None, SLO_MISSED)
+
+    def abandon(self) -> None:
+        """The client is gone. `done` is not called any more."""
+        if self._done is not None:
+            self._done = None
+            self._wheel.remove(self, self._slot)
+            self._leave()
+
+    def _leave(self) -> None:
+        """Have no more use for what is not answered yet."""
+        if self.model is None:
+            return
+        for index, task in enumerate(self._tasks):
+            if task is not None and self.answers[index] is None:
+                self._executor.leave(task, self, index, self.model)
+
+    def _finish(self) -> None:
+        self.app.metrics.add_answers(len(self.answers), self._defaults, time.monotonic() - self.arrival)
+        done, self._done = self._done, None
+        if done is not None:
+            self._wheel.remove(self, self._slot)
+            done(self)
 
 
 class QueryProcessor:
     def __init__(self, loop: asyncio.AbstractEventLoop, executor: TaskExecutor) -> None:
-        self._loop = loop
         self._executor = executor
+        self.wheel = DeadlineWheel(loop)
 
-    async def predict(
-        self, app: AppState, model: ModelId | None, inputs: Sequence[bytes], arrival: float
-    ) -> list[Answer]:
-        """Answer `inputs` by `model`, at the latest when the application's SLO is over since `arrival`."""
-        if model is None:
-            return [app.default_answer(NO_MODELS)] * len(inputs)
-        query = Query(app, model, len(inputs))
-        deadline = arrival + app.slo_seconds
-        tasks = [self._executor.submit(model, item, deadline, query, i) for i, item in enumerate(inputs)]
-        if query.missing:
-            await self._wait(query, tasks, deadline)
-        return [answer for answer in query.answers if answer is not None]
+    def make_query(self, app: AppState, model: ModelId | None, arrival: float) -> Query:
+        """A query for `model`, which is answered at the latest when the SLO of `app` is over since `arrival`."""
+        return Query(self._executor, self.wheel, app, model, arrival)
 
-    async def _wait(self, query: Query, tasks: Sequence[Task | None], deadline: float) -> None:
-        query.done = self._loop.create_future()
-        delay = deadline - time.monotonic() + _TIMER_SECONDS
-        timer = self._loop.call_later(max(delay, 0.0), query.expire)
+    async def wait_for(self, query: Query, inputs: Sequence[bytes]) -> None:
+        """Return when all `inputs` are answered."""
+        done = asyncio.Event()
+        query.begin(inputs, lambda _: done.set())
         try:
-            await query.done
+            if query.missing:
+                await done.wait()
         finally:  # also when the client hung up, which cancels us
-            timer.cancel()
-            for index, task in enumerate(tasks):
-                if task is not None and not _answered_by_model(query.answers[index]):
-                    self._executor.leave(task, query, index, query.model)
-
-
-def _answered_by_model(answer: Answer | None) -> bool:
-    return answer is not None and answer.explanation is None
+            query.abandon()

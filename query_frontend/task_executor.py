@@ -122,7 +122,7 @@ class TaskExecutor:
 
     def leave(self, task: Task, waiter: Waiter, index: int, model_id: ModelId) -> None:
         """`waiter` has no more use for the output of `task`: its time is over, or its client left."""
-        task.waiters.discard((waiter, index))
+        task.leave(waiter, index)
         state = self._models.get(model_id)
         if state is None or task.waiters or task.in_flight:
             return
@@ -143,13 +143,12 @@ class TaskExecutor:
             if task.queued and deadline < task.deadline:
                 state.queue.hurry(task, deadline)
             task.deadline = max(task.deadline, deadline)
-            task.waiters.add((waiter, index))
+            task.waiters.append((waiter, index))
             return task
-        task = Task(payload, deadline)
+        task = Task(payload, deadline, waiter, index)
         if not state.queue.put(task):
             waiter.resolve(index, None, QUEUE_FULL)
             return None
-        task.waiters.add((waiter, index))
         if self._cache.enabled:
             state.pending[payload] = task
         self._metrics.aggregate_num_predictions.add(1)

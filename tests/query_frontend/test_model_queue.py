@@ -13,9 +13,7 @@ class Someone:
 
 
 def make_task(deadline: float, payload: bytes = b"x") -> Task:
-    task = Task(payload, deadline)
-    task.waiters.add((Someone(), 0))
-    return task
+    return Task(payload, deadline, Someone(), 0)
 
 
 @given(st.lists(st.floats(1, 100), max_size=50), st.integers(1, 10))
@@ -108,8 +106,10 @@ def test_put_back_ignores_the_bound() -> None:
 
 
 def test_a_task_resolves_each_waiter_once() -> None:
-    task, someone = Task(b"x", 1.0), Someone()
-    task.waiters |= {(someone, 3), (someone, 4)}
+    someone = Someone()
+    task = Task(b"x", 1.0, someone, 3)
+    task.waiters += [(someone, 4), (someone, 5)]
+    task.leave(someone, 5)
     task.resolve(b"1", None)
     task.resolve(None, "late")
     assert sorted(someone.outcomes) == [(3, b"1", None), (4, b"1", None)]
