@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 MARK: Final = b"0123456789"
-_FIXED: Final = b"1000000000"
+FIRST_NUMBER: Final = 1_000_000_000
 _IMAGE_BYTES: Final = 100_000
 _HEAD_BYTES: Final = 120
 """Of an HTTP request, about: the mark is to stand near the middle of all, where wrk.lua needs it."""
@@ -89,7 +89,7 @@ def body(workload: Workload, dialect: Dialect = plain, distinct: bool = True) ->
 
 
 def fixed(text: bytes) -> bytes:
-    return text.replace(MARK, _FIXED)
+    return text.replace(MARK, b"%d" % FIRST_NUMBER)
 
 
 def write_body(folder: Path, text: bytes) -> Path:

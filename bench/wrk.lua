@@ -1,7 +1,7 @@
 -- Posts the file that WRK_BODY names, and prints what was measured as one line of JSON. Ten digits MARK in the body are
--- replaced by another number in each request, so that no two inputs are the same.
+-- replaced by another number in each request, from WRK_FIRST on, so that no two inputs are the same.
 local MARK = "0123456789"
-local number = 1000000000
+local number = tonumber(os.getenv("WRK_FIRST"))
 local head, tail
 
 local file = assert(io.open(os.getenv("WRK_BODY"), "rb"))
