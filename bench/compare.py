@@ -67,7 +67,7 @@ class Comparison:
 
     def closed_loops(self, round: str, workload: Workload) -> None:
         for name in self._arguments.servers:
-            with self._serving(name, workload) as running:
+            with self._noting_failure(name, workload), serving(name, workload) as running:
                 self._closed(running, name, workload, _WARM_UP_CONNECTIONS, self._arguments.warm_up_seconds, "")
                 for connections in self._arguments.connections:
                     run = self._closed(running, name, workload, connections, self._arguments.seconds, round)
@@ -75,7 +75,7 @@ class Comparison:
 
     def open_loops(self, round: str, workload: Workload, rate: float) -> None:
         for name in self._arguments.open:
-            with self._serving(name, workload) as running:
+            with self._noting_failure(name, workload), serving(name, workload) as running:
                 self._keep(self._open(running, name, workload, rate, round))
 
     def peak(self, workload: Workload) -> float:
@@ -88,10 +88,9 @@ class Comparison:
         return median(rates)
 
     @contextmanager
-    def _serving(self, name: str, workload: Workload) -> Iterator[Running]:
+    def _noting_failure(self, name: str, workload: Workload) -> Iterator[None]:
         try:
-            with serving(name, workload) as running:
-                yield running
+            yield
         except ProgramFailed as error:
             progress(f"{name} cannot be measured: {error}")
             self.failures.append(Failure(workload.name, name, str(error)))

@@ -95,6 +95,7 @@ def _peer(name: str, path: str, environment: Mapping[str, str], input_type: str)
                 wait_until(f"{name} listens", lambda: listens(port), [program], _START_SECONDS)
                 yield Running(port, path, lambda: {name: program.cpu_seconds()}, lambda: 0)
             except ProgramFailed as error:
+                program.check()
                 raise ProgramFailed(f"{error}\n{program.last_words()}") from error
 
 

@@ -1,7 +1,7 @@
 """MLServer: FastAPI in front of a worker process; the V2 protocol."""
 
 # /// script
-# dependencies = ["mlserver==1.7.1", "uvloop==0.23.0", "orjson==3.13.0"]
+# dependencies = ["mlserver==1.7.1", "uvloop==0.21.0", "orjson==3.13.0"]
 # ///
 
 import json

@@ -50,7 +50,7 @@ def config():
 
 if __name__ == "__main__":
     programs = os.path.dirname(sys.executable)
-    archive = {"model-name": "noop", "version": "1.0", "handler": f"{__file__}:Noop", "export-path": noop.FOLDER}
+    archive = {"model-name": "noop", "version": "1.0", "handler": __file__, "export-path": noop.FOLDER}
     archive["extra-files"] = noop.__file__
     options = [f"--{name}={value}" for name, value in archive.items()]
     subprocess.run([os.path.join(programs, "torch-model-archiver"), *options], check=True)
