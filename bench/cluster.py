@@ -22,6 +22,7 @@ from clipper_common import constants
 
 NOOP: Final = python("clipper_containers.noop_container")
 SLEEPER: Final = [sys.executable, str(ROOT / "bench" / "models" / "sleeper.py")]
+ECHO: Final = [sys.executable, str(ROOT / "bench" / "models" / "echo.py")]
 
 _TOPLEVEL: Final = ROOT / "containers" / "python" / "toplevel"
 _KEEPALIVE_SECONDS: Final = 300
@@ -151,6 +152,10 @@ class Cluster:
         for program in self._programs.values():
             program.check()
         return {name: program.cpu_seconds() for name, program in self._programs.items()}
+
+    def memory_bytes(self) -> dict[str, int]:
+        """Resident memory of each program."""
+        return {name: program.memory_bytes() for name, program in self._programs.items()}
 
     def metrics(self) -> Metrics:
         """The numbers of the query frontend's /metrics, by name."""

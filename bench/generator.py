@@ -56,36 +56,39 @@ class Running:
         """With times at which queries are `due` an open loop, else a closed one of so many `queries`."""
         self._folder = tempfile.TemporaryDirectory()
         file = write_body(Path(self._folder.name), body)
+        self._output = Path(self._folder.name) / "output"
         flags = {"port": port, "path": path, "body": file, "connections": connections, **options}
         argv = [str(_built()), *(f"--{name}" if value is True else f"--{name}={value}" for name, value in flags.items())]
-        self._process = subprocess.Popen(
-            argv + ["--open-loop"] * (due is not None), stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
+        with self._output.open("wb") as output:
+            self._process = subprocess.Popen(
+                argv + ["--open-loop"] * (due is not None), stdin=subprocess.PIPE, stdout=output
+            )
         assert self._process.stdin is not None
-        if due is not None:
-            self._process.stdin.write(np.asarray(due, dtype="f8").tobytes())
-        self._process.stdin.close()
-        self._process.stdin = None
+        with self._process.stdin as stdin:
+            if due is not None:
+                stdin.write(np.asarray(due, dtype="f8").tobytes())
+
+    @property
+    def has_ended(self) -> bool:
+        return self._process.poll() is not None
 
     def result(self, seconds: float) -> Records:
         """Wait so long at most for the end."""
-        found, _ = self._process.communicate(timeout=seconds)
-        if self._process.returncode:
+        if self._process.wait(seconds):
             raise ProgramFailed(f"the load generator ended with {self._process.returncode}")
-        head, _, tail = found.partition(b"\n")
-        records = np.frombuffer(tail, _RECORD)
-        fields = {name: records[name] for name in ("due", "latency", "lateness", "outcome")}
-        return Records(**orjson.loads(head), **fields)
+        with self._output.open("rb") as output:
+            head = orjson.loads(output.readline())
+            records = np.fromfile(output, _RECORD)
+        fields = {name: np.ascontiguousarray(records[name]) for name in ("due", "latency", "lateness", "outcome")}
+        return Records(**head, **fields)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if self._process.poll() is None:
+        if not self.has_ended:
             self._process.kill()
         self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
         self._folder.cleanup()
 
 

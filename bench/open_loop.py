@@ -31,8 +31,6 @@ class Outcome(IntEnum):
     ERROR = 2
     """Another status than 200, or a connection that failed."""
     UNANSWERED = 3
-    WRONG = 4
-    """Answered with the answer to another query; only where that is looked at."""
 
 
 @dataclass(frozen=True)

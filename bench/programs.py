@@ -65,6 +65,10 @@ class Program:
         """User and system time, with that of its children."""
         return sum(_cpu_seconds(process) for process in _family(self.pid))
 
+    def memory_bytes(self) -> int:
+        """Resident, with that of its children."""
+        return sum(process.memory_info().rss for process in _family(self.pid))
+
     def stop(self) -> None:
         """Stop it, and whatever it started and left behind."""
         family = _family(self.pid)
