@@ -1,8 +1,8 @@
 """The ceiling: what Clipper's design could do in this language if it did nothing but its job.
 
-A bare protocol finds the body of a request, decodes its JSON, and puts it into a queue; batches of it travel over ZeroMQ
-to a worker process with a model that does nothing, one at a time; answers are rendered and written. No validation, no
-routes, no limits, no deadlines, no timeouts, no metrics, no cache, no pipelining: not a server to use.
+A bare protocol finds the body of a request, decodes its JSON, and puts it into a queue; batches of it travel over
+ZeroMQ to a worker process with a model that does nothing, one at a time; answers are rendered and written. No validation,
+no routes, no limits, no deadlines, no timeouts, no metrics, no cache, no pipelining: not a server to use.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ import tempfile
 from base64 import b64decode
 from collections import deque
 from collections.abc import Callable
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import orjson
 import simdjson
@@ -118,7 +118,8 @@ _parser: Final = simdjson.Parser()
 
 
 def decode_doubles(body: bytes) -> bytes:
-    return bytes(_parser.parse(body)["input"].as_buffer(of_type="d"))
+    document: Any = _parser.parse(body)
+    return bytes(document["input"].as_buffer(of_type="d"))
 
 
 def decode_bytes(body: bytes) -> bytes:

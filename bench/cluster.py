@@ -192,9 +192,7 @@ def _numbers(leaves: Mapping[str, str]) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def noop_cluster(
-    app: str, slo_seconds: float, cache_bytes: int = 0, input_type: str = "doubles"
-) -> Iterator[Cluster]:
+def noop_cluster(app: str, slo_seconds: float, cache_bytes: int = 0, input_type: str = "doubles") -> Iterator[Cluster]:
     """A cluster with a no-op model."""
     with Cluster(cache_bytes, input_type) as cluster:
         cluster.serve(app, slo_seconds, NOOP)

@@ -171,11 +171,18 @@ def _per_1000(before: dict[str, float], after: dict[str, float], requests: int) 
 
 
 def tables(runs: list[Run]) -> list[Table]:
-    """One for each load, in the order in which they were run."""
-    loads = dict.fromkeys((run.workload, run.connections, run.rate > 0) for run in runs)
-    return [
-        _table([run for run in runs if (run.workload, run.connections, run.rate > 0) == load]) for load in loads
-    ]
+    """One for each load."""
+    return [_table(of_load) for of_load in by_load(runs).values()]
+
+
+def by_load(runs: list[Run]) -> dict[tuple[bool, str, int], list[Run]]:
+    """Closed loops first."""
+    loads = sorted({_load(run) for run in runs}, key=lambda load: (load[0], list(WORKLOADS).index(load[1]), load[2]))
+    return {load: [run for run in runs if _load(run) == load] for load in loads}
+
+
+def _load(run: Run) -> tuple[bool, str, int]:
+    return run.rate > 0, run.workload, run.connections
 
 
 def _table(runs: list[Run]) -> Table:
@@ -190,7 +197,7 @@ def _table(runs: list[Run]) -> Table:
         ["server", "requests/s", "of the yardstick", "of Clipper", "CPU s/1,000", "of the yardstick's"]
         + ["p50 ms", "p99 ms", "errors", "defaults"],
     )
-    for name in dict.fromkeys(run.server for run in runs):
+    for name in sorted({run.server for run in runs}, key=list(SERVERS).index):
         of_server = [run for run in runs if run.server == name]
         made.rows.append(
             [
@@ -220,13 +227,11 @@ def cpu_table(runs: list[Run]) -> Table:
     """Where Clipper's time goes."""
     own = [run for run in runs if len(run.cpu_by_program) > 1]
     programs = list(dict.fromkeys(name for run in own for name in run.cpu_by_program))
-    made = Table(
-        "CPU seconds per 1,000 requests, by program", ["server", "input", "connections", "loop", *programs]
-    )
-    for key in dict.fromkeys((run.server, run.workload, run.connections, run.rate > 0) for run in own):
-        of_key = [run for run in own if (run.server, run.workload, run.connections, run.rate > 0) == key]
-        figures = [median(run.cpu_by_program[name] for run in of_key) for name in programs]
-        made.rows.append([*key[:3], "open" if key[3] else "closed", *figures])
+    made = Table("CPU seconds per 1,000 requests, by program", ["server", "input", "connections", "loop", *programs])
+    for (is_open, workload, connections), of_load in by_load(own).items():
+        for server in dict.fromkeys(run.server for run in of_load):
+            figures = [median(r.cpu_by_program[name] for r in of_load if r.server == server) for name in programs]
+            made.rows.append([server, workload, connections, "open" if is_open else "closed", *figures])
     return made
 
 
@@ -234,6 +239,13 @@ def failure_table(failures: list[Failure]) -> Table:
     made = Table("Not measured", ["server", "input", "why"])
     for failure in failures:
         made.rows.append([failure.server, failure.workload, failure.error.replace("\n", " ").replace("|", "/")])
+    return made
+
+
+def version_table(found: dict[str, dict[str, str]]) -> Table:
+    made = Table("Versions", ["server", "packages"])
+    for name, packages in found.items():
+        made.rows.append([name, ", ".join(f"{package} {version}" for package, version in packages.items())])
     return made
 
 
@@ -260,7 +272,9 @@ def _add_arguments(parser: Any) -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="of each closed loop; default: %(default)g")
     parser.add_argument("--warm-up-seconds", type=float, default=3.0, help="default: %(default)g")
     parser.add_argument("--open", nargs="*", choices=list(SERVERS), default=[], help="servers to load by an open loop")
-    parser.add_argument("--part", type=float, default=0.5, help="its rate, of the yardstick's peak; default: %(default)g")
+    parser.add_argument(
+        "--part", type=float, default=0.5, help="its rate, of the yardstick's peak; default: %(default)g"
+    )
     parser.add_argument("--rate", type=float, help="its rate in requests per second, instead of --part")
     parser.add_argument("--repetitions", type=int, default=5, help="of the open loops; default: %(default)s")
     parser.add_argument("--open-seconds", type=float, default=10.0, help="of each open loop; default: %(default)g")
@@ -285,24 +299,16 @@ def main() -> None:
         arguments.rounds = arguments.repetitions = 1
         arguments.seconds = arguments.warm_up_seconds = arguments.open_seconds = 1.0
     comparison = compare(arguments)
+    found = {name: versions(name) for name in dict.fromkeys(run.server for run in comparison.runs)}
     raw = {
         "runs": [run._asdict() for run in comparison.runs],
         "failures": [failure._asdict() for failure in comparison.failures],
-        "versions": _versions(comparison),
+        "versions": found,
     }
-    made = [*tables(comparison.runs), cpu_table(comparison.runs), _version_table(raw["versions"])]
+    made = [*tables(comparison.runs), cpu_table(comparison.runs), version_table(found)]
     if comparison.failures:
         made.append(failure_table(comparison.failures))
     report.finish("compare", arguments, made, raw)
-
-
-def _versions(comparison: Comparison) -> dict[str, dict[str, str]]:
-    return {name: versions(name) for name in dict.fromkeys(run.server for run in comparison.runs)}
-
-
-def _version_table(found: dict[str, dict[str, str]]) -> Table:
-    rows = [[name, ", ".join(f"{package} {version}" for package, version in of.items())] for name, of in found.items()]
-    return Table("Versions", ["server", "packages"], rows)
 
 
 if __name__ == "__main__":

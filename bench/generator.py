@@ -58,7 +58,10 @@ class Running:
         file = write_body(Path(self._folder.name), body)
         self._output = Path(self._folder.name) / "output"
         flags = {"port": port, "path": path, "body": file, "connections": connections, **options}
-        argv = [str(_built()), *(f"--{name}" if value is True else f"--{name}={value}" for name, value in flags.items())]
+        argv = [
+            str(_built()),
+            *(f"--{name}" if value is True else f"--{name}={value}" for name, value in flags.items()),
+        ]
         with self._output.open("wb") as output:
             self._process = subprocess.Popen(
                 argv + ["--open-loop"] * (due is not None), stdin=subprocess.PIPE, stdout=output

@@ -34,9 +34,7 @@ class ProgramFailed(Exception):
 class Program:
     """A process that runs until it is stopped. What it prints goes to a file without a name."""
 
-    def __init__(
-        self, argv: Sequence[str], environment: Mapping[str, str] | None = None, folder: Path = ROOT
-    ) -> None:
+    def __init__(self, argv: Sequence[str], environment: Mapping[str, str] | None = None, folder: Path = ROOT) -> None:
         self.name = " ".join(argv)
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - `stop` closes it
         self._process = subprocess.Popen(

@@ -6,8 +6,9 @@ import sys
 import tempfile
 import tomllib
 import venv
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -19,13 +20,19 @@ from bench.workloads import Dialect, Workload
 from clipper_common.constants import DEFAULT_PREDICTION_CACHE_SIZE_BYTES
 
 _PEERS: Final = ROOT / "bench" / "peers"
+PEERS: Final = sorted(path.stem.removesuffix("_") for path in _PEERS.glob("*_.py"))
 _ENVIRONMENTS: Final = ROOT / "bench" / ".venvs"
 _METADATA: Final = re.compile(r"^# /// script\n(.*?)^# ///$", re.MULTILINE | re.DOTALL)
 _SPARE_PORTS: Final = 4
 _START_SECONDS: Final = 90.0
 _INSTALL_SECONDS: Final = 1800.0
-_APP: Final = "bench"
+_APP: Final = "noop"
+_OWN_PACKAGES: Final = ("clipper_admin", "aiohttp", "uvloop", "orjson", "pysimdjson", "pyzmq", "numpy")
 _SLO_SECONDS: Final = 0.5
+
+
+def _own_versions() -> dict[str, str]:
+    return {package: metadata.version(package) for package in _OWN_PACKAGES}
 
 
 class Running(NamedTuple):
@@ -47,7 +54,7 @@ class Server(NamedTuple):
     dialect: Dialect = workloads.plain
     distinct: bool = True
     """Is asked another input each time."""
-    versions: Callable[[], dict[str, str]] = dict
+    versions: Callable[[], dict[str, str]] = _own_versions
     """Of its packages; installs them first where that is still to be done."""
 
 
@@ -65,9 +72,7 @@ def _own(module: str, input_type: str) -> Iterator[Running]:
 @contextmanager
 def _clipper(cache_bytes: int, input_type: str) -> Iterator[Running]:
     with noop_cluster(_APP, _SLO_SECONDS, cache_bytes, input_type) as cluster:
-        yield Running(
-            cluster.query_port, f"/{_APP}/predict", cluster.cpu_seconds, lambda: cluster.defaults(_APP)
-        )
+        yield Running(cluster.query_port, f"/{_APP}/predict", cluster.cpu_seconds, lambda: cluster.defaults(_APP))
 
 
 def _start(start: Callable[..., AbstractContextManager[Running]], *arguments: object) -> Any:
@@ -78,7 +83,7 @@ def _start(start: Callable[..., AbstractContextManager[Running]], *arguments: ob
 
 
 @contextmanager
-def _peer(name: str, path: str, environment: Mapping[str, str], input_type: str) -> Iterator[Running]:
+def _peer(name: str, path: str, environment: dict[str, str], input_type: str) -> Iterator[Running]:
     port, *spare = (free_port() for _ in range(1 + _SPARE_PORTS))
     with tempfile.TemporaryDirectory(prefix="bench", ignore_cleanup_errors=True) as folder:
         told = {
@@ -89,7 +94,7 @@ def _peer(name: str, path: str, environment: Mapping[str, str], input_type: str)
             "PYTHONPATH": str(_PEERS),
             "PATH": f"{_environment(name) / 'bin'}:/usr/local/bin:/usr/bin:/bin",
         }
-        argv = [str(_environment(name) / "bin" / "python"), str(_PEERS / f"{name}_.py")]
+        argv = [str(_environment(name) / "bin" / "python"), str(_script(name))]
         with Program(argv, told | environment, Path(folder)) as program:
             try:
                 wait_until(f"{name} listens", lambda: listens(port), [program], _START_SECONDS)
@@ -105,7 +110,7 @@ def _environment(name: str) -> Path:
 
 def _install(name: str) -> dict[str, str]:
     """Make the peer's virtual environment if there is none that fits. Returns the versions of its dependencies."""
-    wanted = _dependencies(name)
+    wanted = dependencies(name)
     folder = _environment(name)
     stamp = folder / "installed"
     if not stamp.exists() or stamp.read_text().splitlines() != wanted:
@@ -120,9 +125,13 @@ def _install(name: str) -> dict[str, str]:
     return {package: version for package, version in pairs}
 
 
-def _dependencies(name: str) -> list[str]:
+def _script(name: str) -> Path:
+    return _PEERS / f"{name}_.py"  # without the underscore it would be imported in place of the package
+
+
+def dependencies(name: str) -> list[str]:
     """From the head of the script (PEP 723)."""
-    found = _METADATA.search((_PEERS / f"{name}_.py").read_text())
+    found = _METADATA.search((_script(name)).read_text())
     assert found is not None
     lines = [line.removeprefix("#").strip() for line in found[1].splitlines()]
     return list(tomllib.loads("\n".join(lines))["dependencies"])
@@ -134,7 +143,9 @@ def _as_peer(name: str, path: str, what: str, dialect: Dialect = workloads.plain
 
 
 SERVERS: Final = {
-    "yardstick": Server("a bare aiohttp handler that decodes the JSON and answers by itself", _start(_own, "yardstick")),
+    "yardstick": Server(
+        "a bare aiohttp handler that decodes the JSON and answers by itself", _start(_own, "yardstick")
+    ),
     "ceiling": Server("a bare protocol, batches, a worker process, and nothing else", _start(_own, "ceiling")),
     "clipper": Server(
         "all features on, also the cache, which distinct inputs do not hit",
@@ -142,7 +153,9 @@ SERVERS: Final = {
     ),
     "clipper-no-cache": Server("the cache turned off", _start(_clipper, 0)),
     "clipper-cached": Server(
-        "one repeated input, answered from the cache", _start(_clipper, DEFAULT_PREDICTION_CACHE_SIZE_BYTES), distinct=False
+        "one repeated input, answered from the cache",
+        _start(_clipper, DEFAULT_PREDICTION_CACHE_SIZE_BYTES),
+        distinct=False,
     ),
     "mosec": _as_peer("mosec", "/inference", "Rust in front, batches, a worker process"),
     "mosec-orjson": _as_peer(
@@ -156,7 +169,10 @@ SERVERS: Final = {
     "bentoml": _as_peer(
         "bentoml", "/predict", "Starlette, adaptive batches, the model in the server's process", workloads.list_of_one
     ),
-    "rayserve": _as_peer("rayserve", "/predict", "a proxy, batches, one replica in a process"),
+    "rayserve": _as_peer(
+        "rayserve", "/predict", "HAProxy, batches, one replica in a process: its settings for throughput"
+    ),
+    "rayserve-defaults": _as_peer("rayserve", "/predict", "Ray Serve without these settings", BENCH_DEFAULTS="1"),
 }
 
 
@@ -180,11 +196,11 @@ def serving(name: str, workload: Workload) -> Iterator[Running]:
             wait_until(f"{name} answers", is_served, seconds=_START_SECONDS)
         except ProgramFailed as error:
             status, text = answers[-1]
-            raise ProgramFailed(f"{error}; the last answer was {status}: {text[:500].decode(errors='replace')}") from error
+            raise ProgramFailed(
+                f"{error}; the last answer was {status}: {text[:500].decode(errors='replace')}"
+            ) from error
         yield running
 
 
 def versions(name: str) -> dict[str, str]:
-    return SERVERS[name].versions() or {"python": sys.version.split()[0]}
-
-
+    return {"python": sys.version.split()[0]} | SERVERS[name].versions()

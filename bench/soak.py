@@ -7,6 +7,7 @@ counts is the growth after that, so the slope is that of the second half.
 
 import time
 from argparse import Namespace
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -70,7 +71,9 @@ def _load(cluster: Cluster, arguments: Namespace) -> tuple[Records, list[Sample]
             time.sleep(arguments.sample_seconds)
             samples.append(_sample(cluster, start))
             if len(samples) % 30 == 0:
-                progress(f"{samples[-1]['seconds']:.0f} s: {_predictions(cluster)['predictions by the application']:,.0f}")
+                progress(
+                    f"{samples[-1]['seconds']:.0f} s: {_predictions(cluster)['predictions by the application']:,.0f}"
+                )
         records = load.result(_SETTLE_SECONDS)
     time.sleep(_SETTLE_SECONDS)
     samples.append(_sample(cluster, start))
@@ -95,10 +98,16 @@ def _predictions(cluster: Cluster) -> dict[str, float]:
 
 
 def answers_table(raw: dict[str, Any]) -> Table:
-    rows: list[list[object]] = [["queries", raw["queries"]], *([name, count] for name, count in raw["outcomes"].items())]
+    rows: list[Sequence[object]] = [
+        ["queries", raw["queries"]],
+        *([name, count] for name, count in raw["outcomes"].items()),
+    ]
     others = ["answers that nobody asked for", "predictions by the application", "predictions by the model"]
     rows += [[name, round(raw[name])] for name in others]
-    rows += [["queries/s", raw["queries"] / raw["seconds"]], *([name, raw[name]] for name in ("p50 ms", "p99 ms", "max ms"))]
+    rows += [
+        ["queries/s", raw["queries"] / raw["seconds"]],
+        *([name, raw[name]] for name in ("p50 ms", "p99 ms", "max ms")),
+    ]
     return Table("What became of the queries", ["", "count"], rows)
 
 
@@ -111,7 +120,7 @@ def memory_table(raw: dict[str, Any]) -> Table:
     for program in [name for name in samples[0] if name != "seconds"]:
         values = [sample[program] for sample in samples]
         points = [values[0], *(values[int(part * (len(values) - 1))] for part in (0.1, 0.5, 1))]
-        made.rows.append([_title(program), *points, growth_per_million(raw, program)])
+        made.rows.append([title(program), *points, growth_per_million(raw, program)])
     return made
 
 
@@ -124,8 +133,10 @@ def growth_per_million(raw: dict[str, Any], program: str) -> float:
     return float(slope * raw["seconds"] / raw["queries"] * 1e6)
 
 
-def _title(program: str) -> str:
-    return {"query": "query frontend", "management": "management frontend", APP: "model container"}.get(program, program)
+def title(program: str) -> str:
+    return {"query": "query frontend", "management": "management frontend", APP: "model container"}.get(
+        program, program
+    )
 
 
 def check(raw: dict[str, Any]) -> None:
@@ -139,7 +150,9 @@ def main() -> None:
     parser = report.parser("soak", __doc__)
     parser.add_argument("--requests", type=int, default=5_000_000, help="default: %(default)s")
     parser.add_argument("--connections", type=int, default=64, help="default: %(default)s")
-    parser.add_argument("--sample-seconds", type=float, default=1.0, help="between looks at memory; default: %(default)g")
+    parser.add_argument(
+        "--sample-seconds", type=float, default=1.0, help="between looks at memory; default: %(default)g"
+    )
     arguments = report.parse(parser)
     if arguments.quick:
         arguments.requests, arguments.sample_seconds = 20_000, 0.1

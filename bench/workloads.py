@@ -50,9 +50,7 @@ def _marked(text: str) -> str:
     return text[:at] + MARK.decode() + text[at + len(MARK) :]
 
 
-WORKLOADS: Final = {
-    workload.name: workload for workload in (_doubles(10), _doubles(784), _image(), _string())
-}
+WORKLOADS: Final = {workload.name: workload for workload in (_doubles(10), _doubles(784), _image(), _string())}
 
 
 # --- the words of servers ---

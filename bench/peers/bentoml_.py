@@ -1,4 +1,4 @@
-"""BentoML: a service with its adaptive batching. As its documentation has it, the model lives in the service's process."""
+"""BentoML: a service that batches, with the model in the service's process, as its documentation has it."""
 
 # /// script
 # dependencies = ["bentoml==1.4.39", "uvloop==0.23.0", "httptools==0.9.0"]

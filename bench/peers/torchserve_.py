@@ -1,8 +1,8 @@
 """TorchServe: Netty in front of a Python worker behind a Unix socket. Needs Java 11 or later."""
 
 # /// script
-# dependencies = ["torchserve==0.12.0", "torch-model-archiver==0.12.0", "torch==2.13.0", "pyyaml==6.0.3", "psutil==7.2.2",
-#   "requests==2.34.2", "setuptools==80.9.0"]
+# dependencies = ["torchserve==0.12.0", "torch-model-archiver==0.12.0", "torch==2.13.0", "pyyaml==6.0.3",
+#   "psutil==7.2.2", "requests==2.34.2", "setuptools==80.9.0"]
 # ///
 
 import json
