@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 from urllib.parse import quote
 
@@ -13,7 +13,7 @@ from clipper_common.errors import JsonError, QueryError, RequestError
 from clipper_common.webapp import json_response
 from query_frontend import schemas
 from query_frontend.metrics import SystemMetrics
-from query_frontend.query_processor import Query, QueryProcessor
+from query_frontend.query_processor import QueryContext, Request
 from query_frontend.registry import AppState, Registry
 
 MODEL_HEADER: Final = "X-Clipper-Model"
@@ -24,13 +24,18 @@ _NOT_LOADED: Final = "The configuration was not read from Redis yet"
 
 class Handlers:
     def __init__(
-        self, registry: Registry, processor: QueryProcessor, metrics: SystemMetrics, content_seconds: float
+        self,
+        registry: Registry,
+        context: QueryContext,
+        metrics: SystemMetrics,
+        query_ids: Iterator[int],
+        content_seconds: float,
     ) -> None:
         self._registry = registry
-        self._processor = processor
+        self._context = context
         self._metrics = metrics
         self._content_seconds = content_seconds
-        self._query_ids = 0
+        self._query_ids = query_ids
 
     def routes(self) -> list[web.RouteDef]:
         routes = [web.get("/metrics", self.metrics), web.get("/livez", self.live), web.get("/readyz", self.ready)]
@@ -44,28 +49,22 @@ class Handlers:
         app = self._app(request)
         body = await self._read(request)
         try:
-            query, inputs = self.parse_predict(app, body, arrival)
+            inputs, version = schemas.parse_predict(body, app.input_type)
+            model = self._registry.choose_model(app, version)
         except JsonError as error:
             return _error_response(error, schemas.explain(error, schemas.PREDICT_SCHEMA))
         except QueryError as error:
             return _error_response(error, str(error))
-        await self._processor.wait_for(query, inputs)
-        response = web.Response(body=self.render(query), content_type="application/json")
-        model = query.answering_model
-        if model is not None:
-            response.headers[MODEL_HEADER] = model_header(model)
+        done = asyncio.Event()
+        asked = Request(self._context, app, model, inputs, arrival, done.set)
+        try:
+            await done.wait()
+        finally:  # also when the client hung up, which cancels us
+            asked.abandon()
+        response = web.Response(body=schemas.render(asked.answers, self._query_ids), content_type="application/json")
+        if asked.answering_model is not None:
+            response.headers[MODEL_HEADER] = model_header(asked.answering_model)
         return response
-
-    def parse_predict(self, app: AppState, body: bytes, arrival: float) -> tuple[Query, list[bytes]]:
-        """What is asked. Raises `JsonError` and `QueryError`."""
-        wanted = schemas.parse_predict(body, app.record.input_type)
-        model = app.model if wanted.version is None else self._registry.choose_model(app, wanted.version)
-        return self._processor.make_query(app, model, arrival), wanted.inputs
-
-    def render(self, query: Query) -> bytes:
-        """The body of the response, with the next query ids."""
-        first, self._query_ids = self._query_ids, self._query_ids + len(query.answers)
-        return schemas.render(first, query.answers)
 
     async def update(self, request: web.Request) -> web.Response:
         """Feedback: checked and acknowledged. No selection policy makes use of it yet; only user 0 has a state."""

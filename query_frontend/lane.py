@@ -20,7 +20,7 @@ import contextlib
 import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 
 import aiohttp
@@ -31,11 +31,12 @@ from aiohttp.http import SERVER_SOFTWARE, HttpRequestParser, HttpVersion11
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestHandler
 
-from clipper_common.datatypes import ModelId, is_app_name
-from clipper_common.errors import JsonError, QueryError
-from query_frontend.deadlines import DeadlineWheel
-from query_frontend.handlers import MODEL_HEADER, Handlers, model_header
-from query_frontend.query_processor import Query
+from clipper_common.datatypes import InputType, ModelId, is_app_name
+from clipper_common.errors import JsonError
+from query_frontend import schemas
+from query_frontend.deadlines import Slot
+from query_frontend.handlers import MODEL_HEADER, model_header
+from query_frontend.query_processor import Query, QueryContext
 from query_frontend.registry import Registry
 
 logger = logging.getLogger(__name__)
@@ -63,51 +64,60 @@ class Head(NamedTuple):
 class Lane:
     """What all connections share."""
 
-    def __init__(self, registry: Registry, handlers: Handlers, wheel: DeadlineWheel, content_seconds: float) -> None:
-        self.wheel = wheel
+    def __init__(
+        self, registry: Registry, context: QueryContext, query_ids: Iterator[int], content_seconds: float
+    ) -> None:
+        self.wheel = context.wheel
         self.content_seconds = content_seconds
+        self.heads: dict[bytes, Head | None] = {}
+        """What is known; `recognise` adds to it."""
         self._registry = registry
-        self._handlers = handlers
-        self._heads: dict[bytes, Head | None] = {}
+        self._context = context
+        self._query_ids = query_ids
         self._preambles: dict[ModelId | None, tuple[bytes, bytes]] = {}
         self._second = 0
 
     def recognise(self, head: bytes) -> Head | None:
         """What `head` says; None if aiohttp alone can tell where its request ends."""
-        try:
-            return self._heads[head]
-        except KeyError:
-            if len(head) > _MAX_HEAD_BYTES:
-                return None
-            if len(self._heads) >= _MAX_KNOWN_HEADS:
-                self._heads.clear()
-            known = self._heads[head] = _read_head(head)
-            return known
+        if head in self.heads:
+            return self.heads[head]
+        if len(head) > _MAX_HEAD_BYTES:
+            return None
+        if len(self.heads) >= _MAX_KNOWN_HEADS:
+            self.heads.clear()
+        known = self.heads[head] = _read_head(head)
+        return known
 
     def ask(self, app_name: str, body: bytes, arrival: float, done: Callable[[Query], None]) -> Query | None:
         """Begin to answer a request. None if that is for the general path to do."""
         app = self._registry.app(app_name)
         if app is None:
             return None
-        try:
-            query, inputs = self._handlers.parse_predict(app, body, arrival)
-        except (JsonError, QueryError):
-            return None
-        query.begin(inputs, done)
-        return query
+        payload = schemas.parse_doubles(body) if app.input_type is InputType.DOUBLES else None
+        if not payload:
+            try:
+                inputs, version = schemas.parse_predict(body, app.input_type)
+            except JsonError:
+                return None
+            if version is not None or len(inputs) != 1:
+                return None
+            payload = inputs[0]
+        return Query(self._context, app, app.model, payload, arrival, done)
 
     def render(self, query: Query) -> bytes:
-        """The response, byte for byte as aiohttp writes it."""
+        """The response to an answered query, byte for byte as aiohttp writes it."""
         second = int(time.time())
         if second != self._second:
             self._second = second
             self._preambles.clear()
-        model = query.answering_model
+        answer = query.answer
+        assert answer is not None
+        model = query.model if type(answer) is bytes else None
         preamble = self._preambles.get(model)
         if preamble is None:
             preamble = self._preambles[model] = _render_preamble(model)
-        body = self._handlers.render(query)
-        return b"%b%d%b%b" % (preamble[0], len(body), preamble[1], body)
+        body = schemas.render_one(next(self._query_ids), answer)
+        return preamble[0] + b"%d" % len(body) + preamble[1] + body
 
 
 def _read_head(head: bytes) -> Head | None:
@@ -188,7 +198,7 @@ class LaneHandler(RequestHandler):
         """A plain request whose body is not complete. Below: since when, what it lacks, its slot of the wheel."""
         self._arrival = 0.0
         self._missing = 0
-        self._slot = 0
+        self._slot: Slot = {}
         self._body_due: float | None = None
         self._idle: asyncio.Future[None] | None = None
         """Who shuts down waits here for the query."""
@@ -213,8 +223,8 @@ class LaneHandler(RequestHandler):
             if self._owed:
                 data = self._pass(data, self._owed)
                 continue
-            body_at = data.find(_END_OF_HEAD) + len(_END_OF_HEAD)
-            head = self._lane.recognise(data[:body_at]) if body_at >= len(_END_OF_HEAD) else None
+            body_at = data.find(_END_OF_HEAD) + 4
+            head = self._lane.recognise(data[:body_at]) if body_at > 3 else None
             if head is None:
                 self._passes = True
                 super().data_received(data)
@@ -231,11 +241,11 @@ class LaneHandler(RequestHandler):
                 data = self._pass(data, size)
                 continue
             data = data[size:]
-            if query.missing:
+            if query.answer is None:
                 self._query = query
             else:
                 self._write(query)
-            if data and (query.missing or self._paused):
+            if data and (self._query is not None or self._paused):
                 self._hold(data)
                 return
 
@@ -263,7 +273,7 @@ class LaneHandler(RequestHandler):
             self._take(self._take_parts(), self._arrival)
 
     def _take_parts(self) -> bytes:
-        self._lane.wheel.remove(self, self._slot)
+        self._slot.pop(self, None)
         parts, self._parts = self._parts, []
         return b"".join(parts)
 

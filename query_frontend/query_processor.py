@@ -1,13 +1,11 @@
-"""One request -> a task for each input -> an answer for each by the deadline: the model's, or the default."""
+"""One input -> a task -> an answer by the deadline: the model's, or the default."""
 
-import asyncio
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 from clipper_common.datatypes import ModelId
-from query_frontend.deadlines import DeadlineWheel
-from query_frontend.model_queue import Task
+from query_frontend.deadlines import DeadlineWheel, Slot
 from query_frontend.registry import AppState
 from query_frontend.schemas import Answer
 from query_frontend.task_executor import NO_MODELS, TaskExecutor
@@ -15,117 +13,112 @@ from query_frontend.task_executor import NO_MODELS, TaskExecutor
 SLO_MISSED: Final = "Failed to retrieve a prediction response within the specified latency SLO"
 
 
-class Query:
-    """The inputs of one request, each of which gets exactly one answer."""
+class QueryContext(NamedTuple):
+    """What all queries need."""
 
-    __slots__ = (
-        "_defaults",
-        "_done",
-        "_executor",
-        "_slot",
-        "_tasks",
-        "_wheel",
-        "answers",
-        "app",
-        "arrival",
-        "missing",
-        "model",
-    )
+    executor: TaskExecutor
+    wheel: DeadlineWheel
+
+
+class Query:
+    """An input, which gets exactly one answer, at the latest when the application's SLO is over since `arrival`.
+
+    It is asked when it is made. If there is no answer then, `done` is called with it when there is.
+    """
+
+    __slots__ = ("_context", "_done", "_slot", "_task", "answer", "app", "arrival", "model")
 
     def __init__(
-        self, executor: TaskExecutor, wheel: DeadlineWheel, app: AppState, model: ModelId | None, arrival: float
+        self,
+        context: QueryContext,
+        app: AppState,
+        model: ModelId | None,
+        payload: bytes,
+        arrival: float,
+        done: Callable[["Query"], None],
     ) -> None:
-        self._executor = executor
-        self._wheel = wheel
+        self._context = context
         self.app = app
         self.model = model
         self.arrival = arrival
-        self.answers: list[Any] = []
-        """An `Answer` for each input, None as long as it is not there."""
-        self._tasks: list[Task | None] = []
-        self.missing = 0
-        """How many answers are not there yet."""
-        self._defaults = 0
-        self._slot = 0
+        """When the request came, by the monotonic clock."""
+        self.answer: Answer | None = None
         self._done: Callable[[Query], None] | None = None
-
-    def begin(self, inputs: Sequence[bytes], done: Callable[["Query"], None]) -> None:
-        """Ask for the answers. `done` is called when they are all there, but not if none is missing on return."""
-        deadline = self.arrival + self.app.slo_seconds
-        self.answers = [None] * len(inputs)
-        self.missing = len(inputs)
-        if self.model is None:
-            for index in range(len(inputs)):
-                self.resolve(index, None, NO_MODELS)
-        else:
-            submit = self._executor.submit
-            self._tasks = [submit(self.model, item, deadline, self, i) for i, item in enumerate(inputs)]
-        if self.missing:
-            self._done = done
-            self._slot = self._wheel.add(self, deadline)
-
-    @property
-    def answering_model(self) -> ModelId | None:
-        """The model version, if it answered at least one of the inputs."""
-        return self.model if self._defaults < len(self.answers) else None
-
-    def resolve(self, index: int, output: bytes | None, reason: str | None) -> None:
-        """Take the answer to an input: the model's output, or a reason for the default."""
-        if self.answers[index] is not None:
+        self._slot: Slot | None = None
+        if model is None:
+            self.resolve(None, NO_MODELS)
             return
-        if output is None:
-            self.answers[index] = self.app.default_answer(reason)
-            self._defaults += 1
-        else:
-            self.answers[index] = Answer(output, self.model)
-        self.missing -= 1
-        if not self.missing:
-            self._finish()
+        deadline = arrival + app.slo_seconds
+        self._task = context.executor.submit(model, payload, deadline, self)
+        if self.answer is None:
+            self._done = done
+            self._slot = context.wheel.add(self, deadline)
+
+    def resolve(self, output: bytes | None, reason: str) -> None:
+        """Take the answer: the model's output, or a reason for the default."""
+        if self.answer is not None:
+            return
+        app = self.app
+        self.answer = output if output is not None else app.default_answer(reason)
+        app.metrics.add_answer(output is None, time.monotonic() - self.arrival)
+        if self._slot is not None:
+            self._slot.pop(self, None)
+            self._slot = None
+        if self._done is not None:
+            self._done(self)
+            self._done = None
 
     def expire(self) -> None:
         """The deadline is over."""
         self._leave()
-        for index in range(len(self.answers)):
-            self.resolve(index, None, SLO_MISSED)
+        self.resolve(None, SLO_MISSED)
 
     def abandon(self) -> None:
         """The client is gone. `done` is not called any more."""
-        if self._done is not None:
+        if self._slot is not None:
             self._done = None
-            self._wheel.remove(self, self._slot)
+            self._slot.pop(self, None)
+            self._slot = None
             self._leave()
 
     def _leave(self) -> None:
-        """Have no more use for what is not answered yet."""
-        if self.model is None:
-            return
-        for index, task in enumerate(self._tasks):
-            if task is not None and self.answers[index] is None:
-                self._executor.leave(task, self, index, self.model)
-
-    def _finish(self) -> None:
-        self.app.metrics.add_answers(len(self.answers), self._defaults, time.monotonic() - self.arrival)
-        done, self._done = self._done, None
-        if done is not None:
-            self._wheel.remove(self, self._slot)
-            done(self)
+        if self._task is not None and self.model is not None:
+            self._context.executor.leave(self._task, self, self.model)
 
 
-class QueryProcessor:
-    def __init__(self, loop: asyncio.AbstractEventLoop, executor: TaskExecutor) -> None:
-        self._executor = executor
-        self.wheel = DeadlineWheel(loop)
+class Request:
+    """The inputs of one HTTP request: a query for each, and `done` when the last of them is answered."""
 
-    def make_query(self, app: AppState, model: ModelId | None, arrival: float) -> Query:
-        """A query for `model`, which is answered at the latest when the SLO of `app` is over since `arrival`."""
-        return Query(self._executor, self.wheel, app, model, arrival)
+    def __init__(
+        self,
+        context: QueryContext,
+        app: AppState,
+        model: ModelId | None,
+        inputs: Sequence[bytes],
+        arrival: float,
+        done: Callable[[], None],
+    ) -> None:
+        self._done = done
+        self._queries = [Query(context, app, model, item, arrival, self._on_answered) for item in inputs]
+        self._missing = sum(query.answer is None for query in self._queries)
+        if not self._missing:
+            done()
 
-    async def wait_for(self, query: Query, inputs: Sequence[bytes]) -> None:
-        """Return when all `inputs` are answered."""
-        done = asyncio.Event()
-        query.begin(inputs, lambda _: done.set())
-        try:
-            if query.missing:
-                await done.wait()
-        finally:  # also when the client hung up, which cancels us
+    def _on_answered(self, _: Query) -> None:
+        self._missing -= 1
+        if not self._missing:
+            self._done()
+
+    @property
+    def answers(self) -> list[Answer]:
+        return [query.answer for query in self._queries if query.answer is not None]
+
+    @property
+    def answering_model(self) -> ModelId | None:
+        """The model version, if it answered at least one of the inputs."""
+        return next((query.model for query in self._queries if isinstance(query.answer, bytes)), None)
+
+    def abandon(self) -> None:
+        """The client is gone. `done` is not called any more."""
+        for query in self._queries:
             query.abandon()

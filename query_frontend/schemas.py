@@ -2,14 +2,14 @@
 
 import binascii
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Any, Final, NamedTuple
 
 from clipper_common import jsontext
 from clipper_common.constants import MAX_INPUTS_PER_REQUEST
-from clipper_common.datatypes import InputType, ModelId
+from clipper_common.datatypes import InputType
 from clipper_common.errors import JsonError
 
 
@@ -44,12 +44,6 @@ _INT_OR_FLOAT: Final = frozenset({int, float})
 _ELEMENT_NAMES: Final = {InputType.INTS: "int", InputType.FLOATS: "float", InputType.DOUBLES: "double"}
 
 
-class PredictRequest(NamedTuple):
-    inputs: list[bytes]
-    """As they go to the model, one `bytes` for each input."""
-    version: str | None
-
-
 @dataclass(frozen=True, slots=True)
 class UpdateRequest:
     uid: int
@@ -57,12 +51,15 @@ class UpdateRequest:
     label: float
 
 
-class Answer(NamedTuple):
-    """What one input is answered with. `output` is JSON; an explanation makes it a default."""
+class Default(NamedTuple):
+    """The application's default output, as JSON, and why there is no better one."""
 
     output: bytes
-    model: ModelId | None
-    explanation: str | None = None
+    explanation: str
+
+
+Answer = bytes | Default
+"""What one input is answered with: the model's output, as JSON, or the default."""
 
 
 def explain(error: JsonError, schema: str) -> str:
@@ -75,16 +72,16 @@ def explain(error: JsonError, schema: str) -> str:
 # --- requests ------------------------------------------------------------------------------------
 
 
-def parse_predict(body: bytes, input_type: InputType) -> PredictRequest:
-    """Raises `JsonError`."""
+def parse_predict(body: bytes, input_type: InputType) -> tuple[list[bytes], str | None]:
+    """The inputs as they go to the model, and the version that is asked for. Raises `JsonError`."""
     if input_type is InputType.DOUBLES and (encoded := parse_doubles(body)):
-        return PredictRequest([encoded], None)
+        return [encoded], None
     fields = _parse_fields(body)
     version = fields.get("version")
     if version is not None and not isinstance(version, str):
         raise jsontext.type_mismatch("version", "String", version)
     if "input" in fields:
-        return PredictRequest([_encode("input", fields["input"], input_type)], version)
+        return [_encode("input", fields["input"], input_type)], version
     if "input_batch" not in fields:
         raise JsonError("JSON object does not have required keys input or input_batch")
     batch = fields["input_batch"]
@@ -94,7 +91,7 @@ def parse_predict(body: bytes, input_type: InputType) -> PredictRequest:
         raise JsonError(
             f"JSON key input_batch holds {len(batch)} inputs, more than the {MAX_INPUTS_PER_REQUEST} of a request"
         )
-    return PredictRequest([_encode("input_batch", item, input_type) for item in batch], version)
+    return [_encode("input_batch", item, input_type) for item in batch], version
 
 
 def parse_update(body: bytes, input_type: InputType) -> UpdateRequest:
@@ -200,17 +197,15 @@ def _out_of_range(value: list[Any], input_type: InputType) -> JsonError:
 # --- answers -------------------------------------------------------------------------------------
 
 
-def render(first_query_id: int, answers: Sequence[Answer]) -> bytes:
+def render(answers: Sequence[Answer], query_ids: Iterator[int]) -> bytes:
     """The response body. A batch of exactly one is unwrapped, as in 0.4."""
-    if len(answers) == 1:
-        return _render_one(first_query_id, answers[0])
-    parts = [_render_one(first_query_id + i, answer) for i, answer in enumerate(answers)]
-    return b'{"batch_predictions":[' + b",".join(parts) + b"]}"
+    parts = [render_one(next(query_ids), answer) for answer in answers]
+    return parts[0] if len(parts) == 1 else b'{"batch_predictions":[' + b",".join(parts) + b"]}"
 
 
-def _render_one(query_id: int, answer: Answer) -> bytes:
-    if answer.explanation is None:
-        return b'{"query_id":%d,"output":%b,"default":false}' % (query_id, answer.output)
+def render_one(query_id: int, answer: Answer) -> bytes:
+    if isinstance(answer, bytes):
+        return b'{"query_id":%d,"output":%b,"default":false}' % (query_id, answer)
     return b'{"query_id":%d,"output":%b,"default":true,"default_explanation":%b}' % (
         query_id,
         answer.output,
