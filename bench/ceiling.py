@@ -1,8 +1,8 @@
 """The ceiling: what Clipper's design could do in this language if it did nothing but its job.
 
 A bare protocol finds the body of a request, decodes its JSON, and puts it into a queue; batches of it travel over
-ZeroMQ to a worker process with a model that does nothing, one at a time; answers are rendered and written. No validation,
-no routes, no limits, no deadlines, no timeouts, no metrics, no cache, no pipelining: not a server to use.
+ZeroMQ to a worker process with a model that does nothing, one at a time; answers are rendered and written. No
+validation, no routes, no limits, no deadlines, no timeouts, no metrics, no cache, no pipelining: not a server to use.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ class Batches:
         self._queue: deque[tuple[Connection, bytes]] = deque()
         self._out: list[tuple[Connection, bytes]] = []
         self._query_ids = itertools.count()
-        self._socket = zmq.Context.instance().socket(zmq.PAIR)
+        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PAIR)
         self._socket.bind(address)
         self._loop.add_reader(self._socket.getsockopt(zmq.FD), self._receive)
 
@@ -75,7 +75,7 @@ def array_of_sizes(rows: list[bytes]) -> bytes:
 
 def work(address: str) -> None:
     """The worker process."""
-    socket = zmq.Context.instance().socket(zmq.PAIR)
+    socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PAIR)
     socket.connect(address)
     while True:
         sizes = memoryview(socket.recv()).cast("I")

@@ -82,7 +82,7 @@ class Running:
         with self._output.open("rb") as output:
             head = orjson.loads(output.readline())
             records = np.fromfile(output, _RECORD)
-        fields = {name: np.ascontiguousarray(records[name]) for name in ("due", "latency", "lateness", "outcome")}
+        fields: Any = {name: np.ascontiguousarray(records[name]) for name in ("due", "latency", "lateness", "outcome")}
         return Records(**head, **fields)
 
     def __enter__(self) -> Self:
