@@ -61,7 +61,7 @@ class Batches:
         self._receive()  # an edge of the socket's descriptor may be gone already
 
     def _receive(self) -> None:
-        while self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+        while cast(int, self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             outputs = self._socket.recv().split(b"\n")
             done, self._out = self._out, []
             self._send()

@@ -24,6 +24,7 @@ _PEAK_CONNECTIONS: Final = 64
 _WARM_UP_CONNECTIONS: Final = 64
 _NUMBERS_PER_RUN: Final = 10_000_000
 """No run asks more queries: the next has other inputs."""
+_NUMBERS: Final = 8_000_000_000
 
 
 class Run(NamedTuple):
@@ -61,7 +62,7 @@ class Comparison:
 
     def __init__(self, arguments: Namespace) -> None:
         self._arguments = arguments
-        self._first = itertools.count(0, _NUMBERS_PER_RUN)
+        self._first = itertools.cycle(range(0, _NUMBERS, _NUMBERS_PER_RUN))
         self.runs: list[Run] = []
         self.failures: list[Failure] = []
 
@@ -186,19 +187,17 @@ def _load(run: Run) -> tuple[bool, str, int]:
 
 
 def _table(runs: list[Run]) -> Table:
+    return _open_table(runs) if runs[0].rate else _closed_table(runs)
+
+
+def _closed_table(runs: list[Run]) -> Table:
     one = runs[0]
-    rounds = len({run.round for run in runs})
-    if one.rate:
-        how = f"open loop, {median(run.rate for run in runs):,.0f} requests/s offered"
-    else:
-        how = f"{one.connections} connection{'s' * (one.connections > 1)}, closed loop"
     made = Table(
-        f"{one.workload}, {how}; medians of {rounds} round{'s' * (rounds > 1)}",
+        f"{one.workload}, {one.connections} connection{'s' * (one.connections > 1)}, closed loop; {_rounds(runs)}",
         ["server", "requests/s", "of the yardstick", "of Clipper", "CPU s/1,000", "of the yardstick's"]
-        + ["p50 ms", "p99 ms", "errors", "defaults"],
+        + ["p50 ms", "of the yardstick's", "p99 ms", "errors", "defaults"],
     )
-    for name in sorted({run.server for run in runs}, key=list(SERVERS).index):
-        of_server = [run for run in runs if run.server == name]
+    for name, of_server in _by_server(runs).items():
         made.rows.append(
             [
                 name,
@@ -208,6 +207,7 @@ def _table(runs: list[Run]) -> Table:
                 median(run.cpu_seconds_per_1000 for run in of_server),
                 ratio(runs, name, YARDSTICK, "cpu_seconds_per_1000"),
                 median(run.p50_millis for run in of_server),
+                ratio(runs, name, YARDSTICK, "p50_millis"),
                 median(run.p99_millis for run in of_server),
                 sum(run.errors for run in of_server),
                 sum(run.defaults for run in of_server),
@@ -216,11 +216,58 @@ def _table(runs: list[Run]) -> Table:
     return made
 
 
+def _open_table(runs: list[Run]) -> Table:
+    offered = median(run.rate for run in runs)
+    made = Table(
+        f"{runs[0].workload}, open loop, {offered:,.0f} requests/s offered; {_rounds(runs)}",
+        ["server", "answered/s", "p50 ms", "above the yardstick's", "p99 ms", "above the yardstick's"]
+        + ["sent late p99 ms", "CPU s/1,000", "errors", "defaults"],
+    )
+    for name, of_server in _by_server(runs).items():
+        made.rows.append(
+            [
+                name,
+                median(run.requests_per_second for run in of_server),
+                median(run.p50_millis for run in of_server),
+                difference(runs, name, YARDSTICK, "p50_millis"),
+                median(run.p99_millis for run in of_server),
+                difference(runs, name, YARDSTICK, "p99_millis"),
+                median(run.sent_late_p99_millis for run in of_server),
+                median(run.cpu_seconds_per_1000 for run in of_server),
+                sum(run.errors for run in of_server),
+                sum(run.defaults for run in of_server),
+            ]
+        )
+    return made
+
+
+def _rounds(runs: list[Run]) -> str:
+    count = len({run.round for run in runs})
+    return f"medians of {count} round{'s' * (count > 1)}"
+
+
+def _by_server(runs: list[Run]) -> dict[str, list[Run]]:
+    names = sorted({run.server for run in runs}, key=list(SERVERS).index)
+    return {name: [run for run in runs if run.server == name] for name in names}
+
+
 def ratio(runs: Iterable[Run], server: str, other: str, figure: str = "requests_per_second") -> float:
     """Median of the rounds' ratios: what disturbs a round disturbs both."""
+    return median(mine / its for mine, its in pairs(runs, server, other, figure))
+
+
+def difference(runs: Iterable[Run], server: str, other: str, figure: str) -> float:
+    """Between the medians: a stall of the machine in one run is no difference of the servers."""
+    both = list(pairs(runs, server, other, figure))
+    return median(mine for mine, _ in both) - median(its for _, its in both)
+
+
+def pairs(runs: Iterable[Run], server: str, other: str, figure: str) -> Iterator[tuple[float, float]]:
+    """The figure of both, for each round that has both."""
     by_round = {(run.round, run.server): getattr(run, figure) for run in runs}
-    rounds = [round for round, name in by_round if name == server and (round, other) in by_round]
-    return median(by_round[round, server] / by_round[round, other] for round in rounds)
+    for round, name in by_round:
+        if name == server and (round, other) in by_round:
+            yield by_round[round, server], by_round[round, other]
 
 
 def cpu_table(runs: list[Run]) -> Table:
@@ -229,8 +276,8 @@ def cpu_table(runs: list[Run]) -> Table:
     programs = list(dict.fromkeys(name for run in own for name in run.cpu_by_program))
     made = Table("CPU seconds per 1,000 requests, by program", ["server", "input", "connections", "loop", *programs])
     for (is_open, workload, connections), of_load in by_load(own).items():
-        for server in dict.fromkeys(run.server for run in of_load):
-            figures = [median(r.cpu_by_program[name] for r in of_load if r.server == server) for name in programs]
+        for server, of_server in _by_server(of_load).items():
+            figures = [median(run.cpu_by_program[name] for run in of_server) for name in programs]
             made.rows.append([server, workload, connections, "open" if is_open else "closed", *figures])
     return made
 
@@ -270,7 +317,7 @@ def _add_arguments(parser: Any) -> None:
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 64, 256])
     parser.add_argument("--rounds", type=int, default=3, help="of the closed loops; default: %(default)s")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each closed loop; default: %(default)g")
-    parser.add_argument("--warm-up-seconds", type=float, default=3.0, help="default: %(default)g")
+    parser.add_argument("--warm-up-seconds", type=float, default=5.0, help="default: %(default)g")
     parser.add_argument("--open", nargs="*", choices=list(SERVERS), default=[], help="servers to load by an open loop")
     parser.add_argument(
         "--part", type=float, default=0.5, help="its rate, of the yardstick's peak; default: %(default)g"

@@ -6,7 +6,7 @@ Without arguments from the newest results of each benchmark, and all others of t
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import matplotlib
 import orjson
@@ -31,6 +31,62 @@ Document = dict[str, Any]
 """A file of results."""
 
 
+class Claim(NamedTuple):
+    """That a server's figure is at least, or at most, so many times another's (or so many milliseconds above it)."""
+
+    workload: str
+    connections: int
+    server: str
+    other: str
+    bar: float
+    figure: str = "requests_per_second"
+    """More is better of this one only."""
+    open: bool = False
+
+    def rows(self, runs: list[Run]) -> list[list[object]]:
+        """One, or none without measurements of both."""
+        load = (self.open, self.workload, self.connections)
+        of_load = compare.by_load(runs).get(load, [])
+        both = list(compare.pairs(of_load, self.server, self.other, self.figure))
+        if not both:
+            return []
+        if self.open:
+            measured = compare.difference(of_load, self.server, self.other, self.figure)
+            rounds = [mine - its for mine, its in both]
+        else:
+            measured = compare.ratio(of_load, self.server, self.other, self.figure)
+            rounds = [mine / its for mine, its in both]
+        more = self.figure == "requests_per_second"
+        holds = measured >= self.bar if more else measured <= self.bar
+        unit = " ms above" if self.open else " ×"
+        what = f"{self.workload}, {self.connections} connection{'s' * (self.connections > 1)}, "
+        what += f"{'open' if self.open else 'closed'} loop: {_FIGURES[self.figure]} of {self.server}"
+        bar = f"{'≥' if more else '≤'} {self.bar:g}{unit} {self.other}'s"
+        spread = " to ".join(f"{value:.3g}" for value in sorted([min(rounds), max(rounds)], reverse=not more))
+        return [[what, bar, measured, spread, "yes" if holds else "no"]]
+
+
+_FIGURES: Final = {
+    "requests_per_second": "requests/s",
+    "cpu_seconds_per_1000": "CPU time per request",
+    "p50_millis": "p50",
+    "p99_millis": "p99",
+}
+CLAIMS: Final = [
+    Claim("10 doubles", 64, CLIPPER, YARDSTICK, 2),
+    Claim("10 doubles", 64, CLIPPER, YARDSTICK, 0.5, "cpu_seconds_per_1000"),
+    Claim("10 doubles", 64, CLIPPER, "mosec", 1.5),
+    Claim("10 doubles", 256, CLIPPER, "mosec", 1),
+    *(Claim("10 doubles", 64, CLIPPER, peer, 20) for peer in ("litserve", "bentoml", "rayserve-defaults", "rayserve")),
+    Claim("784 doubles", 64, CLIPPER, YARDSTICK, 2),
+    Claim("784 doubles", 64, CLIPPER, "mosec", 5),
+    Claim("10 doubles", 1, CLIPPER, YARDSTICK, 2.5, "p50_millis"),
+    Claim("10 doubles", 64, CLIPPER, YARDSTICK, 1, "p50_millis", open=True),
+    Claim("10 doubles", 64, CLIPPER, YARDSTICK, 3, "p99_millis", open=True),
+    Claim("10 doubles", 64, "clipper-cached", YARDSTICK, 2.5),
+]
+
+
 # --- sections ---
 
 
@@ -42,6 +98,13 @@ def comparison(documents: list[Document]) -> str:
         if size == _PEAK_CONNECTIONS
     ]
     return _blocks([*plots, *(table.markdown() for table in compare.tables(runs)), *_failures(documents)])
+
+
+def claims(documents: list[Document]) -> str:
+    made = Table("What is claimed, and what was measured", ["", "bar", "measured", "worst and best round", "holds"])
+    for claim in CLAIMS:
+        made.rows += claim.rows(_runs(documents))
+    return made.markdown()
 
 
 def open_loop(documents: list[Document]) -> str:
@@ -79,6 +142,7 @@ def soaking(documents: list[Document]) -> str:
 SECTIONS: Final[dict[str, tuple[str, Callable[[list[Document]], str]]]] = {
     "machine": ("compare", machine),
     "versions": ("compare", versions),
+    "claims": ("compare", claims),
     "comparison": ("compare", comparison),
     "open-loop": ("compare", open_loop),
     "cpu": ("compare", cpu),
@@ -128,6 +192,7 @@ def _throughput_plot(runs: list[Run]) -> str:
         bars = axes.barh(names, values, color=[_colour(name) for name in names])
         axes.bar_label(bars, [f"{value:,.0f}" if value >= 10 else f"{value:.2g}" for value in values], padding=3)
         axes.set(xscale="log", title=title)
+        axes.minorticks_off()
         axes.margins(x=0.2)
         axes.spines[["top", "right"]].set_visible(False)
     one = runs[0]

@@ -93,3 +93,25 @@ def test_page_has_every_section_once() -> None:
 def test_plots_on_the_page_exist() -> None:
     shown = {part.split(")")[0] for part in PAGE.split("](performance/")[1:]}
     assert shown == {path.name for path in publish.PLOTS.glob("*.svg")}
+
+
+# --- claims ---
+
+
+def test_claim_holds_by_the_median_of_the_rounds() -> None:
+    claim = publish.Claim("10 doubles", 64, "clipper", "yardstick", 2)
+    runs = [run("yardstick", 100, round) for round in "123"]
+    runs += [run("clipper", rate, round) for rate, round in ((150, "1"), (210, "2"), (400, "3"))]
+    [(_, bar, measured, spread, holds)] = claim.rows(runs)
+    assert (bar, measured, spread, holds) == ("≥ 2 × yardstick's", 2.1, "1.5 to 4", "yes")
+
+
+def test_claim_about_an_open_loop_is_a_difference() -> None:
+    claim = publish.Claim("10 doubles", 64, "clipper", "yardstick", 1, "p50_millis", open=True)
+    runs = [run("yardstick", 90, rate=100.0, p50_millis=0.5), run("clipper", 90, rate=100.0, p50_millis=2.0)]
+    [(_, _, measured, _, holds)] = claim.rows(runs)
+    assert (measured, holds) == (1.5, "no")
+
+
+def test_claim_without_measurements_has_no_row() -> None:
+    assert publish.Claim("10 doubles", 64, "clipper", "mosec", 1.5).rows([run("clipper", 100)]) == []
