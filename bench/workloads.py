@@ -15,8 +15,6 @@ import orjson
 MARK: Final = b"0123456789"
 FIRST_NUMBER: Final = 1_000_000_000
 _IMAGE_BYTES: Final = 100_000
-_HEAD_BYTES: Final = 120
-"""Of an HTTP request, about: the mark is to stand near the middle of all, where wrk.lua needs it."""
 
 
 class Workload(NamedTuple):
@@ -29,25 +27,19 @@ class Workload(NamedTuple):
 def _doubles(count: int) -> Workload:
     numbers = random.Random(7)
     parts = [b"%.17g" % numbers.random() for _ in range(count)]
-    parts[max(0, count // 2 - 1 - _HEAD_BYTES // 40)] = b"0." + MARK
+    parts[0] = b"0." + MARK
     return Workload(f"{count} doubles", "doubles", orjson.Fragment(b"[" + b",".join(parts) + b"]"))
 
 
 def _image() -> Workload:
     """Random bytes: what is compressed, as images are, looks like that."""
     text = base64.b64encode(random.Random(7).randbytes(_IMAGE_BYTES)).decode()
-    return Workload("100 KB image", "bytes", _marked(text))
+    return Workload("100 KB image", "bytes", MARK.decode() + text[len(MARK) :])
 
 
 def _string() -> Workload:
-    text = "Which of these two sentences is more likely to be followed by the other one, and how sure are you of it? "
-    return Workload("a string", "strings", _marked(2 * text))
-
-
-def _marked(text: str) -> str:
-    at = len(text) // 2 - _HEAD_BYTES // 2
-    at = max(0, at - at % 4)
-    return text[:at] + MARK.decode() + text[at + len(MARK) :]
+    text = " is the number of this question: which of two sentences is more likely to be followed by the other one?"
+    return Workload("a string", "strings", MARK.decode() + 2 * text)
 
 
 WORKLOADS: Final = {workload.name: workload for workload in (_doubles(10), _doubles(784), _image(), _string())}
