@@ -23,7 +23,7 @@ matplotlib.rcParams["svg.fonttype"] = "none"
 from matplotlib import pyplot  # noqa: E402 - after the backend is chosen
 
 PAGE: Final = ROOT / "docs" / "performance.md"
-PLOTS: Final = ROOT / "docs" / "performance"
+PLOTS: Final = ROOT / "docs" / "figures"
 _MARKED: Final = re.compile(r"(<!-- bench: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _PEAK_CONNECTIONS: Final = 64
 

@@ -91,8 +91,8 @@ def test_page_has_every_section_once() -> None:
 
 
 def test_plots_on_the_page_exist() -> None:
-    shown = {part.split(")")[0] for part in PAGE.split("](performance/")[1:]}
-    assert shown == {path.name for path in publish.PLOTS.glob("*.svg")}
+    shown = {part.split(")")[0] for part in PAGE.split("](figures/")[1:]}
+    assert shown <= {path.name for path in publish.PLOTS.glob("*.svg")}
 
 
 # --- claims ---
