@@ -130,7 +130,7 @@ def growth_per_million(raw: dict[str, Any], program: str) -> float:
     if len(half) < 2:
         return float("nan")
     slope = np.polyfit([sample["seconds"] for sample in half], [sample[program] for sample in half], 1)[0]
-    return float(slope * raw["seconds"] / raw["queries"] * 1e6)
+    return round(float(slope * raw["seconds"] / raw["queries"] * 1e6), 3) + 0.0
 
 
 def title(program: str) -> str:
