@@ -139,6 +139,15 @@ def soaking(documents: list[Document]) -> str:
     return _blocks([_memory_plot(documents[-1]["raw"]), tables(documents)])
 
 
+def batching(documents: list[Document]) -> str:
+    """Of each model the latest."""
+    from bench import batching as measured  # it needs scikit-learn
+
+    findings, delayed = measured.read([document["file"] for document in documents])
+    plots = [_figure(f"Goodput of {one.name}", measured.plot(one)) for one in findings]
+    return _blocks([*plots, *(table.markdown() for table in measured.tables(findings, delayed))])
+
+
 SECTIONS: Final[dict[str, tuple[str, Callable[[list[Document]], str]]]] = {
     "machine": ("compare", machine),
     "versions": ("compare", versions),
@@ -147,6 +156,7 @@ SECTIONS: Final[dict[str, tuple[str, Callable[[list[Document]], str]]]] = {
     "open-loop": ("compare", open_loop),
     "cpu": ("compare", cpu),
     "generator": ("open_loop", tables),
+    "batching": ("batching", batching),
     "soak": ("soak", soaking),
     "idle": ("idle", tables),
 }
@@ -220,7 +230,11 @@ def _save(title: str, figure: Any) -> str:
     PLOTS.mkdir(exist_ok=True)
     figure.savefig(PLOTS / name, metadata={"Date": None})
     pyplot.close(figure)
-    return f"![{title}]({PLOTS.name}/{name})"
+    return _figure(title, PLOTS / name)
+
+
+def _figure(title: str, path: Path) -> str:
+    return f"![{title}]({path.parent.name}/{path.name})"
 
 
 # --- the program ---
@@ -240,17 +254,22 @@ def publish(page: str, results: list[Document]) -> str:
 
 def newest(paths: Iterable[Path]) -> list[Document]:
     """Of each benchmark the newest results, and all others of its commit, oldest first. Smoke runs do not count."""
-    documents = [orjson.loads(path.read_bytes()) for path in sorted(paths, key=lambda path: path.name[-20:])]
+    documents = [_read(path) for path in sorted(paths, key=lambda path: path.name[-20:])]
     documents = [document for document in documents if not document["arguments"]["quick"]]
     commits = {document["benchmark"]: document["machine"]["commit"] for document in documents}
     return [document for document in documents if document["machine"]["commit"] == commits[document["benchmark"]]]
+
+
+def _read(path: Path) -> Document:
+    document: Document = orjson.loads(path.read_bytes())
+    return document | {"file": path}
 
 
 def main() -> None:
     parser = report.parser("publish", __doc__)
     parser.add_argument("files", nargs="*", type=Path, help="of results; default: the newest")
     arguments = report.parse(parser)
-    results = [orjson.loads(file.read_bytes()) for file in arguments.files] or newest(RESULTS.glob("*.json"))
+    results = [_read(file) for file in arguments.files] or newest(RESULTS.glob("*.json"))
     if not results:
         parser.error(f"there are no results in {RESULTS.relative_to(ROOT)}: run a benchmark first")
     PAGE.write_text(publish(PAGE.read_text(), results))
