@@ -50,7 +50,6 @@ setup(
             "pytest-cov>=6",
             "pytest-timeout>=2.3",
         ],
-        "bench": ["clipper_admin[test]", "matplotlib>=3.8"],
         "check": ["mypy>=1.13", "ruff>=0.9", "types-psutil", "types-requests", "types-tqdm"],
         "docs": ["furo", "myst-parser", "sphinx>=7"],
     },
