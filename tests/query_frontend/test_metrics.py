@@ -30,7 +30,8 @@ def test_every_value_is_as_likely_to_be_in_the_sample() -> None:
     for _ in range(300):
         histogram = Histogram("queries", capacity=20)
         for value in range(500):
-            histogram.add(float(value), times=2)
+            histogram.add_times(float(value), 2)
+        histogram.report()
         for value in histogram._sample:
             kept[int(value) // 50] += 1
     assert sum(kept) == 300 * 20
