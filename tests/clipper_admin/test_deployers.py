@@ -1,6 +1,7 @@
 """The Python deployer over a container manager that starts nothing."""
 
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from clipper_common import modeldir
 from tests.clipper_admin.conftest import Connect
 from tests.clipper_admin.fakes import DiesDuringStart, FakeContainerManager
 
+FILES = [modeldir.FUNCTION_FILE, modeldir.VERSIONS_FILE]
+
 
 def feature_sum(xs: Any) -> list[str]:
     return [str(sum(x)) for x in xs]
@@ -19,8 +22,8 @@ def feature_sum(xs: Any) -> list[str]:
 
 def test_deploy_python_closure(conn: ClipperConnection, cm: FakeContainerManager) -> None:
     python_deployer.deploy_python_closure(conn, name="sum", version=1, input_type="doubles", func=feature_sum)
-    base = images.python_closure_container()
-    assert cm.called("build_model") == [("fake-cluster-sum:1", [modeldir.FUNCTION_FILE], base, None, [])]
+    base = images.PYTHON.name()
+    assert cm.called("build_model") == [("fake-cluster-sum:1", FILES, base, None, [])]
     assert cm.called("deploy_model") == [("sum", "1", "doubles", "fake-cluster-sum:1", 1)]
     assert not cm.model_data_path.exists()
 
@@ -30,7 +33,7 @@ def test_arguments_are_passed_on(conn: ClipperConnection, cm: FakeContainerManag
         conn, "sum", "1.0", "ints", feature_sum, "my/base:2", ["label"], "quay.io", 2, 8, ["pandas"], make_current=False
     )
     image = "quay.io/fake-cluster-sum:1.0"
-    assert cm.called("build_model") == [(image, [modeldir.FUNCTION_FILE], "my/base:2", "quay.io", ["pandas"])]
+    assert cm.called("build_model") == [(image, FILES, "my/base:2", "quay.io", ["pandas"])]
     assert cm.called("deploy_model") == [("sum", "1.0", "integers", image, 2)]
     info = conn.get_model_info("sum", "1.0")
     assert info is not None
@@ -74,7 +77,9 @@ def test_function_that_cannot_be_pickled(conn: ClipperConnection, cm: FakeContai
 
 
 def test_a_deployer_may_add_files(conn: ClipperConnection, cm: FakeContainerManager) -> None:
-    deploy_function(
-        conn, "m", 1, "doubles", feature_sum, "base", save_model=lambda folder: (folder / "weights").touch()
-    )
-    assert cm.called("build_model")[0][1] == [modeldir.FUNCTION_FILE, "weights"]
+    def save_model(folder: Path) -> set[str]:
+        (folder / "weights").touch()
+        return {"numpy"}
+
+    deploy_function(conn, "m", 1, "doubles", feature_sum, images.PYTHON, save_model, ["inputs"])
+    assert cm.called("build_model")[0][1] == [*FILES, "weights"]

@@ -16,7 +16,7 @@ DOCKERFILES = ROOT / "dockerfiles"
 
 def test_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "__registry__", "localhost:5000/clipper")
-    name = images.image_name(images.python_closure_component("3.12"))
+    name = images.image_name(images.PYTHON.component("3.12"))
     assert name == f"localhost:5000/clipper/python312-closure-container:{__version__}"
     assert images.component_of(name) == "python312-closure-container"
     assert images.rpc_component("3.12") == "py312-rpc"
