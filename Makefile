@@ -29,10 +29,10 @@ format: $(VENV)/.has-check
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# IMAGES_PYTHON=3.12 chooses their Python, BUILD_ARGS="--build-arg BASE_IMAGE=... --build-arg PIP_INDEX_URL=..." a mirror.
+# FRAMEWORKS="pytorch keras" (or all) adds theirs, IMAGES_PYTHON=3.12 chooses their Python, BUILD_ARGS="--build-arg BASE_IMAGE=... --build-arg PIP_INDEX_URL=..." a mirror.
 IMAGES_PYTHON ?= $(VERSION)
 images: $(VENV)/.has-examples
-	$(BIN)/python -W ignore::RuntimeWarning:runpy -m clipper_admin.images --python-version $(IMAGES_PYTHON) > $(VENV)/images
+	$(BIN)/python -W ignore::RuntimeWarning:runpy -m clipper_admin.images --python-version $(IMAGES_PYTHON) $(FRAMEWORKS) > $(VENV)/images
 	set -e; while read -r arguments; do docker build $$arguments $(BUILD_ARGS) .; done < $(VENV)/images
 
 bench: $(VENV)/.has-test

@@ -100,6 +100,8 @@ class Recipe(NamedTuple):
     dockerfile: str
     base: str = ""
     """The component that it builds on, if it is one of ours."""
+    base_argument: str = "RPC_IMAGE"
+    """How its Dockerfile calls that."""
 
 
 def recipes(python_version: str = RUNNING_PYTHON) -> list[Recipe]:
@@ -119,15 +121,14 @@ def recipes(python_version: str = RUNNING_PYTHON) -> list[Recipe]:
 def framework_recipes(names: Iterable[str], python_version: str = RUNNING_PYTHON) -> list[Recipe]:
     """The components of these frameworks, each after the one that it builds on."""
     rpc = rpc_component(python_version)
-    bases = {KERAS: TENSORFLOW}  # which brings Keras along
-    wanted = [image for name, image in FRAMEWORKS.items() if name in names]
-    needed = [bases[image] for image in wanted if image in bases]
+    wanted = [FRAMEWORKS[name] for name in names]
+    needed = [TENSORFLOW] if KERAS in wanted else []  # which brings Keras along
     return [
         Recipe(
-            image.component(python_version),
-            image.dockerfile,
-            bases[image].component(python_version) if image in bases else rpc,
+            image.component(python_version), image.dockerfile, TENSORFLOW.component(python_version), "TENSORFLOW_IMAGE"
         )
+        if image is KERAS
+        else Recipe(image.component(python_version), image.dockerfile, rpc)
         for image in dict.fromkeys([*needed, *wanted])
     ]
 
@@ -135,7 +136,7 @@ def framework_recipes(names: Iterable[str], python_version: str = RUNNING_PYTHON
 def build_arguments(recipe: Recipe, python_version: str = RUNNING_PYTHON) -> list[str]:
     """The arguments of ``docker build`` but for the context, which is the top of the checkout."""
     values = {"VERSION": __version__}
-    values |= {"RPC_IMAGE": image_name(recipe.base)} if recipe.base else {"PYTHON_VERSION": python_version}
+    values |= {recipe.base_argument: image_name(recipe.base)} if recipe.base else {"PYTHON_VERSION": python_version}
     return [
         f"--tag={image_name(recipe.component)}",
         f"--file=dockerfiles/{recipe.dockerfile}",

@@ -8,8 +8,9 @@ from typing import Any
 import psutil
 import pytest
 from docker_support import built_images, docker_client
+from managers import MANAGERS, NewManager
 
-from clipper_admin import ClipperConnection, ContainerManager, DockerContainerManager, ProcessContainerManager
+from clipper_admin import ClipperConnection, ContainerManager
 from clipper_admin.container_manager import CLIPPER_DOCKER_LABEL
 from clipper_admin.docker.containers import NETWORK_LABEL
 
@@ -17,25 +18,8 @@ __all__ = ["built_images", "docker_client"]  # fixtures that are not of this fil
 
 HOME = "CLIPPER_HOME"
 
-NewManager = Callable[..., ContainerManager]
 NewCluster = Callable[..., ClipperConnection]
 
-
-def process_manager(cluster_name: str, **options: Any) -> ContainerManager:
-    free_ports = dict.fromkeys(
-        ["clipper_query_port", "clipper_management_port", "clipper_rpc_port", "redis_port", "prometheus_port"], 0
-    )
-    return ProcessContainerManager(cluster_name, **free_ports | options)
-
-
-def docker_manager(cluster_name: str, **options: Any) -> ContainerManager:
-    free_ports = dict.fromkeys(
-        ["clipper_query_port", "clipper_management_port", "clipper_rpc_port", "prometheus_port", "fluentd_port"], 0
-    )
-    return DockerContainerManager(cluster_name, **free_ports | options)
-
-
-MANAGERS: dict[str, NewManager] = {"process": process_manager, "docker": docker_manager}
 NEEDS = {"docker": "left_nothing_in_docker"}
 """The fixture that each manager needs."""
 MARKS = {"docker": [pytest.mark.docker, pytest.mark.timeout(300)]}
