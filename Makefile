@@ -7,7 +7,7 @@ VENV := .venv-$(VERSION)
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := default
-.PHONY: default quickstart test unit check format images bench docs clean
+.PHONY: default quickstart test test-all unit check format images bench docs clean
 
 default: check unit
 
@@ -15,6 +15,9 @@ quickstart: $(VENV)/.has-examples
 	$(BIN)/python examples/quickstart.py
 
 test: $(VENV)/.has-test
+	$(BIN)/pytest -m "not other_manager" --cov --cov-report=term:skip-covered
+
+test-all: $(VENV)/.has-test
 	$(BIN)/pytest --cov --cov-report=term:skip-covered
 
 unit: $(VENV)/.has-test

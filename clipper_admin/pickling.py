@@ -174,6 +174,12 @@ def is_own(module: types.ModuleType) -> bool:
     return module.__name__ != "__main__" and _is_own(module.__name__.partition(".")[0], _place(module))
 
 
+def is_own_or_main(obj: Any) -> bool:
+    """Whether a function or class comes from a module of the user's own, or from the notebook or script that runs."""
+    module = _home(obj)
+    return module is None or module.__name__ == "__main__" or is_own(module)
+
+
 def _place(module: types.ModuleType) -> str:
     """Its file; for a folder without ``__init__.py``, the folder."""
     return getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", [])), "")

@@ -24,6 +24,7 @@ TENSORFLOW_CHECKPOINT: Final = "model.ckpt"
 TENSORFLOW_TAG: Final = "serve"
 KERAS_FILES: Final = ("keras_model.h5", "keras_model.keras")
 """A model in HDF5, as 0.4 had it, and in Keras's own format."""
+KERAS_CLASSES_FILE: Final = "keras_classes.pkl"
 ONNX_FILE: Final = "model.onnx"
 MXNET_PREFIX: Final = "mxnet_model"
 MXNET_METADATA_FILE: Final = "mxnet_model_metadata.json"

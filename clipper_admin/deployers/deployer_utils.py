@@ -76,9 +76,9 @@ version : str
     A version that this model has not had.
 input_type : str
     What an input is: ``integers``, ``floats``, ``doubles``, ``bytes`` or ``strings``.""",
-    "inputs": """Inputs are a numpy array with a row for each, of a type that fits `input_type`, or a list where they cannot
-    be one array. It returns a list, tuple or array with as many outputs, which become texts by ``str``. The function is
-    pickled, with what it captured and the modules of your own that it uses.""",
+    "inputs": """Inputs are a numpy array with a row for each, of a type that fits `input_type`, or a list where they
+    cannot be one array. It returns a list, tuple or array with as many outputs, which become texts by ``str``. The
+    function is pickled, with what it captured and the modules of your own that it uses.""",
     "options": """
 base_image : str, optional
     What holds the program that serves the model; by default Clipper's own for the running Python.

@@ -4,9 +4,9 @@ import shutil
 import warnings
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
-from clipper_admin import images
+from clipper_admin import images, pickling
 from clipper_admin.clipper_admin import ClipperConnection, Version
 from clipper_admin.deployers.deployer_utils import (
     DeployOptions,
@@ -15,6 +15,7 @@ from clipper_admin.deployers.deployer_utils import (
     deploy_function,
     explained,
     make_endpoint,
+    save_pickle,
     with_options,
 )
 from clipper_common import modeldir
@@ -89,14 +90,26 @@ def deploy_keras_model(
     )
 
 
-def _save(model: "keras.Model | str | Path", folder: Path) -> tuple[str, ...]:
+def _save(model: "keras.Model | str | Path", folder: Path) -> set[str]:
     hdf5, native = (folder / name for name in modeldir.KERAS_FILES)
     if isinstance(model, str | Path):
         path = _check_file(check_path("model_path_or_object", model))
         shutil.copy(path, native if zipfile.is_zipfile(path) else hdf5)
     else:
         _save_object(model, hdf5, native)
-    return ()
+    return save_pickle(_own_classes(model), "model_path_or_object", folder / modeldir.KERAS_CLASSES_FILE)
+
+
+def _save_object(model: "keras.Model", hdf5: Path, native: Path) -> None:
+    import keras
+
+    if not isinstance(model, keras.Model):
+        raise ClipperException(f"Invalid value: model_path_or_object={model!r}. It should be a keras.Model or a path.")
+    # HDF5 holds the models that are made of layers alone.
+    of_layers = isinstance(model, keras.Sequential) or type(model).__module__.startswith("keras.")
+    with explained("model_path_or_object", "The model cannot be saved"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # HDF5 is old
+        model.save(hdf5 if of_layers else native)
 
 
 def _check_file(path: Path) -> Path:
@@ -108,13 +121,12 @@ def _check_file(path: Path) -> Path:
     return path
 
 
-def _save_object(model: "keras.Model", hdf5: Path, native: Path) -> None:
+def _own_classes(model: "keras.Model | str | Path") -> dict[str, Any]:
+    """The classes and functions of the user's that Keras needs by name, to load a model."""
     import keras
 
-    if not isinstance(model, keras.Model):
-        raise ClipperException(f"Invalid value: model_path_or_object={model!r}. It should be a keras.Model or a path.")
-    # HDF5 holds the models that are made of layers alone.
-    is_graph = isinstance(model, keras.Sequential) or type(model) is keras.Model
-    with explained("model_path_or_object", "The model cannot be saved"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # HDF5 is old
-        model.save(hdf5 if is_graph else native)
+    used = (
+        {} if isinstance(model, str | Path) else {type(part).__name__: type(part) for part in model._flatten_layers()}
+    )
+    registered = keras.saving.get_custom_objects()
+    return {name: what for name, what in (used | registered).items() if pickling.is_own_or_main(what)}

@@ -13,8 +13,10 @@ def load(folder: Path) -> Callable[[Any], Any]:
     import keras  # here, so that its absence is explained
 
     path = next(folder / name for name in modeldir.KERAS_FILES if (folder / name).is_file())
-    function = modeldir.load_function(folder)  # first: it may register classes of the user's
-    model = keras.models.load_model(path, compile=False)
+    classes_file = folder / modeldir.KERAS_CLASSES_FILE
+    classes = modeldir.load_pickle(classes_file) if classes_file.is_file() else {}
+    model = keras.models.load_model(path, custom_objects=classes, compile=False)
+    function = modeldir.load_function(folder)
     return lambda inputs: function(model, inputs)
 
 

@@ -7,7 +7,11 @@ class Net(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.layers = torch.nn.Sequential(
-            torch.nn.Linear(4, 16), torch.nn.BatchNorm1d(16), torch.nn.ReLU(), torch.nn.Dropout(), torch.nn.Linear(16, 3)
+            torch.nn.Linear(4, 16),
+            torch.nn.BatchNorm1d(16),
+            torch.nn.ReLU(),
+            torch.nn.Dropout(),
+            torch.nn.Linear(16, 3),
         )
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:

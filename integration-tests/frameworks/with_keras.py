@@ -32,11 +32,6 @@ def predict(model: keras.Model, inputs: Any) -> Any:
     return model.predict_on_batch(inputs).tolist()
 
 
-def predict_of_own(model: keras.Model, inputs: Any) -> Any:
-    assert isinstance(model, Classifier)  # so that the class travels, and is registered
-    return model.predict_on_batch(inputs).tolist()
-
-
 def models() -> Iterator[Model]:
     layers = [keras.Input((4,)), keras.layers.Dense(8, activation="relu"), keras.layers.Dense(3, activation="softmax")]
     model = trained(keras.Sequential(layers))
@@ -49,5 +44,4 @@ def models() -> Iterator[Model]:
         yield Model("keras-file", "floats", partial(create, model_path_or_object=path), partial(predict, model))
 
     own = trained(Classifier())
-    create = partial(keras_deployer.create_endpoint, func=predict_of_own, model_path_or_object=own)
-    yield Model("keras-class", "floats", create, partial(predict, own))
+    yield Model("keras-class", "floats", partial(create, model_path_or_object=own), partial(predict, own))

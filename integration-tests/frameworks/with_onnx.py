@@ -21,7 +21,5 @@ def predict(model: Any, inputs: Any) -> list[list[float]]:
 
 def models() -> Iterator[Model]:
     net = train(own_layers.Net())
-    create = partial(
-        onnx_deployer.create_pytorch_endpoint, inputs=torch.zeros(2, 4), func=predict, pytorch_model=net
-    )
+    create = partial(onnx_deployer.create_pytorch_endpoint, inputs=torch.zeros(2, 4), func=predict, pytorch_model=net)
     yield Model("onnx", "floats", create, partial(directly, net))

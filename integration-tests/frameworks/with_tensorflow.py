@@ -49,9 +49,7 @@ def predict_by_signature(session: Any, inputs: Any) -> Any:
 
 def models() -> Iterator[Model]:
     trained = session()
-    create = partial(
-        tensorflow_deployer.create_endpoint, func=predict_by_graph, tf_sess_or_saved_model_path=trained
-    )
+    create = partial(tensorflow_deployer.create_endpoint, func=predict_by_graph, tf_sess_or_saved_model_path=trained)
     yield Model("tensorflow-session", "floats", create, partial(predict_by_graph, trained))
 
     classifier = Classifier()

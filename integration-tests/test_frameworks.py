@@ -1,0 +1,124 @@
+"""Each framework with its real self on both sides: models are made, deployed, and asked over REST.
+
+Frameworks whose requirements clash cannot be in one environment. Each group has its own, made when it is first needed
+and kept in the checkout; it gets what the Dockerfiles of the group install. With Docker, the images are built too.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from docker_support import ROOT, build
+
+from clipper_admin import images
+
+pytestmark = [pytest.mark.integration, pytest.mark.framework, pytest.mark.timeout(900)]
+
+GROUPS = {
+    "pytorch": ["pytorch", "onnx"],
+    "tensorflow": ["tensorflow", "keras"],
+    "mxnet": ["mxnet"],
+    "pyspark": ["pyspark"],
+}
+"""Environments, and the frameworks in each."""
+EXPORTERS = {"pytorch": ["onnx", "onnxscript"]}
+"""What else an environment needs to make models."""
+FIRST = {
+    "pytorch": "docker",
+    "onnx": "docker",
+    "mxnet": "docker",
+    "tensorflow": "process",
+    "keras": "process",
+    "pyspark": "process",
+}
+"""The manager on which `make test` tests each framework. The other one is for `make test-all`."""
+NEEDS = {"docker": "docker_frameworks", "process": "clipper_home"}
+RUN = Path(__file__).parent / "frameworks" / "run.py"
+INSTALL_SECONDS = 900.0
+RUN_SECONDS = 600.0
+PREDICTIONS = 200
+
+
+def cases() -> list[object]:
+    return [
+        pytest.param(
+            framework,
+            manager,
+            id=f"{framework}-{manager}",
+            marks=[
+                *([pytest.mark.docker] if manager == "docker" else []),
+                *([pytest.mark.other_manager] if manager != FIRST[framework] else []),
+            ],
+        )
+        for framework in images.FRAMEWORKS
+        for manager in NEEDS
+    ]
+
+
+@pytest.fixture
+def docker_frameworks(built_images: dict[str, str], left_nothing_in_docker: None) -> None:
+    """An engine that has the images, and gets rid of what is deployed."""
+
+
+@pytest.mark.parametrize(("framework", "manager"), cases())
+def test_framework(framework: str, manager: str, request: pytest.FixtureRequest) -> None:
+    request.getfixturevalue(NEEDS[manager])
+    python = environment(next(group for group, members in GROUPS.items() if framework in members))
+    if manager == "docker":
+        for recipe in images.framework_recipes([framework]):
+            build(images.build_arguments(recipe), ROOT)
+    command = [python, RUN, framework, manager]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=RUN_SECONDS)
+    assert result.returncode == 0, (result.stdout + result.stderr)[-6000:]
+    reports = [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
+    assert reports
+    assert all(report["predictions"] == PREDICTIONS for report in reports)
+    print(*reports, sep="\n")
+
+
+def environment(group: str) -> Path:
+    """The interpreter of an environment that has the SDK and what the Dockerfiles of the group install."""
+    folder = ROOT / f".venv-{images.RUNNING_PYTHON}-{group}"
+    steps = [step for framework in GROUPS[group] for step in pip_steps(images.FRAMEWORKS[framework].dockerfile)]
+    steps.append(" ".join(["pip install --editable", str(ROOT), *EXPORTERS.get(group, [])]))
+    made_of = "\n".join([*steps, (ROOT / "setup.py").read_text()])
+    stamp = folder / "made-of"
+    if not stamp.is_file() or stamp.read_text() != made_of:
+        shutil.rmtree(folder, ignore_errors=True)
+        run([sys.executable, "-m", "venv", str(folder)], os.environ)
+        path = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
+        for step in steps:
+            run(["sh", "-c", step], os.environ | {"PATH": path, "PIP_DISABLE_PIP_VERSION_CHECK": "1"})
+        stamp.write_text(made_of)
+    return folder / "bin" / "python"
+
+
+def pip_steps(dockerfile: str) -> list[str]:
+    """The installations of packages in a Dockerfile, with the default values of its arguments."""
+    text = (ROOT / "dockerfiles" / dockerfile).read_text()
+    defaults = dict(re.findall(r"^ARG (\w+)=(.*)$", text, re.MULTILINE))
+    steps = re.findall(r"^RUN (pip install .*)$", text, re.MULTILINE)
+    return [re.sub(r"\$\{(\w+)\}", lambda match: defaults[match[1]], step) for step in steps]
+
+
+def run(command: list[str], environ: "os._Environ[str] | dict[str, str]") -> None:
+    result = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=INSTALL_SECONDS,
+        env=environ,
+    )
+    assert result.returncode == 0, f"{command}: {result.stdout[-4000:]}"
+
+
+def test_every_framework_is_tested() -> None:
+    assert FIRST.keys() == images.FRAMEWORKS.keys() == {name for group in GROUPS.values() for name in group}
+    assert set(FIRST.values()) == NEEDS.keys()
