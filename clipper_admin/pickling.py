@@ -27,6 +27,7 @@ from clipper_common.errors import ClipperException
 
 _EVERYWHERE: Final = {"clipper_common", "clipper_admin", "clipper_containers", "cloudpickle", "rpc"}
 """In every container."""
+_INSTALLED: Final = {"site-packages", "dist-packages"}
 _NOT_CONTENT: Final = {"__builtins__", "__spec__", "__loader__", "__cached__"}
 """What a module has that belongs to the interpreter."""
 
@@ -190,17 +191,15 @@ def _is_own(top: str, place: str) -> bool:
     if not place or top in sys.stdlib_module_names or top in _EVERYWHERE:
         return False
     path = Path(place).resolve()
-    if any(path.is_relative_to(folder) for folder in _installation_folders()):
+    if _INSTALLED.intersection(path.parts) or any(path.is_relative_to(folder) for folder in _installation_folders()):
         return False
     return top not in importlib.metadata.packages_distributions()  # else it is installed in editable mode
 
 
 @cache
 def _installation_folders() -> list[Path]:
-    folders = [*sysconfig.get_paths().values(), *site.getsitepackages(), site.getusersitepackages()]
-    named = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
-    data = {sysconfig.get_path("data"), sysconfig.get_path("scripts")}  # would be all of /usr
-    return [Path(folder).resolve() for folder in {*folders, *named} - data]
+    libraries = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    return [Path(folder).resolve() for folder in {*libraries, *site.getsitepackages(), site.getusersitepackages()}]
 
 
 def _check_source(module: types.ModuleType) -> None:
