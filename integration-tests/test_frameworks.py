@@ -19,15 +19,19 @@ from clipper_admin import images
 
 pytestmark = [pytest.mark.integration, pytest.mark.framework, pytest.mark.timeout(900)]
 
-GROUPS = {
+GROUPS: dict[str, list[str]] = {
     "pytorch": ["pytorch", "onnx"],
     "tensorflow": ["tensorflow", "keras"],
     "mxnet": ["mxnet"],
     "pyspark": ["pyspark"],
 }
 """Environments, and the frameworks in each."""
-EXPORTERS = {"pytorch": ["onnx", "onnxscript"]}
+FURTHER: dict[str, list[str]] = {
+    "pytorch": ["onnx", "onnxscript"],
+    "python": ["scikit-learn", "xgboost-cpu", "lightgbm"],
+}
 """What else an environment needs to make models."""
+EXAMPLE_ARGUMENTS: dict[str, list[str]] = {"process": [], "docker": ["--docker"]}
 FIRST = {
     "pytorch": "docker",
     "onnx": "docker",
@@ -81,11 +85,25 @@ def test_framework(framework: str, manager: str, request: pytest.FixtureRequest)
     print(*reports, sep="\n")
 
 
+@pytest.mark.parametrize(
+    "manager", ["process", pytest.param("docker", marks=[pytest.mark.docker, pytest.mark.other_manager])]
+)
+@pytest.mark.parametrize("library", ["sklearn", "xgboost", "lightgbm"])
+def test_library_without_a_deployer(library: str, manager: str, request: pytest.FixtureRequest) -> None:
+    request.getfixturevalue(NEEDS[manager])
+    command = [environment("python"), ROOT / "examples" / f"{library}_model.py", *EXAMPLE_ARGUMENTS[manager]]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=RUN_SECONDS)
+    assert result.returncode == 0, (result.stdout + result.stderr)[-6000:]
+    difference, accuracy = re.search(r"of 143: (\S+)\nAccuracy: +([\d.]+)%", result.stdout).groups()  # type: ignore[union-attr]
+    assert float(difference) < 1e-6
+    assert float(accuracy) > 90
+
+
 def environment(group: str) -> Path:
     """The interpreter of an environment that has the SDK and what the Dockerfiles of the group install."""
     folder = ROOT / f".venv-{images.RUNNING_PYTHON}-{group}"
-    steps = [step for framework in GROUPS[group] for step in pip_steps(images.FRAMEWORKS[framework].dockerfile)]
-    steps.append(" ".join(["pip install --editable", str(ROOT), *EXPORTERS.get(group, [])]))
+    steps = [step for name in GROUPS.get(group, []) for step in pip_steps(images.FRAMEWORKS[name].dockerfile)]
+    steps.append(" ".join(["pip install --editable", str(ROOT), *FURTHER.get(group, [])]))
     made_of = "\n".join([*steps, (ROOT / "setup.py").read_text()])
     stamp = folder / "made-of"
     if not stamp.is_file() or stamp.read_text() != made_of:
