@@ -5,32 +5,18 @@ and kept in the checkout; it gets what the Dockerfiles of the group install. Wit
 """
 
 import json
-import os
 import re
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from docker_support import ROOT, build
+from framework_environments import GROUPS, environment, environment_of
 
 from clipper_admin import images
 
 pytestmark = [pytest.mark.integration, pytest.mark.framework, pytest.mark.timeout(900)]
 
-GROUPS: dict[str, list[str]] = {
-    "pytorch": ["pytorch", "onnx"],
-    "tensorflow": ["tensorflow", "keras"],
-    "mxnet": ["mxnet"],
-    "pyspark": ["pyspark"],
-}
-"""Environments, and the frameworks in each."""
-FURTHER: dict[str, list[str]] = {
-    "pytorch": ["onnx", "onnxscript"],
-    "python": ["scikit-learn", "xgboost-cpu", "lightgbm"],
-}
-"""What else an environment needs to make models."""
 EXAMPLE_ARGUMENTS: dict[str, list[str]] = {"process": [], "docker": ["--docker"]}
 FIRST = {
     "pytorch": "docker",
@@ -43,7 +29,6 @@ FIRST = {
 """The manager on which `make test` tests each framework. The other one is for `make test-all`."""
 NEEDS = {"docker": "docker_frameworks", "process": "clipper_home"}
 RUN = Path(__file__).parent / "frameworks" / "run.py"
-INSTALL_SECONDS = 900.0
 RUN_SECONDS = 600.0
 PREDICTIONS = 200
 
@@ -72,7 +57,7 @@ def docker_frameworks(built_images: dict[str, str], left_nothing_in_docker: None
 @pytest.mark.parametrize(("framework", "manager"), cases())
 def test_framework(framework: str, manager: str, request: pytest.FixtureRequest) -> None:
     request.getfixturevalue(NEEDS[manager])
-    python = environment(next(group for group, members in GROUPS.items() if framework in members))
+    python = environment_of(framework)
     if manager == "docker":
         for recipe in images.framework_recipes([framework]):
             build(images.build_arguments(recipe), ROOT)
@@ -97,44 +82,6 @@ def test_library_without_a_deployer(library: str, manager: str, request: pytest.
     difference, accuracy = re.search(r"of 143: (\S+)\nAccuracy: +([\d.]+)%", result.stdout).groups()  # type: ignore[union-attr]
     assert float(difference) < 1e-6
     assert float(accuracy) > 90
-
-
-def environment(group: str) -> Path:
-    """The interpreter of an environment that has the SDK and what the Dockerfiles of the group install."""
-    folder = ROOT / f".venv-{images.RUNNING_PYTHON}-{group}"
-    steps = [step for name in GROUPS.get(group, []) for step in pip_steps(images.FRAMEWORKS[name].dockerfile)]
-    steps.append(" ".join(["pip install --editable", str(ROOT), *FURTHER.get(group, [])]))
-    made_of = "\n".join([*steps, (ROOT / "setup.py").read_text()])
-    stamp = folder / "made-of"
-    if not stamp.is_file() or stamp.read_text() != made_of:
-        shutil.rmtree(folder, ignore_errors=True)
-        run([sys.executable, "-m", "venv", str(folder)], os.environ)
-        path = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
-        for step in steps:
-            run(["sh", "-c", step], os.environ | {"PATH": path, "PIP_DISABLE_PIP_VERSION_CHECK": "1"})
-        stamp.write_text(made_of)
-    return folder / "bin" / "python"
-
-
-def pip_steps(dockerfile: str) -> list[str]:
-    """The installations of packages in a Dockerfile, with the default values of its arguments."""
-    text = (ROOT / "dockerfiles" / dockerfile).read_text()
-    defaults = dict(re.findall(r"^ARG (\w+)=(.*)$", text, re.MULTILINE))
-    steps = re.findall(r"^RUN (pip install .*)$", text, re.MULTILINE)
-    return [re.sub(r"\$\{(\w+)\}", lambda match: defaults[match[1]], step) for step in steps]
-
-
-def run(command: list[str], environ: "os._Environ[str] | dict[str, str]") -> None:
-    result = subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=INSTALL_SECONDS,
-        env=environ,
-    )
-    assert result.returncode == 0, f"{command}: {result.stdout[-4000:]}"
 
 
 def test_every_framework_is_tested() -> None:

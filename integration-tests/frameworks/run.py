@@ -1,14 +1,17 @@
 """Deploys the models of one framework, and compares what is answered over REST with the models called directly.
 
 ``python run.py pytorch docker``; in an environment that has the SDK and the framework, and nothing else. Prints a line
-of JSON for each model.
+of JSON for each model. ``--measure=10`` asks each for ten seconds from 64 connections besides, and calls it directly in
+a loop for as long.
 """
 
 import importlib
 import json
 import sys
+import tempfile
 import time
 import urllib.request
+from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -17,14 +20,18 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+# Not by PYTHONPATH: replicas would inherit it, and find what must travel with the models.
+sys.path[:0] = map(str, [Path(__file__).parents[1], Path(__file__).parents[2]])
 
-from managers import MANAGERS
+from managers import MANAGERS  # noqa: E402
 
-from clipper_admin import ClipperConnection
+from bench import wrk  # noqa: E402
+from clipper_admin import ClipperConnection  # noqa: E402
 
 PREDICTIONS = 200
 CLIENTS = 8
+CONNECTIONS = 64
+WARM_UP_SECONDS = 3.0
 SLO_MICROS = 20_000_000
 
 
@@ -74,8 +81,8 @@ def ask(conn: ClipperConnection, app: str, value: Sequence[float]) -> Any:
     return answer["output"]
 
 
-def check(conn: ClipperConnection, model: Model) -> dict[str, Any]:
-    """Deploy `model` and compare. Returns how long it took."""
+def check(conn: ClipperConnection, model: Model, measured_seconds: float) -> dict[str, Any]:
+    """Deploy `model` and compare. Returns how long it took, and what was measured if that was asked for."""
     expected = [np.atleast_1d(scores) for scores in model.predict(model.inputs)]
     assert len({tuple(scores.round(3)) for scores in expected}) > PREDICTIONS // 4, "the model says always the same"
     called = time.monotonic()
@@ -87,22 +94,49 @@ def check(conn: ClipperConnection, model: Model) -> dict[str, Any]:
     done = time.monotonic()
     for answer, scores in zip(answers, expected, strict=True):
         np.testing.assert_allclose(answer, scores, rtol=1e-4, atol=1e-5)
+    measured = measure(conn, model, measured_seconds) if measured_seconds else {}
     conn.stop_models([model.name])
     return {
         "model": model.name,
         "predictions": len(answers),
         "seconds_to_first_prediction": round(first - called, 2),
         "seconds_for_predictions": round(done - first, 2),
+        **measured,
+    }
+
+
+def measure(conn: ClipperConnection, model: Model, seconds: float) -> dict[str, float]:
+    """Queries per second through Clipper, and calls per second of the model itself with one input."""
+    port = int(conn.get_query_addr().rpartition(":")[2])
+    with tempfile.NamedTemporaryFile() as body:
+        body.write(json.dumps({"input": model.inputs[0].tolist()}).encode())
+        body.flush()
+        wrk.run(port, f"/{model.name}/predict", Path(body.name), CONNECTIONS, WARM_UP_SECONDS)  # batches are learned
+        found = wrk.run(port, f"/{model.name}/predict", Path(body.name), CONNECTIONS, seconds)
+    assert not found.bad_status and not found.failed, found
+    one, calls = model.inputs[:1], 0
+    started = time.monotonic()
+    while time.monotonic() - started < seconds:
+        model.predict(one)
+        calls += 1
+    return {
+        "queries_per_second": round(found.requests / found.seconds),
+        "p99_millis": round(found.p99_millis, 1),
+        "calls_per_second": round(calls / (time.monotonic() - started)),
     }
 
 
 def main() -> None:
-    framework, manager = sys.argv[1:]
-    conn = ClipperConnection(MANAGERS[manager](f"framework-{framework}"))
-    conn.start_clipper()
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("framework")
+    parser.add_argument("manager", choices=MANAGERS)
+    parser.add_argument("--measure", type=float, default=0.0)
+    options = parser.parse_args()
+    conn = ClipperConnection(MANAGERS[options.manager](f"framework-{options.framework}"))
+    conn.start_clipper(cache_size=0)  # a cache would answer in the place of the model
     try:
-        for model in models_of(framework):
-            print(json.dumps(check(conn, model)), flush=True)
+        for model in models_of(options.framework):
+            print(json.dumps(check(conn, model, options.measure)), flush=True)
     finally:
         conn.stop_all(graceful=False)
 
