@@ -6,11 +6,12 @@ and kept in the checkout; it gets what the Dockerfiles of the group install. Wit
 
 import json
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
-from docker_support import ROOT, build
+from docker_support import ROOT, build, missing
 from framework_environments import GROUPS, environment, environment_of
 
 from clipper_admin import images
@@ -56,6 +57,8 @@ def docker_frameworks(built_images: dict[str, str], left_nothing_in_docker: None
 
 @pytest.mark.parametrize(("framework", "manager"), cases())
 def test_framework(framework: str, manager: str, request: pytest.FixtureRequest) -> None:
+    if framework == "pyspark" and not shutil.which("java"):
+        missing("java", "Spark runs on Java, which is not on PATH")
     request.getfixturevalue(NEEDS[manager])
     python = environment_of(framework)
     if manager == "docker":

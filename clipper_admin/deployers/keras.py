@@ -1,6 +1,7 @@
 """Deploys Keras models."""
 
 import shutil
+import sys
 import warnings
 import zipfile
 from pathlib import Path
@@ -123,8 +124,9 @@ def _check_file(path: Path) -> Path:
 
 def _own_classes(model: "keras.Model | str | Path") -> dict[str, Any]:
     """The classes and functions of the user's that Keras needs by name, to load a model."""
-    import keras
-
+    keras = sys.modules.get("keras")
+    if keras is None:  # then nothing is registered
+        return {}
     used = (
         {} if isinstance(model, str | Path) else {type(part).__name__: type(part) for part in model._flatten_layers()}
     )
