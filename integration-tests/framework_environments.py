@@ -6,7 +6,6 @@ first needed, and kept in the checkout.
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -43,7 +42,6 @@ def environment(group: str) -> Path:
     made_of = "\n".join([*steps, (ROOT / "setup.py").read_text()])
     stamp = folder / "made-of"
     if not stamp.is_file() or stamp.read_text() != made_of:
-        shutil.rmtree(folder, ignore_errors=True)
         _run([sys.executable, "-m", "venv", str(folder)], os.environ)
         path = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
         for step in steps:
