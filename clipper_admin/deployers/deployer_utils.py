@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, ParamSpec, TypedDict, get_args
 
-from clipper_admin import functions, pickling
+from clipper_admin import functions, images, pickling
+from clipper_admin.arguments import check_text
 from clipper_admin.clipper_admin import CLIPPER_TEMP_DIR, ClipperConnection, Version
 from clipper_admin.images import ModelImage
 from clipper_common import modeldir
@@ -197,7 +198,7 @@ def deploy_function(
     `options` are further arguments of ``ClipperConnection.build_and_deploy_model``.
     """
     functions.check_function(func, called_with)
-    base = image.name() if base_image in (None, DEFAULT_IMAGE) else str(base_image)
+    base = image.name() if base_image in (None, DEFAULT_IMAGE) else check_base_image(base_image, image)
     with tempfile.TemporaryDirectory(prefix="clipper-model-", dir=CLIPPER_TEMP_DIR) as temporary:
         folder = Path(temporary)
         needed = {*save_model(folder), *save_function(clipper_conn, func, folder), *image.packages}
@@ -206,6 +207,23 @@ def deploy_function(
         clipper_conn.build_and_deploy_model(
             name, version, input_type, folder, base, container_registry=registry, **options
         )
+
+
+def check_base_image(base_image: object, image: ModelImage) -> str:
+    """The name of an image to build on: one of the user's, or of ours one that can read what is saved here."""
+    name = check_text("base_image", base_image)
+    theirs, ours = images.served_by(name), images.served_by(image.name())
+    if theirs and theirs != ours:
+        raise ClipperException(
+            f"Invalid value: base_image={name!r}. It serves {_served(theirs)}, and not {_served(ours)}. "
+            "Leave base_image out: 'make images' builds the default."
+        )
+    return name
+
+
+def _served(what: tuple[str, str] | None) -> str:
+    python, framework = what or ("", "")
+    return f"models of {framework or 'plain Python'} that Python {python} saved"
 
 
 def save_function(clipper_conn: ClipperConnection, func: PredictFunction, folder: Path) -> set[str]:

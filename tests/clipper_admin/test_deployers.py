@@ -185,3 +185,19 @@ def test_the_versions_of_a_framework_are_noted(
 def test_a_function_of_the_wrong_arity(conn: ClipperConnection, func: Any, reason: str) -> None:
     with pytest.raises(ClipperException, match=rf"will be called as func\(session, inputs\): {reason}"):
         tensorflow_deployer.deploy_tensorflow_model(conn, "m", 1, "floats", func, "/no/matter")
+
+
+@pytest.mark.parametrize(
+    ("image", "reason"),
+    [
+        ("quay.io/me/tf27-container:0.4.1", "models of tensorflow that Python 2.7 saved"),
+        (images.KERAS.name(), f"models of keras that Python {images.RUNNING_PYTHON} saved"),
+        ("", "It should be a text"),
+    ],
+)
+def test_a_base_image_that_cannot_serve(conn: ClipperConnection, image: str, reason: str) -> None:
+    with pytest.raises(ClipperException, match=f"base_image='{image}'. .*{reason}"):
+        tensorflow_deployer.deploy_tensorflow_model(conn, "m", 1, "floats", with_model, "/no/matter", image)
+    with pytest.raises(ClipperException, match="There is no such file"):
+        name = images.TENSORFLOW.name()
+        tensorflow_deployer.deploy_tensorflow_model(conn, "m", 1, "floats", with_model, "/no/matter", name)
