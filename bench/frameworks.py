@@ -63,7 +63,10 @@ def _rows(framework: str, arguments: Namespace) -> list[list[object]]:
     said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
     reports = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
     version = _version(python, framework)
-    return [[one["model"], version, *image, *_figures(one)] for one in reports]
+    rows: list[list[object]] = [[one["model"], version, *image, *_figures(one)] for one in reports]
+    for row in rows:
+        progress(" | ".join(map(str, row)))
+    return rows
 
 
 def _figures(one: dict[str, Any]) -> list[object]:

@@ -114,6 +114,9 @@ def measure(conn: ClipperConnection, model: Model, seconds: float) -> dict[str, 
         wrk.run(port, f"/{model.name}/predict", Path(body.name), CONNECTIONS, WARM_UP_SECONDS)  # batches are learned
         found = wrk.run(port, f"/{model.name}/predict", Path(body.name), CONNECTIONS, seconds)
     assert not found.bad_status and not found.failed, found
+    ratios = [ratio for each in conn.inspect_instance()["ratio_counters"] for ratio in each.items()]
+    defaults = [float(ratio["ratio"]) for name, ratio in ratios if name == f"app:{model.name}:default_prediction_ratio"]
+    assert defaults == [0.0], "some answers were not the model's"
     one, calls = model.inputs[:1], 0
     started = time.monotonic()
     while time.monotonic() - started < seconds:

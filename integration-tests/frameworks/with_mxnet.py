@@ -27,8 +27,9 @@ def predict(model: mx.mod.Module, inputs: Any) -> Any:
 
 
 def directly(module: mx.mod.Module, inputs: Any) -> Any:
-    """In batches of the size that the module is bound to."""
-    return [scores for start in range(0, len(inputs), 50) for scores in predict(module, inputs[start : start + 50])]
+    """With a batch of another size than the module is bound to, which the labels of the training must follow."""
+    module.reshape([("data", inputs.shape)], [("softmax_label", inputs.shape[:1])])
+    return predict(module, inputs)
 
 
 def models() -> Iterator[Model]:
