@@ -2,7 +2,9 @@
 
 import functools
 import inspect
+import logging
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -253,6 +255,20 @@ def explained(argument: str, what: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise ClipperException(f"Invalid value: {argument}. {what}: {type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def quiet(logger_name: str) -> Iterator[None]:
+    """Without the remarks of a framework on how it could be called otherwise. Errors are heard."""
+    logger = logging.getLogger(logger_name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def check_path(argument: str, path: str | Path) -> Path:

@@ -2,7 +2,6 @@
 
 import shutil
 import sys
-import warnings
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -16,6 +15,7 @@ from clipper_admin.deployers.deployer_utils import (
     deploy_function,
     explained,
     make_endpoint,
+    quiet,
     save_pickle,
     with_options,
 )
@@ -108,8 +108,7 @@ def _save_object(model: "keras.Model", hdf5: Path, native: Path) -> None:
         raise ClipperException(f"Invalid value: model_path_or_object={model!r}. It should be a keras.Model or a path.")
     # HDF5 holds the models that are made of layers alone.
     of_layers = isinstance(model, keras.Sequential) or type(model).__module__.startswith("keras.")
-    with explained("model_path_or_object", "The model cannot be saved"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # HDF5 is old
+    with explained("model_path_or_object", "The model cannot be saved"), quiet("absl"):
         model.save(hdf5 if of_layers else native)
 
 

@@ -1,7 +1,5 @@
 """Deploys models as ONNX graphs, which onnxruntime serves: no PyTorch is needed where they run."""
 
-import logging
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +13,7 @@ from clipper_admin.deployers.deployer_utils import (
     deploy_function,
     explained,
     make_endpoint,
+    quiet,
     with_options,
 )
 from clipper_common import modeldir
@@ -121,7 +120,11 @@ def _export(model: "torch.nn.Module", inputs: Any, folder: Path) -> tuple[str, .
     if not isinstance(model, torch.nn.Module):
         raise ClipperException(f"Invalid value: pytorch_model={model!r}. It should be a torch.nn.Module.")
     examples = inputs if isinstance(inputs, tuple) else (inputs,)
-    with explained("pytorch_model, inputs", "The module cannot be exported to ONNX"), _evaluating(model), _quiet():
+    with (
+        explained("pytorch_model, inputs", "The module cannot be exported to ONNX"),
+        _evaluating(model),
+        quiet("torch.onnx"),
+    ):
         torch.onnx.export(
             model,
             examples,
@@ -143,17 +146,3 @@ def _evaluating(model: "torch.nn.Module") -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporter's remarks on packages that are not needed, and PyTorch's to its own authors."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
