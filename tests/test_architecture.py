@@ -31,6 +31,7 @@ HOMES = {
     "psutil": ["clipper_admin/process"],
     "pyspark": ["clipper_admin/deployers/pyspark.py", f"{CONTAINERS}/pyspark_container.py"],
     "redis": ["clipper_common/store.py"],
+    "simdjson": ["query_frontend/schemas.py"],
     "tensorflow": ["clipper_admin/deployers/tensorflow.py", f"{CONTAINERS}/tensorflow_container.py"],
     "torch": ["clipper_admin/deployers", f"{CONTAINERS}/pytorch_container.py"],
     "tqdm": ["clipper_admin/image_builder.py", "clipper_admin/replicas.py"],
