@@ -26,8 +26,11 @@ _CONTAINERS: Final = "clipper_containers"
 _MODULES: Final = {
     images.NOOP_CONTAINER: "noop_container",
     images.SUM_CONTAINER: "sum_container",
-    "python-closure-container": "python_closure_container",
-    f"python{images.python_suffix()}-closure-container": "python_closure_container",
+    **{
+        name: image.module
+        for image in (images.PYTHON, *images.FRAMEWORKS.values())
+        for name in (image.pattern.format(""), image.component())
+    },
 }
 _INSTALL_SECONDS: Final = 1800.0
 
@@ -66,12 +69,10 @@ def _launch(files: ClusterFiles, arguments: list[str], working_directory: Path) 
 
 
 def _unknown(image: str) -> str:
-    component = images.component_of(image)
-    if component.startswith("python") and component.endswith("-closure-container"):
-        running = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if images.served_by(image):
         return (
-            f"Image '{image}' is for another Python than the running {running}, which pickled the function. "
-            f"Use '{images.python_closure_container()}'."
+            f"Image '{image}' is for another Python than the running {images.RUNNING_PYTHON}, which pickled the "
+            f"function. Leave base_image out."
         )
     return (
         f"Image '{image}' was not found. ProcessContainerManager accepts the name of an image that was built for this "

@@ -41,7 +41,7 @@ def package(tmp_path: Path) -> str:
         ("noop-container", "noop_container"),
         ("clipper/sum-container:0.5.0", "sum_container"),
         ("registry.example:5000/x/python-closure-container:dev", "python_closure_container"),
-        (images.python_closure_container(), "python_closure_container"),
+        (images.PYTHON.name(), "python_closure_container"),
     ],
 )
 def test_our_containers(files: ClusterFiles, image: str, module: str) -> None:
