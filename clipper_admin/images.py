@@ -18,6 +18,7 @@ MANAGEMENT_FRONTEND = "management_frontend"
 FRONTEND_EXPORTER = "frontend-exporter"
 NOOP_CONTAINER = "noop-container"
 SUM_CONTAINER = "sum-container"
+R_CONTAINER = "r-container-base"
 
 RUNNING_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -79,6 +80,9 @@ def recipes(python_version: str = RUNNING_PYTHON) -> list[Recipe]:
     ]
 
 
+R_RECIPE = Recipe(R_CONTAINER, "RDockerfile")
+
+
 def build_arguments(recipe: Recipe, python_version: str = RUNNING_PYTHON) -> list[str]:
     """The arguments of ``docker build`` but for the context, which is the top of the checkout."""
     values = {"VERSION": __version__}
@@ -95,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = ArgumentParser("python -m clipper_admin.images", description=main.__doc__)
     parser.add_argument("--python-version", default=RUNNING_PYTHON, help="of the images (default: %(default)s)")
     python_version = parser.parse_args(arguments).python_version
-    for recipe in recipes(python_version):
+    for recipe in [*recipes(python_version), R_RECIPE]:
         print(*build_arguments(recipe, python_version))
 
 

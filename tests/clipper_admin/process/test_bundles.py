@@ -112,7 +112,7 @@ def test_packages_come_in_front_of_the_callers(files: ClusterFiles, model: Path,
         "assert clipper_test_extra.__file__.startswith(front) and not psutil.__file__.startswith(front); "
         "print(clipper_test_extra.NUMBER)"
     )
-    output = subprocess.run([launch.python, "-c", code], capture_output=True, text=True)
+    output = subprocess.run([launch.program, "-c", code], capture_output=True, text=True)
     assert output.stdout == "7\n", output.stderr
 
 
@@ -122,7 +122,7 @@ def test_a_bundle_sees_the_packages_of_its_base(files: ClusterFiles, model: Path
     again.mkdir()
     bundles.build(files, "derived", model, "base", [package])
     launch = bundles.resolve(files, "derived")
-    assert subprocess.run([launch.python, "-c", "import clipper_test_extra"]).returncode == 0
+    assert subprocess.run([launch.program, "-c", "import clipper_test_extra"]).returncode == 0
 
 
 def test_failed_installation_leaves_nothing(files: ClusterFiles, model: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ answer_batch <- function(model, request) {
   }
 
   if (!identical(request$wire_type, wire_types[[type$clipper_type]])) {
-    fail(seq_len(count), simpleError(paste("this model takes", type$clipper_type, "and was sent something else")))
+    fail(seq_len(count), simpleError(paste0("this model takes ", type$clipper_type, ", and was sent something else")))
     return(list(outputs = outputs, failed = failed, started = started, predicting = now()))
   }
   inputs <- vector("list", count)

@@ -62,7 +62,9 @@ port <- function(name, default) {
 
 # Not of R's random numbers: a model that sets their seed would make all its replicas the same one.
 random_id <- function() {
-  bytes <- readBin("/dev/urandom", "raw", 16)
+  source <- file("/dev/urandom", "rb", raw = TRUE)
+  on.exit(close(source))
+  bytes <- readBin(source, "raw", 16)
   paste(format(bytes), collapse = "")
 }
 

@@ -1,5 +1,7 @@
 #!/bin/sh
 # Starts a program, and makes of SIGTERM the SIGINT on which R can finish what it does. Ends as the program ends.
+[ -w "${TMPDIR:-/tmp}" ] || export TMPDIR=/dev/shm # R does not start without a folder for temporary files
+
 program= stopping=
 trap 'stopping=yes; [ -z "$program" ] || kill -INT "$program" 2>/dev/null' TERM INT
 "$@" &
