@@ -23,7 +23,7 @@ def test_names(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_dockerfile_has_its_recipe_and_no_other() -> None:
-    used = {recipe.dockerfile for recipe in images.recipes()}
+    used = {recipe.dockerfile for recipe in [*images.recipes(), images.R_RECIPE]}
     assert used == {path.name for path in DOCKERFILES.glob("*Dockerfile")}
 
 
@@ -38,7 +38,7 @@ def test_the_list_for_make(capsys: pytest.CaptureFixture[str], monkeypatch: pyte
     monkeypatch.setattr(images, "__registry__", "clipper")
     images.main(["--python-version", "3.12"])
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(images.recipes())
+    assert len(lines) == len(images.recipes()) + 1
     closure = next(line.split() for line in lines if "closure" in line)
     assert closure == [
         f"--tag=clipper/python312-closure-container:{__version__}",
@@ -50,7 +50,7 @@ def test_the_list_for_make(capsys: pytest.CaptureFixture[str], monkeypatch: pyte
 
 def test_the_page_names_images_that_exist() -> None:
     named = set(re.findall(r"clipper/([\w-]+)(?::([\d.]+))?", (ROOT / "docs/images.md").read_text()))
-    components = {recipe.component for recipe in images.recipes("3.11")}
+    components = {recipe.component for recipe in [*images.recipes("3.11"), images.R_RECIPE]}
     assert {component for component, _ in named} - {"entry"} == components
     assert {version for _, version in named} == {"", __version__}
 

@@ -37,7 +37,10 @@ MODELS = {
     "list": ("list(a = 1:4, b = 'x')", "function(inputs) lapply(inputs, function(x) paste(names(x), collapse = ''))"),
     "vector": ("1", "function(inputs) sapply(inputs, sum)"),
     "miscounting": ("1", "function(inputs) if (inputs[[1]][1] == 0) list() else inputs"),
-    "slow": ("1", "function(inputs) { if (inputs[[1]][1] > 1) { Sys.sleep(1); cat('computed') }; lapply(inputs, sum) }"),
+    "slow": (
+        "1",
+        "function(inputs) { if (inputs[[1]][1] > 1) { Sys.sleep(1); cat('computed') }; lapply(inputs, sum) }",
+    ),
 }
 """Of each model: the sample input, and the function."""
 
@@ -68,11 +71,8 @@ def serve(r: R, models: Path, frontend: ScriptedFrontend) -> Iterator[Serve]:
             "CLIPPER_METRIC_PORT": "0",
         }
         shell = ["sh", str(r.library / "Rclipper/serve.sh"), "Rscript", "--vanilla", "-e", "Rclipper::serve_model()"]
-        programs.append(
-            subprocess.Popen(
-                shell, env=r.environment(**ours | environment), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-            )
-        )
+        env, pipe = r.environment(**ours | environment), subprocess.PIPE
+        programs.append(subprocess.Popen(shell, env=env, text=True, stdout=pipe, stderr=pipe))
         return programs[-1]
 
     yield start
@@ -113,7 +113,12 @@ FLOWER = {"Sepal.Length": 5.1, "Sepal.Width": 3, "Petal.Length": 1.4, "Petal.Wid
     ],
 )
 def test_each_kind_of_input(
-    serve: Serve, frontend: ScriptedFrontend, model: str, kind: InputType, inputs: list[bytes], outputs: list[str | None]
+    serve: Serve,
+    frontend: ScriptedFrontend,
+    model: str,
+    kind: InputType,
+    inputs: list[bytes],
+    outputs: list[str | None],
 ) -> None:
     serve(model, kind.canonical_name)
     metadata = frontend.register()
@@ -213,6 +218,8 @@ def test_a_refusal_is_logged(serve: Serve, frontend: ScriptedFrontend) -> None:
     frontend.send(wire.encode_refused("the model takes strings"))
     assert program.stderr
     assert any("refuses this replica: the model takes strings" in line for line in program.stderr)
+    program.terminate()
+    assert program.wait(PATIENCE_SECONDS) == 0
 
 
 def test_nonsense_is_dropped(serve: Serve, frontend: ScriptedFrontend) -> None:
@@ -240,8 +247,8 @@ def test_metrics_are_those_of_other_containers(serve: Serve, frontend: ScriptedF
 
 
 def series(text: str) -> list[str]:
-    """Names, types, help and labels, without values. Those of Python end lines of buckets as they like."""
-    return sorted(re.sub(r"(?<!HELP)(?<!TYPE) \S+$", "", line) for line in text.splitlines() if not line.startswith("# "))
+    """All but the values."""
+    return sorted(line if line.startswith("# ") else line.rpartition(" ")[0] for line in text.splitlines())
 
 
 def test_a_taken_metric_port_is_no_reason_to_die(serve: Serve, frontend: ScriptedFrontend) -> None:

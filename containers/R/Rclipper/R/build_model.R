@@ -1,8 +1,6 @@
 # build_model: from a function of the user's session to an image that a container manager can start.
 
-#' Build a Clipper model of an R function
-#'
-#' See man/build_model.Rd.
+# Build a Clipper model of an R function
 build_model <- function(model_name, model_version, prediction_function, sample_input, model_registry = NULL,
                         container_manager = c("docker", "process"), base_image = NULL) {
   model_name <- check_text(model_name, "model_name")
@@ -28,22 +26,23 @@ build_model <- function(model_name, model_version, prediction_function, sample_i
   invisible(image)
 }
 
-#' Save an R function as the folder of a Clipper model
-#'
-#' See man/save_model.Rd.
+# Save an R function as the folder of a Clipper model
 save_model <- function(folder, prediction_function, sample_input) {
   if (!is.function(prediction_function)) {
     stop("prediction_function is ", describe_kind(prediction_function), ". It should be a function that takes a list ",
       "of inputs and returns a list of outputs of the same length.", call. = FALSE)
   }
   input_type_of(sample_input)
-  try_function(prediction_function, list(sample_input, sample_input))
+  works <- FALSE
+  on.exit(if (!works) unlink(folder, recursive = TRUE))
   write_folder(folder, prediction_function, sample_input)
+  try_function(prediction_function, list(sample_input, sample_input)) # once it is saved: it may change what it uses
   check_in_fresh_session(folder)
+  works <- TRUE
   invisible(folder)
 }
 
-# The function must answer a batch of two before anything is saved.
+# The function must answer a batch of two.
 try_function <- function(prediction_function, inputs) {
   outputs <- tryCatch(
     prediction_function(inputs),

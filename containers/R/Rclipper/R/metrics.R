@@ -73,7 +73,8 @@ listen_for_metrics <- function(context, host, port) {
   socket
 }
 
-# Answers one request: the first bytes that a client sends are taken for all of it.
+# Answers one request: the first bytes that a client sends are taken for all of it. The client closes the connection,
+# as it is told: ZeroMQ would not wait until the answer is sent.
 serve_metrics <- function(socket, metrics) {
   parts <- pbdZMQ::zmq.recv.multipart(socket, unserialize = FALSE)
   if (length(parts) != 2 || !length(parts[[2]])) return()
@@ -85,5 +86,4 @@ serve_metrics <- function(socket, metrics) {
     if (found) "200 OK" else "404 Not Found", nchar(body, "bytes")
   )
   send_frames(socket, list(parts[[1]], charToRaw(paste0(head, body))))
-  send_frames(socket, list(parts[[1]], raw(0))) # closes the connection
 }

@@ -1,8 +1,6 @@
 # The program of a replica: its configuration is in the environment, as docs/writing-a-container.md has it.
 
-#' Serve a Clipper model
-#'
-#' See man/serve_model.Rd.
+# Serve a Clipper model
 serve_model <- function() {
   options(warn = 1)
   config <- read_config()

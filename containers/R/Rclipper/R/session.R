@@ -90,6 +90,7 @@ wait <- function(self, metric_socket, metrics) {
   seconds <- min(self$heartbeat_due - now(), HEARTBEAT_SECONDS)
   sockets <- c(self$socket, metric_socket)
   pbdZMQ::zmq.poll(sockets, c(wanted, if (!is.null(metric_socket)) events$POLLIN), max(0L, as.integer(ceiling(seconds * 1000))))
+  Sys.sleep(0) # a signal ends the poll, and R notices it here
   ready <- vapply(seq_along(sockets), function(i) pbdZMQ::zmq.poll.get.revents(i), 0L)
   if (bitwAnd(ready[[1]], events$POLLIN)) receive(self)
   if (self$heartbeat_unsent && bitwAnd(ready[[1]], events$POLLOUT)) heartbeat(self)
