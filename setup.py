@@ -24,7 +24,7 @@ setup(
     package_dir={"clipper_containers": "containers/python"},
     package_data={package: ["py.typed"] for package in [*PROGRAMS, "clipper_containers"]},
     install_requires=[
-        "aiohttp>=3.12,<4",
+        "aiohttp>=3.14,<3.15",
         "cloudpickle>=3.1",
         "docker>=7.2",
         "kubernetes>=31",
@@ -32,6 +32,7 @@ setup(
         "orjson>=3.10",
         "prometheus_client>=0.21",
         "psutil>=6",
+        "pysimdjson>=7; platform_python_implementation == 'CPython'",
         "pyzmq>=26",
         "redis>=5.2",
         "tqdm>=4.66",

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import signal
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -69,23 +70,44 @@ def create_app(**options: Any) -> web.Application:
     return web.Application(middlewares=[errors_as_json], client_max_size=MAX_BODY_BYTES, **options)
 
 
-def run(app: web.Application | Awaitable[web.Application], host: str, port: int, keepalive_seconds: float) -> None:
+def run(
+    app: web.Application | Awaitable[web.Application],
+    host: str,
+    port: int,
+    keepalive_seconds: float,
+    make_runner: Callable[..., web.AppRunner] = web.AppRunner,
+) -> None:
     """Serve `app` until SIGTERM or SIGINT, then finish what is in flight."""
+    with asyncio.Runner(loop_factory=_new_event_loop) as runner:
+        runner.run(_serve(app, host, port, keepalive_seconds, make_runner))
+
+
+async def _serve(
+    app: web.Application | Awaitable[web.Application],
+    host: str,
+    port: int,
+    keepalive_seconds: float,
+    make_runner: Callable[..., web.AppRunner],
+) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    runner = make_runner(
+        app if isinstance(app, web.Application) else await app,
+        access_log=None,
+        handler_cancellation=True,
+        keepalive_timeout=keepalive_seconds,
+        shutdown_timeout=_SHUTDOWN_SECONDS,
+    )
     try:
-        web.run_app(
-            app,
-            host=host,
-            port=port,
-            print=None,
-            access_log=None,
-            backlog=_BACKLOG,
-            handler_cancellation=True,
-            keepalive_timeout=keepalive_seconds,
-            shutdown_timeout=_SHUTDOWN_SECONDS,
-            loop=_new_event_loop(),
-        )
-    except OSError as error:
-        sys.exit(address_in_use(f"{host}:{port}", error))
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, host, port, backlog=_BACKLOG).start()
+        except OSError as error:
+            sys.exit(address_in_use(f"{host}:{port}", error))
+        await stop.wait()
+    finally:
+        await runner.cleanup()
 
 
 def address_in_use(address: str, error: Exception) -> int:

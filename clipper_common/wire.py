@@ -1,7 +1,8 @@
 """The RPC between query frontend and model containers, as values: encoders and decoders over frames.
 
 Version 3 is what the containers of Clipper 0.3 and 0.4 speak (Python, R, JVM, C++). Version 4 is ours: the same
-messages, and a replica id in the metadata, a status per output, and two messages for leaving. A container says its
+messages, and a replica id in the metadata, a status per output, two messages for leaving, and all inputs or outputs of
+a batch in one frame: a frame of its own for each costs both sides more than most inputs do. A container says its
 version in its metadata; until then it is spoken to in version 3. Numbers are little endian. Every message begins
 with an empty frame; messages from the frontend have the version next, messages from a container do not.
 `docs/wire-protocol.md` has the tables.
@@ -122,7 +123,7 @@ def encode_response(response: Response, rpc_version: int) -> list[bytes]:
         sizes,
     ]
     if rpc_version >= RPC_VERSION_4:
-        frames.append(bytes(response.failed))
+        return [*frames, bytes(response.failed), b"".join(response.outputs)]
     return frames + response.outputs
 
 
@@ -177,17 +178,17 @@ def _read_input_type(frame: bytes) -> InputType:
 
 
 def _decode_response(frames: Frames, rpc_version: int) -> Response:
-    statuses = 1 if rpc_version >= RPC_VERSION_4 else 0
-    if len(frames) < 3 + statuses:
+    if len(frames) < 3:
         raise WireError(f"a response of {len(frames)} frames is too short")
     message_id = _read_u32(frames[0], "message id")
-    sizes = _read_u64s(frames[2], "output sizes")
-    outputs = list(frames[3 + statuses :])
-    if not sizes or sizes[0] != len(outputs) or sizes[1:] != tuple(map(len, outputs)):
-        raise WireError("the sizes announced in a response are not those of its outputs")
-    if not statuses:
-        return Response(message_id, outputs, [False] * len(outputs))
-    if len(frames[3]) != len(outputs):
+    count, *sizes = _read_u64s(frames[2], "output sizes") or (-1,)
+    if rpc_version < RPC_VERSION_4:
+        outputs = _check_frames(frames[3:], count, sizes, "output")
+        return Response(message_id, outputs, [False] * count)
+    if len(frames) != 5:
+        raise WireError(f"a response of {len(frames)} frames, where version 4 has 5")
+    outputs = _split(frames[4], count, sizes, "output")
+    if len(frames[3]) != count:
         raise WireError("a response does not hold one status per output")
     return Response(message_id, outputs, list(map(bool, frames[3])))
 
@@ -202,6 +203,7 @@ def encode_heartbeat_reply(kind: HeartbeatType, rpc_version: int) -> list[bytes]
 def encode_predict_request(request: PredictRequest, rpc_version: int) -> list[bytes]:
     inputs = request.inputs
     sizes = _pack_u64s([request.input_type, len(inputs), *map(len, inputs)])
+    data = inputs if rpc_version < RPC_VERSION_4 else [b"".join(inputs)]
     return [
         b"",
         _U32.pack(rpc_version),
@@ -210,7 +212,7 @@ def encode_predict_request(request: PredictRequest, rpc_version: int) -> list[by
         _U32.pack(RequestType.PREDICT),
         _U64.pack(len(sizes)),
         sizes,
-        *inputs,
+        *data,
     ]
 
 
@@ -232,7 +234,7 @@ def decode_from_frontend(frames: Frames) -> FromFrontend:
     kind = _read_u32(frames[2], "message type")
     match kind:
         case MessageType.CONTAINER_CONTENT:
-            return _decode_predict_request(frames[3:])
+            return _decode_predict_request(frames[3:], version)
         case MessageType.HEARTBEAT:
             return _decode_heartbeat_reply(frames[3:])
         case MessageType.DRAIN:
@@ -249,20 +251,49 @@ def _decode_heartbeat_reply(frames: Frames) -> HeartbeatReply:
         raise WireError("unknown heartbeat type") from error
 
 
-def _decode_predict_request(frames: Frames) -> PredictRequest:
+def _decode_predict_request(frames: Frames, rpc_version: int) -> PredictRequest:
     if len(frames) < 4:
         raise WireError(f"a request of {len(frames)} frames is too short")
     message_id = _read_u32(frames[0], "message id")
     if _read_u32(frames[1], "request type") != RequestType.PREDICT:
         raise WireError("unknown request type")
     sizes = _read_u64s(frames[3], "input sizes")
-    inputs = list(frames[4:])
-    if len(sizes) < 2 or sizes[1] != len(inputs) or sizes[2:] != tuple(map(len, inputs)):
-        raise WireError("the sizes announced in a request are not those of its inputs")
+    if len(sizes) < 2:
+        raise WireError("a request does not say the type and the number of its inputs")
+    kind, count, *sizes_of_inputs = sizes
+    if rpc_version < RPC_VERSION_4:
+        inputs = _check_frames(frames[4:], count, sizes_of_inputs, "input")
+    elif len(frames) == 5:
+        inputs = _split(frames[4], count, sizes_of_inputs, "input")
+    else:
+        raise WireError(f"a request of {len(frames)} frames, where version 4 has 5")
     try:
-        return PredictRequest(message_id, InputType(sizes[0]), inputs)
+        return PredictRequest(message_id, InputType(kind), inputs)
     except ValueError as error:
-        raise WireError(f"unknown input type {sizes[0]}") from error
+        raise WireError(f"unknown input type {kind}") from error
+
+
+# --- batches -------------------------------------------------------------------------------------
+
+
+def _check_frames(frames: Frames, count: int, sizes: Sequence[int], what: str) -> list[bytes]:
+    """Version 3: a frame for each."""
+    if count != len(frames) or list(sizes) != list(map(len, frames)):
+        raise WireError(f"the {what} sizes that a message announces are not those of its {what}s")
+    return list(frames)
+
+
+def _split(data: bytes, count: int, sizes: Sequence[int], what: str) -> list[bytes]:
+    """Version 4: one frame for all."""
+    if count != len(sizes) or len(data) != sum(sizes):
+        raise WireError(f"the {what} sizes that a message announces are not those of its {what}s")
+    parts = []
+    start = 0
+    for size in sizes:
+        end = start + size
+        parts.append(data[start:end])
+        start = end
+    return parts
 
 
 # --- numbers and text ----------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import socket
 import sys
@@ -18,10 +19,12 @@ from clipper_common.records import Snapshot
 from clipper_common.store import ConfigStore, StoreError
 from query_frontend.cache import PredictionCache
 from query_frontend.config import Config
+from query_frontend.deadlines import DeadlineWheel
 from query_frontend.handlers import Handlers
+from query_frontend.lane import LANE, Lane, make_runner
 from query_frontend.metrics import SystemMetrics
 from query_frontend.presence import Presence
-from query_frontend.query_processor import QueryProcessor
+from query_frontend.query_processor import QueryContext
 from query_frontend.registry import Registry
 from query_frontend.rpc_server import RpcEvents, RpcServer
 from query_frontend.task_executor import TaskExecutor
@@ -54,8 +57,10 @@ class QueryFrontend:
             ),
             self.metrics.rpc_request_queueing_delay,
         )
-        processor = QueryProcessor(loop, self.executor)
-        self.handlers = Handlers(self.registry, processor, self.metrics, config.timeout_content)
+        context = QueryContext(self.executor, DeadlineWheel(loop))
+        query_ids = itertools.count()
+        self.handlers = Handlers(self.registry, context, self.metrics, query_ids, config.timeout_content)
+        self.lane = Lane(self.registry, context, query_ids, config.timeout_content)
 
     def _configure_models(self, snapshot: Snapshot, slo_seconds: Mapping[ModelId, float]) -> None:
         self.executor.configure(snapshot.models, slo_seconds)
@@ -119,10 +124,12 @@ async def create_app(config: Config) -> web.Application:
     app = webapp.create_app()
     parts = QueryFrontend(config, asyncio.get_running_loop())
     app.add_routes(parts.handlers.routes())
+    if config.fast_lane:
+        app[LANE] = parts.lane
     app.cleanup_ctx.append(parts.run)
     return app
 
 
 def run(config: Config) -> None:
     webapp.configure_logging()
-    webapp.run(create_app(config), config.host, config.port, config.timeout_request)
+    webapp.run(create_app(config), config.host, config.port, config.timeout_request, make_runner)

@@ -14,13 +14,10 @@ class PredictionCache:
     """Outputs by owner (an id that a model version is given once) and input. Of size 0 it holds nothing."""
 
     def __init__(self, max_bytes: int) -> None:
+        self.enabled = max_bytes > 0
         self._max_bytes = max_bytes
         self._bytes = 0
         self._entries: OrderedDict[tuple[int, bytes], bytes] = OrderedDict()
-
-    @property
-    def enabled(self) -> bool:
-        return self._max_bytes > 0
 
     @property
     def size_bytes(self) -> int:
@@ -44,7 +41,8 @@ class PredictionCache:
         self._entries[owner, payload] = output
         self._bytes += size
         while self._bytes > self._max_bytes:
-            self._remove(next(iter(self._entries)))
+            (_, payload), output = self._entries.popitem(last=False)
+            self._bytes -= len(payload) + len(output) + _ENTRY_OVERHEAD_BYTES
 
     def forget(self, owner: int) -> None:
         """Drop everything of a model version that is no more."""

@@ -2,18 +2,19 @@
 
 import asyncio
 import time
+from collections.abc import Callable, Iterator
 from typing import Final
 from urllib.parse import quote
 
 from aiohttp import web
 
+from clipper_common.datatypes import ModelId
 from clipper_common.errors import JsonError, QueryError, RequestError
 from clipper_common.webapp import json_response
 from query_frontend import schemas
 from query_frontend.metrics import SystemMetrics
-from query_frontend.query_processor import QueryProcessor
+from query_frontend.query_processor import QueryContext, Request
 from query_frontend.registry import AppState, Registry
-from query_frontend.schemas import Answer
 
 MODEL_HEADER: Final = "X-Clipper-Model"
 """Names the model version that answered, as ``name:version``, percent-encoded where it is not ASCII."""
@@ -23,13 +24,18 @@ _NOT_LOADED: Final = "The configuration was not read from Redis yet"
 
 class Handlers:
     def __init__(
-        self, registry: Registry, processor: QueryProcessor, metrics: SystemMetrics, content_seconds: float
+        self,
+        registry: Registry,
+        context: QueryContext,
+        metrics: SystemMetrics,
+        query_ids: Iterator[int],
+        content_seconds: float,
     ) -> None:
         self._registry = registry
-        self._processor = processor
+        self._context = context
         self._metrics = metrics
         self._content_seconds = content_seconds
-        self._query_ids = 0
+        self._query_ids = query_ids
 
     def routes(self) -> list[web.RouteDef]:
         routes = [web.get("/metrics", self.metrics), web.get("/livez", self.live), web.get("/readyz", self.ready)]
@@ -43,22 +49,21 @@ class Handlers:
         app = self._app(request)
         body = await self._read(request)
         try:
-            query = schemas.parse_predict(body, app.record.input_type)
-            model = self._registry.choose_model(app, query.version)
+            inputs, version = schemas.parse_predict(body, app.input_type)
+            model = self._registry.choose_model(app, version)
         except JsonError as error:
             return _error_response(error, schemas.explain(error, schemas.PREDICT_SCHEMA))
         except QueryError as error:
             return _error_response(error, str(error))
-        answers = await self._processor.predict(app, model, query.inputs, arrival)
-        app.metrics.add_answers([answer.explanation is not None for answer in answers], time.monotonic() - arrival)
-        return self._answer(answers)
-
-    def _answer(self, answers: list[Answer]) -> web.Response:
-        first, self._query_ids = self._query_ids, self._query_ids + len(answers)
-        response = web.Response(body=schemas.render(first, answers), content_type="application/json")
-        model = next((answer.model for answer in answers if answer.model is not None), None)
-        if model is not None:
-            response.headers[MODEL_HEADER] = quote(str(model), safe=_HEADER_SAFE)
+        done = asyncio.Event()
+        asked = Request(self._context, app, model, inputs, arrival, done.set)
+        try:
+            await done.wait()
+        finally:  # also when the client hung up, which cancels us
+            asked.abandon()
+        response = web.Response(body=schemas.render(asked.answers, self._query_ids), content_type="application/json")
+        if asked.answering_model is not None:
+            response.headers[MODEL_HEADER] = model_header(asked.answering_model)
         return response
 
     async def update(self, request: web.Request) -> web.Response:
@@ -94,12 +99,21 @@ class Handlers:
         if request.content.is_eof():  # it came with the head: no timer is needed, which costs more than the rest here
             return await request.read()
         try:
-            async with asyncio.timeout(self._content_seconds):
+            async with asyncio.timeout(self._seconds_for_body(request)):
                 return await request.read()
         except TimeoutError:
             raise web.HTTPRequestTimeout(
                 text=f"The body did not arrive within {self._content_seconds:g} seconds"
             ) from None
+
+    def _seconds_for_body(self, request: web.Request) -> float:
+        take_body_due: Callable[[], float | None] = getattr(request.protocol, "take_body_due", lambda: None)
+        due = take_body_due()  # of a request that waited in the lane before
+        return self._content_seconds if due is None else max(due - time.monotonic(), 0.0)
+
+
+def model_header(model: ModelId) -> str:
+    return quote(str(model), safe=_HEADER_SAFE)
 
 
 def _error_response(error: RequestError, cause: str) -> web.Response:

@@ -31,60 +31,56 @@ class Counter:
 
 
 class RatioCounter:
-    """How often something was so, among all times."""
+    """How often something was so, among all times, which another counter counts."""
 
-    def __init__(self) -> None:
-        self._hits = 0
-        self._all = 0
-
-    def add(self, hit: bool) -> None:
-        self._hits += hit
-        self._all += 1
+    def __init__(self, times: Counter) -> None:
+        self.hits = 0
+        self._times = times
 
     def report(self) -> Leaves:
-        return {"ratio": str(self._hits / self._all) if self._all else "nan"}
+        return {"ratio": str(self.hits / self._times.count) if self._times.count else "nan"}
 
 
 class Meter:
-    """Events per second: since the beginning, and averaged over the last 1, 5 and 15 minutes."""
+    """What a counter counts, per second: since the beginning, and averaged over the last 1, 5 and 15 minutes."""
 
     _MINUTES: Final = (1, 5, 15)
     _ALPHAS: Final = tuple(1 - math.exp(-_TICK_SECONDS / 60 / minutes) for minutes in _MINUTES)
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, events: Counter, clock: Callable[[], float] = time.monotonic) -> None:
+        self._events = events
         self._clock = clock
         self._started = self._ticked = clock()
-        self._count = 0
-        self._uncounted = 0
+        self._ticked_count = 0
         self._rates: list[float] | None = None
-
-    def mark(self, events: int) -> None:
-        self._count += events
-        self._uncounted += events
 
     def _catch_up(self) -> None:
         """Do the ticks that are due. Between two reports nothing is known of when events came."""
         ticks = int((self._clock() - self._ticked) / _TICK_SECONDS)
         if not ticks:
             return
-        rate = self._uncounted / (ticks * _TICK_SECONDS)
+        rate = (self._events.count - self._ticked_count) / (ticks * _TICK_SECONDS)
         old = self._rates or [rate] * len(self._MINUTES)
         kept = [(1 - alpha) ** ticks for alpha in self._ALPHAS]
         self._rates = [rate + keep * (before - rate) for keep, before in zip(kept, old, strict=True)]
-        self._uncounted = 0
+        self._ticked_count = self._events.count
         self._ticked += ticks * _TICK_SECONDS
 
     def report(self) -> Leaves:
         self._catch_up()
         elapsed = self._clock() - self._started
-        leaves = {"unit": "events per second", "rate": str(self._count / elapsed if elapsed > 0 else 0.0)}
+        leaves = {"unit": "events per second", "rate": str(self._events.count / elapsed if elapsed > 0 else 0.0)}
         for minutes, rate in zip(self._MINUTES, self._rates or [0.0] * 3, strict=True):
             leaves[f"rate_{minutes}min"] = str(rate)
         return leaves
 
 
 class Histogram:
-    """A uniform sample of all values (Vitter's algorithm R), with the mean of all."""
+    """A uniform sample of all values, with the mean of all.
+
+    The sample is drawn by Li's algorithm L (ACM TOMS 20(4), 1994): it computes how many values to skip before the next
+    one that enters, so that nearly all of them cost a comparison.
+    """
 
     def __init__(self, unit: str, capacity: int = _RESERVOIR) -> None:
         self._unit = unit
@@ -92,14 +88,27 @@ class Histogram:
         self._sample: list[float] = []
         self._count = 0
         self._sum = 0.0
+        self._next = 1
+        """Which value, counted from 1, enters the sample next."""
+        self._weight = 1.0
 
-    def add(self, value: float) -> None:
-        self._count += 1
-        self._sum += value
-        if self._count <= self._capacity:
+    def add(self, value: float, times: int = 1) -> None:
+        self._count += times
+        self._sum += value * times
+        while self._next <= self._count:
+            self._enter(value)
+
+    def _enter(self, value: float) -> None:
+        if len(self._sample) < self._capacity:
             self._sample.append(value)
-        elif (place := int(random.random() * self._count)) < self._capacity:
-            self._sample[place] = value
+            self._next += 1
+            if len(self._sample) < self._capacity:
+                return
+        else:
+            self._sample[random.randrange(self._capacity)] = value
+            self._next += 1
+        self._weight *= math.exp(math.log(1.0 - random.random()) / self._capacity)
+        self._next += int(math.log(1.0 - random.random()) / math.log1p(-self._weight))
 
     def report(self) -> Leaves:
         sample = sorted(self._sample)
@@ -141,34 +150,36 @@ class AppMetrics:
     """Of one application."""
 
     def __init__(self) -> None:
-        self.prediction_latency = Histogram("microseconds")
-        self.prediction_throughput = Meter()
         self.num_predictions = Counter()
-        self.default_prediction_ratio = RatioCounter()
+        self.prediction_latency = Histogram("microseconds")
+        self.prediction_throughput = Meter(self.num_predictions)
+        self.default_prediction_ratio = RatioCounter(self.num_predictions)
 
-    def add_answers(self, defaults: Sequence[bool], seconds: float) -> None:
-        for default in defaults:
-            self.prediction_latency.add(seconds * 1e6)
-            self.default_prediction_ratio.add(default)
-        self.prediction_throughput.mark(len(defaults))
-        self.num_predictions.add(len(defaults))
+    def add_answer(self, is_default: bool, seconds: float) -> None:
+        self.num_predictions.count += 1
+        self.default_prediction_ratio.hits += is_default
+        self.prediction_latency.add(seconds * 1e6)
 
 
 class ModelMetrics:
     """Of one model version."""
 
     def __init__(self) -> None:
-        self.prediction_latency = Histogram("microseconds")
-        self.prediction_throughput = Meter()
+        self._outputs = Counter()
+        self._lookups = Counter()
         self.num_predictions = Counter()
-        self.cache_hit_ratio = RatioCounter()
+        self.prediction_latency = Histogram("microseconds")
+        self.prediction_throughput = Meter(self._outputs)
+        self.cache_hit_ratio = RatioCounter(self._lookups)
         self.batch_size = Histogram("queries")
 
+    def count_lookup(self, hit: bool) -> None:
+        self._lookups.count += 1
+        self.cache_hit_ratio.hits += hit
+
     def add_batch(self, size: int, seconds: float) -> None:
-        micros = seconds * 1e6
-        for _ in range(size):
-            self.prediction_latency.add(micros)
-        self.prediction_throughput.mark(size)
+        self.prediction_latency.add(seconds * 1e6, size)
+        self._outputs.count += size
         self.batch_size.add(size)
 
 
@@ -178,15 +189,16 @@ class SystemMetrics:
     def __init__(self) -> None:
         self.rpc_request_queueing_delay = Histogram("microseconds", _SYSTEM_RESERVOIR)
         self.prediction_cache_lookups = Counter()
-        self.prediction_cache_hit_ratio = RatioCounter()
-        self.aggregate_throughput = Meter()
+        self.prediction_cache_hit_ratio = RatioCounter(self.prediction_cache_lookups)
+        self.aggregate_outputs = Counter()
+        self.aggregate_throughput = Meter(self.aggregate_outputs)
         self.aggregate_num_predictions = Counter()
         self._apps: dict[str, AppMetrics] = {}
         self._models: dict[ModelId, ModelMetrics] = {}
 
     def count_lookup(self, hit: bool) -> None:
-        self.prediction_cache_lookups.add(1)
-        self.prediction_cache_hit_ratio.add(hit)
+        self.prediction_cache_lookups.count += 1
+        self.prediction_cache_hit_ratio.hits += hit
 
     def add_app(self, name: str) -> AppMetrics:
         self._apps[name] = AppMetrics()
@@ -220,5 +232,5 @@ class SystemMetrics:
         groups: list[tuple[str, Any]] = [(f"app:{name}", group) for name, group in self._apps.items()]
         groups += [(f"model:{model}", group) for model, group in self._models.items()]
         for prefix, group in groups:
-            metrics += [(f"{prefix}:{name}", metric) for name, metric in vars(group).items()]
+            metrics += [(f"{prefix}:{name}", metric) for name, metric in vars(group).items() if name[0] != "_"]
         return metrics

@@ -8,9 +8,9 @@ from clipper_common.constants import MAX_QUEUED_BYTES, MAX_QUEUED_QUERIES
 
 
 class Waiter(Protocol):
-    """Who wants to know the outcome of a task (one input of a query)."""
+    """Who wants to know the outcome of a task."""
 
-    def resolve(self, index: int, output: bytes | None, reason: str | None) -> None:
+    def resolve(self, output: bytes | None, reason: str) -> None:
         """Take the output, or the reason why there is none."""
 
 
@@ -19,20 +19,25 @@ class Task:
 
     __slots__ = ("deadline", "in_flight", "payload", "queued", "sends", "sent_at", "waiters")
 
-    def __init__(self, payload: bytes, deadline: float) -> None:
+    def __init__(self, payload: bytes, deadline: float, waiter: Waiter) -> None:
         self.payload = payload
         self.deadline = deadline
         """Of the most patient waiter."""
-        self.waiters: set[tuple[Waiter, int]] = set()
+        self.waiters = [waiter]
         self.queued = False
         self.in_flight = False
         self.sends = 0
         self.sent_at = 0.0
 
-    def resolve(self, output: bytes | None, reason: str | None) -> None:
-        waiters, self.waiters = self.waiters, set()
-        for waiter, index in waiters:
-            waiter.resolve(index, output, reason)
+    def leave(self, waiter: Waiter) -> None:
+        """`waiter` has no more use for the output."""
+        if waiter in self.waiters:
+            self.waiters.remove(waiter)
+
+    def resolve(self, output: bytes | None, reason: str = "") -> None:
+        waiters, self.waiters = self.waiters, []
+        for waiter in waiters:
+            waiter.resolve(output, reason)
 
 
 class ModelQueue:
@@ -53,7 +58,11 @@ class ModelQueue:
         """Queue `task`; False when there is no room."""
         if self._tasks >= self._max_tasks or self._bytes + len(task.payload) > self._max_bytes:
             return False
-        self.put_back(task)
+        task.queued = True  # `put_back` in place: this runs for every query
+        self._tasks += 1
+        self._bytes += len(task.payload)
+        self._pushes += 1
+        heappush(self._heap, (task.deadline, self._pushes, task))
         return True
 
     def put_back(self, task: Task) -> None:

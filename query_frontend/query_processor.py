@@ -1,80 +1,124 @@
-"""One request -> a task for each input -> an answer for each by the deadline: the model's, or the default."""
+"""One input -> a task -> an answer by the deadline: the model's, or the default."""
 
-import asyncio
 import time
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
 
 from clipper_common.datatypes import ModelId
-from query_frontend.model_queue import Task
+from query_frontend.deadlines import DeadlineWheel, Slot
 from query_frontend.registry import AppState
 from query_frontend.schemas import Answer
 from query_frontend.task_executor import NO_MODELS, TaskExecutor
 
 SLO_MISSED: Final = "Failed to retrieve a prediction response within the specified latency SLO"
 
-_TIMER_SECONDS: Final = 0.001
-"""Resolution of the event loop's timers: so much later they fire, lest they fire too early."""
+
+class QueryContext(NamedTuple):
+    """What all queries need."""
+
+    executor: TaskExecutor
+    wheel: DeadlineWheel
 
 
 class Query:
-    """The inputs of one request, each of which gets exactly one answer."""
+    """An input, which gets exactly one answer, at the latest when the application's SLO is over since `arrival`.
 
-    def __init__(self, app: AppState, model: ModelId, inputs: int) -> None:
+    It is asked when it is made. If there is no answer then, `done` is called with it when there is.
+    """
+
+    __slots__ = ("_context", "_done", "_slot", "_task", "answer", "app", "arrival", "model")
+
+    def __init__(
+        self,
+        context: QueryContext,
+        app: AppState,
+        model: ModelId | None,
+        payload: bytes,
+        arrival: float,
+        done: Callable[["Query"], None],
+    ) -> None:
+        self._context = context
         self.app = app
         self.model = model
-        self.answers: list[Answer | None] = [None] * inputs
-        self.missing = inputs
-        self.done: asyncio.Future[None] | None = None
-        """Only made when something has to be waited for."""
-
-    def resolve(self, index: int, output: bytes | None, reason: str | None) -> None:
-        if self.answers[index] is not None:
+        self.arrival = arrival
+        """When the request came, by the monotonic clock."""
+        self.answer: Answer | None = None
+        self._done: Callable[[Query], None] | None = None
+        self._slot: Slot | None = None
+        if model is None:
+            self.resolve(None, NO_MODELS)
             return
-        if output is None:
-            self.answers[index] = self.app.default_answer(reason)
-        else:
-            self.answers[index] = Answer(output, self.model)
-        self.missing -= 1
-        if not self.missing and self.done is not None and not self.done.done():
-            self.done.set_result(None)
+        deadline = arrival + app.slo_seconds
+        self._task = context.executor.submit(model, payload, deadline, self)
+        if self.answer is None:
+            self._done = done
+            self._slot = context.wheel.add(self, deadline)
+
+    def resolve(self, output: bytes | None, reason: str) -> None:
+        """Take the answer: the model's output, or a reason for the default."""
+        if self.answer is not None:
+            return
+        app = self.app
+        self.answer = output if output is not None else app.default_answer(reason)
+        app.metrics.add_answer(output is None, time.monotonic() - self.arrival)
+        if self._slot is not None:
+            self._slot.pop(self, None)
+            self._slot = None
+        if self._done is not None:
+            self._done(self)
+            self._done = None
 
     def expire(self) -> None:
-        for index, answer in enumerate(self.answers):
-            if answer is None:
-                self.resolve(index, None, SLO_MISSED)
+        """The deadline is over."""
+        self._leave()
+        self.resolve(None, SLO_MISSED)
+
+    def abandon(self) -> None:
+        """The client is gone. `done` is not called any more."""
+        if self._slot is not None:
+            self._done = None
+            self._slot.pop(self, None)
+            self._slot = None
+            self._leave()
+
+    def _leave(self) -> None:
+        if self._task is not None and self.model is not None:
+            self._context.executor.leave(self._task, self, self.model)
 
 
-class QueryProcessor:
-    def __init__(self, loop: asyncio.AbstractEventLoop, executor: TaskExecutor) -> None:
-        self._loop = loop
-        self._executor = executor
+class Request:
+    """The inputs of one HTTP request: a query for each, and `done` when the last of them is answered."""
 
-    async def predict(
-        self, app: AppState, model: ModelId | None, inputs: Sequence[bytes], arrival: float
-    ) -> list[Answer]:
-        """Answer `inputs` by `model`, at the latest when the application's SLO is over since `arrival`."""
-        if model is None:
-            return [app.default_answer(NO_MODELS)] * len(inputs)
-        query = Query(app, model, len(inputs))
-        deadline = arrival + app.slo_seconds
-        tasks = [self._executor.submit(model, item, deadline, query, i) for i, item in enumerate(inputs)]
-        if query.missing:
-            await self._wait(query, tasks, deadline)
-        return [answer for answer in query.answers if answer is not None]
+    def __init__(
+        self,
+        context: QueryContext,
+        app: AppState,
+        model: ModelId | None,
+        inputs: Sequence[bytes],
+        arrival: float,
+        done: Callable[[], None],
+    ) -> None:
+        self._done = done
+        self._queries = [Query(context, app, model, item, arrival, self._on_answered) for item in inputs]
+        self._missing = sum(query.answer is None for query in self._queries)
+        if not self._missing:
+            done()
 
-    async def _wait(self, query: Query, tasks: Sequence[Task | None], deadline: float) -> None:
-        query.done = self._loop.create_future()
-        delay = deadline - time.monotonic() + _TIMER_SECONDS
-        timer = self._loop.call_later(max(delay, 0.0), query.expire)
-        try:
-            await query.done
-        finally:  # also when the client hung up, which cancels us
-            timer.cancel()
-            for index, task in enumerate(tasks):
-                if task is not None and not _answered_by_model(query.answers[index]):
-                    self._executor.leave(task, query, index, query.model)
+    def _on_answered(self, _: Query) -> None:
+        self._missing -= 1
+        if not self._missing:
+            self._done()
 
+    @property
+    def answers(self) -> list[Answer]:
+        return [query.answer for query in self._queries if query.answer is not None]
 
-def _answered_by_model(answer: Answer | None) -> bool:
-    return answer is not None and answer.explanation is None
+    @property
+    def answering_model(self) -> ModelId | None:
+        """The model version, if it answered at least one of the inputs."""
+        return next((query.model for query in self._queries if isinstance(query.answer, bytes)), None)
+
+    def abandon(self) -> None:
+        """The client is gone. `done` is not called any more."""
+        for query in self._queries:
+            query.abandon()

@@ -10,7 +10,7 @@ from clipper_common.datatypes import ModelId
 from clipper_common.errors import QueryError
 from clipper_common.records import Application, Snapshot
 from query_frontend.metrics import AppMetrics, SystemMetrics
-from query_frontend.schemas import Answer
+from query_frontend.schemas import Default
 
 logger = logging.getLogger(__name__)
 
@@ -26,11 +26,12 @@ class AppState:
         self.model = model
         """The current version of its linked model, if there is one."""
         self.metrics = metrics
+        self.input_type = app.input_type
         self.slo_seconds = app.slo_seconds
         self._default_output = jsontext.embed(app.default_output.encode())
 
-    def default_answer(self, reason: str | None) -> Answer:
-        return Answer(self._default_output, None, reason)
+    def default_answer(self, reason: str) -> Default:
+        return Default(self._default_output, reason)
 
 
 class Registry:

@@ -47,6 +47,8 @@ class ModelState:
         self.metrics = metrics
         self.queue = ModelQueue()
         self.replicas: list[ReplicaState] = []
+        self.is_served = False
+        """Whether one of them takes batches."""
         self.idle: deque[ReplicaState] = deque()
         """Longest idle first."""
         self.pending: dict[bytes, Task] = {}
@@ -54,11 +56,11 @@ class ModelState:
         self.dispatch_due = False
         self.live = True
 
-    def is_served(self) -> bool:
-        return any(not replica.draining for replica in self.replicas)
+    def replicas_changed(self) -> None:
+        self.is_served = any(not replica.draining for replica in self.replicas)
 
     def forget_pending(self, task: Task) -> None:
-        if self.pending.get(task.payload) is task:
+        if self.pending and self.pending.get(task.payload) is task:
             del self.pending[task.payload]
 
 
@@ -106,23 +108,23 @@ class TaskExecutor:
 
     # --- queries ---
 
-    def submit(self, model_id: ModelId, payload: bytes, deadline: float, waiter: Waiter, index: int) -> Task | None:
+    def submit(self, model_id: ModelId, payload: bytes, deadline: float, waiter: Waiter) -> Task | None:
         """Get `waiter` the output for an input. Answers the task to `leave`, or None when it has its answer."""
         state = self._models.get(model_id)
         if state is None:
-            waiter.resolve(index, None, NO_MODELS)
+            waiter.resolve(None, NO_MODELS)
             return None
         if self._cache.enabled and (output := self._look_up(state, payload)) is not None:
-            waiter.resolve(index, output, None)
+            waiter.resolve(output, "")
             return None
-        if not state.is_served():
-            waiter.resolve(index, None, NO_MODELS)
+        if not state.is_served:
+            waiter.resolve(None, NO_MODELS)
             return None
-        return self._join_or_queue(state, payload, deadline, waiter, index)
+        return self._join_or_queue(state, payload, deadline, waiter)
 
-    def leave(self, task: Task, waiter: Waiter, index: int, model_id: ModelId) -> None:
+    def leave(self, task: Task, waiter: Waiter, model_id: ModelId) -> None:
         """`waiter` has no more use for the output of `task`: its time is over, or its client left."""
-        task.waiters.discard((waiter, index))
+        task.leave(waiter)
         state = self._models.get(model_id)
         if state is None or task.waiters or task.in_flight:
             return
@@ -132,29 +134,27 @@ class TaskExecutor:
     def _look_up(self, state: ModelState, payload: bytes) -> bytes | None:
         output = self._cache.get(state.owner, payload)
         self._metrics.count_lookup(output is not None)
-        state.metrics.cache_hit_ratio.add(output is not None)
+        state.metrics.count_lookup(output is not None)
         return output
 
-    def _join_or_queue(
-        self, state: ModelState, payload: bytes, deadline: float, waiter: Waiter, index: int
-    ) -> Task | None:
-        task = state.pending.get(payload)
+    def _join_or_queue(self, state: ModelState, payload: bytes, deadline: float, waiter: Waiter) -> Task | None:
+        task = state.pending.get(payload) if self._cache.enabled else None
         if task is not None and self._may_join(state, task):
             if task.queued and deadline < task.deadline:
                 state.queue.hurry(task, deadline)
             task.deadline = max(task.deadline, deadline)
-            task.waiters.add((waiter, index))
+            task.waiters.append(waiter)
             return task
-        task = Task(payload, deadline)
+        task = Task(payload, deadline, waiter)
         if not state.queue.put(task):
-            waiter.resolve(index, None, QUEUE_FULL)
+            waiter.resolve(None, QUEUE_FULL)
             return None
-        task.waiters.add((waiter, index))
         if self._cache.enabled:
             state.pending[payload] = task
-        self._metrics.aggregate_num_predictions.add(1)
-        state.metrics.num_predictions.add(1)
-        self._dispatch_soon(state)
+        self._metrics.aggregate_num_predictions.count += 1
+        state.metrics.num_predictions.count += 1
+        if state.idle:
+            self._dispatch_soon(state)
         return task
 
     @staticmethod
@@ -204,7 +204,7 @@ class TaskExecutor:
         seconds = time.monotonic() - batch.sent_at
         replica.sizer.observe(len(batch.tasks), seconds)
         batch.state.metrics.add_batch(len(batch.tasks), seconds)
-        self._metrics.aggregate_throughput.mark(len(batch.tasks))
+        self._metrics.aggregate_outputs.count += len(batch.tasks)
         self._rest(replica)
         self._deliver(batch, response)
 
@@ -228,7 +228,7 @@ class TaskExecutor:
             value = jsontext.embed(output)
             if keep:
                 self._cache.put(state.owner, task.payload, value)
-            task.resolve(value, None)
+            task.resolve(value)
 
     def _redo(self, batch: Batch) -> None:
         """Queue the batch of a replica that was lost once more, as far as that can still help."""
@@ -272,6 +272,7 @@ class TaskExecutor:
         state = replica.state
         if state is not None:
             state.replicas.remove(replica)
+            state.replicas_changed()
             if replica in state.idle:
                 state.idle.remove(replica)
         if replica.batch is not None:
@@ -281,8 +282,10 @@ class TaskExecutor:
     def on_draining(self, connection: Connection) -> None:
         replica = self._replicas[connection]
         replica.draining = True
-        if replica.state is not None and replica in replica.state.idle:
-            replica.state.idle.remove(replica)
+        if replica.state is not None:
+            replica.state.replicas_changed()
+            if replica in replica.state.idle:
+                replica.state.idle.remove(replica)
         if replica.batch is None:
             self.rpc.dismiss(connection)
 
@@ -303,6 +306,7 @@ class TaskExecutor:
         replica.state = state
         replica.sizer = batch_sizer(state.model.batch_size)
         state.replicas.append(replica)
+        state.replicas_changed()
         if replica.batch is None and not replica.draining:
             state.idle.append(replica)
 

@@ -202,10 +202,26 @@ def test_farewells() -> None:
     assert wire.decode_from_frontend(wire.encode_refused("x")[:3]) == Refused("")
 
 
-def test_requests_and_heartbeats_of_version_4_differ_in_the_version_only() -> None:
+def test_version_4_has_one_frame_for_all_inputs() -> None:
     sent = wire.encode_predict_request(INTS, 4)
-    assert sent == [b"", struct.pack("<I", 4), *PREDICT_INTS[2:]]
+    assert sent == [b"", struct.pack("<I", 4), *PREDICT_INTS[2:7], b"".join(PREDICT_INTS[7:])]
     assert wire.decode_from_frontend(sent) == INTS
+    for wrong in (sent[:-1], [*sent, b""], [*sent[:-1], sent[-1] + b"x"], [*sent[:-1], sent[-1][1:]]):
+        with pytest.raises(WireError):
+            wire.decode_from_frontend(wrong)
+
+
+def test_version_4_has_one_frame_for_all_outputs() -> None:
+    response = Response(7, [b"1", b"", b"abc"], [False, True, False])
+    sent = wire.encode_response(response, 4)
+    assert sent[-2:] == [b"\0\1\0", b"1abc"]
+    assert wire.decode_from_container(sent, 4) == response
+    for wrong in (sent[:-1], [*sent, b""], [*sent[:-1], b"1abcd"], [*sent[:-2], b"\0\1", sent[-1]]):
+        with pytest.raises(WireError):
+            wire.decode_from_container(wrong, 4)
+
+
+def test_heartbeat_replies_of_version_4_differ_in_the_version_only() -> None:
     reply = wire.encode_heartbeat_reply(HeartbeatType.KEEP_ALIVE, 4)
     assert wire.decode_from_frontend(reply) == HeartbeatReply(HeartbeatType.KEEP_ALIVE)
 

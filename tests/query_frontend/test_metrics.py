@@ -1,7 +1,9 @@
+import random
+
 import pytest
 
 from clipper_common.datatypes import ModelId
-from query_frontend.metrics import Histogram, Meter, SystemMetrics, percentile
+from query_frontend.metrics import Counter, Histogram, Meter, SystemMetrics, percentile
 
 
 def test_percentiles_interpolate_at_rank_times_n_plus_one() -> None:
@@ -22,6 +24,19 @@ def test_a_histogram_keeps_a_bounded_sample_and_the_mean_of_all() -> None:
     assert report["unit"] == "queries"
 
 
+def test_every_value_is_as_likely_to_be_in_the_sample() -> None:
+    random.seed(5)
+    kept = [0] * 10
+    for _ in range(300):
+        histogram = Histogram("queries", capacity=20)
+        for value in range(500):
+            histogram.add(float(value), times=2)
+        for value in histogram._sample:
+            kept[int(value) // 50] += 1
+    assert sum(kept) == 300 * 20
+    assert all(500 < count < 700 for count in kept), "600 each, and a deviation of 23"
+
+
 def test_an_empty_histogram_is_all_zero() -> None:
     report = Histogram("microseconds").report()
     assert {report[name] for name in ("min", "max", "mean", "std_dev", "p50", "p95", "p99")} == {"0.0"}
@@ -29,9 +44,10 @@ def test_an_empty_histogram_is_all_zero() -> None:
 
 def test_a_meter_averages_over_minutes() -> None:
     now = [0.0]
-    meter = Meter(clock=lambda: now[0])
+    events = Counter()
+    meter = Meter(events, clock=lambda: now[0])
     for _ in range(360):
-        meter.mark(50)
+        events.add(50)
         now[0] += 5.0
         meter.report()
     report = meter.report()
@@ -45,7 +61,9 @@ def test_a_meter_averages_over_minutes() -> None:
 
 def test_the_report_has_the_names_and_the_form_of_0_4() -> None:
     metrics = SystemMetrics()
-    metrics.add_app("a").add_answers([True, False], 0.001)
+    app = metrics.add_app("a")
+    app.add_answer(True, 0.001)
+    app.add_answer(False, 0.001)
     metrics.add_model(ModelId("m", "1")).add_batch(3, 0.002)
     report = metrics.report()
     names = {category: [next(iter(entry)) for entry in entries] for category, entries in report.items()}

@@ -6,16 +6,14 @@ from query_frontend.model_queue import ModelQueue, Task
 
 class Someone:
     def __init__(self) -> None:
-        self.outcomes: list[tuple[int, bytes | None, str | None]] = []
+        self.outcomes: list[tuple[bytes | None, str]] = []
 
-    def resolve(self, index: int, output: bytes | None, reason: str | None) -> None:
-        self.outcomes.append((index, output, reason))
+    def resolve(self, output: bytes | None, reason: str) -> None:
+        self.outcomes.append((output, reason))
 
 
 def make_task(deadline: float, payload: bytes = b"x") -> Task:
-    task = Task(payload, deadline)
-    task.waiters.add((Someone(), 0))
-    return task
+    return Task(payload, deadline, Someone())
 
 
 @given(st.lists(st.floats(1, 100), max_size=50), st.integers(1, 10))
@@ -108,8 +106,10 @@ def test_put_back_ignores_the_bound() -> None:
 
 
 def test_a_task_resolves_each_waiter_once() -> None:
-    task, someone = Task(b"x", 1.0), Someone()
-    task.waiters |= {(someone, 3), (someone, 4)}
-    task.resolve(b"1", None)
+    first, second, gone = Someone(), Someone(), Someone()
+    task = Task(b"x", 1.0, first)
+    task.waiters += [second, gone]
+    task.leave(gone)
+    task.resolve(b"1")
     task.resolve(None, "late")
-    assert sorted(someone.outcomes) == [(3, b"1", None), (4, b"1", None)]
+    assert (first.outcomes, second.outcomes, gone.outcomes) == ([(b"1", "")], [(b"1", "")], [])

@@ -1,4 +1,5 @@
 import base64
+import itertools
 import json
 from array import array
 from typing import Any
@@ -8,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipper_common.constants import MAX_INPUTS_PER_REQUEST
-from clipper_common.datatypes import InputType, ModelId
+from clipper_common.datatypes import InputType
 from clipper_common.errors import JsonError
 from query_frontend import schemas
-from query_frontend.schemas import Answer
+from query_frontend.schemas import Default
 
 I32 = 2**31
 GOOD = [
@@ -29,9 +30,9 @@ GOOD = [
 def test_good_inputs(kind: str, value: object, encoded: bytes) -> None:
     input_type = InputType.parse(kind)
     single = schemas.parse_predict(json.dumps({"input": value}).encode(), input_type)
-    assert single.inputs == [encoded]
+    assert single == ([encoded], None)
     batch = schemas.parse_predict(json.dumps({"input_batch": [value, value]}).encode(), input_type)
-    assert batch.inputs == [encoded, encoded]
+    assert batch == ([encoded, encoded], None)
 
 
 BAD = [
@@ -103,9 +104,7 @@ def test_json_that_is_no_object(body: bytes) -> None:
 
 def test_input_wins_over_input_batch_and_unknown_keys_are_ignored() -> None:
     body = b'{"uid": 3, "input": [1], "input_batch": 7, "version": "2"}'
-    request = schemas.parse_predict(body, InputType.INTS)
-    assert request.inputs == [array("i", [1]).tobytes()]
-    assert request.version == "2"
+    assert schemas.parse_predict(body, InputType.INTS) == ([array("i", [1]).tobytes()], "2")
 
 
 def test_a_request_holds_a_bounded_number_of_inputs() -> None:
@@ -115,8 +114,8 @@ def test_a_request_holds_a_bounded_number_of_inputs() -> None:
 
 
 def test_an_empty_batch_is_a_batch() -> None:
-    assert schemas.parse_predict(b'{"input_batch": []}', InputType.INTS).inputs == []
-    assert schemas.render(5, []) == b'{"batch_predictions":[]}'
+    assert schemas.parse_predict(b'{"input_batch": []}', InputType.INTS) == ([], None)
+    assert schemas.render([], itertools.count(5)) == b'{"batch_predictions":[]}'
 
 
 JSON_VALUES = st.recursive(
@@ -162,14 +161,14 @@ def test_a_good_update() -> None:
 
 
 def test_answers_are_rendered_as_0_4_rendered_them() -> None:
-    good = Answer(b"1.10", ModelId("m", "1"))
-    default = Answer(b'"x"', None, 'because "so"')
-    assert schemas.render(7, [good]) == b'{"query_id":7,"output":1.10,"default":false}'
+    good = b"1.10"
+    default = Default(b'"x"', 'because "so"')
+    assert schemas.render([good], itertools.count(7)) == b'{"query_id":7,"output":1.10,"default":false}'
     assert (
-        schemas.render(7, [default])
+        schemas.render([default], itertools.count(7))
         == b'{"query_id":7,"output":"x","default":true,"default_explanation":"because \\"so\\""}'
     )
-    assert schemas.render(7, [good, default]) == (
+    assert schemas.render([good, default], itertools.count(7)) == (
         b'{"batch_predictions":[{"query_id":7,"output":1.10,"default":false},'
         b'{"query_id":8,"output":"x","default":true,"default_explanation":"because \\"so\\""}]}'
     )

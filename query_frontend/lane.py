@@ -1,0 +1,417 @@
+"""The fast lane: plain prediction requests are answered straight from the socket's bytes.
+
+aiohttp's general path makes a request, a response, headers, a writer and a task for each request, which together cost
+several times what the prediction does. `LaneHandler` is aiohttp's own protocol class and looks at the bytes first: a
+complete ``POST /<app>/predict`` whose head is plain is parsed, queued and answered without any of these. Every
+other byte goes to aiohttp unchanged, and so does a request that must be refused: errors have one source.
+
+Nobody can tell the two paths apart (tests/query_frontend/test_lane.py compares them), because
+
+* a head is plain if aiohttp's own parser, given exactly these bytes, says so; the verdict is kept by the bytes;
+* a request is only taken while aiohttp's parser stands between two messages and its handler waits for the next. When
+  that cannot be known any more (a head in pieces, a chunked body, an upgrade), the connection stays with aiohttp;
+* while a request is under way, what follows it is held back, so that answers keep their order.
+
+This leans on aiohttp's private parts: other versions than `AIOHTTP_VERSIONS` are served on the general path alone.
+"""
+
+import asyncio
+import contextlib
+import logging
+import re
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Final, NamedTuple
+
+import aiohttp
+from aiohttp import hdrs, web
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.helpers import rfc822_formatted_time
+from aiohttp.http import SERVER_SOFTWARE, HttpRequestParser, HttpVersion11
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.web_protocol import RequestHandler
+
+from clipper_common.datatypes import InputType, ModelId, is_app_name
+from clipper_common.errors import JsonError
+from query_frontend import schemas
+from query_frontend.deadlines import Slot
+from query_frontend.handlers import MODEL_HEADER, model_header
+from query_frontend.query_processor import Query, QueryContext
+from query_frontend.registry import Registry
+
+logger = logging.getLogger(__name__)
+
+AIOHTTP_VERSIONS: Final = re.compile(r"3\.14\.\d+")
+
+_MAX_HEAD_BYTES: Final = 4096
+_MAX_KNOWN_HEADS: Final = 4096
+_MAX_BODY_BYTES: Final = 1 << 20
+"""Of longer ones, HTTP is not what they cost."""
+_MAX_HELD_BYTES: Final = 1 << 16
+_END_OF_HEAD: Final = b"\r\n\r\n"
+_PREDICT_PATH: Final = re.compile(r"/([^/]+)/predict/?")
+_LENGTH: Final = re.compile(r"[0-9]{1,9}")
+_NOT_PLAIN: Final = (hdrs.CONTENT_ENCODING, hdrs.EXPECT, hdrs.TRANSFER_ENCODING, hdrs.UPGRADE)
+
+
+class Head(NamedTuple):
+    """What a request's head says: its body's length, and if it is plain, the application."""
+
+    length: int
+    app: str | None
+
+
+class Lane:
+    """What all connections share."""
+
+    def __init__(
+        self, registry: Registry, context: QueryContext, query_ids: Iterator[int], content_seconds: float
+    ) -> None:
+        self.wheel = context.wheel
+        self.content_seconds = content_seconds
+        self.heads: dict[bytes, Head | None] = {}
+        """What is known; `recognise` adds to it."""
+        self._registry = registry
+        self._context = context
+        self._query_ids = query_ids
+        self._preambles: dict[ModelId | None, tuple[bytes, bytes]] = {}
+        self._second = 0
+
+    def recognise(self, head: bytes) -> Head | None:
+        """What `head` says; None if aiohttp alone can tell where its request ends."""
+        if head in self.heads:
+            return self.heads[head]
+        if len(head) > _MAX_HEAD_BYTES:
+            return None
+        if len(self.heads) >= _MAX_KNOWN_HEADS:
+            self.heads.clear()
+        known = self.heads[head] = _read_head(head)
+        return known
+
+    def ask(self, app_name: str, body: bytes, arrival: float, done: Callable[[Query], None]) -> Query | None:
+        """Begin to answer a request. None if that is for the general path to do."""
+        app = self._registry.app(app_name)
+        if app is None:
+            return None
+        payload = schemas.parse_doubles(body) if app.input_type is InputType.DOUBLES else None
+        if not payload:
+            try:
+                inputs, version = schemas.parse_predict(body, app.input_type)
+            except JsonError:
+                return None
+            if version is not None or len(inputs) != 1:
+                return None
+            payload = inputs[0]
+        return Query(self._context, app, app.model, payload, arrival, done)
+
+    def render(self, query: Query) -> bytes:
+        """The response to an answered query, byte for byte as aiohttp writes it."""
+        second = int(time.time())
+        if second != self._second:
+            self._second = second
+            self._preambles.clear()
+        answer = query.answer
+        assert answer is not None
+        model = query.model if type(answer) is bytes else None
+        preamble = self._preambles.get(model)
+        if preamble is None:
+            preamble = self._preambles[model] = _render_preamble(model)
+        body = schemas.render_one(next(self._query_ids), answer)
+        return preamble[0] + b"%d" % len(body) + preamble[1] + body
+
+
+def _read_head(head: bytes) -> Head | None:
+    parser = HttpRequestParser(_Nobody(), asyncio.get_running_loop(), 1 << 16, max_field_size=8190)
+    try:
+        messages, upgraded, _ = parser.feed_data(head)
+    except HttpProcessingError:
+        return None
+    if len(messages) != 1 or upgraded:
+        return None
+    message, payload = messages[0]
+    headers = message.headers
+    length = headers.get(hdrs.CONTENT_LENGTH, "0")
+    if message.upgrade or message.chunked or message.method == hdrs.METH_CONNECT or not _LENGTH.fullmatch(length):
+        return None
+    path = _PREDICT_PATH.fullmatch(message.path)
+    is_plain = (
+        path is not None
+        and is_app_name(path[1])
+        and message.method == hdrs.METH_POST
+        and message.version == HttpVersion11
+        and not message.should_close
+        and not any(name in headers for name in _NOT_PLAIN)
+        and 0 < int(length) <= _MAX_BODY_BYTES
+        and not payload.is_eof()
+        and not payload.total_bytes
+    )
+    return Head(int(length), path[1] if path is not None and is_plain else None)
+
+
+class _Nobody(BaseProtocol):
+    """Whom a parser belongs to that only reads a head."""
+
+    def __init__(self) -> None:
+        pass
+
+
+def _render_preamble(model: ModelId | None) -> tuple[bytes, bytes]:
+    """What stands before and after the length of the body."""
+    named = f"{MODEL_HEADER}: {model_header(model)}\r\n" if model else ""
+    before = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n{named}Content-Length: "
+    after = f"\r\nDate: {rfc822_formatted_time()}\r\nServer: {SERVER_SOFTWARE}\r\n\r\n"
+    return before.encode(), after.encode()
+
+
+class LaneHandler(RequestHandler):
+    """A connection: aiohttp's, with the lane before it."""
+
+    __slots__ = (
+        "_arrival",
+        "_held",
+        "_holds_back",
+        "_idle",
+        "_lane",
+        "_missing",
+        "_owed",
+        "_parts",
+        "_passes",
+        "_query",
+        "_slot",
+        "_body_due",
+    )
+
+    def __init__(self, lane: Lane, server: web.Server, **options: Any) -> None:
+        super().__init__(server, **options)
+        self._lane = lane
+        self._passes = False
+        """Everything goes to aiohttp from now on."""
+        self._owed = 0
+        """How many of the next bytes are the rest of a request that aiohttp has begun to read."""
+        self._query: Query | None = None
+        """Under way in the lane."""
+        self._held: list[bytes] = []
+        """What came meanwhile."""
+        self._holds_back = False
+        """The transport is paused: too much is held."""
+        self._parts: list[bytes] = []
+        """A plain request whose body is not complete. Below: since when, what it lacks, its slot of the wheel."""
+        self._arrival = 0.0
+        self._missing = 0
+        self._slot: Slot = {}
+        self._body_due: float | None = None
+        self._idle: asyncio.Future[None] | None = None
+        """Who shuts down waits here for the query."""
+
+    # --- what arrives ---
+
+    def data_received(self, data: bytes) -> None:
+        if self._passes or not data:  # aiohttp itself calls with nothing, so that its parser goes on
+            super().data_received(data)
+        elif self._close or self._force_close:
+            return
+        elif self._query is not None or self._held:
+            self._hold(data)
+        elif self._parts:
+            self._add_part(data)
+        else:
+            self._take(data, time.monotonic())
+
+    def _take(self, data: bytes, arrival: float) -> None:
+        """Answer each request in `data` or pass it on, until one is under way or incomplete."""
+        while data:
+            if self._owed:
+                data = self._pass(data, self._owed)
+                continue
+            body_at = data.find(_END_OF_HEAD) + 4
+            head = self._lane.recognise(data[:body_at]) if body_at > 3 else None
+            if head is None:
+                self._passes = True
+                super().data_received(data)
+                return
+            size = body_at + head.length
+            if head.app is None or not self._aiohttp_waits():
+                data = self._pass(data, size)
+                continue
+            if len(data) < size:
+                self._await_rest(data, size - len(data), arrival)
+                return
+            query = self._lane.ask(head.app, data[body_at:size], arrival, self._reply)
+            if query is None:
+                data = self._pass(data, size)
+                continue
+            data = data[size:]
+            if query.answer is None:
+                self._query = query
+            else:
+                self._write(query)
+            if data and (self._query is not None or self._paused):
+                self._hold(data)
+                return
+
+    def _pass(self, data: bytes, size: int) -> bytes:
+        """Give aiohttp the first `size` bytes, as far as they are there. Answers the rest."""
+        part = data[:size]
+        self._owed = size - len(part)
+        super().data_received(part)
+        return data[size:]
+
+    def _aiohttp_waits(self) -> bool:
+        """Whether its handler has answered everything and waits for the next message."""
+        return self._waiter is not None and not self._waiter.done() and not self._messages
+
+    # --- a body in parts ---
+
+    def _await_rest(self, data: bytes, missing: int, arrival: float) -> None:
+        self._parts, self._missing, self._arrival = [data], missing, arrival
+        self._slot = self._lane.wheel.add(self, arrival + self._lane.content_seconds)
+
+    def _add_part(self, data: bytes) -> None:
+        self._parts.append(data)
+        self._missing -= len(data)
+        if self._missing <= 0:
+            self._take(self._take_parts(), self._arrival)
+
+    def _take_parts(self) -> bytes:
+        self._slot.pop(self, None)
+        parts, self._parts = self._parts, []
+        return b"".join(parts)
+
+    def expire(self) -> None:
+        """The body took too long; aiohttp's handler says so."""
+        self._pass_parts()
+
+    def _pass_parts(self) -> None:
+        if self._parts:
+            self._body_due = self._arrival + self._lane.content_seconds
+            data = self._take_parts()
+            self._pass(data, len(data) + self._missing)
+
+    def take_body_due(self) -> float | None:
+        """When the body must be complete of the request that aiohttp was given in the middle of it."""
+        due, self._body_due = self._body_due, None
+        return due
+
+    # --- what is under way ---
+
+    def _hold(self, data: bytes) -> None:
+        self._held.append(data)
+        if not self._holds_back and sum(map(len, self._held)) > _MAX_HELD_BYTES:
+            self._holds_back = True
+            self._pause_transport_reading()
+
+    def _reply(self, query: Query) -> None:
+        """The query is answered."""
+        self._query = None
+        try:
+            self._write(query)
+            if self._idle is not None and not self._idle.done():
+                self._idle.set_result(None)
+            if self._held:
+                self._go_on()
+        except Exception:  # the other queries of the batch are not to suffer from it
+            logger.exception("a connection failed")
+            self.force_close()
+
+    def _write(self, query: Query) -> None:
+        if self.transport is None or self._manager is None:
+            return
+        self.transport.write(self._lane.render(query))
+        self._request_count += 1
+        self._manager.requests_count += 1
+        if self._close or self._force_close:
+            self.transport.close()
+        else:
+            self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+
+    def _go_on(self) -> None:
+        """Look at what was held back."""
+        if self._query is not None or self._paused:
+            return
+        data = b"".join(self._held)
+        self._held.clear()
+        if self._holds_back:
+            self._holds_back = False
+            if not (self._reading_paused or self._buffer_paused):
+                self._resume_transport_reading()
+        if not (self._close or self._force_close):
+            self._take(data, time.monotonic())
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._held:
+            self._go_on()
+
+    # --- the end ---
+
+    def _process_keepalive(self) -> None:
+        if self._query is None and not self._parts:
+            super()._process_keepalive()
+        else:  # aiohttp believes that the connection is idle
+            self._keepalive_handle = self._loop.call_later(self._keepalive_timeout, self._process_keepalive)
+
+    def close(self) -> None:
+        """Take no more requests. One that has begun to arrive is aiohttp's to finish."""
+        self._pass_parts()
+        super().close()
+
+    async def shutdown(self, timeout: float | None = 15.0) -> None:
+        if self._query is not None:
+            self._idle = self._loop.create_future()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await self._idle
+        await super().shutdown(timeout)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if self._query is not None:
+            self._query.abandon()
+            self._query = None
+        if self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
+        if self._parts:
+            self._take_parts()
+        self._held.clear()
+        super().connection_lost(exc)
+
+
+# --- the server ---
+
+
+class LaneServer(web.Server):
+    """`server`, with the lane in each of its connections."""
+
+    def __init__(self, lane: Lane, server: web.Server) -> None:
+        super().__init__(
+            server.request_handler,
+            request_factory=server.request_factory,
+            handler_cancellation=server.handler_cancellation,
+            loop=server._loop,
+            **server._kwargs,
+        )
+        self._lane = lane
+
+    def __call__(self) -> RequestHandler:
+        return LaneHandler(self._lane, self, loop=self._loop, **self._kwargs)
+
+
+LANE: Final = web.AppKey("lane", Lane)
+
+
+class LaneRunner(web.AppRunner):
+    async def _make_server(self) -> web.Server:
+        return LaneServer(self.app[LANE], await super()._make_server())
+
+
+def make_runner(app: web.Application, **options: Any) -> web.AppRunner:
+    """A runner for `app` with the lane, if it was given one and this aiohttp is known."""
+    if LANE not in app:
+        return web.AppRunner(app, **options)
+    if not AIOHTTP_VERSIONS.fullmatch(aiohttp.__version__):
+        logger.warning(
+            "aiohttp %s is not known: predictions are correct, but several times slower than with one that matches %s",
+            aiohttp.__version__,
+            AIOHTTP_VERSIONS.pattern,
+        )
+        return web.AppRunner(app, **options)
+    return LaneRunner(app, **options)
