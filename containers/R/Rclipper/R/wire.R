@@ -28,7 +28,7 @@ encode_metadata <- function(name, version, clipper_type, replica_id) {
 encode_response <- function(message_id, outputs, failed) {
   frames <- lapply(outputs, text_frame)
   sizes <- u64(c(length(frames), lengths(frames)))
-  c(list(EMPTY, u32(CONTAINER_CONTENT), message_id, u64(length(sizes)), sizes, as.raw(failed)), frames)
+  list(EMPTY, u32(CONTAINER_CONTENT), message_id, u64(length(sizes)), sizes, as.raw(failed), as.raw(unlist(frames)))
 }
 
 # What the frontend sent: a list with `kind`. Anything else is an error.
@@ -40,17 +40,20 @@ decode_message <- function(frames) {
   }
   if (type == DRAIN) return(list(kind = "go"))
   if (type == REFUSED) return(list(kind = "refused", reason = if (length(frames) > 3) as_text(frames[[4]]) else ""))
-  if (type == CONTAINER_CONTENT && length(frames) >= 7) return(decode_request(frames))
+  if (type == CONTAINER_CONTENT && length(frames) == 8) return(decode_request(frames))
   stop("unknown message of type ", type)
 }
 
 decode_request <- function(frames) {
-  sizes <- readBin(frames[[7]], "integer", length(frames[[7]]) %/% 8, size = 8, endian = "little")
-  inputs <- frames[-(1:7)]
-  if (length(sizes) < 2 || sizes[[2]] != length(inputs) || !identical(sizes[-(1:2)], lengths(inputs))) {
+  numbers <- readBin(frames[[7]], "integer", length(frames[[7]]) %/% 8, size = 8, endian = "little")
+  sizes <- numbers[-(1:2)]
+  data <- frames[[8]]
+  if (length(numbers) < 2 || numbers[[2]] != length(sizes) || length(data) != sum(sizes)) {
     stop("the sizes announced in a request are not those of its inputs")
   }
-  list(kind = "request", message_id = frames[[4]], wire_type = sizes[[1]], inputs = inputs)
+  starts <- cumsum(sizes) - sizes
+  inputs <- lapply(seq_along(sizes), function(i) data[starts[[i]] + seq_len(sizes[[i]])])
+  list(kind = "request", message_id = frames[[4]], wire_type = numbers[[1]], inputs = inputs)
 }
 
 read_u32 <- function(frame) {
