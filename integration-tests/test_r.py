@@ -109,19 +109,27 @@ def test_a_model_deployed_for_another_type(conn: ClipperConnection, printed: str
 
 
 def test_metrics_and_stopping(conn: ClipperConnection, printed: str) -> None:
-    def scraped() -> bool:
-        path = "/metrics"
-        if manager_name(conn) == "docker":
-            path = f"/api/v1/query?{urllib.parse.urlencode({'query': 'clipper_mc_inputs_total'})}"
-        with urllib.request.urlopen(f"http://{conn.get_metric_addr()}{path}", timeout=10) as answer:
-            return "shout" in answer.read().decode()
-
     give_up = time.monotonic() + WAIT_SECONDS
-    while not scraped():
-        assert time.monotonic() < give_up, "the metrics of a replica never came"
+    while 200 + 100 not in inputs_of_replicas(conn):
+        assert time.monotonic() < give_up, "the metrics of the replica for integers never came"
         time.sleep(0.2)
     conn.stop_models(["shout"])
     assert conn.get_num_replicas("shout", "1") == 0
+
+
+def inputs_of_replicas(conn: ClipperConnection) -> list[float]:
+    """What Prometheus knows of the inputs that each replica answered."""
+    if manager_name(conn) == "docker":
+        query = urllib.parse.urlencode({"query": "clipper_mc_inputs_total"})
+        answer = json.loads(fetch(f"http://{conn.get_metric_addr()}/api/v1/query?{query}"))
+        return [float(found["value"][1]) for found in answer["data"]["result"]]
+    text = fetch(f"http://{conn.get_metric_addr()}/metrics")
+    return [float(value) for value in re.findall(r"^clipper_mc_inputs_total\b.* (\S+)$", text, re.MULTILINE)]
+
+
+def fetch(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return str(answer.read(), "utf-8")
 
 
 # --- the image ---
@@ -131,8 +139,8 @@ def test_metrics_and_stopping(conn: ClipperConnection, printed: str) -> None:
 def test_packages_that_the_image_lacks(docker_client: Any, r_image: str) -> None:
     code = """
 Rclipper:::install_packages(c("digest", "jsonlite"))
-cat(digest::digest("a", serialize = FALSE))
-tryCatch(Rclipper:::install_packages("Rnosuchpackage"), error = function(e) cat(conditionMessage(e)))
+writeLines(digest::digest("a", serialize = FALSE))
+tryCatch(Rclipper:::install_packages("Rnosuchpackage"), error = function(e) writeLines(conditionMessage(e)))
 """
     said = docker_client.containers.run(r_image, ["Rscript", "-e", code], user="0", remove=True).decode()
     assert "0cc175b9c0f1b6a831c399e269772661" in said
