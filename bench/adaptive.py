@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from bench import open_loop, report
 from bench.cluster import SLEEPER, Cluster
@@ -28,6 +28,20 @@ MAX_STEPS: Final = 10
 SPARE_CONNECTIONS: Final = 64
 CONFIRMATIONS: Final = 3
 CONFIRMED_RATES: Final = 3
+
+
+class Measured(Protocol):
+    """One load on one way of batching."""
+
+    @property
+    def rate(self) -> float: ...
+    @property
+    def is_borne(self) -> bool: ...
+    @property
+    def goodput(self) -> float: ...
+
+
+AnyPoint = TypeVar("AnyPoint", bound=Measured)
 
 
 class Point(NamedTuple):
@@ -121,13 +135,15 @@ def _model_environment(arguments: Namespace) -> dict[str, str]:
 # --- the sweep over fixed batch sizes ---
 
 
-def find_peak(measure: Callable[[float], Point], start: float, refinements: int) -> list[Point]:
+def find_peak(
+    measure: Callable[[float], AnyPoint], start: float, refinements: int, growth: float = GROWTH
+) -> list[AnyPoint]:
     """Points around the highest goodput, best first: a rate that can be borne, one that cannot, and some between."""
     points = [measure(start)]
-    factor = GROWTH if points[0].is_borne else 1 / GROWTH
+    factor = growth if points[0].is_borne else 1 / growth
     while points[-1].is_borne == points[0].is_borne and len(points) < MAX_STEPS:
         points.append(measure(points[-1].rate * factor))
-    step = math.sqrt(GROWTH)
+    step = math.sqrt(growth)
     middle = min(points[-1].rate, points[-2].rate) * step
     for _ in range(refinements):
         points.append(measure(middle))

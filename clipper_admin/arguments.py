@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from clipper_admin.container_manager import ALL_GPUS, Resources
-from clipper_common.datatypes import InputType, is_dns_name, is_dns_version
+from clipper_common.datatypes import BatchPolicy, InputType, is_dns_name, is_dns_version
 from clipper_common.errors import ClipperException
 
 INT32_MAX: Final = 2**31 - 1
@@ -69,6 +69,19 @@ def check_batch_size(value: object) -> int:
             "or -1 to let Clipper learn it."
         )
     return size
+
+
+def check_batch_policy(value: object) -> str | None:
+    """The name of a batch policy, or None."""
+    if value is not None and value not in list(BatchPolicy):
+        names = ", ".join(BatchPolicy)
+        raise ClipperException(f"Invalid value: batch_policy={value!r}. It should be one of {names}.")
+    return None if value is None else str(value)
+
+
+def check_batch_delay(value: object) -> int:
+    """Microseconds."""
+    return check_whole_number("batch_delay_micros", value, least=0, most=INT32_MAX)
 
 
 def check_text(what: str, value: object) -> str:

@@ -9,6 +9,8 @@ from typing import Any, Final
 from clipper_admin import functions, images
 from clipper_admin.arguments import (
     INT32_MAX,
+    check_batch_delay,
+    check_batch_policy,
     check_batch_size,
     check_folder,
     check_input_type,
@@ -315,6 +317,8 @@ class ClipperConnection:
         make_current: bool = True,
         resources: Mapping[str, Any] | None = None,
         gpus: int | str | Iterable[str] | None = None,
+        batch_policy: str | None = None,
+        batch_delay_micros: int = 0,
     ) -> None:
         """Package a model folder (see `build_model`) and deploy it (see `deploy_model`, also for the parameters).
 
@@ -329,13 +333,23 @@ class ClipperConnection:
         """
         management = self._management
         _check_replicas(num_replicas, check_resources(resources, gpus))
-        model = _described(
-            name, version, input_type, self._image(name, version, container_registry), labels, batch_size
-        )
+        planned = self._image(name, version, container_registry)
+        model = _described(name, version, input_type, planned, labels, batch_size, batch_policy, batch_delay_micros)
         management.add_model(model, make_current, check_only=True)
         image = self.build_model(name, version, model_data_path, base_image, container_registry, pkgs_to_install)
         self.deploy_model(
-            name, version, input_type, image, labels, num_replicas, batch_size, make_current, resources, gpus
+            name,
+            version,
+            input_type,
+            image,
+            labels,
+            num_replicas,
+            batch_size,
+            make_current,
+            resources,
+            gpus,
+            batch_policy,
+            batch_delay_micros,
         )
 
     def build_model(
@@ -400,6 +414,8 @@ class ClipperConnection:
         make_current: bool = True,
         resources: Mapping[str, Any] | None = None,
         gpus: int | str | Iterable[str] | None = None,
+        batch_policy: str | None = None,
+        batch_delay_micros: int = 0,
     ) -> None:
         """Start replicas of a model version, wait until they serve, and register it as the current version.
 
@@ -421,7 +437,8 @@ class ClipperConnection:
         num_replicas : int, optional
             How many replicas to start. With 0 the version is registered only.
         batch_size : int, optional
-            The most inputs that a replica is given at once; -1 lets Clipper learn a good number for each replica.
+            The most inputs that a replica is given at once; -1 lets Clipper learn a good number for each replica,
+            by `batch_policy`.
         make_current : bool, optional
             False leaves the current version what it is. The new one answers queries that ask for it, or when
             `set_model_version` makes it the current one.
@@ -430,6 +447,11 @@ class ClipperConnection:
             added later are limited in the same way.
         gpus : int, str or list of str, optional
             The GPUs that each replica sees: how many, ``"all"``, or a list of their identifiers.
+        batch_policy : str, optional
+            How the batch size is learned: ``"learned"`` (the default), ``"aimd"`` or ``"quantile"``. With a positive
+            `batch_size` it is ``"fixed"``. `set_batching` changes it later.
+        batch_delay_micros : int, optional
+            How long a free replica waits for a batch to fill, in microseconds; never beyond what the deadline allows.
 
         Raises
         ------
@@ -446,7 +468,9 @@ class ClipperConnection:
         management = self._management
         limits = check_resources(resources, gpus)
         _check_replicas(num_replicas, limits)
-        model = _described(name, version, input_type, check_text("image", image), labels, batch_size)
+        model = _described(
+            name, version, input_type, check_text("image", image), labels, batch_size, batch_policy, batch_delay_micros
+        )
         management.add_model(model, make_current, check_only=True)
         if num_replicas == 0:
             self._register(model, make_current)
@@ -485,6 +509,8 @@ class ClipperConnection:
         image: str | None = None,
         labels: Iterable[str] | None = None,
         batch_size: int = DEFAULT_BATCH_SIZE,
+        batch_policy: str | None = None,
+        batch_delay_micros: int = 0,
     ) -> None:
         """Register a model version whose containers you start yourself, and make it the current version.
 
@@ -500,7 +526,7 @@ class ClipperConnection:
             Recorded, and used by `set_num_replicas`. Nothing is started.
         labels : list of str, optional
             Notes for humans.
-        batch_size : int, optional
+        batch_size, batch_policy, batch_delay_micros
             As in `deploy_model`.
 
         Raises
@@ -518,6 +544,8 @@ class ClipperConnection:
             image=NO_CONTAINER if image is None else check_text("image", image),
             labels=check_texts("labels", labels),
             batch_size=check_batch_size(batch_size),
+            batch_policy=check_batch_policy(batch_policy),
+            batch_delay_micros=check_batch_delay(batch_delay_micros),
         )
         self._register(model, make_current=True)
 
@@ -544,6 +572,52 @@ class ClipperConnection:
         if num_replicas is not None:
             self.set_num_replicas(name, num_replicas, version)
         management.set_model_version(check_text("name", name), str(version))
+
+    def set_batching(
+        self,
+        name: str,
+        version: Version | None = None,
+        batch_policy: str | None = None,
+        batch_size: int | None = None,
+        batch_delay_micros: int | None = None,
+    ) -> None:
+        """Change how a model version is batched, while it serves: nothing that is queued or cached is lost.
+
+        What is left out stays as it is. But a policy that learns ends a fixed size, and a fixed size ends learning.
+
+        Parameters
+        ----------
+        name : str
+            The model's name.
+        version : str, optional
+            The version; by default the current one.
+        batch_policy : str, optional
+            How the batch size is learned: ``"learned"``, ``"aimd"`` or ``"quantile"``; or ``"fixed"``.
+        batch_size : int, optional
+            The most inputs that a replica is given at once; -1 lets Clipper learn it again, as it did before.
+        batch_delay_micros : int, optional
+            How long a free replica waits for a batch to fill, in microseconds; never beyond what the deadline allows.
+
+        Raises
+        ------
+        UnconnectedException
+            When there is no cluster to speak to.
+        ClipperException
+            When the version is unknown, or the arguments contradict each other.
+
+        Examples
+        --------
+        >>> clipper_conn.set_batching("digits", batch_policy="aimd")  # doctest: +SKIP
+        >>> clipper_conn.set_batching("digits", batch_size=64, batch_delay_micros=2000)  # doctest: +SKIP
+        """
+        management = self._management
+        wanted = {
+            "batch_policy": check_batch_policy(batch_policy),
+            "batch_size": None if batch_size is None else check_batch_size(batch_size),
+            "batch_delay_micros": None if batch_delay_micros is None else check_batch_delay(batch_delay_micros),
+        }
+        version = self._version_or_current(check_text("name", name), version)
+        management.set_batching(name, version, **{key: value for key, value in wanted.items() if value is not None})
 
     def get_current_model_version(self, name: str) -> str:
         """Return the version of a model that answers queries.
@@ -714,8 +788,9 @@ class ClipperConnection:
         Returns
         -------
         dict or None
-            ``model_name``, ``model_version``, ``input_type``, ``labels``, ``container_name``, ``model_data_path`` and
-            ``is_current_version``; None when it is unknown.
+            ``model_name``, ``model_version``, ``input_type``, ``labels``, ``container_name``, ``model_data_path``,
+            ``is_current_version``, ``batch_policy``, ``batch_size`` and ``batch_delay_micros``; None when it is
+            unknown.
         """
         return self._management.get_model(check_text("name", name), str(version))
 
@@ -783,7 +858,7 @@ class ClipperConnection:
         Returns
         -------
         dict
-            Lists under ``counters``, ``ratio_counters``, ``meters`` and ``histograms``.
+            Lists under ``counters``, ``ratio_counters``, ``meters``, ``histograms`` and ``gauges``.
         """
         return self._query.metrics()
 
@@ -975,7 +1050,14 @@ def _check_replicas(num_replicas: int, resources: Resources) -> None:
 
 
 def _described(
-    name: str, version: Version, input_type: str, image: str, labels: Iterable[str] | None, batch_size: int
+    name: str,
+    version: Version,
+    input_type: str,
+    image: str,
+    labels: Iterable[str] | None,
+    batch_size: int,
+    batch_policy: str | None,
+    batch_delay_micros: int,
 ) -> ModelVersion:
     """A model version to be deployed. Raises ClipperException for what containers cannot carry."""
     return ModelVersion(
@@ -985,4 +1067,6 @@ def _described(
         image=image,
         labels=check_texts("labels", labels),
         batch_size=check_batch_size(batch_size),
+        batch_policy=check_batch_policy(batch_policy),
+        batch_delay_micros=check_batch_delay(batch_delay_micros),
     )

@@ -22,6 +22,8 @@ class ModelVersion:
     image: str = NO_CONTAINER
     labels: Sequence[str] = ()
     batch_size: int = DEFAULT_BATCH_SIZE
+    batch_policy: str | None = None
+    batch_delay_micros: int = 0
 
     def __str__(self) -> str:
         """``name:version``, as in lists."""
@@ -90,8 +92,10 @@ class ManagementClient:
             container_name=model.image,
             model_data_path="DEPRECATED",
             batch_size=model.batch_size,
+            batch_delay_micros=model.batch_delay_micros,
             make_current=make_current,
             check_only=check_only,
+            **({"batch_policy": model.batch_policy} if model.batch_policy is not None else {}),
         )
 
     def delete_versioned_model(self, name: str, version: str) -> None:
@@ -101,6 +105,10 @@ class ManagementClient:
     def set_model_version(self, name: str, version: str) -> None:
         """Make `version` the current one."""
         self._post("set_model_version", model_name=name, model_version=version)
+
+    def set_batching(self, name: str, version: str, **wanted: Any) -> None:
+        """Change how a model version is batched, as far as `wanted` says."""
+        self._post("set_batching", model_name=name, model_version=version, **wanted)
 
     def get_all_models(self, verbose: bool) -> list[Any]:
         """All model versions as ``name:version``; with `verbose` dictionaries."""

@@ -1,9 +1,9 @@
-"""Input types, model ids and the rules for names."""
+"""Input types, batch policies, model ids and the rules for names."""
 
 import re
 from array import array
 from collections.abc import Sequence
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from typing import Any, Final, NamedTuple, Self
 
 from clipper_common.constants import MAX_NAME_LENGTH
@@ -85,6 +85,24 @@ def to_model_inputs(kind: InputType, inputs: Sequence[bytes | memoryview]) -> An
     if len({len(item) for item in inputs}) == 1:
         return np.frombuffer(bytearray().join(inputs), dtype=dtype).reshape(len(inputs), -1)
     return [np.frombuffer(bytearray(item), dtype=dtype) for item in inputs]
+
+
+class BatchPolicy(StrEnum):
+    """How the size of a model's batches is chosen. The value is what is stored and returned."""
+
+    LEARNED = "learned"
+    """By a line through the times of past batches; what a batch size of -1 means unless another is named."""
+    AIMD = "aimd"
+    QUANTILE = "quantile"
+    FIXED = "fixed"
+
+    @classmethod
+    def parse(cls, word: str) -> Self:
+        try:
+            return cls(word)
+        except ValueError:
+            names = ", ".join(cls)
+            raise ClipperException(f"{word} is not a batch policy. Use one of {names}") from None
 
 
 class ModelId(NamedTuple):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple, Self
 
 from clipper_common.constants import DEFAULT_BATCH_SIZE
-from clipper_common.datatypes import InputType, ModelId
+from clipper_common.datatypes import BatchPolicy, InputType, ModelId
 from clipper_common.errors import ClipperException, RecordError
 
 # --- databases and keys ---
@@ -56,6 +56,13 @@ def _take_input_type(hash_: Hash, what: str) -> InputType:
         return InputType.parse(_take(hash_, "input_type", what))
     except RecordError:
         raise
+    except ClipperException as error:
+        raise RecordError(f"{what}: {error}") from None
+
+
+def _take_batch_policy(hash_: Hash, what: str) -> BatchPolicy:
+    try:
+        return BatchPolicy.parse(hash_["batch_policy"]) if "batch_policy" in hash_ else BatchPolicy.LEARNED
     except ClipperException as error:
         raise RecordError(f"{what}: {error}") from None
 
@@ -109,6 +116,23 @@ class Model:
     batch_size: int = DEFAULT_BATCH_SIZE
     registration: str = ""
     """Differs between two registrations of one name and version; empty when Clipper 0.4 wrote the record."""
+    learning_policy: BatchPolicy = BatchPolicy.LEARNED
+    """By which the batch size is learned, when it is."""
+    batch_delay_micros: int = 0
+
+    @property
+    def batch_policy(self) -> BatchPolicy:
+        """The policy in effect."""
+        return self.learning_policy if self.batch_size == DEFAULT_BATCH_SIZE else BatchPolicy.FIXED
+
+    def with_batching_of(self, other: Self) -> Self:
+        """What may change while the version is registered comes from `other`, all else stays."""
+        return replace(
+            self,
+            batch_size=other.batch_size,
+            learning_policy=other.learning_policy,
+            batch_delay_micros=other.batch_delay_micros,
+        )
 
     def to_hash(self) -> dict[str, str]:
         return {
@@ -122,6 +146,8 @@ class Model:
             "batch_size": str(self.batch_size),
             "valid": "",
             "registration": self.registration,
+            "batch_policy": self.learning_policy,
+            "batch_delay_micros": str(self.batch_delay_micros),
         }
 
     @classmethod
@@ -136,6 +162,8 @@ class Model:
             model_data_path=_take(hash_, "model_data_path", what),
             batch_size=_take_int(hash_, "batch_size", what),
             registration=hash_.get("registration", ""),
+            learning_policy=_take_batch_policy(hash_, what),
+            batch_delay_micros=_take_int(hash_, "batch_delay_micros", what) if "batch_delay_micros" in hash_ else 0,
         )
 
 

@@ -84,6 +84,7 @@ ROUTES: Final = [
     web.post("/admin/add_model", changes(schemas.AddModel, _add_model)),
     web.post("/admin/delete_versioned_model", changes(schemas.VersionedModel, service.delete_versioned_model)),
     web.post("/admin/set_model_version", changes(schemas.VersionedModel, service.set_model_version)),
+    web.post("/admin/set_batching", changes(schemas.SetBatching, service.set_batching)),
     web.post("/admin/get_all_applications", _configuration(schemas.Listing, view=views.applications)),
     web.post("/admin/get_application", _configuration(schemas.NamedApplication, view=views.application)),
     web.post("/admin/get_linked_models", _configuration(schemas.LinkedModels, view=views.linked_models)),

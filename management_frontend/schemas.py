@@ -5,7 +5,7 @@ from dataclasses import MISSING, Field, dataclass, fields
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from clipper_common import jsontext
-from clipper_common.datatypes import InputType
+from clipper_common.datatypes import BatchPolicy, InputType
 from clipper_common.errors import ClipperException, JsonError, QueryError
 
 if TYPE_CHECKING:
@@ -51,12 +51,25 @@ class AddModel:
     """Whether queries without a version go to this version from now on."""
     check_only: bool = False
     """Whether only to say if the model could be added."""
+    batch_policy: BatchPolicy | None = None
+    batch_delay_micros: int | None = None
 
 
 @dataclass(frozen=True)
 class VersionedModel:
     model_name: str
     model_version: str
+
+
+@dataclass(frozen=True)
+class SetBatching:
+    """What is left out stays as it is."""
+
+    model_name: str
+    model_version: str
+    batch_policy: BatchPolicy | None = None
+    batch_size: int | None = None
+    batch_delay_micros: int | None = None
 
 
 @dataclass(frozen=True)
@@ -153,6 +166,15 @@ def _input_type(key: str, value: object) -> InputType:
         raise QueryError(str(error)) from None
 
 
+def _batch_policy(key: str, value: object) -> BatchPolicy:
+    try:
+        return BatchPolicy.parse(_string(key, value))
+    except JsonError:
+        raise
+    except ClipperException as error:
+        raise QueryError(str(error)) from None
+
+
 class _Kind(NamedTuple):
     check: Callable[[str, object], Any]
     hint: str
@@ -162,6 +184,8 @@ _KINDS: Final[dict[Any, _Kind]] = {
     str: _Kind(_string, "string"),
     tuple[str, ...]: _Kind(_strings, "[string, ...]"),
     int: _Kind(_integer, "int32"),
+    int | None: _Kind(_integer, "int32"),
     bool: _Kind(_boolean, "bool"),
     InputType: _Kind(_input_type, " | ".join(f'"{kind.canonical_name}"' for kind in InputType)),
+    BatchPolicy | None: _Kind(_batch_policy, " | ".join(f'"{policy}"' for policy in BatchPolicy)),
 }

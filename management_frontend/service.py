@@ -9,6 +9,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final, NamedTuple
 
 from clipper_common import records
@@ -18,11 +19,18 @@ from clipper_common.constants import (
     MAX_DEFAULT_OUTPUT_BYTES,
     MAX_NAME_LENGTH,
 )
-from clipper_common.datatypes import InputType, ModelId, is_app_name, is_id_part
+from clipper_common.datatypes import BatchPolicy, InputType, ModelId, is_app_name, is_id_part
 from clipper_common.errors import QueryError, RequestError
 from clipper_common.records import Application, Model, Snapshot, Write
 from clipper_common.store import ConfigStore, StoreError
-from management_frontend.schemas import AddApplication, AddModel, ModelLinks, NamedApplication, VersionedModel
+from management_frontend.schemas import (
+    AddApplication,
+    AddModel,
+    ModelLinks,
+    NamedApplication,
+    SetBatching,
+    VersionedModel,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -198,34 +206,63 @@ def delete_model_links(snapshot: Snapshot, wanted: ModelLinks) -> Change:
 def add_model(snapshot: Snapshot, wanted: AddModel, registration: str) -> Change:
     """`registration` tells this registration from any other of the same name and version."""
     name, version = wanted.model_name, wanted.model_version
-    _check_batch_size(wanted.batch_size)
+    model = _new_model(wanted, registration)
     _check_id_parts(wanted)
-    if ModelId(name, version) in snapshot.models:
+    if model.id in snapshot.models:
         raise QueryError(f"model with name '{name}' and version '{version}' already exists")
     _check_linked_apps_accept(snapshot, name, wanted.input_type)
     if wanted.check_only:
         return Change([], f"Model with name '{name}' and version '{version}' can be added")
-    model = _new_model(wanted, registration)
     writes = [records.put_model(model)] + ([records.put_current_version(model.id)] if wanted.make_current else [])
     kind = wanted.input_type.canonical_name
     return Change(writes, f"Successfully added model with name '{name}' and input type '{kind}'")
 
 
 def _new_model(wanted: AddModel, registration: str) -> Model:
-    return Model(
+    model = Model(
         id=ModelId(wanted.model_name, wanted.model_version),
         input_type=wanted.input_type,
         labels=wanted.labels,
         container_name=wanted.container_name,
         model_data_path=wanted.model_data_path,
-        batch_size=wanted.batch_size,
         registration=registration,
+    )
+    return _with_batching(model, wanted)
+
+
+def set_batching(snapshot: Snapshot, wanted: SetBatching) -> Change:
+    name, version = wanted.model_name, wanted.model_version
+    model = snapshot.models.get(ModelId(name, version))
+    if model is None:
+        raise QueryError(f"model with name '{name}' and version '{version}' does not exist")
+    changed = _with_batching(model, wanted)
+    size = f" of {changed.batch_size}" if changed.batch_policy is BatchPolicy.FIXED else ""
+    return Change(
+        [records.put_model(changed)],
+        f"Model with name '{name}' and version '{version}' now has the batch policy "
+        f"'{changed.batch_policy}'{size} and a batch delay of {changed.batch_delay_micros} microseconds",
     )
 
 
-def _check_batch_size(batch_size: int) -> None:
-    if batch_size <= 0 and batch_size != DEFAULT_BATCH_SIZE:
+def _with_batching(model: Model, wanted: AddModel | SetBatching) -> Model:
+    """`model` with what is wanted. A positive batch size ends learning, and a policy that learns ends a fixed size."""
+    policy, size = wanted.batch_policy, wanted.batch_size
+    delay = model.batch_delay_micros if wanted.batch_delay_micros is None else wanted.batch_delay_micros
+    if size is None:
+        size = model.batch_size if policy in (None, BatchPolicy.FIXED) else DEFAULT_BATCH_SIZE
+    if size <= 0 and size != DEFAULT_BATCH_SIZE:
         raise QueryError(f"The batch size must be positive or DEFAULT_BATCH_SIZE, which is {DEFAULT_BATCH_SIZE}")
+    if policy is BatchPolicy.FIXED and size == DEFAULT_BATCH_SIZE:
+        raise QueryError(f"The batch policy '{policy}' needs a positive batch_size")
+    if policy not in (None, BatchPolicy.FIXED) and size != DEFAULT_BATCH_SIZE:
+        raise QueryError(
+            f"The batch policy '{policy}' learns the batch size, but batch_size fixes it to {size}: "
+            f"leave out one of the two, or give the batch_size {DEFAULT_BATCH_SIZE}"
+        )
+    if delay < 0:
+        raise QueryError(f"batch_delay_micros must not be negative, and is {delay}")
+    learning = model.learning_policy if policy in (None, BatchPolicy.FIXED) else policy
+    return replace(model, batch_size=size, learning_policy=learning, batch_delay_micros=delay)
 
 
 def _check_id_parts(wanted: AddModel) -> None:

@@ -69,6 +69,9 @@ def _model(snapshot: Snapshot, model: Model) -> Json:
         "container_name": model.container_name,
         "model_data_path": model.model_data_path,
         "is_current_version": snapshot.current_versions.get(model.id.name) == model.id.version,
+        "batch_policy": model.batch_policy,
+        "batch_size": model.batch_size,
+        "batch_delay_micros": model.batch_delay_micros,
     }
 
 

@@ -1,9 +1,14 @@
-"""How many inputs a replica is sent at once: fixed, or learned from how long its batches took."""
+"""How many inputs a replica is sent at once: policies that learn it from how long its batches took.
 
-from math import sqrt
+Each takes time to be what it is told: no clock, no event loop. All of them also say how long a batch will take, so
+that inputs which could not be answered in time any more can let others go first.
+"""
+
+from math import inf, sqrt
 from typing import Final, Protocol
 
 from clipper_common.constants import MAX_BATCH_SIZE
+from clipper_common.datatypes import BatchPolicy
 
 
 class BatchSizer(Protocol):
@@ -13,75 +18,61 @@ class BatchSizer(Protocol):
     def choose(self, budget_seconds: float) -> int:
         """The most inputs, at least 1, that should be sent when the answer must come within the budget."""
 
-
-class FixedBatchSize:
-    """What the user said."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-
-    def observe(self, size: int, seconds: float) -> None:
-        pass
-
-    def choose(self, budget_seconds: float) -> int:
-        return self._size
+    def expect(self, size: int) -> float:
+        """The seconds that a batch of `size` inputs seldom exceeds; 0 before any was observed."""
 
 
-class LearnedBatchSize:
-    """Fits ``seconds = base + slope * size`` and chooses the largest size that keeps the budget, with some margin.
+class _BatchTimes:
+    """Fits ``seconds = base + slope * size``, and knows how far batches are off it.
 
-    A least-squares line with exponential forgetting (old batches count less, so the model may change its speed),
-    and around it the spread of the residuals, of which `_MARGIN` deviations are kept free. (More would backfire: on a
-    noisy machine the batches shrink, and with them the throughput, so that queries wait longer.) An observation far
-    above the line is counted as `_OUTLIER` times its prediction: one pause of the machine does not stop batching, a
-    model that really became slow is believed after a few batches. The line is pulled to the origin
-    by a light weight, so that before sizes differ a batch twice as large is expected to take twice as long. Sizes
-    are not extrapolated beyond twice the largest that was seen of late.
-
-    (The paper, NSDI'17 section 4.3, has additive increase with multiplicative decrease and quantile regression; this
-    is nearer to the second. 0.4 regressed sizes on latencies and padded batches with copies to explore.)
+    A least-squares line with exponential forgetting: old batches count less, so the model may change its speed. An
+    observation far above the line is counted as `_OUTLIER` times its prediction: one pause of the machine does not
+    stop batching, a model that really became slow is believed after a few batches. The line is pulled to the origin
+    by a light weight, so that before sizes differ a batch twice as large is expected to take twice as long.
     """
 
     _MEMORY: Final = 0.98
-    _ORIGIN_WEIGHT: Final = 0.05
-    _MARGIN: Final = 1.0
+    _ORIGIN_WEIGHT: Final = 0.01
     _OUTLIER: Final = 2.0
-    _GROWTH: Final = 2
+    _SETTLED: Final = 3.0
+    """Batches of a model that has just started may be much slower than all later ones, and are forgotten then."""
+    _GROWTH: Final = 2.0
+    """Sizes are not extrapolated beyond so many times the largest that was seen of late."""
     _FIRST: Final = 4
+    _CHEAP: Final = 1.2
+    """A model that is slow however small its batches are gains nothing from small ones."""
+    _EXPLORE: Final = 1.25
+    _SAME: Final = 0.05
 
     def __init__(self) -> None:
-        self._weight = self._sizes = self._squares = self._times = self._products = 0.0
-        self._variance = 0.0
+        self._forget()
         self._reach = 0.0
 
+    def _forget(self) -> None:
+        self._weight = self._sizes = self._squares = self._times = self._products = 0.0
+        self._variance = 0.0
+
     def observe(self, size: int, seconds: float) -> None:
-        expected = self._expect(size)
-        if self._weight > 3:
+        base, slope = self._line()
+        expected = base + slope * size
+        if self._weight > self._SETTLED:
             seconds = min(seconds, self._OUTLIER * max(expected, 1e-4))
             self._variance += (1 - self._MEMORY) * ((seconds - expected) ** 2 - self._variance)
+        elif expected > self._OUTLIER * seconds:
+            self._forget()
         memory = self._MEMORY
         self._weight = self._weight * memory + 1
         self._sizes = self._sizes * memory + size
         self._squares = self._squares * memory + size * size
         self._times = self._times * memory + seconds
         self._products = self._products * memory + size * seconds
-        self._reach = max(float(size), self._reach * self._MEMORY)
+        self._reach = max(float(size), self._reach * memory)
 
-    def choose(self, budget_seconds: float) -> int:
-        if not self._weight:
-            return self._FIRST
-        limit = max(self._FIRST, self._GROWTH * self._reach)
-        base, slope = self._fit()
-        room = budget_seconds - base - self._MARGIN * sqrt(self._variance)
-        if slope > 0:
-            limit = min(limit, room / slope)
-        return max(1, min(int(limit), MAX_BATCH_SIZE))
+    def expect(self, size: int) -> float:
+        base, slope = self._line()
+        return base + slope * size + sqrt(self._variance)
 
-    def _expect(self, size: int) -> float:
-        base, slope = self._fit()
-        return base + slope * size
-
-    def _fit(self) -> tuple[float, float]:
+    def _line(self) -> tuple[float, float]:
         weight = self._weight + self._ORIGIN_WEIGHT
         spread = weight * self._squares - self._sizes**2
         if spread <= 0:
@@ -94,7 +85,106 @@ class LearnedBatchSize:
             return self._times / weight, 0.0
         return base, slope
 
+    def _largest_within(self, seconds: float) -> int:
+        """The largest size that keeps `seconds` by the line; or more, if it takes little longer than a single input."""
+        if not self._weight:
+            return self._FIRST
+        base, slope = self._line()
+        limit = (max(seconds, self._CHEAP * (base + slope)) - base) / slope if slope > 0 else inf
+        limit = min(limit, max(self._FIRST, self._GROWTH * self._reach))
+        if self._is_uniform():
+            limit = max(limit + 1, limit * self._EXPLORE)
+        return max(1, min(int(limit), MAX_BATCH_SIZE))
 
-def batch_sizer(batch_size: int) -> BatchSizer:
-    """For a model's `batch_size`, of which -1 means: learn it."""
-    return FixedBatchSize(batch_size) if batch_size > 0 else LearnedBatchSize()
+    def _is_uniform(self) -> bool:
+        """Whether batches had all but the same size of late: they say nothing of others then, so try a larger one."""
+        variance = self._weight * self._squares - self._sizes**2
+        return self._weight > 2 * self._SETTLED and variance < (self._SAME * self._sizes) ** 2
+
+
+class FixedBatchSize(_BatchTimes):
+    """What the user said."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self._size = size
+
+    def choose(self, budget_seconds: float) -> int:
+        return self._size
+
+
+class LearnedBatchSize(_BatchTimes):
+    """The largest size that keeps the budget by the line.
+
+    No margin is kept for slow batches: it would cost throughput all the time, while a batch that is late now and then
+    costs some of its inputs only, since the next one leaves out what it could not answer in time.
+    """
+
+    def choose(self, budget_seconds: float) -> int:
+        return self._largest_within(budget_seconds)
+
+
+class QuantileBatchSize(_BatchTimes):
+    """The largest size of which 99 of 100 batches keep the budget (quantile regression; the paper's second policy).
+
+    The 99th percentile of the time is taken for a multiple of the line, which fits models whose spread grows with
+    their time. The factor follows the gradient of the pinball loss of quantile regression (Koenker and Bassett,
+    "Regression Quantiles", Econometrica 46, 1978), one step for each batch: up by `_STEP` * 0.99 when the batch took
+    longer, down by `_STEP` * 0.01 when it did not, so that it rests where 1 batch of 100 takes longer.
+    """
+
+    _RANK: Final = 0.99
+    _STEP: Final = 0.1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._factor = 1.0
+
+    def observe(self, size: int, seconds: float) -> None:
+        base, slope = self._line()
+        if self._weight > self._SETTLED:
+            exceeds = seconds > self._factor * (base + slope * size)
+            self._factor = max(1.0, self._factor + self._STEP * (self._RANK - (not exceeds)))
+        super().observe(size, seconds)
+
+    def choose(self, budget_seconds: float) -> int:
+        return self._largest_within(budget_seconds / self._factor)
+
+
+class AimdBatchSize(_BatchTimes):
+    """One more after each full batch that kept its budget, a tenth less after one that did not.
+
+    (Additive increase, multiplicative decrease; the paper's first policy, NSDI'17 section 4.3. Its budget was the
+    whole of the SLO.)
+    """
+
+    _INCREASE: Final = 1
+    _BACK_OFF: Final = 0.9
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._limit = 1.0
+        self._budget = inf
+
+    def observe(self, size: int, seconds: float) -> None:
+        super().observe(size, seconds)
+        if seconds > self._budget:
+            self._limit = max(1.0, self._limit * self._BACK_OFF)
+        elif size >= int(self._limit):
+            self._limit = min(self._limit + self._INCREASE, MAX_BATCH_SIZE)
+
+    def choose(self, budget_seconds: float) -> int:
+        self._budget = budget_seconds
+        return int(self._limit)
+
+
+_LEARNING: Final[dict[BatchPolicy, type[LearnedBatchSize | QuantileBatchSize | AimdBatchSize]]] = {
+    BatchPolicy.LEARNED: LearnedBatchSize,
+    BatchPolicy.QUANTILE: QuantileBatchSize,
+    BatchPolicy.AIMD: AimdBatchSize,
+}
+
+
+def batch_sizer(policy: BatchPolicy, batch_size: int) -> BatchSizer:
+    """A new one, which has observed nothing. `batch_size` is that of the fixed policy, and means nothing to others."""
+    return FixedBatchSize(batch_size) if policy is BatchPolicy.FIXED else _LEARNING[policy]()

@@ -15,6 +15,7 @@ from clipper_common.datatypes import ModelId
 _TICK_SECONDS: Final = 5.0
 _SYSTEM_RESERVOIR: Final = 2056
 _RESERVOIR: Final = 4096
+_CHUNK: Final = 1000
 
 Leaves = dict[str, str]
 
@@ -86,17 +87,31 @@ class Histogram:
         self._unit = unit
         self._capacity = capacity
         self._sample: list[float] = []
+        self._new: list[float] = []
         self._count = 0
         self._sum = 0.0
         self._next = 1
         """Which value, counted from 1, enters the sample next."""
         self._weight = 1.0
 
-    def add(self, value: float, times: int = 1) -> None:
-        self._count += times
-        self._sum += value * times
+    def add(self, value: float) -> None:
+        self._new.append(value)
+        if len(self._new) >= _CHUNK:
+            self._absorb()
+
+    def add_times(self, value: float, times: int) -> None:
+        self._new += [value] * times
+        if len(self._new) >= _CHUNK:
+            self._absorb()
+
+    def _absorb(self) -> None:
+        """Count what was added, many values at once."""
+        before = self._count + 1
+        self._count += len(self._new)
+        self._sum += sum(self._new)
         while self._next <= self._count:
-            self._enter(value)
+            self._enter(self._new[self._next - before])
+        self._new.clear()
 
     def _enter(self, value: float) -> None:
         if len(self._sample) < self._capacity:
@@ -111,6 +126,7 @@ class Histogram:
         self._next += int(math.log(1.0 - random.random()) / math.log1p(-self._weight))
 
     def report(self) -> Leaves:
+        self._absorb()
         sample = sorted(self._sample)
         mean = self._sum / self._count if self._count else 0.0
         deviation = math.sqrt(sum((value - mean) ** 2 for value in sample) / len(sample)) if sample else 0.0
@@ -137,12 +153,20 @@ def percentile(ordered: Sequence[float], rank: float) -> float:
     return ordered[below - 1] + part * (ordered[above - 1] - ordered[below - 1])
 
 
-Metric = Counter | RatioCounter | Meter | Histogram
+class Gauge:
+    """What something is at the moment."""
+
+    def __init__(self, read: Callable[[], Leaves]) -> None:
+        self.report = read
+
+
+Metric = Counter | RatioCounter | Meter | Histogram | Gauge
 _CATEGORIES: Final[dict[type[Metric], str]] = {
     Counter: "counters",
     RatioCounter: "ratio_counters",
     Meter: "meters",
     Histogram: "histograms",
+    Gauge: "gauges",
 }
 
 
@@ -172,13 +196,15 @@ class ModelMetrics:
         self.prediction_throughput = Meter(self._outputs)
         self.cache_hit_ratio = RatioCounter(self._lookups)
         self.batch_size = Histogram("queries")
+        self.batching = Gauge(dict)
+        """Of the model version's owner, who knows how it batches at the moment."""
 
     def count_lookup(self, hit: bool) -> None:
         self._lookups.count += 1
         self.cache_hit_ratio.hits += hit
 
     def add_batch(self, size: int, seconds: float) -> None:
-        self.prediction_latency.add(seconds * 1e6, size)
+        self.prediction_latency.add_times(seconds * 1e6, size)
         self._outputs.count += size
         self.batch_size.add(size)
 

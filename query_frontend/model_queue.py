@@ -17,7 +17,7 @@ class Waiter(Protocol):
 class Task:
     """An input on its way through a model version, and everyone who waits for its output."""
 
-    __slots__ = ("deadline", "in_flight", "payload", "queued", "sends", "sent_at", "waiters")
+    __slots__ = ("deadline", "payload", "queued", "sends", "sent_at", "waiters")
 
     def __init__(self, payload: bytes, deadline: float, waiter: Waiter) -> None:
         self.payload = payload
@@ -25,9 +25,9 @@ class Task:
         """Of the most patient waiter."""
         self.waiters = [waiter]
         self.queued = False
-        self.in_flight = False
         self.sends = 0
-        self.sent_at = 0.0
+        self.sent_at: float | None = None
+        """Since when it is with a replica, if it is."""
 
     def leave(self, waiter: Waiter) -> None:
         """`waiter` has no more use for the output."""
@@ -76,16 +76,46 @@ class ModelQueue:
         """Let a queued task be drawn by an earlier deadline too: someone less patient joined."""
         self._push(deadline, task)
 
-    def draw(self, most: int, now: float) -> list[Task]:
-        """Take at most `most` tasks that can still be answered in time."""
+    def first_deadline(self) -> float:
+        """Of what it holds, which must be something."""
+        while not self._heap[0][2].queued:
+            heappop(self._heap)
+        return self._heap[0][0]
+
+    def draw(self, most: int, now: float, seconds: float = 0.0) -> list[Task]:
+        """Take at most `most` tasks that can still be answered in time, if that takes `seconds`.
+
+        If there is none, take those with the most time left: what was expected of the model may be wrong.
+        """
         drawn: list[Task] = []
+        late: list[tuple[float, int, Task]] = []
         while self._heap and len(drawn) < most:
-            task = heappop(self._heap)[2]
+            entry = heappop(self._heap)
+            task = entry[2]
             if not task.queued:
                 continue
-            self._remove(task)
-            if task.deadline > now and task.waiters:
+            if task.deadline > now + seconds and task.waiters:
+                self._remove(task)
                 drawn.append(task)
+            elif task.deadline > now and task.waiters:
+                late.append(entry)
+            else:
+                self._remove(task)
+        if late and not drawn:
+            return self._draw_late(late, most)
+        for entry in late:
+            heappush(self._heap, entry)
+        return drawn
+
+    def _draw_late(self, late: list[tuple[float, int, Task]], most: int) -> list[Task]:
+        """Take the last ones of `late`, which is all there is."""
+        drawn: list[Task] = []
+        while late and len(drawn) < most:
+            task = late.pop()[2]
+            if task.queued:  # it is there twice when somebody less patient joined
+                self._remove(task)
+                drawn.append(task)
+        self._heap = late  # in order, so it is a heap
         return drawn
 
     def drop(self, task: Task) -> None:

@@ -7,19 +7,19 @@ itself, and a slow replica slows nobody.
 import itertools
 import logging
 import time
-from asyncio import AbstractEventLoop
+from asyncio import AbstractEventLoop, TimerHandle
 from collections import deque
 from collections.abc import Callable, Mapping
+from statistics import fmean
 from typing import Final, NamedTuple
 
 from clipper_common import jsontext
-from clipper_common.constants import DEFAULT_BATCH_SIZE
-from clipper_common.datatypes import ModelId
+from clipper_common.datatypes import BatchPolicy, ModelId
 from clipper_common.records import Model, Replica
 from clipper_common.wire import MESSAGE_ID_LIMIT, Metadata, PredictRequest, Response
-from query_frontend.batching import batch_sizer
+from query_frontend.batching import BatchSizer, batch_sizer
 from query_frontend.cache import PredictionCache
-from query_frontend.metrics import ModelMetrics, SystemMetrics
+from query_frontend.metrics import Gauge, Leaves, ModelMetrics, SystemMetrics
 from query_frontend.model_queue import ModelQueue, Task, Waiter
 from query_frontend.rpc_server import Connection, RpcServer
 
@@ -33,6 +33,8 @@ MODEL_RAISED: Final = "The model raised "
 _MAX_SENDS: Final = 2
 _SLO_SHARE: Final = 0.46
 """A query waits for at most one batch before its own: half of the SLO for each, less a margin for everything else."""
+_DELIVERY_SHARE: Final = 0.05
+"""What of the SLO passes between the answer of a replica and those to its queries."""
 _MAX_KNOWN_REPLICAS: Final = 10_000
 
 
@@ -54,10 +56,39 @@ class ModelState:
         self.pending: dict[bytes, Task] = {}
         """What is queued or in flight, by input; only with the cache on."""
         self.dispatch_due = False
+        self.delayed: TimerHandle | None = None
+        """Dispatches, however few have come until then."""
         self.live = True
+
+    def is_of(self, model: Model | None) -> bool:
+        """Whether `model` is the same registration, however its batches are to be made."""
+        return model is not None and self.model.with_batching_of(model) == model
 
     def replicas_changed(self) -> None:
         self.is_served = any(not replica.draining for replica in self.replicas)
+
+    @property
+    def batch_budget_seconds(self) -> float:
+        return self.slo_seconds * _SLO_SHARE
+
+    @property
+    def delivery_seconds(self) -> float:
+        return self.slo_seconds * _DELIVERY_SHARE
+
+    def new_sizer(self) -> BatchSizer:
+        return batch_sizer(self.model.batch_policy, self.model.batch_size)
+
+    def batching(self) -> Leaves:
+        """How batches are made at the moment."""
+        limits = [replica.sizer.choose(self.batch_budget_seconds) for replica in self.replicas] or [0]
+        return {
+            "policy": self.model.batch_policy,
+            "delay_micros": str(self.model.batch_delay_micros),
+            "replicas": str(len(self.replicas)),
+            "limit_min": str(min(limits)),
+            "limit_mean": str(fmean(limits)),
+            "limit_max": str(max(limits)),
+        }
 
     def forget_pending(self, task: Task) -> None:
         if self.pending and self.pending.get(task.payload) is task:
@@ -81,7 +112,7 @@ class ReplicaState:
         self.record = record
         self.state: ModelState | None = None
         """None while its model version is not registered."""
-        self.sizer = batch_sizer(DEFAULT_BATCH_SIZE)
+        self.sizer = batch_sizer(BatchPolicy.LEARNED, 0)
         self.batch: Batch | None = None
         self.draining = False
 
@@ -126,7 +157,7 @@ class TaskExecutor:
         """`waiter` has no more use for the output of `task`: its time is over, or its client left."""
         task.leave(waiter)
         state = self._models.get(model_id)
-        if state is None or task.waiters or task.in_flight:
+        if state is None or task.waiters or task.sent_at is not None:
             return
         state.queue.drop(task)
         state.forget_pending(task)
@@ -160,7 +191,7 @@ class TaskExecutor:
     @staticmethod
     def _may_join(state: ModelState, task: Task) -> bool:
         """Not what ended unnoticed, nor what a replica keeps for longer than its queries could wait."""
-        return task.queued or (task.in_flight and time.monotonic() - task.sent_at < state.slo_seconds)
+        return task.queued or (task.sent_at is not None and time.monotonic() - task.sent_at < state.slo_seconds)
 
     # --- batches ---
 
@@ -170,22 +201,47 @@ class TaskExecutor:
             state.dispatch_due = True
             self._loop.call_soon(self._dispatch, state)
 
-    def _dispatch(self, state: ModelState) -> None:
+    def _dispatch(self, state: ModelState, waited: bool = False) -> None:
         state.dispatch_due = False
         while state.idle and state.queue:
-            share = -(-len(state.queue) // len(state.idle))  # leave the other idle ones their part
+            sizer = state.idle[0].sizer
+            most = sizer.choose(state.batch_budget_seconds)
+            now = time.monotonic()
+            if state.model.batch_delay_micros:
+                if not waited and self._delay(state, sizer, most, now):
+                    return
+            else:
+                most = min(most, -(-len(state.queue) // len(state.idle)))  # leave the other idle ones their part
+            seconds = sizer.expect(min(most, len(state.queue))) + state.delivery_seconds
             replica = state.idle.popleft()
-            most = replica.sizer.choose(state.slo_seconds * _SLO_SHARE)
-            batch = state.queue.draw(min(share, most), time.monotonic())
+            batch = state.queue.draw(most, now, seconds)
             if batch:
                 self._send(state, replica, batch)
             else:
                 state.idle.append(replica)  # all that it drew had expired
 
+    def _delay(self, state: ModelState, sizer: BatchSizer, most: int, now: float) -> bool:
+        """Whether to wait for a batch to fill: as long as the model's delay says, and the first deadline allows."""
+        first = state.queue.first_deadline()
+        spare = first - now - sizer.expect(most) - state.delivery_seconds
+        delay = state.model.batch_delay_micros / 1e6
+        since_arrival = state.slo_seconds - (first - now)
+        seconds = min(spare, delay, delay - since_arrival) if len(state.queue) < most else 0.0
+        if seconds > 0 and state.delayed is None:
+            state.delayed = self._loop.call_later(seconds, self._end_delay, state)
+        elif seconds <= 0 and state.delayed is not None:
+            state.delayed.cancel()
+            state.delayed = None
+        return seconds > 0
+
+    def _end_delay(self, state: ModelState) -> None:
+        state.delayed = None
+        self._dispatch(state, waited=True)
+
     def _send(self, state: ModelState, replica: ReplicaState, tasks: list[Task]) -> None:
         replica.batch = batch = Batch(state, next(self._message_ids), tasks, time.monotonic())
         for task in tasks:
-            task.in_flight, task.sent_at = True, batch.sent_at
+            task.sent_at = batch.sent_at
         request = PredictRequest(batch.message_id, state.model.input_type, [task.payload for task in tasks])
         if self.rpc.send_batch(replica.connection, request):  # if not, `on_left` was called
             for task in tasks:
@@ -220,7 +276,7 @@ class TaskExecutor:
         state = batch.state
         keep = self._cache.enabled and state.live
         for task, output, failed in zip(batch.tasks, response.outputs, response.failed, strict=True):
-            task.in_flight = False
+            task.sent_at = None
             state.forget_pending(task)
             if failed:
                 task.resolve(None, MODEL_RAISED + output.decode(errors="replace"))
@@ -235,7 +291,7 @@ class TaskExecutor:
         state = batch.state
         now = time.monotonic()
         for task in batch.tasks:
-            task.in_flight = False
+            task.sent_at = None
             if state.live and task.waiters and task.deadline > now and task.sends < _MAX_SENDS:
                 state.queue.put_back(task)
             else:
@@ -304,7 +360,7 @@ class TaskExecutor:
     @staticmethod
     def _attach(state: ModelState, replica: ReplicaState) -> None:
         replica.state = state
-        replica.sizer = batch_sizer(state.model.batch_size)
+        replica.sizer = state.new_sizer()
         state.replicas.append(replica)
         state.replicas_changed()
         if replica.batch is None and not replica.draining:
@@ -314,18 +370,20 @@ class TaskExecutor:
 
     def configure(self, models: Mapping[ModelId, Model], slo_seconds: Mapping[ModelId, float]) -> None:
         """Serve exactly `models`; `slo_seconds` is the shortest SLO of the applications that ask each of them."""
-        gone = [known for known, state in self._models.items() if models.get(known) != state.model]
+        gone = [known for known, state in self._models.items() if not state.is_of(models.get(known))]
         for model_id in gone:
             self._remove_model(self._models.pop(model_id))
         for model_id, model in models.items():
             slo = slo_seconds.get(model_id, 1.0)
             if model_id in self._models:
                 self._models[model_id].slo_seconds = slo
+                self._change_batching(self._models[model_id], model)
             else:
                 self._add_model(model, slo)
 
     def _add_model(self, model: Model, slo_seconds: float) -> None:
         state = ModelState(model, slo_seconds, next(self._owners), self._metrics.add_model(model.id))
+        state.metrics.batching = Gauge(state.batching)
         self._models[model.id] = state
         for replica in self._replicas.values():
             if replica.record.model != model.id:
@@ -334,6 +392,16 @@ class TaskExecutor:
                 self._attach(state, replica)
             else:
                 logger.warning("replica %s is not used: its input type differs", replica.record.key)
+
+    def _change_batching(self, state: ModelState, model: Model) -> None:
+        """What is queued, cached and connected stays."""
+        if state.model == model:
+            return
+        old, state.model = state.model, model
+        if (old.batch_policy, old.batch_size) != (model.batch_policy, model.batch_size):
+            for replica in state.replicas:
+                replica.sizer = state.new_sizer()
+        self._dispatch_soon(state)
 
     def _remove_model(self, state: ModelState) -> None:
         state.live = False

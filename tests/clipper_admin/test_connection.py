@@ -265,6 +265,9 @@ def test_zero_replicas_are_registered_only(conn: ClipperConnection, cm: FakeCont
         ({"num_replicas": "2"}, "num_replicas='2'"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"batch_size": -2}, "batch_size=-2"),
+        ({"batch_policy": "best"}, "batch_policy='best'"),
+        ({"batch_policy": "aimd", "batch_size": 3}, "leave out one of the two"),
+        ({"batch_delay_micros": -1}, "batch_delay_micros=-1"),
         ({"labels": "one"}, "labels='one'"),
         ({"labels": [1]}, "labels"),
         ({"labels": ["a,b"]}, "a,b"),
@@ -399,6 +402,43 @@ def test_register_model(conn: ClipperConnection) -> None:
     with pytest.raises(ClipperException, match="batch_size=0"):
         conn.register_model("my_model", 2, "doubles", batch_size=0)
     assert conn.get_model_info("my_model", 2) is None
+
+
+def test_batching_is_set_at_deployment_and_later(conn: ClipperConnection) -> None:
+    def batching(version: int) -> list[Any]:
+        info = conn.get_model_info("m", version)
+        assert info is not None
+        return [info["batch_policy"], info["batch_size"], info["batch_delay_micros"]]
+
+    deploy(conn, 1, batch_policy="quantile", batch_delay_micros=500)
+    assert batching(1) == ["quantile", -1, 500]
+    conn.register_model("m", 2, "doubles", batch_size=8)
+    assert batching(2) == ["fixed", 8, 0]
+    conn.set_batching("m", batch_policy="aimd")  # of the current version
+    conn.set_batching("m", 1, batch_size=4, batch_delay_micros=0)
+    assert (batching(2), batching(1)) == (["aimd", -1, 0], ["fixed", 4, 0])
+    conn.set_batching("m", 1, batch_size=-1)
+    assert batching(1) == ["quantile", -1, 0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"batch_policy": "best"}, "batch_policy='best'. It should be one of learned, aimd, quantile, fixed"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"batch_delay_micros": -1}, "batch_delay_micros=-1"),
+        ({"batch_delay_micros": 0.5}, "batch_delay_micros=0.5"),
+        ({"batch_policy": "aimd", "batch_size": 3}, "leave out one of the two"),
+        ({"batch_policy": "fixed"}, "needs a positive batch_size"),
+        ({"version": 9}, "version '9' does not exist"),
+    ],
+)
+def test_set_batching_refuses(conn: ClipperConnection, arguments: dict[str, Any], named: str) -> None:
+    deploy(conn, 1)
+    before = conn.get_model_info("m", 1)
+    with pytest.raises(ClipperException, match=named):
+        conn.set_batching("m", **arguments)
+    assert conn.get_model_info("m", 1) == before
 
 
 def test_rollback_scales_first(conn: ClipperConnection, cm: FakeContainerManager) -> None:

@@ -81,7 +81,16 @@ CONNECTION: dict[str, dict[str, Any]] = {
     "stop_all": {"graceful": True},
     "test_predict_function": {"query": REQUIRED, "func": REQUIRED, "input_type": REQUIRED},
 }
-NEW_METHODS = {"predict": {"app": REQUIRED, "input": REQUIRED, "version": None}}
+NEW_METHODS: dict[str, dict[str, Any]] = {
+    "predict": {"app": REQUIRED, "input": REQUIRED, "version": None},
+    "set_batching": {
+        "name": REQUIRED,
+        "version": None,
+        "batch_policy": None,
+        "batch_size": None,
+        "batch_delay_micros": None,
+    },
+}
 WITHOUT_CONNECTION = {
     "start_clipper",
     "connect",
@@ -118,7 +127,8 @@ DEPLOYER = {
     },
 }
 NEW_OF_DEPLOYMENT = {"make_current": True, "resources": None, "gpus": None}
-DEPLOYS = {"deploy_model", "build_and_deploy_model", "deploy_python_closure", "create_endpoint"}
+NEW_OF_BATCHING = {"batch_policy": None, "batch_delay_micros": 0}
+DEPLOYS = {"deploy_model", "build_and_deploy_model"}
 
 
 def parameters(function: Any) -> list[tuple[str, Any]]:
@@ -129,6 +139,7 @@ def parameters(function: Any) -> list[tuple[str, Any]]:
 @pytest.mark.parametrize("name", CONNECTION | NEW_METHODS)
 def test_connection(name: str) -> None:
     expected = (CONNECTION | NEW_METHODS)[name] | (NEW_OF_DEPLOYMENT if name in DEPLOYS else {})
+    expected |= NEW_OF_BATCHING if name in DEPLOYS | {"register_model"} else {}
     assert parameters(getattr(ClipperConnection, name)) == list(expected.items())
 
 

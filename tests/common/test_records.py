@@ -1,6 +1,7 @@
 """Records and their form in Redis, which is Clipper 0.4's."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipper_common import records
-from clipper_common.datatypes import InputType, ModelId
+from clipper_common.datatypes import BatchPolicy, InputType, ModelId
 from clipper_common.errors import RecordError
 from clipper_common.records import Application, Model, Replica, Snapshot, Write
 
@@ -47,7 +48,8 @@ REPLICA_HASH = {
 
 def test_hashes_are_those_of_0_4() -> None:
     assert APP.to_hash() == APP_HASH
-    assert MODEL.to_hash() == MODEL_HASH | {"registration": "r"}
+    ours = {"registration": "r", "batch_policy": "learned", "batch_delay_micros": "0"}
+    assert MODEL.to_hash() == MODEL_HASH | ours
     assert REPLICA.to_hash() == REPLICA_HASH
 
 
@@ -56,6 +58,22 @@ def test_hashes_of_0_4_are_read() -> None:
     assert Model.from_hash(MODEL_HASH | {"registration": "r"}) == MODEL
     assert Model.from_hash(MODEL_HASH).registration == ""
     assert Replica.from_hash(REPLICA_HASH) == REPLICA
+
+
+def test_how_a_model_is_batched() -> None:
+    fields = {"batch_size": "-1", "batch_policy": "aimd", "batch_delay_micros": "2000"}
+    model = Model.from_hash(MODEL_HASH | fields)
+    assert (model.batch_policy, model.batch_delay_micros) == (BatchPolicy.AIMD, 2000)
+    assert model.to_hash().items() >= fields.items()
+    assert Model.from_hash(MODEL_HASH).batch_policy is BatchPolicy.FIXED
+    assert Model.from_hash(MODEL_HASH | {"batch_size": "-1"}).batch_policy is BatchPolicy.LEARNED
+    assert Model.from_hash(MODEL_HASH | fields | {"batch_size": "5"}).batch_policy is BatchPolicy.FIXED
+
+
+def test_a_change_of_batching_is_told_from_another_registration() -> None:
+    batched = Model.from_hash(MODEL.to_hash() | {"batch_size": "-1", "batch_policy": "aimd", "batch_delay_micros": "9"})
+    assert MODEL.with_batching_of(batched) == batched
+    assert MODEL.with_batching_of(replace(batched, registration="s")) != replace(batched, registration="s")
 
 
 def test_no_labels_are_no_labels() -> None:
@@ -96,6 +114,8 @@ def test_a_missing_field_is_named(read: Callable[[Any], object], hash_: dict[str
         (READERS[0][0], APP_HASH, "input_type", "application 'app': x is not a valid input string"),
         (Model.from_hash, MODEL_HASH, "batch_size", "model 'm:1' has batch_size='x'"),
         (Model.from_hash, MODEL_HASH, "input_type", "model 'm:1': x is not a valid"),
+        (Model.from_hash, MODEL_HASH, "batch_policy", "model 'm:1': x is not a batch policy"),
+        (Model.from_hash, MODEL_HASH, "batch_delay_micros", "model 'm:1' has batch_delay_micros='x'"),
         (Replica.from_hash, REPLICA_HASH, "model_replica_id", "container 'm:1' has model_replica_id='x'"),
     ],
 )

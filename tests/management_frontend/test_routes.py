@@ -45,6 +45,10 @@ def versioned(route: str, version: str = "1", name: str = "m") -> Post:
     return route, {"model_name": name, "model_version": version}
 
 
+def set_batching(**changes: Any) -> Post:
+    return "set_batching", {"model_name": "m", "model_version": "1"} | changes
+
+
 def container(replica_id: int) -> Post:
     return "get_container", {"model_name": "m", "model_version": "1", "replica_id": replica_id}
 
@@ -70,6 +74,9 @@ MODEL_OBJECT = {
     "container_name": "image:1",
     "model_data_path": "DEPRECATED",
     "is_current_version": True,
+    "batch_policy": "learned",
+    "batch_size": -1,
+    "batch_delay_micros": 0,
 }
 CONTAINER_OBJECT = {
     "model_id": "m:1",
@@ -103,6 +110,17 @@ TEXTS = [
         versioned("set_model_version"),
         "Successfully set model with name 'm' to version '1'",
     ),
+    Case(
+        [add_model()],
+        set_batching(batch_policy="aimd"),
+        "Model with name 'm' and version '1' now has the batch policy 'aimd' and a batch delay of 0 microseconds",
+    ),
+    Case(
+        [add_model()],
+        set_batching(batch_size=8, batch_delay_micros=2000),
+        "Model with name 'm' and version '1' now has the batch policy 'fixed' of 8 and a batch delay of 2000 "
+        "microseconds",
+    ),
     Case([add_app()], ("get_state", {"app_name": "app", "uid": 0}), "-1"),
     Case([], ("get_state", {"app_name": "app", "uid": 0}), ""),
 ]
@@ -126,6 +144,34 @@ VALUES = [
     Case([add_model(check_only=True)], versioned("get_model"), {}),
     Case([add_model(make_current=False)], versioned("get_model"), MODEL_OBJECT | {"is_current_version": False}),
     Case([add_model(), add_model(model_version="2", make_current=False)], versioned("get_model"), MODEL_OBJECT),
+    *[
+        Case([add_model(), *posts], versioned("get_model"), MODEL_OBJECT | batching)
+        for posts, batching in [
+            ([set_batching()], {}),
+            ([set_batching(batch_size=8)], {"batch_policy": "fixed", "batch_size": 8}),
+            ([set_batching(batch_policy="fixed", batch_size=8)], {"batch_policy": "fixed", "batch_size": 8}),
+            (
+                [set_batching(batch_size=8), set_batching(batch_delay_micros=1)],
+                {"batch_policy": "fixed", "batch_size": 8, "batch_delay_micros": 1},
+            ),
+            (
+                [set_batching(batch_size=8), set_batching(batch_policy="fixed")],
+                {"batch_policy": "fixed", "batch_size": 8},
+            ),
+            ([set_batching(batch_size=8), set_batching(batch_policy="quantile")], {"batch_policy": "quantile"}),
+            ([set_batching(batch_policy="aimd", batch_size=-1)], {"batch_policy": "aimd"}),
+            (
+                [set_batching(batch_policy="aimd"), set_batching(batch_size=8), set_batching(batch_size=-1)],
+                {"batch_policy": "aimd"},
+            ),
+        ]
+    ],
+    Case(
+        [add_model(batch_policy="aimd", batch_delay_micros=500)],
+        versioned("get_model"),
+        MODEL_OBJECT | {"batch_policy": "aimd", "batch_delay_micros": 500},
+    ),
+    Case([add_model(batch_size=3)], versioned("get_model"), MODEL_OBJECT | {"batch_policy": "fixed", "batch_size": 3}),
     # what is deleted is gone with all that belongs to it
     Case([*LINKED, ("delete_app", {"name": "app"})], ("get_all_applications", {"verbose": False}), []),
     Case([*LINKED, ("delete_app", {"name": "app"}), add_app()], ("get_linked_models", {"app_name": "app"}), []),
@@ -209,6 +255,23 @@ REFUSALS = [
     Case([add_model()], add_model(check_only=True), "model with name 'm' and version '1' already exists"),
     Case(LINKED, add_model(model_version="2", input_type="doubles"), INCOMPATIBLE),
     Case(LINKED, add_model(model_version="2", input_type="doubles", check_only=True), INCOMPATIBLE),
+    *[
+        Case(before, post(**batching), text)
+        for before, post in (([], add_model), ([add_model()], set_batching))
+        for batching, text in [
+            ({"batch_size": 0}, BATCH_SIZE),
+            (
+                {"batch_policy": "aimd", "batch_size": 5},
+                "The batch policy 'aimd' learns the batch size, but batch_size fixes it to 5: "
+                "leave out one of the two, or give the batch_size -1",
+            ),
+            ({"batch_policy": "fixed", "batch_size": -1}, "The batch policy 'fixed' needs a positive batch_size"),
+            ({"batch_delay_micros": -1}, "batch_delay_micros must not be negative, and is -1"),
+            ({"batch_policy": "best"}, "best is not a batch policy. Use one of learned, aimd, quantile, fixed"),
+        ]
+    ],
+    Case([add_model()], set_batching(batch_policy="fixed"), "The batch policy 'fixed' needs a positive batch_size"),
+    Case([], set_batching(), "model with name 'm' and version '1' does not exist"),
     # delete_versioned_model, set_model_version, get_linked_models
     Case([], versioned("delete_versioned_model"), "model with name 'm' and version '1' does not exist"),
     Case(
@@ -302,11 +365,11 @@ async def test_ping_takes_no_post(client: TestClient) -> None:
     assert (await client.post("/admin/ping")).status == 405
 
 
-async def test_every_route_of_clipper_0_4_is_there() -> None:
+async def test_every_route_of_clipper_0_4_is_there_and_ours() -> None:
     names = (
         "ping add_app delete_app add_model_links delete_model_links add_model delete_versioned_model set_model_version "
-        "get_all_applications get_application get_linked_models get_all_models get_model get_all_containers "
-        "get_container get_state"
+        "set_batching get_all_applications get_application get_linked_models get_all_models get_model "
+        "get_all_containers get_container get_state"
     )
     assert [route.path for route in ROUTES] == [f"/admin/{name}" for name in names.split()]
 

@@ -9,7 +9,7 @@ from aiohttp.test_utils import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clipper_common.datatypes import InputType
+from clipper_common.datatypes import BatchPolicy, InputType
 from clipper_common.errors import JsonError, QueryError
 from management_frontend import schemas
 
@@ -21,6 +21,7 @@ ROUTES: dict[str, Any] = {
     "add_model": schemas.AddModel,
     "delete_versioned_model": schemas.VersionedModel,
     "set_model_version": schemas.VersionedModel,
+    "set_batching": schemas.SetBatching,
     "get_all_applications": schemas.Listing,
     "get_application": schemas.NamedApplication,
     "get_linked_models": schemas.LinkedModels,
@@ -30,8 +31,14 @@ ROUTES: dict[str, Any] = {
     "get_container": schemas.NumberedReplica,
     "get_state": schemas.SelectionState,
 }
-OPTIONAL = {"make_current", "check_only"}
-GOOD = {str: "x", int: 1, bool: True, tuple[str, ...]: ["x"], InputType: "ints"}
+OPTIONAL = {
+    "add_model": {"make_current", "check_only", "batch_policy", "batch_delay_micros"},
+    "set_batching": {"batch_policy", "batch_size", "batch_delay_micros"},
+}
+GOOD: dict[Any, Any] = {str: "x", int: 1, bool: True, tuple[str, ...]: ["x"], InputType: "ints"} | {
+    int | None: 1,
+    BatchPolicy | None: "fixed",
+}
 
 NUMBER_RANGE = "PredictionData of type Number is not of type int"
 WRONG: dict[Any, list[tuple[Any, str]]] = {
@@ -74,6 +81,9 @@ WRONG: dict[Any, list[tuple[Any, str]]] = {
     ],
 }
 
+WRONG[int | None] = WRONG[int]
+WRONG[BatchPolicy | None] = WRONG[InputType]
+
 BODIES = {route: {field.name: GOOD[field.type] for field in fields(shape)} for route, shape in ROUTES.items()}
 TYPE_ERRORS = [
     pytest.param(route, field.name, value, text.format(field.name), id=f"{route}-{field.name}-{value}")
@@ -100,7 +110,7 @@ async def test_a_value_of_the_wrong_type_is_named(
 async def test_a_missing_key_is_named_unless_optional(client: TestClient, route: str, key: str) -> None:
     body = {name: value for name, value in BODIES[route].items() if name != key}
     answer = await client.post(f"/admin/{route}", json=body)
-    if key in OPTIONAL:
+    if key in OPTIONAL.get(route, ()):
         assert "does not have required key" not in await answer.text()
     else:
         expected = refused(f"JSON object does not have required key: {key}", route)
@@ -138,9 +148,10 @@ def test_a_request_with_unknown_keys_is_read() -> None:
 
 
 def test_optional_keys_have_defaults() -> None:
-    body = {key: value for key, value in BODIES["add_model"].items() if key not in OPTIONAL}
+    body = {key: value for key, value in BODIES["add_model"].items() if key not in OPTIONAL["add_model"]}
     wanted = schemas.parse(schemas.AddModel, json.dumps(body).encode())
     assert (wanted.make_current, wanted.check_only) == (True, False)
+    assert (wanted.batch_policy, wanted.batch_delay_micros) == (None, None)
 
 
 @pytest.mark.parametrize("number", [2**31 - 1, -(2**31)])
@@ -155,12 +166,19 @@ def test_an_unknown_input_type_is_said_without_the_schema() -> None:
         schemas.parse(schemas.AddApplication, body)
 
 
+def test_an_unknown_batch_policy_is_said_with_those_that_there_are() -> None:
+    body = json.dumps(BODIES["set_batching"] | {"batch_policy": "magic"}).encode()
+    with pytest.raises(QueryError, match="^magic is not a batch policy. Use one of learned, aimd, quantile, fixed$"):
+        schemas.parse(schemas.SetBatching, body)
+
+
 def test_the_hint_shows_each_kind_of_field() -> None:
     kinds = '"bytes" | "integers" | "floats" | "doubles" | "strings"'
     assert schemas.hint(schemas.AddModel) == (
         '{"model_name": string, "model_version": string, "labels": [string, ...], '
         f'"input_type": {kinds}, "container_name": string, "model_data_path": string, "batch_size": int32, '
-        '"make_current": bool (optional), "check_only": bool (optional)}'
+        '"make_current": bool (optional), "check_only": bool (optional), '
+        '"batch_policy": "learned" | "aimd" | "quantile" | "fixed" (optional), "batch_delay_micros": int32 (optional)}'
     )
 
 
@@ -182,6 +200,8 @@ RIGHT: dict[Any, st.SearchStrategy[Any]] = {
     bool: st.booleans(),
     tuple[str, ...]: st.lists(WORDS, max_size=2),
     InputType: st.sampled_from(["ints", "doubles", "s", "nonsense"]),
+    int | None: st.sampled_from([-1, 1, 20000]),
+    BatchPolicy | None: st.sampled_from([*BatchPolicy, "nonsense"]),
 }
 
 

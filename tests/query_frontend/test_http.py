@@ -161,7 +161,7 @@ def test_health_and_metrics(serving: Frontend) -> None:
     assert http("GET", serving.url + "/readyz").status == 200
     metrics = http("GET", serving.url + "/metrics")
     assert metrics.headers["Content-Type"].startswith("application/json")
-    assert set(metrics.json) == {"counters", "ratio_counters", "meters", "histograms"}
+    assert set(metrics.json) == {"counters", "ratio_counters", "meters", "histograms", "gauges"}
 
 
 def test_percent_encoding_and_query_strings_are_understood(serving: Frontend) -> None:

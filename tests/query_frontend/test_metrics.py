@@ -30,7 +30,8 @@ def test_every_value_is_as_likely_to_be_in_the_sample() -> None:
     for _ in range(300):
         histogram = Histogram("queries", capacity=20)
         for value in range(500):
-            histogram.add(float(value), times=2)
+            histogram.add_times(float(value), 2)
+        histogram.report()
         for value in histogram._sample:
             kept[int(value) // 50] += 1
     assert sum(kept) == 300 * 20
@@ -90,6 +91,7 @@ def test_the_report_has_the_names_and_the_form_of_0_4() -> None:
             "model:m:1:prediction_latency",
             "model:m:1:batch_size",
         ],
+        "gauges": ["model:m:1:batching"],
     }
     leaves = [leaf for entries in report.values() for entry in entries for leaf in next(iter(entry.values())).values()]
     assert all(isinstance(leaf, str) for leaf in leaves)

@@ -54,6 +54,52 @@ def test_passes_over_what_nobody_waits_for() -> None:
     assert queue.draw(1, 0.0) == []
 
 
+def test_lets_those_go_first_that_can_still_be_in_time() -> None:
+    queue = ModelQueue()
+    late, timely, later = make_task(1.0), make_task(2.0), make_task(3.0)
+    for task in (late, timely, later):
+        queue.put(task)
+    assert queue.draw(1, now=0.0, seconds=1.5) == [timely]
+    assert queue.draw(5, now=0.0, seconds=1.5) == [later]
+    assert late.queued
+    assert len(queue) == 1
+
+
+def test_if_all_would_be_late_those_with_the_most_time_go() -> None:
+    queue = ModelQueue()
+    tasks = [make_task(deadline) for deadline in (1.0, 2.0, 3.0, 4.0)]
+    for task in tasks:
+        queue.put(task)
+    queue.hurry(tasks[3], 2.5)
+    queue.hurry(tasks[2], 3.5)
+    assert queue.draw(2, now=0.0, seconds=9.0) == [tasks[3], tasks[2]]
+    assert queue.draw(5, now=0.0) == tasks[:2]
+    assert len(queue) == 0
+
+
+def test_knows_the_first_deadline() -> None:
+    queue = ModelQueue()
+    first, second = make_task(1.0), make_task(2.0)
+    queue.put(second)
+    queue.put(first)
+    assert queue.first_deadline() == 1.0
+    queue.drop(first)
+    assert queue.first_deadline() == 2.0
+
+
+@given(st.lists(st.floats(1, 100), max_size=50), st.integers(1, 10), st.floats(0, 100))
+def test_draws_each_once_whatever_a_batch_takes(deadlines: list[float], most: int, seconds: float) -> None:
+    queue = ModelQueue()
+    for deadline in deadlines:
+        queue.put(make_task(deadline))
+    drawn = []
+    while batch := queue.draw(most, 0.0, seconds):
+        assert len({task.deadline > seconds for task in batch}) == 1
+        drawn += [task.deadline for task in batch]
+    assert sorted(drawn) == sorted(deadlines)
+    assert len(queue) == 0
+
+
 def test_is_bounded_in_number_and_bytes() -> None:
     queue = ModelQueue(max_tasks=2, max_bytes=100)
     assert queue.put(make_task(1.0, b"x" * 60))

@@ -8,7 +8,9 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -16,7 +18,7 @@ import redis
 
 from clipper_common import records
 from clipper_common.constants import MAX_QUEUED_QUERIES
-from clipper_common.datatypes import InputType, ModelId
+from clipper_common.datatypes import BatchPolicy, InputType, ModelId
 from clipper_common.records import Application, Model
 from clipper_common.wire import Metadata
 from tests.query_frontend.conftest import Frontend, RawContainer, running_container, running_frontend, wait_for
@@ -244,6 +246,118 @@ def test_batches_hold_what_waits_up_to_the_fixed_size(frontend: Frontend, raw_co
             container.answer(request, [b"1"] * len(request.inputs))
         reply.result()
     assert sizes == [4, 4, 2]
+
+
+def change_batching(frontend: Frontend, **batching: Any) -> None:
+    model = frontend.snapshot().models[ModelId("m", "1")]
+    frontend.configure(records.put_model(replace(model, **batching)))
+
+
+def test_batching_changes_live_and_drops_nothing(frontend: Frontend, raw_container: MakeContainer) -> None:
+    frontend.serve("app", slo_ms=20_000, batch_size=1)
+    container = join(frontend, raw_container)
+    with ThreadPoolExecutor() as pool:
+        cached = pool.submit(frontend.predict, "app", input=[-1.0])
+        container.answer(container.receive_batch(), [b"7"])
+        assert cached.result()["output"] == 7
+        reply = pool.submit(frontend.predict, "app", input_batch=[[float(i)] for i in range(8)])
+        first = container.receive_batch()
+        change_batching(frontend, batch_size=4)
+        container.answer(first, [b"1"])
+        second = container.receive_batch()
+        change_batching(frontend, batch_size=-1, learning_policy=BatchPolicy.AIMD, batch_delay_micros=1000)
+        container.answer(second, [b"1"] * len(second.inputs))
+        sizes = [len(first.inputs), len(second.inputs)]
+        while sum(sizes) < 8:
+            request = container.receive_batch()
+            container.answer(request, [b"1"] * len(request.inputs))
+            sizes.append(len(request.inputs))
+        assert sizes[:3] == [1, 4, 2]  # the change came while the second was out, and counts it as observed
+        assert [answer["default"] for answer in reply.result()["batch_predictions"]] == [False] * 8
+    assert frontend.predict("app", input=[-1.0])["output"] == 7
+    assert container.is_silent(), "what was cached still is"
+    gauge = frontend.metric("gauges", "model:m:1:batching")
+    assert gauge is not None
+    assert gauge.items() >= {"policy": "aimd", "delay_micros": "1000", "replicas": "1"}.items()
+    assert gauge["limit_min"] == gauge["limit_max"] == str(int(float(gauge["limit_mean"])))
+
+
+def test_the_gauge_of_a_model_shows_its_limits(frontend: Frontend, raw_container: MakeContainer) -> None:
+    frontend.serve("app", batch_size=5)
+    gauge = {"policy": "fixed", "delay_micros": "0", "replicas": "0", "limit_min": "0"}
+    assert (frontend.metric("gauges", "model:m:1:batching") or {}).items() >= gauge.items()
+    join(frontend, raw_container)
+    found = frontend.metric("gauges", "model:m:1:batching") or {}
+    assert [found[f"limit_{which}"] for which in ("min", "mean", "max")] == ["5", "5.0", "5"]
+
+
+def test_a_delayed_batch_waits_to_fill(frontend: Frontend, raw_container: MakeContainer) -> None:
+    frontend.serve("app", slo_ms=20_000, batch_size=3)
+    change_batching(frontend, batch_delay_micros=5_000_000)
+    container = join(frontend, raw_container)
+    with ThreadPoolExecutor() as pool:
+        replies = []
+        started = time.monotonic()
+        for i in range(3):
+            assert not container.socket.poll(100), "a batch that is not full was sent"
+            replies.append(pool.submit(frontend.predict, "app", input=[float(i)]))
+        request = container.receive_batch()
+        assert time.monotonic() - started < 4, "a full batch waits for nothing"
+        assert len(request.inputs) == 3
+        container.answer(request, [b"1"] * 3)
+        assert not any(reply.result()["default"] for reply in replies)
+
+
+def test_a_delayed_batch_is_sent_when_the_delay_is_over(frontend: Frontend, raw_container: MakeContainer) -> None:
+    frontend.serve("app", slo_ms=20_000, batch_size=3)
+    change_batching(frontend, batch_delay_micros=300_000)
+    container = join(frontend, raw_container)
+    with ThreadPoolExecutor() as pool:
+        started = time.monotonic()
+        reply = pool.submit(frontend.predict, "app", input=[0.0])
+        request = container.receive_batch()
+        assert 0.29 < time.monotonic() - started < 2
+        container.answer(request, [b"1"])
+        assert reply.result()["output"] == 1
+
+
+def test_no_delay_beyond_what_the_deadline_allows(frontend: Frontend, raw_container: MakeContainer) -> None:
+    """A batch leaves in time to be answered, as long as batches took before."""
+    frontend.serve("app", slo_ms=1000, batch_size=3)
+    container = join(frontend, raw_container)
+    with ThreadPoolExecutor() as pool:
+        for number, seconds in enumerate([0.3, 0.3, 0.3, 0.0]):
+            if number == 3:
+                change_batching(frontend, batch_delay_micros=2_000_000)
+            started = time.monotonic()
+            reply = pool.submit(frontend.predict, "app", input=[float(number)])
+            request = container.receive_batch()
+            waited = time.monotonic() - started
+            time.sleep(seconds)  # the model computes
+            container.answer(request, [b"1"])
+            assert reply.result()["default"] is False
+        assert waited < 0.75
+
+
+def test_a_delay_that_is_taken_back_ends_at_once(frontend: Frontend, raw_container: MakeContainer) -> None:
+    frontend.serve("app", slo_ms=20_000, batch_size=3)
+    change_batching(frontend, batch_delay_micros=10_000_000)
+    container = join(frontend, raw_container)
+    with ThreadPoolExecutor() as pool:
+        reply = pool.submit(frontend.predict, "app", input=[0.0])
+        assert not container.socket.poll(200)
+        change_batching(frontend, batch_delay_micros=0)
+        container.answer(container.receive_batch(2.0), [b"1"])
+        assert reply.result()["output"] == 1
+
+
+def test_under_overload_those_are_answered_that_can_be(frontend: Frontend, tmp_path: Path) -> None:
+    """Without it each batch would hold what is about to expire, and nearly all answers came too late."""
+    frontend.serve("app", slo_ms=100, batch_size=10)
+    with running_container(frontend, sleeper(tmp_path, 0.04), "m:1", "doubles"):
+        frontend.wait_for_replicas(1)
+        answers = asyncio.run(spread(frontend, 1000, seconds=2.0))  # twice as many as the model can do
+    assert sum(not answer["default"] for answer in answers) > 350
 
 
 def test_idle_replicas_share_what_waits(frontend: Frontend, raw_container: MakeContainer) -> None:
