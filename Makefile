@@ -35,8 +35,8 @@ images: $(VENV)/.has-examples
 	$(BIN)/python -W ignore::RuntimeWarning:runpy -m clipper_admin.images --python-version $(IMAGES_PYTHON) > $(VENV)/images
 	set -e; while read -r arguments; do docker build $$arguments $(BUILD_ARGS) .; done < $(VENV)/images
 
-bench: $(VENV)/.has-test
-	$(BIN)/python -m bench.throughput
+bench: $(VENV)/.has-bench
+	$(BIN)/python -m bench.compare
 
 docs: $(VENV)/.has-docs
 	$(BIN)/sphinx-build -W -q -b html docs docs/_build/html

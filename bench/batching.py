@@ -428,8 +428,8 @@ def read(paths: Sequence[Path]) -> tuple[list[Findings], dict[Any, list[Point]]]
     return [found[name] for name in scikit.MODELS if name in found], delayed
 
 
-def plot(one: Findings) -> None:
-    """Goodput against the offered rate, one line for each way of batching."""
+def plot(one: Findings) -> Path:
+    """Goodput against the offered rate, one line for each way of batching. Returns where the figure is."""
     from matplotlib import pyplot  # the measurement does not need it
 
     lines = {UNBATCHED: one.sweep[1]}
@@ -454,6 +454,7 @@ def plot(one: Findings) -> None:
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)
     progress(f"figure: {path.relative_to(ROOT)}")
+    return path
 
 
 def main() -> None:

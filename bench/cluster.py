@@ -22,6 +22,7 @@ from clipper_common import constants
 
 NOOP: Final = python("clipper_containers.noop_container")
 SLEEPER: Final = [sys.executable, str(ROOT / "bench" / "models" / "sleeper.py")]
+ECHO: Final = [sys.executable, str(ROOT / "bench" / "models" / "echo.py")]
 
 _TOPLEVEL: Final = ROOT / "containers" / "python" / "toplevel"
 _KEEPALIVE_SECONDS: Final = 300
@@ -35,9 +36,10 @@ Metrics = dict[str, dict[str, float]]
 class Cluster:
     """Redis, management frontend, query frontend, and model containers as they are asked for. A context manager."""
 
-    def __init__(self, cache_bytes: int = 0) -> None:
+    def __init__(self, cache_bytes: int = 0, input_type: str = "doubles") -> None:
         self.query_port, self.management_port, self.rpc_port, self.redis_port = (free_port() for _ in range(4))
         self._cache_bytes = cache_bytes
+        self._input_type = input_type
         self._programs: dict[str, Program] = {}
         self._stack = ExitStack()
 
@@ -88,7 +90,7 @@ class Cluster:
         self.manage(
             "add_app",
             name=name,
-            input_type="doubles",
+            input_type=self._input_type,
             default_output=default_output,
             latency_slo_micros=round(slo_seconds * 1e6),
         )
@@ -100,7 +102,7 @@ class Cluster:
             model_name=name,
             model_version="1",
             labels=[],
-            input_type="doubles",
+            input_type=self._input_type,
             container_name=argv[-1],
             model_data_path="",
             batch_size=batch_size,
@@ -109,7 +111,7 @@ class Cluster:
             constants.ENV_MODEL_NAME: name,
             constants.ENV_MODEL_VERSION: "1",
             constants.ENV_MODEL_PATH: "/nonexistent",
-            constants.ENV_INPUT_TYPE: "doubles",
+            constants.ENV_INPUT_TYPE: self._input_type,
             constants.ENV_RPC_HOST: HOST,
             constants.ENV_RPC_PORT: str(self.rpc_port),
             constants.ENV_METRIC_PORT: "",
@@ -138,10 +140,11 @@ class Cluster:
 
     def wait_until_served(self, app: str) -> None:
         numbers = itertools.count()
-        self._wait(f"{app} is answered by its model", lambda: b'"default":false' in self.ask(app, float(next(numbers))))
+        self._wait(f"{app} is answered by its model", lambda: b'"default":false' in self.ask(app, next(numbers)))
 
-    def ask(self, app: str, *values: float) -> bytes:
-        return http(self.query_port, f"/{app}/predict", orjson.dumps({"input": values}))[1]
+    def ask(self, app: str, number: int) -> bytes:
+        value = [float(number)] if self._input_type == "doubles" else f"{number:04}"  # which is base64 too
+        return http(self.query_port, f"/{app}/predict", orjson.dumps({"input": value}))[1]
 
     def retire(self, name: str) -> None:
         """Undo `serve`."""
@@ -156,6 +159,10 @@ class Cluster:
         for program in self._programs.values():
             program.check()
         return {name: program.cpu_seconds() for name, program in self._programs.items()}
+
+    def memory_bytes(self) -> dict[str, int]:
+        """Resident memory of each program."""
+        return {name: program.memory_bytes() for name, program in self._programs.items()}
 
     def metrics(self) -> Metrics:
         """The numbers of the query frontend's /metrics, by name."""
@@ -192,9 +199,9 @@ def _numbers(leaves: Mapping[str, str]) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def noop_cluster(app: str, slo_seconds: float, cache_bytes: int = 0) -> Iterator[Cluster]:
+def noop_cluster(app: str, slo_seconds: float, cache_bytes: int = 0, input_type: str = "doubles") -> Iterator[Cluster]:
     """A cluster with a no-op model."""
-    with Cluster(cache_bytes) as cluster:
+    with Cluster(cache_bytes, input_type) as cluster:
         cluster.serve(app, slo_seconds, NOOP)
         yield cluster
 
@@ -206,7 +213,7 @@ def main() -> None:
     arguments = report.parse(parser)
     with noop_cluster("bench", 0.5, arguments.cache_bytes) as cluster:
         print(f"query http://{HOST}:{cluster.query_port}/bench/predict, management port {cluster.management_port}")
-        print(cluster.ask("bench", 1.0).decode(), flush=True)
+        print(cluster.ask("bench", 1).decode(), flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             time.sleep(1.0 if arguments.quick else arguments.seconds)
 

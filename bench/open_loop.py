@@ -3,22 +3,22 @@
 As a program: offer a load to a running query frontend (--port, --path), or measure the generator itself (--ceiling).
 """
 
-import subprocess
+import random
 from argparse import Namespace
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import IntEnum
 from types import TracebackType
 from typing import Any, Final, Self
 
 import numpy as np
-import orjson
 
-from bench import report
-from bench.programs import ROOT, Program, ProgramFailed, free_port, listens, python, wait_until
+from bench import generator, report
+from bench.programs import Program, free_port, listens, python, wait_until
 from bench.report import Table, percentile, progress
+from bench.workloads import MARK
 
 _OVERHEAD_SECONDS: Final = 30.0
-_CEILING_RATES: Final = (2000, 4000, 6000, 8000, 10000, 12000, 15000, 20000, 25000, 30000, 40000)
+_CEILING_RATES: Final = (10000, 20000, 30000, 40000, 50000, 60000, 70000, 80000, 100000)
 _MAX_LATENESS_SECONDS: Final = 0.005
 
 
@@ -44,6 +44,8 @@ class Load:
     connections: int = 64
     elements: int = 1
     """Numbers in an input."""
+    body: bytes | None = None
+    """Sent instead of such inputs, with another number in place of `MARK` each time."""
     arrivals: str = "poisson"
     """Or uniform: with equal gaps."""
     seed: int = 1
@@ -105,34 +107,43 @@ class RunningLoad:
 
     def __init__(self, load: Load) -> None:
         self._load = load
-        self._process = subprocess.Popen(
-            python("bench.open_loop_client"), cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        body = load.body or _numbers(load)
+        self._generator = generator.Running(
+            load.port,
+            load.path,
+            body,
+            load.connections,
+            arrivals(load),
+            first=load.first_input,
+            grace=load.grace_seconds,
         )
-        assert self._process.stdin is not None
-        self._process.stdin.write(orjson.dumps(asdict(load)))
-        self._process.stdin.close()
-        self._process.stdin = None
 
     def result(self) -> Result:
         """Wait for the end of the load."""
         seconds = self._load.seconds + self._load.grace_seconds + _OVERHEAD_SECONDS
-        found, _ = self._process.communicate(timeout=seconds)
-        if self._process.returncode:
-            raise ProgramFailed(f"the load generator ended with {self._process.returncode}")
-        values = orjson.loads(found)
-        for name in ("due", "latency", "lateness", "outcome"):
-            values[name] = np.array(values[name])
-        return Result(load=self._load, **values)
+        found = self._generator.result(seconds)
+        return Result(load=self._load, **{name: value for name, value in vars(found).items() if name != "ended"})
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
+        self._generator.__exit__(kind, error, at)
+
+
+def _numbers(load: Load) -> bytes:
+    rest = random.Random(load.seed)
+    return b'{"input":[1.%b' % MARK + b"".join(b",%.17g" % rest.random() for _ in range(load.elements - 1)) + b"]}"
+
+
+def arrivals(load: Load) -> Any:
+    """When each query is due, in seconds."""
+    if load.arrivals == "uniform":
+        return np.arange(round(load.rate * load.seconds)) / load.rate
+    gaps = np.random.default_rng(load.seed)
+    many = round(load.rate * load.seconds * 1.2) + 100
+    times = np.cumsum(gaps.exponential(1 / load.rate, many))
+    return times[times < load.seconds]
 
 
 def run(load: Load) -> Result:

@@ -22,6 +22,7 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 
 _START_SECONDS: Final = 20.0
 _STOP_SECONDS: Final = 15.0
+_LEAVE_SECONDS: Final = 1.0
 _POLL_SECONDS: Final = 0.02
 _TAIL_BYTES: Final = 2000
 
@@ -33,12 +34,12 @@ class ProgramFailed(Exception):
 class Program:
     """A process that runs until it is stopped. What it prints goes to a file without a name."""
 
-    def __init__(self, argv: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, argv: Sequence[str], environment: Mapping[str, str] | None = None, folder: Path = ROOT) -> None:
         self.name = " ".join(argv)
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - `stop` closes it
         self._process = subprocess.Popen(
             argv,
-            cwd=ROOT,
+            cwd=folder,
             env=os.environ | (environment or {}),
             stdin=subprocess.DEVNULL,
             stdout=self._log,
@@ -52,9 +53,9 @@ class Program:
     def check(self) -> None:
         """Raises `ProgramFailed`, with its last words, when it does not run any more."""
         if self._process.poll() is not None:
-            raise ProgramFailed(f"{self.name} ended with {self._process.returncode}:\n{self._tail()}")
+            raise ProgramFailed(f"{self.name} ended with {self._process.returncode}:\n{self.last_words()}")
 
-    def _tail(self) -> str:
+    def last_words(self) -> str:
         self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - _TAIL_BYTES))
         return self._log.read().decode(errors="replace")
 
@@ -62,13 +63,23 @@ class Program:
         """User and system time, with that of its children."""
         return sum(_cpu_seconds(process) for process in _family(self.pid))
 
+    def memory_bytes(self) -> int:
+        """Resident, with that of its children."""
+        return sum(process.memory_info().rss for process in _family(self.pid))
+
     def stop(self) -> None:
+        """Stop it, and whatever it started and left behind."""
+        family = _family(self.pid)
         self._process.terminate()
         try:
             self._process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        _, left = psutil.wait_procs(family, _LEAVE_SECONDS)
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         self._log.close()
 
     def __enter__(self) -> Self:
@@ -111,15 +122,17 @@ def free_port() -> int:
         return port
 
 
-def wait_until(what: str, is_so: Callable[[], object], programs: Iterable[Program] = ()) -> None:
+def wait_until(
+    what: str, is_so: Callable[[], object], programs: Iterable[Program] = (), seconds: float = _START_SECONDS
+) -> None:
     """Poll until `is_so()`; give up when a program died or after a while."""
-    give_up = time.monotonic() + _START_SECONDS
+    give_up = time.monotonic() + seconds
     needed = list(programs)
     while not is_so():
         for program in needed:
             program.check()
         if time.monotonic() > give_up:
-            raise ProgramFailed(f"{what}: not so after {_START_SECONDS:g} seconds")
+            raise ProgramFailed(f"{what}: not so after {seconds:g} seconds")
         time.sleep(_POLL_SECONDS)
 
 

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -17,7 +19,7 @@ import psutil
 
 from bench.programs import ROOT, end_cleanly_on_sigterm
 
-_RESULTS: Final = ROOT / "bench" / "results"
+RESULTS: Final = ROOT / "bench" / "results"
 
 
 def parser(module: str, description: str | None) -> ArgumentParser:
@@ -56,8 +58,8 @@ def _cell(value: object) -> str:
 def finish(name: str, arguments: Namespace, tables: Sequence[Table], raw: object = None) -> None:
     """Print the tables, and keep them with all that is needed to judge them."""
     print("\n" + "\n\n".join(table.markdown() for table in tables))
-    _RESULTS.mkdir(exist_ok=True)
-    path = _RESULTS / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}.json"
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}.json"
     document = {
         "benchmark": name,
         "arguments": vars(arguments),
@@ -74,12 +76,19 @@ def _machine() -> dict[str, Any]:
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "commit": commit.stdout.strip(),
+        "processor": _processor(),
         "cores": os.cpu_count(),
         "memory_bytes": psutil.virtual_memory().total,
         "system": platform.platform(),
         "python": platform.python_version(),
         "load_average": os.getloadavg(),
     }
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.+)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    return found[1] if found else platform.processor()
 
 
 def progress(text: str) -> None:

@@ -6,6 +6,7 @@ No routes, no queue, no model, no deadline: what Python's web server costs alone
 
 import asyncio
 import itertools
+from base64 import b64decode
 from typing import Final, cast
 
 import orjson
@@ -27,9 +28,17 @@ _query_ids = itertools.count()
 
 
 async def answer(request: web.BaseRequest) -> web.Response:
-    values = orjson.loads(await request.read())["input"]
-    output = 0 if isinstance(values, list) else None
-    body = orjson.dumps({"query_id": next(_query_ids), "output": output, "default": False})
+    orjson.loads(await request.read())["input"]
+    return _response()
+
+
+async def answer_bytes(request: web.BaseRequest) -> web.Response:
+    b64decode(orjson.loads(await request.read())["input"])
+    return _response()
+
+
+def _response() -> web.Response:
+    body = orjson.dumps({"query_id": next(_query_ids), "output": 0, "default": False})
     return web.Response(body=body, content_type="application/json")
 
 
@@ -45,8 +54,9 @@ class ConstantAnswer(asyncio.Protocol):
         self.transport.write(_RESPONSE)
 
 
-async def serve(port: int, constant: bool) -> None:
-    factory = ConstantAnswer if constant else web.Server(answer, access_log=None, keepalive_timeout=_KEEPALIVE_SECONDS)
+async def serve(port: int, input_type: str, constant: bool) -> None:
+    handler = answer_bytes if input_type == "bytes" else answer
+    factory = ConstantAnswer if constant else web.Server(handler, access_log=None, keepalive_timeout=_KEEPALIVE_SECONDS)
     server = await asyncio.get_running_loop().create_server(factory, HOST, port, backlog=_BACKLOG)
     async with server:
         await server.serve_forever()
@@ -55,9 +65,10 @@ async def serve(port: int, constant: bool) -> None:
 def main() -> None:
     parser = report.parser("yardstick", __doc__)
     parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--input-type", default="doubles", help="bytes: decode base64; default: %(default)s")
     parser.add_argument("--constant", action="store_true", help="answer constant bytes")
     arguments = report.parse(parser)
-    uvloop.run(serve(arguments.port, arguments.constant))
+    uvloop.run(serve(arguments.port, arguments.input_type, arguments.constant))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import re
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import IntEnum, StrEnum
 from typing import Any, Final, NamedTuple, Self
 
@@ -71,6 +71,34 @@ _NUMPY_NAMES: Final = {
 }
 
 
+class Packed(Sequence[bytes]):
+    """The inputs or outputs of a batch, one behind the other in one piece of memory."""
+
+    def __init__(self, data: bytes, sizes: Sequence[int]) -> None:
+        self.data = data
+        self._sizes = sizes
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def __getitem__(self, index: Any) -> Any:
+        return list(self)[index]
+
+    def __iter__(self) -> Iterator[bytes]:
+        start = 0
+        for size in self._sizes:
+            yield self.data[start : start + size]
+            start += size
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def are_equally_long(self) -> bool:
+        return self._sizes.count(self._sizes[0]) == len(self._sizes) if self._sizes else False
+
+
 def to_model_inputs(kind: InputType, inputs: Sequence[bytes | memoryview]) -> Any:
     """The inputs of a batch as a model function sees them.
 
@@ -82,6 +110,8 @@ def to_model_inputs(kind: InputType, inputs: Sequence[bytes | memoryview]) -> An
     import numpy as np
 
     dtype = _NUMPY_NAMES[kind]
+    if isinstance(inputs, Packed) and inputs.are_equally_long():
+        return np.frombuffer(bytearray(inputs.data), dtype=dtype).reshape(len(inputs), -1)
     if len({len(item) for item in inputs}) == 1:
         return np.frombuffer(bytearray().join(inputs), dtype=dtype).reshape(len(inputs), -1)
     return [np.frombuffer(bytearray(item), dtype=dtype) for item in inputs]

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from enum import IntEnum
 from typing import Final, NamedTuple
 
-from clipper_common.datatypes import InputType, ModelId
+from clipper_common.datatypes import InputType, ModelId, Packed
 from clipper_common.errors import WireError
 
 RPC_VERSION_3: Final = 3
@@ -81,7 +81,7 @@ class HeartbeatReply(NamedTuple):
 class PredictRequest(NamedTuple):
     message_id: int
     input_type: InputType
-    inputs: list[bytes]
+    inputs: Sequence[bytes]
 
 
 class Refused(NamedTuple):
@@ -187,7 +187,7 @@ def _decode_response(frames: Frames, rpc_version: int) -> Response:
         return Response(message_id, outputs, [False] * count)
     if len(frames) != 5:
         raise WireError(f"a response of {len(frames)} frames, where version 4 has 5")
-    outputs = _split(frames[4], count, sizes, "output")
+    outputs = list(_unpack(frames[4], count, sizes, "output"))
     if len(frames[3]) != count:
         raise WireError("a response does not hold one status per output")
     return Response(message_id, outputs, list(map(bool, frames[3])))
@@ -262,9 +262,9 @@ def _decode_predict_request(frames: Frames, rpc_version: int) -> PredictRequest:
         raise WireError("a request does not say the type and the number of its inputs")
     kind, count, *sizes_of_inputs = sizes
     if rpc_version < RPC_VERSION_4:
-        inputs = _check_frames(frames[4:], count, sizes_of_inputs, "input")
+        inputs: Sequence[bytes] = _check_frames(frames[4:], count, sizes_of_inputs, "input")
     elif len(frames) == 5:
-        inputs = _split(frames[4], count, sizes_of_inputs, "input")
+        inputs = _unpack(frames[4], count, sizes_of_inputs, "input")
     else:
         raise WireError(f"a request of {len(frames)} frames, where version 4 has 5")
     try:
@@ -283,17 +283,11 @@ def _check_frames(frames: Frames, count: int, sizes: Sequence[int], what: str) -
     return list(frames)
 
 
-def _split(data: bytes, count: int, sizes: Sequence[int], what: str) -> list[bytes]:
+def _unpack(data: bytes, count: int, sizes: Sequence[int], what: str) -> Packed:
     """Version 4: one frame for all."""
     if count != len(sizes) or len(data) != sum(sizes):
         raise WireError(f"the {what} sizes that a message announces are not those of its {what}s")
-    parts = []
-    start = 0
-    for size in sizes:
-        end = start + size
-        parts.append(data[start:end])
-        start = end
-    return parts
+    return Packed(data, sizes)
 
 
 # --- numbers and text ----------------------------------------------------------------------------

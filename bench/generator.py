@@ -1,0 +1,108 @@
+"""Builds and runs `generator.c`, the load generator behind `open_loop` and `soak`.
+
+It is written in C because the machine is shared: a generator in Python takes as much of it as the servers do. And it is
+our own because of what the usual ones do at a constant rate: see bench/README.md.
+"""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import numpy as np
+import orjson
+
+from bench.programs import ROOT, ProgramFailed
+from bench.workloads import write_body
+
+_SOURCE: Final = ROOT / "bench" / "generator.c"
+_PROGRAM: Final = ROOT / "bench" / ".build" / "generator"
+_RECORD: Final = np.dtype(
+    [("due", "f8"), ("latency", "f4"), ("lateness", "f4"), ("outcome", "i4"), ("spare", "i4")]
+)  # `struct record` of the source
+
+
+@dataclass(frozen=True)
+class Records:
+    """What happened, query by query in the order in which they were due."""
+
+    started: float
+    """On the system's monotonic clock."""
+    ended: float
+    """Seconds after that."""
+    cpu_seconds: float
+    """Of the generator."""
+    surplus: int
+    """Answers that nobody asked for."""
+    reasons: dict[str, int]
+    """Of defaults and errors."""
+    due: Any
+    """Seconds after the start."""
+    latency: Any
+    """Seconds since it was due; -1 without an answer."""
+    lateness: Any
+    """How much later than due it was written to its connection."""
+    outcome: Any
+
+
+class Running:
+    """A generator at work. A context manager."""
+
+    def __init__(self, port: int, path: str, body: bytes, connections: int, due: Any = None, **options: object) -> None:
+        """With times at which queries are `due` an open loop, else a closed one of so many `queries`."""
+        self._folder = tempfile.TemporaryDirectory()
+        file = write_body(Path(self._folder.name), body)
+        self._output = Path(self._folder.name) / "output"
+        flags = {"port": port, "path": path, "body": file, "connections": connections, **options}
+        argv = [
+            str(_built()),
+            *(f"--{name}" if value is True else f"--{name}={value}" for name, value in flags.items()),
+        ]
+        with self._output.open("wb") as output:
+            self._process = subprocess.Popen(
+                argv + ["--open-loop"] * (due is not None), stdin=subprocess.PIPE, stdout=output
+            )
+        assert self._process.stdin is not None
+        with self._process.stdin as stdin:
+            if due is not None:
+                stdin.write(np.asarray(due, dtype="f8").tobytes())
+
+    @property
+    def has_ended(self) -> bool:
+        return self._process.poll() is not None
+
+    def result(self, seconds: float) -> Records:
+        """Wait so long at most for the end."""
+        if self._process.wait(seconds):
+            raise ProgramFailed(f"the load generator ended with {self._process.returncode}")
+        with self._output.open("rb") as output:
+            head = orjson.loads(output.readline())
+            records = np.fromfile(output, _RECORD)
+        fields: Any = {name: np.ascontiguousarray(records[name]) for name in ("due", "latency", "lateness", "outcome")}
+        return Records(**head, **fields)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if not self.has_ended:
+            self._process.kill()
+        self._process.wait()
+        self._folder.cleanup()
+
+
+def _built() -> Path:
+    """The program, compiled when its source is newer."""
+    if _PROGRAM.exists() and _PROGRAM.stat().st_mtime >= _SOURCE.stat().st_mtime:
+        return _PROGRAM
+    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
+    if not compiler:
+        raise ProgramFailed("the load generator needs a C compiler: apt-get install gcc libc6-dev")
+    _PROGRAM.parent.mkdir(exist_ok=True)
+    new = _PROGRAM.with_suffix(f".{os.getpid()}")
+    subprocess.run([compiler, "-O2", "-Wall", "-Wextra", "-o", str(new), str(_SOURCE)], check=True)
+    return new.rename(_PROGRAM)

@@ -1,0 +1,206 @@
+"""The servers that are compared: how each is started for one kind of input, where it listens, what CPU time it took."""
+
+import re
+import subprocess
+import sys
+import tempfile
+import tomllib
+import venv
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from bench import workloads
+from bench.cluster import noop_cluster
+from bench.programs import ROOT, Program, ProgramFailed, free_port, http, listens, python, wait_until
+from bench.report import progress
+from bench.workloads import Dialect, Workload
+from clipper_common.constants import DEFAULT_PREDICTION_CACHE_SIZE_BYTES
+
+_PEERS: Final = ROOT / "bench" / "peers"
+PEERS: Final = sorted(path.stem.removesuffix("_") for path in _PEERS.glob("*_.py"))
+_ENVIRONMENTS: Final = ROOT / "bench" / ".venvs"
+_METADATA: Final = re.compile(r"^# /// script\n(.*?)^# ///$", re.MULTILINE | re.DOTALL)
+_SPARE_PORTS: Final = 4
+_START_SECONDS: Final = 90.0
+_INSTALL_SECONDS: Final = 1800.0
+_APP: Final = "noop"
+_OWN_PACKAGES: Final = ("clipper_admin", "aiohttp", "uvloop", "orjson", "pysimdjson", "pyzmq", "numpy")
+_SLO_SECONDS: Final = 0.5
+
+
+def _own_versions() -> dict[str, str]:
+    return {package: metadata.version(package) for package in _OWN_PACKAGES}
+
+
+class Running(NamedTuple):
+    """A server that answers."""
+
+    port: int
+    path: str
+    cpu_seconds: Callable[[], dict[str, float]]
+    """So far, by program."""
+    defaults: Callable[[], int]
+    """Answers so far that were not the model's."""
+
+
+class Server(NamedTuple):
+    """One that can be started for a kind of input."""
+
+    what: str
+    start: Callable[[str], AbstractContextManager[Running]]
+    dialect: Dialect = workloads.plain
+    distinct: bool = True
+    """Is asked another input each time."""
+    versions: Callable[[], dict[str, str]] = _own_versions
+    """Of its packages; installs them first where that is still to be done."""
+
+
+# --- ours ---
+
+
+@contextmanager
+def _own(module: str, input_type: str) -> Iterator[Running]:
+    port = free_port()
+    with Program(python(f"bench.{module}", f"--port={port}", f"--input-type={input_type}")) as program:
+        wait_until(f"{module} listens", lambda: listens(port), [program])
+        yield Running(port, "/bench/predict", lambda: {module: program.cpu_seconds()}, lambda: 0)
+
+
+@contextmanager
+def _clipper(cache_bytes: int, input_type: str) -> Iterator[Running]:
+    with noop_cluster(_APP, _SLO_SECONDS, cache_bytes, input_type) as cluster:
+        yield Running(cluster.query_port, f"/{_APP}/predict", cluster.cpu_seconds, lambda: cluster.defaults(_APP))
+
+
+def _start(start: Callable[..., AbstractContextManager[Running]], *arguments: object) -> Any:
+    return lambda input_type: start(*arguments, input_type)
+
+
+# --- peers ---
+
+
+@contextmanager
+def _peer(name: str, path: str, environment: dict[str, str], input_type: str) -> Iterator[Running]:
+    port, *spare = (free_port() for _ in range(1 + _SPARE_PORTS))
+    with tempfile.TemporaryDirectory(prefix="bench", ignore_cleanup_errors=True) as folder:
+        told = {
+            "BENCH_PORT": str(port),
+            "BENCH_SPARE_PORTS": ",".join(map(str, spare)),
+            "BENCH_INPUT_TYPE": input_type,
+            "BENCH_FOLDER": folder,
+            "PYTHONPATH": str(_PEERS),
+            "PATH": f"{_environment(name) / 'bin'}:/usr/local/bin:/usr/bin:/bin",
+        }
+        argv = [str(_environment(name) / "bin" / "python"), str(_script(name))]
+        with Program(argv, told | environment, Path(folder)) as program:
+            try:
+                wait_until(f"{name} listens", lambda: listens(port), [program], _START_SECONDS)
+                yield Running(port, path, lambda: {name: program.cpu_seconds()}, lambda: 0)
+            except ProgramFailed as error:
+                program.check()
+                raise ProgramFailed(f"{error}\n{program.last_words()}") from error
+
+
+def _environment(name: str) -> Path:
+    return _ENVIRONMENTS / name
+
+
+def _install(name: str) -> dict[str, str]:
+    """Make the peer's virtual environment if there is none that fits. Returns the versions of its dependencies."""
+    wanted = dependencies(name)
+    folder = _environment(name)
+    stamp = folder / "installed"
+    if not stamp.exists() or stamp.read_text().splitlines() != wanted:
+        progress(f"installing {' '.join(wanted)}")
+        venv.create(folder, clear=True, with_pip=True)
+        command = [str(folder / "bin" / "pip"), "install", "--quiet", *wanted]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_INSTALL_SECONDS)
+        if done.returncode:
+            raise ProgramFailed(f"{name} cannot be installed:\n{done.stderr[-2000:]}")
+        stamp.write_text("\n".join(wanted))
+    pairs = (dependency.split("==") for dependency in wanted)
+    return {package: version for package, version in pairs}
+
+
+def _script(name: str) -> Path:
+    return _PEERS / f"{name}_.py"  # without the underscore it would be imported in place of the package
+
+
+def dependencies(name: str) -> list[str]:
+    """From the head of the script (PEP 723)."""
+    found = _METADATA.search((_script(name)).read_text())
+    assert found is not None
+    lines = [line.removeprefix("#").strip() for line in found[1].splitlines()]
+    return list(tomllib.loads("\n".join(lines))["dependencies"])
+
+
+def _as_peer(name: str, path: str, what: str, dialect: Dialect = workloads.plain, **environment: str) -> Server:
+    start = _start(_peer, name, path, environment)
+    return Server(what, start, dialect, versions=lambda: _install(name))
+
+
+SERVERS: Final = {
+    "yardstick": Server(
+        "a bare aiohttp handler that decodes the JSON and answers by itself", _start(_own, "yardstick")
+    ),
+    "ceiling": Server("a bare protocol, batches, a worker process, and nothing else", _start(_own, "ceiling")),
+    "clipper": Server(
+        "all features on, also the cache, which distinct inputs do not hit",
+        _start(_clipper, DEFAULT_PREDICTION_CACHE_SIZE_BYTES),
+    ),
+    "clipper-no-cache": Server("the cache turned off", _start(_clipper, 0)),
+    "clipper-cached": Server(
+        "one repeated input, answered from the cache",
+        _start(_clipper, DEFAULT_PREDICTION_CACHE_SIZE_BYTES),
+        distinct=False,
+    ),
+    "mosec": _as_peer("mosec", "/inference", "Rust in front, batches, a worker process"),
+    "mosec-orjson": _as_peer(
+        "mosec", "/inference", "mosec with orjson in its worker instead of its default", BENCH_ORJSON="1"
+    ),
+    "torchserve": _as_peer("torchserve", "/predictions/noop", "Java in front, batches, a worker process"),
+    "mlserver": _as_peer(
+        "mlserver", "/v2/models/noop/infer", "FastAPI, batches, a worker process", workloads.open_inference
+    ),
+    "litserve": _as_peer("litserve", "/predict", "FastAPI, batches over ZeroMQ, a worker process"),
+    "bentoml": _as_peer(
+        "bentoml", "/predict", "Starlette, adaptive batches, the model in the server's process", workloads.list_of_one
+    ),
+    "rayserve": _as_peer(
+        "rayserve", "/predict", "HAProxy, batches, one replica in a process: its settings for throughput"
+    ),
+    "rayserve-defaults": _as_peer("rayserve", "/predict", "Ray Serve without these settings", BENCH_DEFAULTS="1"),
+}
+
+
+@contextmanager
+def serving(name: str, workload: Workload) -> Iterator[Running]:
+    """The server, answering queries of this kind. Raises `ProgramFailed`, with its last words, when it does not."""
+    server = SERVERS[name]
+    server.versions()
+    with server.start(workload.input_type) as running:
+        body = workloads.fixed(workloads.body(workload, server.dialect))
+        answers: list[Any] = []
+
+        def is_served() -> bool:
+            try:
+                answers.append(http(running.port, running.path, body))
+            except OSError as error:
+                answers.append((0, repr(error).encode()))
+            return bool(answers[-1][0] == 200)
+
+        try:
+            wait_until(f"{name} answers", is_served, seconds=_START_SECONDS)
+        except ProgramFailed as error:
+            status, text = answers[-1]
+            raise ProgramFailed(
+                f"{error}; the last answer was {status}: {text[:500].decode(errors='replace')}"
+            ) from error
+        yield running
+
+
+def versions(name: str) -> dict[str, str]:
+    return {"python": sys.version.split()[0]} | SERVERS[name].versions()
