@@ -8,7 +8,7 @@ import re
 import sys
 from argparse import ArgumentParser
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from clipper_common import __version__
 
@@ -19,6 +19,7 @@ MANAGEMENT_FRONTEND = "management_frontend"
 FRONTEND_EXPORTER = "frontend-exporter"
 NOOP_CONTAINER = "noop-container"
 SUM_CONTAINER = "sum-container"
+R_CONTAINER = "r-container-base"
 
 RUNNING_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -133,6 +134,11 @@ def framework_recipes(names: Iterable[str], python_version: str = RUNNING_PYTHON
     ]
 
 
+R: Final = "r"
+R_RECIPE: Final = Recipe(R_CONTAINER, "RDockerfile")
+_ON_REQUEST: Final = [*FRAMEWORKS, R]
+
+
 def build_arguments(recipe: Recipe, python_version: str = RUNNING_PYTHON) -> list[str]:
     """The arguments of ``docker build`` but for the context, which is the top of the checkout."""
     values = {"VERSION": __version__}
@@ -148,13 +154,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print a line for each image, in the order in which they can be built."""
     parser = ArgumentParser("python -m clipper_admin.images", description=main.__doc__)
     parser.add_argument("--python-version", default=RUNNING_PYTHON, help="of the images (default: %(default)s)")
-    parser.add_argument("frameworks", nargs="*", help=f"whose images to make too: all, {', '.join(FRAMEWORKS)}")
+    parser.add_argument("frameworks", nargs="*", help=f"whose images to make too: all, {', '.join(_ON_REQUEST)}")
     options = parser.parse_args(arguments)
-    if unknown := set(options.frameworks) - {"all", *FRAMEWORKS}:
-        parser.error(f"no such framework: {', '.join(sorted(unknown))}. Choose from all, {', '.join(FRAMEWORKS)}")
-    frameworks = FRAMEWORKS if "all" in options.frameworks else options.frameworks
+    if unknown := set(options.frameworks) - {"all", *_ON_REQUEST}:
+        parser.error(f"no such framework: {', '.join(sorted(unknown))}. Choose from all, {', '.join(_ON_REQUEST)}")
+    names = _ON_REQUEST if "all" in options.frameworks else options.frameworks
     version = options.python_version
-    for recipe in [*recipes(version), *framework_recipes(frameworks, version)]:
+    found = [*recipes(version), *framework_recipes([name for name in names if name != R], version)]
+    for recipe in [*found, *([R_RECIPE] if R in names else [])]:
         print(*build_arguments(recipe, version))
 
 

@@ -12,7 +12,7 @@ from clipper_common import __version__, constants
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILES = ROOT / "dockerfiles"
-ALL = [*images.recipes(), *images.framework_recipes(images.FRAMEWORKS)]
+ALL = [*images.recipes(), *images.framework_recipes(images.FRAMEWORKS), images.R_RECIPE]
 
 
 def test_names(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +91,7 @@ def test_versions_of_frameworks_on_the_page() -> None:
 def test_the_page_names_images_that_exist() -> None:
     named = set(re.findall(r"clipper/([\w-]+)(?::([\d.]+))?", (ROOT / "docs/images.md").read_text()))
     frameworks = images.framework_recipes(images.FRAMEWORKS, "3.11")
-    components = {recipe.component for recipe in [*images.recipes("3.11"), *frameworks]}
+    components = {recipe.component for recipe in [*images.recipes("3.11"), images.R_RECIPE, *frameworks]}
     assert {component for component, _ in named} - {"entry"} == components
     assert {version for _, version in named} == {"", __version__}
 
