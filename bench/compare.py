@@ -277,7 +277,8 @@ def cpu_table(runs: list[Run]) -> Table:
     made = Table("CPU seconds per 1,000 requests, by program", ["server", "input", "connections", "loop", *programs])
     for (is_open, workload, connections), of_load in by_load(own).items():
         for server, of_server in _by_server(of_load).items():
-            figures = [median(run.cpu_by_program[name] for run in of_server) for name in programs]
+            spent = [run.cpu_by_program for run in of_server]
+            figures = [median(by_program[name] for by_program in spent if name in by_program) for name in programs]
             made.rows.append([server, workload, connections, "open" if is_open else "closed", *figures])
     return made
 

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 import matplotlib
 import orjson
 
-from bench import compare, report, soak
+from bench import batching, compare, report, soak
 from bench.compare import CLIPPER, YARDSTICK, Failure, Run
 from bench.programs import ROOT
 from bench.report import RESULTS, Table, median, progress
@@ -139,6 +139,12 @@ def soaking(documents: list[Document]) -> str:
     return _blocks([_memory_plot(documents[-1]["raw"]), tables(documents)])
 
 
+def batches(documents: list[Document]) -> str:
+    models, delayed = batching.read(documents)
+    plots = [_goodput_plot(one) for one in models]
+    return _blocks([*plots, *(table.markdown() for table in batching.tables(models, delayed))])
+
+
 SECTIONS: Final[dict[str, tuple[str, Callable[[list[Document]], str]]]] = {
     "machine": ("compare", machine),
     "versions": ("compare", versions),
@@ -149,6 +155,7 @@ SECTIONS: Final[dict[str, tuple[str, Callable[[list[Document]], str]]]] = {
     "generator": ("open_loop", tables),
     "soak": ("soak", soaking),
     "idle": ("idle", tables),
+    "batching": ("batching", batches),
 }
 """By the name of its marker: whose results a section shows, and how."""
 
@@ -203,6 +210,21 @@ def _colour(server: str) -> str:
     return "#1f6feb" if server.startswith(CLIPPER) else "#57606a" if server in (YARDSTICK, "ceiling") else "#afb8c1"
 
 
+def _goodput_plot(model: batching.Findings) -> str:
+    """Against the offered rate, one line for each way of batching."""
+    curves = batching.curves(model)
+    figure, axes = pyplot.subplots(figsize=(6, 3.5), layout="constrained")
+    most = max(rate for curve in curves.values() for rate in curve)
+    axes.plot([0, most], [0, most], color="0.8", linestyle=":", label="all that is offered")
+    for name, curve in curves.items():
+        axes.plot(list(curve), list(curve.values()), marker="o", markersize=3, label=name)
+    axes.set(xlabel="offered queries/s", ylabel="answered by the model within the SLO", xlim=(0, None), ylim=(0, None))
+    axes.set_title(model.name)
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    return _save(f"Batching {model.name}", figure)
+
+
 def _memory_plot(raw: dict[str, Any]) -> str:
     figure, axes = pyplot.subplots(figsize=(8, 3), layout="constrained")
     seconds = [sample["seconds"] for sample in raw["samples"]]
@@ -220,7 +242,11 @@ def _save(title: str, figure: Any) -> str:
     PLOTS.mkdir(exist_ok=True)
     figure.savefig(PLOTS / name, metadata={"Date": None})
     pyplot.close(figure)
-    return f"![{title}]({PLOTS.name}/{name})"
+    return _figure(title, PLOTS / name)
+
+
+def _figure(title: str, path: Path) -> str:
+    return f"![{title}]({path.parent.name}/{path.name})"
 
 
 # --- the program ---
@@ -240,17 +266,22 @@ def publish(page: str, results: list[Document]) -> str:
 
 def newest(paths: Iterable[Path]) -> list[Document]:
     """Of each benchmark the newest results, and all others of its commit, oldest first. Smoke runs do not count."""
-    documents = [orjson.loads(path.read_bytes()) for path in sorted(paths, key=lambda path: path.name[-20:])]
+    documents = [_read(path) for path in sorted(paths, key=lambda path: path.name[-20:])]
     documents = [document for document in documents if not document["arguments"]["quick"]]
     commits = {document["benchmark"]: document["machine"]["commit"] for document in documents}
     return [document for document in documents if document["machine"]["commit"] == commits[document["benchmark"]]]
+
+
+def _read(path: Path) -> Document:
+    document: Document = orjson.loads(path.read_bytes())
+    return document | {"file": path}
 
 
 def main() -> None:
     parser = report.parser("publish", __doc__)
     parser.add_argument("files", nargs="*", type=Path, help="of results; default: the newest")
     arguments = report.parse(parser)
-    results = [orjson.loads(file.read_bytes()) for file in arguments.files] or newest(RESULTS.glob("*.json"))
+    results = [_read(file) for file in arguments.files] or newest(RESULTS.glob("*.json"))
     if not results:
         parser.error(f"there are no results in {RESULTS.relative_to(ROOT)}: run a benchmark first")
     PAGE.write_text(publish(PAGE.read_text(), results))

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 GROUPS = {
-    "frontends": {"aiohttp", "orjson", "prometheus_client", "pyzmq", "redis", "uvloop"},
+    "frontends": {"aiohttp", "orjson", "prometheus_client", "pysimdjson", "pyzmq", "redis", "uvloop"},
     "containers": {"cloudpickle", "numpy", "prometheus_client", "pyzmq"},
 }
 

@@ -27,13 +27,15 @@ class _BatchTimes:
 
     A least-squares line with exponential forgetting: old batches count less, so the model may change its speed. An
     observation far above the line is counted as `_OUTLIER` times its prediction: one pause of the machine does not
-    stop batching, a model that really became slow is believed after a few batches. The line is pulled to the origin
-    by a light weight, so that before sizes differ a batch twice as large is expected to take twice as long.
+    stop batching. Several in a row that are far off, above or below, are believed: the model is another, and all before
+    is forgotten. The line is pulled to the origin by a light weight, so that before sizes differ a batch twice as
+    large is expected to take twice as long.
     """
 
     _MEMORY: Final = 0.98
     _ORIGIN_WEIGHT: Final = 0.01
     _OUTLIER: Final = 2.0
+    _BELIEVED: Final = 4
     _SETTLED: Final = 3.0
     """Batches of a model that has just started may be much slower than all later ones, and are forgotten then."""
     _GROWTH: Final = 2.0
@@ -51,15 +53,19 @@ class _BatchTimes:
     def _forget(self) -> None:
         self._weight = self._sizes = self._squares = self._times = self._products = 0.0
         self._variance = 0.0
+        self._surprises = 0
 
     def observe(self, size: int, seconds: float) -> None:
         base, slope = self._line()
         expected = base + slope * size
-        if self._weight > self._SETTLED:
-            seconds = min(seconds, self._OUTLIER * max(expected, 1e-4))
-            self._variance += (1 - self._MEMORY) * ((seconds - expected) ** 2 - self._variance)
-        elif expected > self._OUTLIER * seconds:
+        if self._weight <= self._SETTLED:
+            if expected > self._OUTLIER * seconds:
+                self._forget()
+        elif self._is_surprising(seconds, expected):
             self._forget()
+        else:
+            seconds = min(seconds, self._OUTLIER * expected)
+            self._variance += (1 - self._MEMORY) * ((seconds - expected) ** 2 - self._variance)
         memory = self._MEMORY
         self._weight = self._weight * memory + 1
         self._sizes = self._sizes * memory + size
@@ -67,6 +73,12 @@ class _BatchTimes:
         self._times = self._times * memory + seconds
         self._products = self._products * memory + size * seconds
         self._reach = max(float(size), self._reach * memory)
+
+    def _is_surprising(self, seconds: float, expected: float) -> bool:
+        """Whether this is one too many that is far off the line."""
+        is_near = expected < self._OUTLIER * seconds and seconds < self._OUTLIER * expected
+        self._surprises = 0 if is_near else self._surprises + 1
+        return self._surprises >= self._BELIEVED
 
     def expect(self, size: int) -> float:
         base, slope = self._line()
@@ -136,8 +148,8 @@ class QuantileBatchSize(_BatchTimes):
     _RANK: Final = 0.99
     _STEP: Final = 0.1
 
-    def __init__(self) -> None:
-        super().__init__()
+    def _forget(self) -> None:
+        super()._forget()
         self._factor = 1.0
 
     def observe(self, size: int, seconds: float) -> None:

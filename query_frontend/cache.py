@@ -37,8 +37,10 @@ class PredictionCache:
         size = len(payload) + len(output) + _ENTRY_OVERHEAD_BYTES
         if size > self._max_bytes:
             return
-        self._remove((owner, payload))
-        self._entries[owner, payload] = output
+        key = (owner, payload)
+        if key in self._entries:
+            self._remove(key)
+        self._entries[key] = output
         self._bytes += size
         while self._bytes > self._max_bytes:
             (_, payload), output = self._entries.popitem(last=False)

@@ -201,7 +201,8 @@ class ModelMetrics:
 
     def count_lookup(self, hit: bool) -> None:
         self._lookups.count += 1
-        self.cache_hit_ratio.hits += hit
+        if hit:
+            self.cache_hit_ratio.hits += 1
 
     def add_batch(self, size: int, seconds: float) -> None:
         self.prediction_latency.add_times(seconds * 1e6, size)
@@ -224,7 +225,8 @@ class SystemMetrics:
 
     def count_lookup(self, hit: bool) -> None:
         self.prediction_cache_lookups.count += 1
-        self.prediction_cache_hit_ratio.hits += hit
+        if hit:
+            self.prediction_cache_hit_ratio.hits += 1
 
     def add_app(self, name: str) -> AppMetrics:
         self._apps[name] = AppMetrics()

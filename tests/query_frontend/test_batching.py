@@ -166,12 +166,22 @@ def test_one_pause_of_the_machine_does_not_stop_batching(policy: BatchPolicy) ->
 
 
 @every_learning_policy
-@pytest.mark.parametrize("factor", [2.0, 0.5, 10.0])
+@pytest.mark.parametrize("factor", [2.0, 0.5, 10.0, 0.1])
 def test_follows_a_model_that_changes_its_speed(policy: BatchPolicy, factor: float) -> None:
     sizer, budget = new(policy), 0.02
     teach(sizer, affine(0.0, 0.0002), budget, 500)
     best = budget / (0.0002 * factor)
-    assert 0.7 * best <= settled(sizer, affine(0.0, 0.0002 * factor), budget, 500) <= 1.3 * best
+    assert 0.7 * best <= settled(sizer, affine(0.0, 0.0002 * factor), budget, 1000) <= 1.3 * best
+
+
+@pytest.mark.parametrize("policy", [BatchPolicy.LEARNED, BatchPolicy.QUANTILE])
+@pytest.mark.parametrize("factor", [2.0, 0.5, 10.0, 0.1])
+def test_follows_within_a_hundred_batches(policy: BatchPolicy, factor: float) -> None:
+    sizer, budget = new(policy), 0.02
+    teach(sizer, affine(0.001, 0.0002), budget, 500)
+    best = (budget - 0.001 * factor) / (0.0002 * factor)
+    last = teach(sizer, affine(0.001 * factor, 0.0002 * factor), budget, 110)[-10:]
+    assert 0.6 * best <= sum(last) / 10 <= 1.4 * best
 
 
 @every_learning_policy
