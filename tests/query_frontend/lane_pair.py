@@ -19,7 +19,7 @@ from clipper_common import records, wire
 from clipper_common.datatypes import InputType, ModelId
 from clipper_common.records import Application
 from tests.conftest import OwnRedis
-from tests.query_frontend.conftest import Frontend, RawContainer, running_frontend, wait_for
+from tests.query_frontend.conftest import Frontend, RawContainer, running_frontend
 
 MODELS: Final = {
     "doubles": "echo-doubles:1",
@@ -34,9 +34,12 @@ SENTINEL: Final = b"GET /sentinel HTTP/1.1\r\nHost: s\r\n\r\n"
 """A request whose answer says that everything before it was answered."""
 _SENTINEL_END: Final = b'"cause":"No such route: /sentinel"}'
 _PATIENCE_SECONDS: Final = 0.04
+_PROBE: Final = b"prob"
+"""An input."""
 _DATE: Final = re.compile(rb"\r\nDate: [^\r]*")
 _QUERY_ID: Final = re.compile(rb'"query_id":(\d+)')
 _HEAD: Final = re.compile(rb"HTTP/\d\.\d .*?\r\n\r\n", re.DOTALL)
+_CHUNKED: Final = re.compile(rb"\r\nTransfer-Encoding:[^\r]*chunked", re.IGNORECASE)
 _LENGTH: Final = re.compile(rb"\r\nContent-Length: *(\d+)", re.IGNORECASE)
 _PARSER_ERROR: Final = b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain"
 _QUOTED: Final = re.compile(
@@ -169,19 +172,35 @@ class Pair:
         for line in lines:
             line.send(packets[-1])
         for number, line in enumerate(lines):  # the second had its time while the first was read
-            wait = patience / 4 if number and patience < 1.0 else patience
+            wait = patience / 2 if number and patience < 1.0 else patience
             if not glued:
                 line.read_until(has_response, wait)
                 line.send(SENTINEL)
-            line.read_until(lambda data: data.endswith(_SENTINEL_END), wait)
+            line.read_until(is_last, wait)
+        probes = {line: self._catch_up(server, line) for server, line in zip(servers, lines, strict=True)}
+        outcomes = []
+        for server, line, start in zip(servers, lines, starts, strict=True):
             line.close()
-        return tuple(
-            Outcome(self._normalize(server, line.received), line.end, server.echo.inputs[start:])
-            for server, line, start in zip(servers, lines, starts, strict=True)
-        )
+            inputs = [each for each in server.echo.inputs[start:] if each != _PROBE]
+            outcomes.append(Outcome(self._normalize(server, line.received), line.end, inputs))
+            self._normalize(server, probes[line])
+        return outcomes[0], outcomes[1]
+
+    @staticmethod
+    def _catch_up(server: Server, line: "Line") -> bytes:
+        """Is the server silent or just slow? See that it, and its containers, got through what came before."""
+        if line.end != "silent":
+            return b""
+        probe = Line(server.frontend.port)
+        probe.send(post("ints", b'{"input": [%d]}' % int.from_bytes(_PROBE, "little")))
+        assert probe.read_until(has_response, 10.0)
+        probe.close()
+        line.read_until(is_last, 0.005)
+        return probe.received
 
     def synchronize(self) -> None:
-        """Know the next query ids again."""
+        """Let both come to rest, and know their next query ids again."""
+        time.sleep(0.1)
         self.converse([post("bare", b'{"input": [1]}')], False, 5.0)
 
     @staticmethod
@@ -199,6 +218,10 @@ class Pair:
         return b"".join(parts)
 
 
+def is_last(data: bytes) -> bool:
+    return data.endswith(_SENTINEL_END)
+
+
 def _blur(outcome: Outcome) -> Outcome:
     """Without what aiohttp quotes from a malformed request."""
     return outcome._replace(answers=_QUOTED.sub(rb"\1", outcome.answers))
@@ -213,7 +236,7 @@ def message_ends(packets: Sequence[bytes]) -> list[int]:
         head = stream[at : end + 4]
         length = _LENGTH.search(head)
         at = end + 4 + (int(length[1]) if length else 0)
-        if b"chunked" in head.lower() or at >= len(stream):
+        if _CHUNKED.search(head) or at >= len(stream):
             break
         ends.append(at)
     return ends
@@ -318,7 +341,7 @@ def running_pair(folder: Path, **flags: Any) -> Iterator[Pair]:
             frontend = stack.enter_context(running_frontend(redis.port, log, fast_lane=lane, **flags))
             for kind, model in MODELS.items():
                 frontend.serve(kind, model, kind, slo_ms=60_000)
-            frontend.serve("late", "late:1", "doubles", slo_ms=20)
+            frontend.serve("late", "late:1", "doubles", slo_ms=10)
             frontend.configure(
                 *records.put_application(Application("bare", InputType.DOUBLES, "[1, 2]", 1000)),
                 *records.put_application(Application("big", InputType.DOUBLES, BIG_OUTPUT, 1000)),

@@ -108,7 +108,8 @@ HEADERS: Final = [
     "Transfer-Encoding: chunked", "Transfer-Encoding: identity", "transfer-encoding: CHUNKED",
     "Transfer-Encoding: chunked, identity", "Transfer-Encoding: gzip, chunked", "Transfer-Encoding: xchunked",
     "Transfer-Encoding : chunked", "Transfer-Encoding:\tchunked", "Transfer-Encoding: \x0bchunked",
-    "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked", "Transfer-Encoding:", "X: a\nTransfer-Encoding: chunked",
+    "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked", "Transfer-Encoding:",
+    "X: a\nTransfer-Encoding: chunked",
     "Transfer-Encoding\r\n : chunked", "Content-Encoding: gzip", "Content-Encoding: deflate", "Content-Encoding: br",
     "Content-Encoding: identity", "Content-Encoding:", "Content-Encoding: unknown",
     "Expect: 100-continue", "expect: 100-Continue", "Expect: 200-ok", "Expect:",
@@ -133,7 +134,8 @@ def test_headers(pair: Pair, glued: bool) -> None:
 def test_lengths(pair: Pair) -> None:
     for length in (
         "16", "016", "0000000000000000016", "000000016", "0000000000000000000000000016", "+16", "-16", " 16", "16 ",
-        "\t16\t", "1 6", "16,16", "16, 16", "16;", "0x10", "1e1", "16.0", "", "x", "1_6", "\u0661\u0666", "0", "00", "1", "15", "17",
+        "\t16\t", "1 6", "16,16", "16, 16", "16;", "0x10", "1e1", "16.0", "", "x", "1_6", "\u0661", "0", "00",
+        "1", "15", "17",
         "999999999", "1000000000", "33554432", "33554433", "9223372036854775807", "18446744073709551615",
         "18446744073709551616", "18446744073709551632", "16\r\nContent-Length: 16", "16\r\nContent-Length: 17",
         "16\r\ncontent-length: 16", "\r\n 16", "16\r\n ", "16\r\n 0", "16\x00", "\x0b16",
@@ -160,21 +162,38 @@ def test_request_lines(pair: Pair) -> None:
         "/%E9/predict", "/%C3%A9/predict", "/%00/predict", "/%/predict", "/%zz/predict", "/doubles\x00/predict",
         "/doubles/predict\t", "http://clipper/doubles/predict", "http://other:1/doubles/predict", "http:///predict",
         "doubles/predict", "*", "", "/", "?", "//", "/predict", "/doubles", "/doubles/update", "/doubles/update/",
-        "/metrics", "/livez", "/readyz", "/bare/predict", "/late/predict", "/big/predict", "/doubles\\predict", "clipper:80",
-        "/doubles/predict HTTP/1.1\r\nX: ", "/doubles /predict",
+        "/metrics", "/livez", "/readyz", "/bare/predict", "/late/predict", "/big/predict", "/doubles\\predict",
+        "clipper:80", "/doubles/predict HTTP/1.1\r\nX: ", "/doubles /predict",
     ]  # fmt: skip
     for target in targets:
         if target != "/metrics":  # its answer holds times
             pair.compare(post(app, ONE, target=target))
             pair.compare(PLAIN + post(app, ONE, target=target) + PLAIN, glued=True)
     for method in (
-        "GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE", "CONNECT", "PATCH", "post", "Post", "POST ", " POST", "POST\t",
-        "PRI", "PROPFIND", "SOURCE", "QUERY", "X", "", "\x16\x03\x01", "POST\x00", "\r\nPOST", "\r\n\r\nPOST", "\nPOST",
+        "GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE", "CONNECT", "PATCH", "post", "Post", "POST ", " POST",
+        "POST\t", "PRI", "PROPFIND", "SOURCE", "QUERY", "X", "", "\x16\x03\x01", "POST\x00", "\r\nPOST",
+        "\r\n\r\nPOST", "\nPOST",
     ):  # fmt: skip
         stream = PLAIN.replace(b"POST", method.encode(), 1)
         pair.compare(stream)
         pair.compare(PLAIN + stream + PLAIN, glued=True)
-    for version in ("1.0", "1.1 ", " 1.1", "0.9", "1.2", "2.0", "3.0", "9.9", "1", "1.10", "11.1", "x", "", "1.1\r\n", "1.1\n"):
+    for version in (
+        "1.0",
+        "1.1 ",
+        " 1.1",
+        "0.9",
+        "1.2",
+        "2.0",
+        "3.0",
+        "9.9",
+        "1",
+        "1.10",
+        "11.1",
+        "x",
+        "",
+        "1.1\r\n",
+        "1.1\n",
+    ):
         stream = PLAIN.replace(b"HTTP/1.1", b"HTTP/" + version.encode(), 1)
         for changed in (stream, stream.replace(b"Host", b"Connection: keep-alive\r\nHost")):
             pair.compare(changed)
@@ -225,8 +244,8 @@ def test_other_bodies(pair: Pair) -> None:
         b"CONNECT clipper:80 HTTP/1.1\r\nHost: clipper:80\r\n\r\n",
         b"GET /livez HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
         b"GET /livez HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 3\r\n\r\nabc",
-        b"x" * 100_000,
-        b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X: 1\r\n" * 20_000 + b"\r\n",
+        b"x" * 30_000,
+        b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X: 1\r\n" * 5000 + b"\r\n",
     ]
     for stream in streams:
         pair.compare(stream)
@@ -288,7 +307,9 @@ def test_a_long_pipeline_is_answered_in_order(pair: Pair) -> None:
     rng = random.Random(2)
     names = [name for name in REQUESTS if name != "late"]
     for count in (33, 70, 300):
-        requests = [post("doubles", b'{"input": [%d]}' % i) if i % 3 else REQUESTS[rng.choice(names)] for i in range(count)]
+        requests = [
+            post("doubles", b'{"input": [%d]}' % i) if i % 3 else REQUESTS[rng.choice(names)] for i in range(count)
+        ]
         stream = b"".join(requests)
         pair.compare(stream, glued=True)
         cuts = sorted(rng.sample(range(len(stream)), 20))
@@ -307,8 +328,9 @@ def test_an_unknown_application_is_told_before_the_body_comes(pair: Pair) -> Non
 # --- whatever a generator thinks of --------------------------------------------------------------
 
 TOKENS: Final = [
-    b"\r\n", b"\n", b"\r", b"\r\n\r\n", b"\x00", b" ", b"\t", b":", b",", b"0", b"9", b"-", b"{", b"}", b"[", b"]", b'"',
-    b"\xff", b"\xef\xbb\xbf", b"/", b"%", b"?", b"HTTP/1.1", b"HTTP/1.0", b"POST ", b"GET ", b"Content-Length: 3\r\n",
+    b"\r\n", b"\n", b"\r", b"\r\n\r\n", b"\x00", b" ", b"\t", b":", b",", b"0", b"9", b"-", b"{", b"}", b"[", b"]",
+    b'"', b"\xff", b"\xef\xbb\xbf", b"/", b"%", b"?", b"HTTP/1.1", b"HTTP/1.0", b"POST ", b"GET ",
+    b"Content-Length: 3\r\n",
     b"Transfer-Encoding: chunked\r\n", b"Connection: close\r\n", b"Expect: 100-continue\r\n", b"Host: x\r\n",
     b"Upgrade: websocket\r\nConnection: upgrade\r\n", b"Content-Encoding: gzip\r\n", b"0\r\n\r\n", b"1e400", b"NaN",
     b'"version": "1", ', b'"input_batch": [[1]], ', b'"input": [1], ', b"\\u0000", b"[[", b"true",

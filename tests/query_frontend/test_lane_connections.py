@@ -6,9 +6,9 @@ import logging
 import re
 import resource
 import signal
-import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -43,22 +43,17 @@ def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
 
 def on_both(pair: Pair, scenario: Callable[[Server, Line], object]) -> list[object]:
     """What `scenario` says of each, on a connection that was used before."""
-    results: list[object] = [None, None]
 
-    def run(number: int, server: Server) -> None:
+    def run(server: Server) -> object:
         line = Line(server.frontend.port)
         try:
             line.warm_up()
-            results[number] = scenario(server, line)
+            return scenario(server, line)
         finally:
             line.close()
 
-    threads = [threading.Thread(target=run, args=each) for each in enumerate((pair.lane, pair.general))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return results
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(run, (pair.lane, pair.general)))
 
 
 def without_date(data: bytes) -> bytes:
