@@ -1,10 +1,11 @@
 """What both frontends need of HTTP: JSON errors for whatever goes wrong, and running an application."""
 
 import asyncio
+import contextlib
 import logging
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final
 
 from aiohttp import web
@@ -89,9 +90,6 @@ async def _serve(
     keepalive_seconds: float,
     make_runner: Callable[..., web.AppRunner],
 ) -> None:
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     runner = make_runner(
         app if isinstance(app, web.Application) else await app,
         access_log=None,
@@ -99,15 +97,36 @@ async def _serve(
         keepalive_timeout=keepalive_seconds,
         shutdown_timeout=_SHUTDOWN_SECONDS,
     )
-    try:
-        await runner.setup()
+    with _cancelled_by_signals():
         try:
-            await web.TCPSite(runner, host, port, backlog=_BACKLOG).start()
-        except OSError as error:
-            sys.exit(address_in_use(f"{host}:{port}", error))
-        await stop.wait()
-    finally:
-        await runner.cleanup()
+            await runner.setup()  # may wait for others, and be stopped meanwhile
+            try:
+                await web.TCPSite(runner, host, port, backlog=_BACKLOG).start()
+            except OSError as error:
+                sys.exit(address_in_use(f"{host}:{port}", error))
+            await asyncio.Event().wait()
+        finally:
+            await runner.cleanup()
+
+
+@contextlib.contextmanager
+def _cancelled_by_signals() -> Iterator[None]:
+    """Cancel what the current task does in the block on the first SIGTERM or SIGINT, and go on after the block."""
+    task = asyncio.current_task()
+    signals = []
+
+    def cancel(number: int) -> None:
+        signals.append(number)
+        if task is not None and len(signals) == 1:
+            task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, cancel, number)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not signals:
+            raise
 
 
 def address_in_use(address: str, error: Exception) -> int:
