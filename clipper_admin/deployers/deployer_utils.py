@@ -36,6 +36,8 @@ class DeployOptions(TypedDict, total=False):
     make_current: bool
     resources: Mapping[str, Any] | None
     gpus: int | str | Iterable[str] | None
+    batch_policy: str | None
+    batch_delay_micros: int
 
 
 class EndpointOptions(DeployOptions, total=False):
@@ -59,8 +61,11 @@ _DEFAULTS: Final[dict[str, Any]] = {
     "make_current": True,
     "resources": None,
     "gpus": None,
+    "batch_policy": None,
+    "batch_delay_micros": 0,
 }
-_NEW: Final = ["num_replicas", "batch_size", "pkgs_to_install", "make_current", "resources", "gpus"]
+_OF_0_4: Final = ["num_replicas", "batch_size", "pkgs_to_install"]
+_NEW: Final = [*_OF_0_4, "make_current", "resources", "gpus", "batch_policy", "batch_delay_micros"]
 _ORDER: Final = {
     DeployOptions: ["base_image", "labels", "registry", *_NEW],
     EndpointOptions: ["default_output", "version", "slo_micros", "labels", "registry", "base_image", *_NEW],
@@ -99,6 +104,8 @@ make_current : bool, optional
     Whether the version answers queries from now on.
 resources, gpus
     As in ``ClipperConnection.deploy_model``: the most that each replica may use, and the GPUs that it sees.
+batch_policy, batch_delay_micros
+    As there: how the batch size is learned, and how long batches wait to fill.
 
 Raises
 ------
@@ -117,7 +124,9 @@ default_output : str, optional
 slo_micros : int, optional
     The deadline of a query, in microseconds.""",
     "endpoint_options": """
-version, labels, registry, base_image, num_replicas, batch_size, pkgs_to_install, make_current, resources, gpus
+version, labels, registry, base_image, num_replicas, batch_size, pkgs_to_install, make_current
+    As there.
+resources, gpus, batch_policy, batch_delay_micros
     As there.
 
 Raises

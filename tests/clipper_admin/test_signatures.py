@@ -168,10 +168,10 @@ def test_deployer(deployer: str) -> None:
     create, deploy, model = MODELS[deployer]
     change = of_onnx if deployer == "onnx" else dict
     head = dict.fromkeys(["clipper_conn", "name", "input_type", *model], REQUIRED)
-    expected = head | change(ENDPOINT_TAIL) | NEW_OF_DEPLOYMENT
+    expected = head | change(ENDPOINT_TAIL) | NEW_OF_DEPLOYMENT | NEW_OF_BATCHING
     assert parameters(getattr(module, create)) == list(expected.items())
     head = dict.fromkeys(["clipper_conn", "name", "version", "input_type", *model], REQUIRED)
-    expected = head | change(DEPLOY_TAIL) | NEW_OF_DEPLOYMENT
+    expected = head | change(DEPLOY_TAIL) | NEW_OF_DEPLOYMENT | NEW_OF_BATCHING
     assert parameters(getattr(module, deploy)) == list(expected.items())
 
 
