@@ -108,8 +108,6 @@ def _digest(item: bytes) -> bytes:
 class Server:
     frontend: Frontend
     echo: Echo
-    next_id: int = 0
-    """Of the next query that is answered."""
 
 
 class Outcome(NamedTuple):
@@ -135,19 +133,19 @@ class Pair:
         packets = (*packets[:-1], packets[-1] + SENTINEL) if glued else packets
         lane, general = self.converse(packets, glued)
         if lane != general and "silent" in (lane.end, general.end):  # or is one of them just slow?
-            self.synchronize()
+            self.settle()
             lane, general = self.converse(packets, glued, 2.0)
         if lane != general and _PARSER_ERROR in lane.answers + general.answers:
             # What aiohttp says of malformed requests, and whether it answers sound ones before them, depends on
             # where packets end; let them end with the messages.
             ends = message_ends(packets)
             for number in range(len(ends), -1, -1):
-                self.synchronize()
+                self.settle()
                 _, general = self.converse(cut(packets, ends[:number]), glued, 0.3, pause=0.03)
                 if _blur(general) == _blur(lane):
                     return lane
         if lane != general:
-            self.synchronize()
+            self.settle()
             raise AssertionError(f"sent: {packets!r}\nlane: {lane}\ngeneral: {general}")
         return lane
 
@@ -177,41 +175,42 @@ class Pair:
                 line.read_until(has_response, wait)
                 line.send(SENTINEL)
             line.read_until(is_last, wait)
-        probes = {line: self._catch_up(server, line) for server, line in zip(servers, lines, strict=True)}
+        for server, line in zip(servers, lines, strict=True):
+            self._catch_up(server, line)
         outcomes = []
         for server, line, start in zip(servers, lines, starts, strict=True):
             line.close()
             inputs = [each for each in server.echo.inputs[start:] if each != _PROBE]
-            outcomes.append(Outcome(self._normalize(server, line.received), line.end, inputs))
-            self._normalize(server, probes[line])
+            outcomes.append(Outcome(self._normalize(line.received), line.end, inputs))
         return outcomes[0], outcomes[1]
 
     @staticmethod
-    def _catch_up(server: Server, line: "Line") -> bytes:
+    def _catch_up(server: Server, line: "Line") -> None:
         """Is the server silent or just slow? See that it, and its containers, got through what came before."""
         if line.end != "silent":
-            return b""
+            return
         probe = Line(server.frontend.port)
         probe.send(post("ints", b'{"input": [%d]}' % int.from_bytes(_PROBE, "little")))
         assert probe.read_until(has_response, 10.0)
         probe.close()
         line.read_until(is_last, 0.005)
-        return probe.received
 
-    def synchronize(self) -> None:
-        """Let both come to rest, and know their next query ids again."""
-        time.sleep(0.1)
+    def settle(self) -> None:
+        """Let both come to rest."""
+        time.sleep(0.02)
         self.converse([post("bare", b'{"input": [1]}')], False, 5.0)
 
     @staticmethod
-    def _normalize(server: Server, data: bytes) -> bytes:
-        """Without the time, and with query ids that count from the first of this conversation."""
-        first = server.next_id
+    def _normalize(data: bytes) -> bytes:
+        """Without the time, and with query ids that count from 0 in their order.
+
+        Between them may be those of a connection that was given up before.
+        """
+        numbers = {number: rank for rank, number in enumerate(sorted(set(map(int, _QUERY_ID.findall(data)))))}
         parts = []
         for head, body in responses(data):
             ids = _QUERY_ID.findall(body)
-            server.next_id = max(server.next_id, *(int(number) + 1 for number in ids), 0)
-            body = _QUERY_ID.sub(lambda found: b'"query_id":+%d' % (int(found[1]) - first), body)
+            body = _QUERY_ID.sub(lambda found: b'"query_id":+%d' % numbers[int(found[1])], body)
             length = sum(map(len, ids))
             head = _LENGTH.sub(lambda found: b"\r\nContent-Length: %d" % (int(found[1]) - length), head)  # noqa: B023
             parts += [_DATE.sub(b"\r\nDate: then", head), body]

@@ -374,7 +374,7 @@ def split(stream: bytes, places: list[float]) -> list[bytes]:
 
 
 GENERATED: Final = settings(
-    max_examples=700,
+    max_examples=500,
     derandomize=True,
     deadline=None,
     database=None,
