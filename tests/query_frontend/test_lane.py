@@ -418,7 +418,7 @@ def test_the_first_packet_of_a_connection(pair: Pair, stream: list[bytes], glued
 
 
 def test_thousands_were_compared(pair: Pair) -> None:
-    """And both counted the same."""
+    """And both count the same things."""
     if pair.conversations < 3000:
         pytest.skip("only some of the comparisons were asked for")
     counters = []
