@@ -175,6 +175,7 @@ def test_kills_what_does_not_stop(
     )
     subprocess.run([sys.executable, "-c", program, files.directory], check=True, env=os.environ | files.marks())
     _wait_for(ready)
+    wait_until(lambda: files.status("stubborn") is not None)  # written after the start, which the program may outrun
     pid = status(files, "stubborn").pid
     files.delete_programs(["stubborn"])
     started = time.monotonic()
