@@ -12,7 +12,8 @@ from clipper_common import __version__, constants
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILES = ROOT / "dockerfiles"
-ALL = [*images.recipes(), *images.framework_recipes(images.FRAMEWORKS), images.R_RECIPE]
+OF_PYTHON = [*images.recipes(), *images.framework_recipes(images.FRAMEWORKS)]
+ALL = [*OF_PYTHON, images.R_RECIPE]
 
 
 def test_names(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,7 +65,7 @@ def test_frameworks_are_made_on_request(capsys: pytest.CaptureFixture[str]) -> N
     assert "no such framework: torch. Choose from all, pytorch" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("recipe", ALL, ids=lambda recipe: recipe.component)
+@pytest.mark.parametrize("recipe", OF_PYTHON, ids=lambda recipe: recipe.component)
 def test_a_dockerfile_names_its_base(recipe: images.Recipe) -> None:
     text = (DOCKERFILES / recipe.dockerfile).read_text()
     base = recipe.base_argument if recipe.base else "BASE_IMAGE"
@@ -80,7 +81,7 @@ def test_whose_models_an_image_serves() -> None:
 
 def test_versions_of_frameworks_on_the_page() -> None:
     page = (ROOT / "docs/images.md").read_text()
-    text = "\n".join((DOCKERFILES / recipe.dockerfile).read_text() for recipe in ALL)
+    text = "\n".join((DOCKERFILES / recipe.dockerfile).read_text() for recipe in OF_PYTHON)
     arguments = dict(re.findall(r"^ARG (\w+)=(.+)$", text, re.MULTILINE))
     table = page.partition("| image | serves |")[2].partition("\n\n")[0]
     named = dict(re.findall(r"`([A-Z_]+)=([^`]+)`", table))
