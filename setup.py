@@ -42,9 +42,12 @@ setup(
     extras_require={
         "bench": ["clipper_admin[examples]", "matplotlib>=3.8"],
         "examples": ["scikit-learn>=1.3", "requests>=2.31"],
+        "notebooks": ["clipper_admin[examples]", "ipykernel>=6.29", "matplotlib>=3.8", "pillow>=10"],
         "test": [
-            "clipper_admin[bench]",
+            "clipper_admin[bench,notebooks]",
             "hypothesis>=6.100",
+            "nbclient>=0.10",
+            "nbformat>=5.10",
             "pytest>=8.2",
             "pytest-asyncio>=1.0",
             "pytest-cov>=6",

@@ -1,7 +1,7 @@
 """Virtual environments in which frameworks are tested and measured: those that clash are kept apart.
 
-Each gets what the Dockerfiles of its frameworks install, so that versions stand in one place. It is made when it is
-first needed, and kept in the checkout.
+Each gets what the Dockerfiles of its frameworks install, so that versions stand in one place, and what the notebooks
+use. It is made when it is first needed, and kept in the checkout.
 """
 
 import os
@@ -35,17 +35,23 @@ def environment_of(framework: str) -> Path:
 
 
 def environment(group: str) -> Path:
-    """The interpreter of an environment that has the SDK and what the Dockerfiles of the group install."""
+    """The interpreter of an environment that has the SDK and what the Dockerfiles of the group install.
+
+    What is added to that changes none of its versions: MXNet works with one numpy only.
+    """
     folder = ROOT / f".venv-{images.RUNNING_PYTHON}-{group}"
     steps = [step for name in GROUPS.get(group, []) for step in _pip_steps(images.FRAMEWORKS[name].dockerfile)]
-    steps.append(" ".join(["pip install --editable", str(ROOT), *FURTHER.get(group, [])]))
+    steps.append("pip freeze --all > $VIRTUAL_ENV/installed")
+    further = " ".join(FURTHER.get(group, []))
+    steps.append(f"pip install --constraint $VIRTUAL_ENV/installed --editable {ROOT}[notebooks] {further}")
     made_of = "\n".join([*steps, (ROOT / "setup.py").read_text()])
     stamp = folder / "made-of"
     if not stamp.is_file() or stamp.read_text() != made_of:
         _run([sys.executable, "-m", "venv", str(folder)], os.environ)
         path = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
+        active = {"VIRTUAL_ENV": str(folder), "PATH": path, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
         for step in steps:
-            _run(["sh", "-c", step], os.environ | {"PATH": path, "PIP_DISABLE_PIP_VERSION_CHECK": "1"})
+            _run(["sh", "-c", step], os.environ | active)
         stamp.write_text(made_of)
     return folder / "bin" / "python"
 
