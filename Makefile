@@ -7,7 +7,7 @@ VENV := .venv-$(VERSION)
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := default
-.PHONY: default quickstart test unit check format images bench docs clean
+.PHONY: default quickstart test test-all unit check format images bench docs clean
 
 default: check unit
 
@@ -15,6 +15,9 @@ quickstart: $(VENV)/.has-examples
 	$(BIN)/python examples/quickstart.py
 
 test: $(VENV)/.has-test
+	$(BIN)/pytest -m "not other_manager" --cov --cov-report=term:skip-covered
+
+test-all: $(VENV)/.has-test
 	$(BIN)/pytest --cov --cov-report=term:skip-covered
 
 unit: $(VENV)/.has-test
@@ -29,10 +32,10 @@ format: $(VENV)/.has-check
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# IMAGES_PYTHON=3.12 chooses their Python, BUILD_ARGS="--build-arg BASE_IMAGE=... --build-arg PIP_INDEX_URL=..." a mirror.
+# FRAMEWORKS="pytorch keras" (or all) adds theirs, IMAGES_PYTHON=3.12 chooses their Python, BUILD_ARGS="--build-arg BASE_IMAGE=... --build-arg PIP_INDEX_URL=..." a mirror.
 IMAGES_PYTHON ?= $(VERSION)
 images: $(VENV)/.has-examples
-	$(BIN)/python -W ignore::RuntimeWarning:runpy -m clipper_admin.images --python-version $(IMAGES_PYTHON) > $(VENV)/images
+	$(BIN)/python -W ignore::RuntimeWarning:runpy -m clipper_admin.images --python-version $(IMAGES_PYTHON) $(FRAMEWORKS) > $(VENV)/images
 	set -e; while read -r arguments; do docker build $$arguments $(BUILD_ARGS) .; done < $(VENV)/images
 
 bench: $(VENV)/.has-bench

@@ -5,9 +5,8 @@ has the goodput G; then the policies and the best fixed size at parts of G. Good
 the SLO, per second, on the client's clock. Open-loop load with Poisson arrivals; no two inputs are the same. Besides,
 batches of one model that wait to fill, under the default policy.
 
-    python -m bench.batching --models linear-svm          # one model, about 5 minutes; without --models all, and delays
-    python -m bench.batching --models --delays            # no model, only delays
-    python -m bench.batching --plot bench/results/*.json  # draws what was measured, into docs/figures
+    python -m bench.batching --models linear-svm  # one model, about 5 minutes; without --models all, and delays
+    python -m bench.batching --models --delays    # no model, only delays
 """
 
 import math
@@ -20,18 +19,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import orjson
-
 from bench import open_loop, report
 from bench.adaptive import find_peak
 from bench.cluster import Cluster
 from bench.models import scikit
 from bench.open_loop import Load, Outcome, Result
-from bench.programs import DISTURBED, ROOT, Bystanders, python
+from bench.programs import DISTURBED, Bystanders, python
 from bench.report import Table, median, progress
 
 APP: Final = "bench"
-FIGURES: Final = ROOT / "docs" / "figures"
 UNBATCHED: Final = "fixed 1"
 POLICIES: Final = ("learned", "aimd", "quantile")
 DEFAULT: Final = POLICIES[0]
@@ -96,6 +92,10 @@ class Point(NamedTuple):
     @property
     def goodput(self) -> float:
         return self.good / self.seconds
+
+
+Delayed = dict[tuple[float, float], list[Point]]
+"""By the offered rate and the delay in ms."""
 
 
 class Bench:
@@ -265,8 +265,7 @@ def compare(
     return dict(points)
 
 
-def delay(arguments: Namespace) -> dict[tuple[float, float], list[Point]]:
-    """By the rate and the delay in ms."""
+def delay(arguments: Namespace) -> Delayed:
     points = defaultdict(list)
     with serving(DELAYED, arguments) as (_, bench):
         for repetition in range(arguments.fewer_repetitions):
@@ -341,7 +340,7 @@ def comparison_table(one: Findings) -> Table:
     return made
 
 
-def delay_table(delayed: dict[tuple[float, float], list[Point]]) -> Table:
+def delay_table(delayed: Delayed) -> Table:
     made = Table(
         f"{DELAYED}, {DEFAULT}: batches that wait to fill (in the paper 2 ms gain {PAPER_DELAYED} × in throughput)",
         ["offered/s", "delay ms", "goodput/s", "share good", "p50 ms", "p99 ms"]
@@ -368,7 +367,7 @@ def _cost(points: Sequence[Point]) -> list[float]:
     return [median(point.cpu_micros[name] for point in points) for name in ("query", APP)]
 
 
-def tables(findings: Sequence[Findings], delayed: dict[tuple[float, float], list[Point]]) -> list[Table]:
+def tables(findings: Sequence[Findings], delayed: Delayed) -> list[Table]:
     made = [summary_table(findings), cost_table(findings)] if findings else []
     for one in findings:
         made += [sweep_table(one), comparison_table(one)]
@@ -405,54 +404,33 @@ def _groups(rows: Sequence[dict[str, Any]], *keys: str) -> dict[tuple[Any, ...],
     return dict(groups)
 
 
-def read(paths: Sequence[Path]) -> tuple[list[Findings], dict[Any, list[Point]]]:
-    """What the files of results hold; of each model the latest."""
+def read(documents: Sequence[dict[str, Any]]) -> tuple[list[Findings], Delayed]:
+    """What files of results hold; of each model the latest."""
     found: dict[str, Findings] = {}
-    delayed: dict[Any, list[Point]] = {}
-    for path in sorted(paths):
-        document = orjson.loads(path.read_bytes())
-        if document["benchmark"] == "batching":
-            found |= {raw["name"]: from_raw(raw) for raw in document["raw"]["models"]}
-            delayed = _groups(document["raw"]["delayed"], "offered_rate", "delay_millis") or delayed
+    delayed: Delayed = {}
+    for document in documents:
+        found |= {raw["name"]: from_raw(raw) for raw in document["raw"]["models"]}
+        delayed = _groups(document["raw"]["delayed"], "offered_rate", "delay_millis") or delayed
     return [found[name] for name in scikit.MODELS if name in found], delayed
 
 
-def plot(one: Findings) -> Path:
-    """Goodput against the offered rate, one line for each way of batching. Returns where the figure is."""
-    from matplotlib import pyplot  # the measurement does not need it
+def curves(one: Findings) -> dict[str, dict[float, float]]:
+    """Goodput by offered rate, of each way of batching: medians."""
+    found = {UNBATCHED: one.sweep[1], one.best_fixed: one.sweep[one.best_size]}
+    for (policy, _), points in one.points.items():
+        found[policy] = found.get(policy, []) + points
+    return {policy: _by_rate(points) for policy, points in found.items()}
 
-    lines = {UNBATCHED: one.sweep[1]}
-    for policy in (one.best_fixed, *POLICIES):
-        lines[policy] = [point for (name, _), points in one.points.items() if name == policy for point in points]
-    lines[one.best_fixed] = lines[one.best_fixed] + one.sweep[one.best_size]
-    figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
-    for policy, points in lines.items():
-        by_rate: dict[float, list[float]] = defaultdict(list)
-        for point in points:
-            by_rate[point.rate].append(point.goodput)
-        rates = sorted(by_rate)
-        axes.plot(rates, [median(by_rate[rate]) for rate in rates], marker="o", markersize=3, label=policy)
-    most = max(point.rate for points in lines.values() for point in points)
-    axes.plot([0, most], [0, most], color="0.8", linestyle=":", label="all that is offered")
-    axes.set(xlabel="offered queries per second", ylabel="answered by the model within the SLO", title=one.name)
-    axes.set_xlim(left=0)
-    axes.set_ylim(bottom=0)
-    axes.legend(frameon=False)
-    FIGURES.mkdir(exist_ok=True)
-    path = FIGURES / f"batching-{one.name}.svg"
-    figure.savefig(path, metadata={"Date": None})
-    pyplot.close(figure)
-    progress(f"figure: {path.relative_to(ROOT)}")
-    return path
+
+def _by_rate(points: Sequence[Point]) -> dict[float, float]:
+    rates = sorted({point.rate for point in points})
+    return {rate: median(point.goodput for point in points if point.rate == rate) for rate in rates}
 
 
 def main() -> None:
     parser = report.parser("batching", __doc__)
     parser.add_argument("--models", nargs="*", choices=list(scikit.MODELS), help="default: all, and delays")
     parser.add_argument("--delays", action="store_true", help="batches that wait to fill")
-    parser.add_argument(
-        "--plot", nargs="+", type=Path, metavar="FILE", help="measure nothing; tables and plots of these"
-    )
     parser.add_argument("--slo-ms", type=float, default=20.0, help="default: %(default)g")
     parser.add_argument("--batch-sizes", type=int, nargs="+", help="of the sweep, besides 1; each model has its own")
     parser.add_argument("--parts", type=float, nargs="+", default=[COMPARED, 0.93, 1.0, 1.1])
@@ -471,12 +449,6 @@ def main() -> None:
         arguments.models, arguments.batch_sizes, arguments.parts = arguments.models[:1], [64], [COMPARED, 1.0]
         arguments.repetitions = arguments.fewer_repetitions = arguments.confirmations = arguments.refinements = 1
         arguments.seconds = arguments.sweep_seconds = arguments.warm_up_seconds = 0.5
-    if arguments.plot:
-        findings, delayed = read(arguments.plot)
-        print("\n\n".join(table.markdown() for table in tables(findings, delayed)))
-        for one in findings:
-            plot(one)
-        return
     findings = [investigate(name, arguments) for name in arguments.models]
     delayed = delay(arguments) if arguments.delays else {}
     raw = {"models": [as_raw(one) for one in findings], "delayed": _rows(delayed, "offered_rate", "delay_millis")}

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 import matplotlib
 import orjson
 
-from bench import compare, report, soak
+from bench import batching, compare, report, soak
 from bench.compare import CLIPPER, YARDSTICK, Failure, Run
 from bench.programs import ROOT
 from bench.report import RESULTS, Table, median, progress
@@ -139,13 +139,10 @@ def soaking(documents: list[Document]) -> str:
     return _blocks([_memory_plot(documents[-1]["raw"]), tables(documents)])
 
 
-def batching(documents: list[Document]) -> str:
-    """Of each model the latest."""
-    from bench import batching as measured  # it needs scikit-learn
-
-    findings, delayed = measured.read([document["file"] for document in documents])
-    plots = [_figure(f"Goodput of {one.name}", measured.plot(one)) for one in findings]
-    return _blocks([*plots, *(table.markdown() for table in measured.tables(findings, delayed))])
+def batches(documents: list[Document]) -> str:
+    models, delayed = batching.read(documents)
+    plots = [_goodput_plot(one) for one in models]
+    return _blocks([*plots, *(table.markdown() for table in batching.tables(models, delayed))])
 
 
 SECTIONS: Final[dict[str, tuple[str, Callable[[list[Document]], str]]]] = {
@@ -156,9 +153,9 @@ SECTIONS: Final[dict[str, tuple[str, Callable[[list[Document]], str]]]] = {
     "open-loop": ("compare", open_loop),
     "cpu": ("compare", cpu),
     "generator": ("open_loop", tables),
-    "batching": ("batching", batching),
     "soak": ("soak", soaking),
     "idle": ("idle", tables),
+    "batching": ("batching", batches),
 }
 """By the name of its marker: whose results a section shows, and how."""
 
@@ -211,6 +208,21 @@ def _throughput_plot(runs: list[Run]) -> str:
 
 def _colour(server: str) -> str:
     return "#1f6feb" if server.startswith(CLIPPER) else "#57606a" if server in (YARDSTICK, "ceiling") else "#afb8c1"
+
+
+def _goodput_plot(model: batching.Findings) -> str:
+    """Against the offered rate, one line for each way of batching."""
+    curves = batching.curves(model)
+    figure, axes = pyplot.subplots(figsize=(6, 3.5), layout="constrained")
+    most = max(rate for curve in curves.values() for rate in curve)
+    axes.plot([0, most], [0, most], color="0.8", linestyle=":", label="all that is offered")
+    for name, curve in curves.items():
+        axes.plot(list(curve), list(curve.values()), marker="o", markersize=3, label=name)
+    axes.set(xlabel="offered queries/s", ylabel="answered by the model within the SLO", xlim=(0, None), ylim=(0, None))
+    axes.set_title(model.name)
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    return _save(f"Batching {model.name}", figure)
 
 
 def _memory_plot(raw: dict[str, Any]) -> str:

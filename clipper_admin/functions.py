@@ -6,9 +6,10 @@ import inspect
 import traceback
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from types import ModuleType
+from typing import IO, Any
 
-from clipper_common import modeldir
+from clipper_admin import pickling
 from clipper_common.datatypes import InputType, to_model_inputs
 from clipper_common.errors import ClipperException
 from clipper_common.modeldir import PredictFunction
@@ -28,8 +29,34 @@ def try_function(query: Any, func: PredictFunction, kind: InputType) -> list[str
     return _check_outputs(outputs, len(inputs), func)
 
 
-def not_picklable(func: PredictFunction, error: Exception) -> ClipperException:
-    """What to tell the user of a function that raised `error` when it was pickled."""
+def save(func: PredictFunction, file: IO[bytes]) -> set[str]:
+    """Pickle `func`. Returns the packages that it needs. Raises ClipperException that says what cannot be pickled."""
+    try:
+        return pickling.dump(func, file)
+    except Exception as error:
+        raise _not_picklable(func, error) from error
+
+
+def check_function(func: object, arguments: Sequence[str]) -> None:
+    """Raise ClipperException unless `func` can be called with these arguments."""
+    call = f"func({', '.join(arguments)})"
+    if not callable(func):
+        raise ClipperException(f"Invalid value: func={func!r}. It should be a function that is called as {call}.")
+    try:
+        signature = inspect.signature(func)
+    except ValueError:  # a built-in function that does not tell
+        return
+    try:
+        signature.bind(*arguments)
+    except TypeError as error:
+        raise ClipperException(
+            f"Invalid value: func. {_name(func)} takes {signature}, and it will be called as {call}: {error}."
+        ) from None
+
+
+def _not_picklable(func: PredictFunction, error: Exception) -> ClipperException:
+    if isinstance(error, ClipperException):
+        return error
     culprit = next((f" because of {what}" for what in _unpicklable_parts(func)), "")
     return ClipperException(
         f"{_name(func)} cannot be pickled{culprit}: {type(error).__name__}: {error}. "
@@ -37,34 +64,36 @@ def not_picklable(func: PredictFunction, error: Exception) -> ClipperException:
     )
 
 
-def check_callable(func: object) -> None:
-    """Raise ClipperException unless `func` can be called."""
-    if not callable(func):
-        raise ClipperException(f"Invalid value: func={func!r}. It should be a function that takes a list of inputs.")
-
-
 def _reload(func: PredictFunction) -> PredictFunction:
-    check_callable(func)
+    check_function(func, ["inputs"])
     try:
-        return modeldir.reload_function(func)
+        copy: PredictFunction = pickling.reload(func)
     except Exception as error:
-        raise not_picklable(func, error) from error
+        raise _not_picklable(func, error) from error
+    return copy
 
 
-def _unpicklable_parts(func: PredictFunction) -> Iterator[str]:
-    for name, value in _captured(func).items():
-        try:
-            modeldir.reload_function(value)
-        except Exception:
-            yield f"'{name}' (a {type(value).__module__}.{type(value).__qualname__})"
+def _unpicklable_parts(value: Any, place: str = "", above: frozenset[int] = frozenset()) -> Iterator[str]:
+    """What in `value` cannot be pickled, as deep inside as it can be told."""
+    for name, part in pickling.unpicklable(_parts(value)):
+        if id(part) not in above:
+            kind = f"'{name}' (a {_type_name(part)}){place}"
+            inner = _unpicklable_parts(part, f" in '{getattr(part, '__name__', name)}'", above | {id(value)})
+            yield next(inner, kind)
 
 
-def _captured(func: PredictFunction) -> Mapping[str, Any]:
-    """What a function takes with it, or an object with a ``__call__`` has."""
-    if not inspect.isfunction(func):
-        return getattr(func, "__dict__", {})
-    variables = inspect.getclosurevars(func)
+def _parts(value: Any) -> Mapping[str, Any]:
+    """What travels with a function, a module or an object."""
+    if isinstance(value, ModuleType):
+        return pickling.content(value) if pickling.is_own(value) else {}
+    if not inspect.isfunction(value):
+        return getattr(value, "__dict__", {})
+    variables = inspect.getclosurevars(value)
     return {**variables.globals, **variables.nonlocals}
+
+
+def _type_name(value: object) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
 # --- inputs ---

@@ -35,16 +35,19 @@ class ImageBuilder:
         self._engine = engine
         self._logger = logger
 
-    def build(self, image: str, model: Path, base_image: str, packages: Sequence[str]) -> None:
+    def build(
+        self, image: str, model: Path, base_image: str, packages: Sequence[str], steps: Sequence[str] = ()
+    ) -> None:
         """Make `image`: the base image, further pip packages, and the model folder. It replaces one of that name.
 
+        `steps` are further instructions of its Dockerfile.
         Raises ClipperException with what the failing step wrote.
         """
         if not _IMAGE_NAME.fullmatch(base_image):
             raise ClipperException(f"Invalid value: base_image={base_image!r}. It should be the name of an image.")
         base = self._engine.ensure_image(base_image)
         old = self._id_of(image)
-        text = dockerfile(base_image, packages, user=base.attrs["Config"].get("User") or "")
+        text = dockerfile(base_image, packages, user=base.attrs["Config"].get("User") or "", steps=steps)
         with write_context(model, text) as context, translated(f"build image '{image}'"):
             events = self._engine.client.api.build(
                 fileobj=context,
@@ -157,13 +160,13 @@ class _Lines:
 # --- the build context ---
 
 
-def dockerfile(base_image: str, packages: Sequence[str], user: str) -> str:
+def dockerfile(base_image: str, packages: Sequence[str], user: str, steps: Sequence[str] = ()) -> str:
     """What to do with a context. Nothing of it passes through a shell."""
     lines = [f"FROM {base_image}"]
     if packages:
         pip = ["python", "-m", "pip", "install", "--no-cache-dir", "--no-input", "--disable-pip-version-check"]
         lines += ["USER 0", f"RUN {json.dumps([*pip, *packages])}", *([f"USER {user}"] if user else [])]
-    return "\n".join([*lines, f"COPY {_MODEL_FOLDER} /model/", ""])
+    return "\n".join([*lines, f"COPY {_MODEL_FOLDER} /model/", *steps, ""])
 
 
 @contextmanager

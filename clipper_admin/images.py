@@ -4,10 +4,11 @@
 """
 
 import os
+import re
 import sys
 from argparse import ArgumentParser
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple
 
 from clipper_common import __version__
 
@@ -18,6 +19,7 @@ MANAGEMENT_FRONTEND = "management_frontend"
 FRONTEND_EXPORTER = "frontend-exporter"
 NOOP_CONTAINER = "noop-container"
 SUM_CONTAINER = "sum-container"
+R_CONTAINER = "r-container-base"
 
 RUNNING_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -37,14 +39,50 @@ def rpc_component(python_version: str = RUNNING_PYTHON) -> str:
     return f"py{python_suffix(python_version)}-rpc"
 
 
-def python_closure_component(python_version: str = RUNNING_PYTHON) -> str:
-    """What serves a function that was pickled by this version of Python."""
-    return f"python{python_suffix(python_version)}-closure-container"
+class ModelImage(NamedTuple):
+    """The image that serves what a deployer saves."""
+
+    pattern: str
+    """Of its name; the Python stands in the braces."""
+    module: str
+    """The program, in `clipper_containers`."""
+    dockerfile: str
+    packages: tuple[str, ...] = ()
+    """Modules whose versions must be those that saved the model."""
+
+    def component(self, python_version: str = RUNNING_PYTHON) -> str:
+        """The bare name, for models that were pickled by this version of Python."""
+        return self.pattern.format(python_suffix(python_version))
+
+    def name(self) -> str:
+        """The full name, for models pickled by the running interpreter."""
+        return image_name(self.component())
 
 
-def python_closure_container() -> str:
-    """The image that serves a Python function pickled by the running interpreter."""
-    return image_name(python_closure_component())
+PYTHON = ModelImage("python{}-closure-container", "python_closure_container", "PyClosureContainerDockerfile")
+PYTORCH = ModelImage("pytorch{}-container", "pytorch_container", "PyTorchContainerDockerfile", ("torch",))
+ONNX = ModelImage("onnx{}-container", "onnx_container", "OnnxContainerDockerfile")
+TENSORFLOW = ModelImage("tf{}-container", "tensorflow_container", "TensorFlowContainerDockerfile", ("tensorflow",))
+KERAS = ModelImage("keras{}-container", "keras_container", "KerasContainerDockerfile", ("keras",))
+MXNET = ModelImage("mxnet{}-container", "mxnet_container", "MXNetContainerDockerfile", ("mxnet",))
+PYSPARK = ModelImage("pyspark{}-container", "pyspark_container", "PySparkContainerDockerfile", ("pyspark",))
+FRAMEWORKS = {
+    "pytorch": PYTORCH,
+    "onnx": ONNX,
+    "tensorflow": TENSORFLOW,
+    "keras": KERAS,
+    "mxnet": MXNET,
+    "pyspark": PYSPARK,
+}
+"""By the names of their deployers."""
+
+
+def served_by(image: str) -> tuple[str, str] | None:
+    """Of which Python an image of ours serves the models, and of which framework; none for other images."""
+    for framework, ours in [("", PYTHON), *FRAMEWORKS.items()]:
+        if match := re.fullmatch(ours.pattern.format(r"(\d)(\d+)"), component_of(image)):
+            return f"{match[1]}.{match[2]}", framework
+    return None
 
 
 def component_of(image: str) -> str:
@@ -63,26 +101,48 @@ class Recipe(NamedTuple):
     dockerfile: str
     base: str = ""
     """The component that it builds on, if it is one of ours."""
+    base_argument: str = "RPC_IMAGE"
+    """How its Dockerfile calls that."""
 
 
 def recipes(python_version: str = RUNNING_PYTHON) -> list[Recipe]:
-    """All components, each after the one that it builds on."""
+    """All components but those of frameworks, each after the one that it builds on."""
     rpc = rpc_component(python_version)
     return [
         Recipe(QUERY_FRONTEND, "QueryFrontendDockerfile"),
         Recipe(MANAGEMENT_FRONTEND, "ManagementFrontendDockerfile"),
         Recipe(FRONTEND_EXPORTER, "FrontendExporterDockerfile"),
         Recipe(rpc, "RPCDockerfile"),
-        Recipe(python_closure_component(python_version), "PyClosureContainerDockerfile", rpc),
+        Recipe(PYTHON.component(python_version), PYTHON.dockerfile, rpc),
         Recipe(NOOP_CONTAINER, "NoopDockerfile", rpc),
         Recipe(SUM_CONTAINER, "SumDockerfile", rpc),
     ]
 
 
+def framework_recipes(names: Iterable[str], python_version: str = RUNNING_PYTHON) -> list[Recipe]:
+    """The components of these frameworks, each after the one that it builds on."""
+    rpc = rpc_component(python_version)
+    wanted = [FRAMEWORKS[name] for name in names]
+    needed = [TENSORFLOW] if KERAS in wanted else []  # which brings Keras along
+    return [
+        Recipe(
+            image.component(python_version), image.dockerfile, TENSORFLOW.component(python_version), "TENSORFLOW_IMAGE"
+        )
+        if image is KERAS
+        else Recipe(image.component(python_version), image.dockerfile, rpc)
+        for image in dict.fromkeys([*needed, *wanted])
+    ]
+
+
+R: Final = "r"
+R_RECIPE: Final = Recipe(R_CONTAINER, "RDockerfile")
+_ON_REQUEST: Final = [*FRAMEWORKS, R]
+
+
 def build_arguments(recipe: Recipe, python_version: str = RUNNING_PYTHON) -> list[str]:
     """The arguments of ``docker build`` but for the context, which is the top of the checkout."""
     values = {"VERSION": __version__}
-    values |= {"RPC_IMAGE": image_name(recipe.base)} if recipe.base else {"PYTHON_VERSION": python_version}
+    values |= {recipe.base_argument: image_name(recipe.base)} if recipe.base else {"PYTHON_VERSION": python_version}
     return [
         f"--tag={image_name(recipe.component)}",
         f"--file=dockerfiles/{recipe.dockerfile}",
@@ -94,9 +154,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print a line for each image, in the order in which they can be built."""
     parser = ArgumentParser("python -m clipper_admin.images", description=main.__doc__)
     parser.add_argument("--python-version", default=RUNNING_PYTHON, help="of the images (default: %(default)s)")
-    python_version = parser.parse_args(arguments).python_version
-    for recipe in recipes(python_version):
-        print(*build_arguments(recipe, python_version))
+    parser.add_argument("frameworks", nargs="*", help=f"whose images to make too: all, {', '.join(_ON_REQUEST)}")
+    options = parser.parse_args(arguments)
+    if unknown := set(options.frameworks) - {"all", *_ON_REQUEST}:
+        parser.error(f"no such framework: {', '.join(sorted(unknown))}. Choose from all, {', '.join(_ON_REQUEST)}")
+    names = _ON_REQUEST if "all" in options.frameworks else options.frameworks
+    version = options.python_version
+    found = [*recipes(version), *framework_recipes([name for name in names if name != R], version)]
+    for recipe in [*found, *([R_RECIPE] if R in names else [])]:
+        print(*build_arguments(recipe, version))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ The container serves them to Prometheus beside its own::
     metrics.report_metric("cold_inputs", 1)
 """
 
+import re
 import threading
 from collections.abc import Sequence
 from typing import Any, Final
@@ -18,6 +19,8 @@ DEFAULT_BUCKETS: Final = (5, 10, 20, 35, 50, 75, 100, 150, 200, 250, 300, 400, 5
 """Upper bounds of a histogram's buckets; one without bound comes last by itself."""
 
 _REPORT_METHODS: Final = {"Counter": "inc", "Gauge": "set", "Histogram": "observe", "Summary": "observe"}
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_CONTAINERS_OWN: Final = "clipper_mc_"
 
 _metrics: Final[dict[str, Any]] = {}
 _lock: Final = threading.Lock()
@@ -29,7 +32,7 @@ def add_metric(name: str, metric_type: str, description: str, buckets: Sequence[
     Parameters
     ----------
     name : str
-        Letters, digits and ``_``.
+        Letters, digits and ``_``; no digit first. Prometheus shows a counter with ``_total`` behind its name.
     metric_type : str
         ``Counter`` (only grows), ``Gauge`` (a value of now), ``Histogram`` or ``Summary``.
     description : str
@@ -40,11 +43,15 @@ def add_metric(name: str, metric_type: str, description: str, buckets: Sequence[
     Raises
     ------
     ClipperException
-        When the type is none of these, or Prometheus refuses the name or the buckets.
+        When the name, the type, the description or the buckets are not as they should be, or the name is taken: by a
+        metric of another type, or by one of the container's own. Nothing is added then.
     """
     with _lock:
-        if name not in _metrics:
+        known = _metrics.get(name) if isinstance(name, str) else None
+        if known is None:
             _metrics[name] = _create(name, metric_type, description, buckets)
+        elif (kind := type(known).__name__) != metric_type:
+            raise ClipperException(f"Metric '{name}' cannot be added as {metric_type}: it is there as {kind}")
 
 
 def report_metric(name: str, val: float) -> None:
@@ -62,22 +69,35 @@ def report_metric(name: str, val: float) -> None:
     ClipperException
         When the metric is unknown, or the value is not one that it takes.
     """
-    if name not in _metrics:
+    metric = _metrics.get(name)
+    if metric is None:
         raise ClipperException(f"There is no metric '{name}': call add_metric('{name}', ...) first")
-    metric = _metrics[name]
     try:
-        getattr(metric, _REPORT_METHODS[type(metric).__name__])(val)
+        getattr(metric, _REPORT_METHODS[type(metric).__name__])(float(val))
     except (TypeError, ValueError) as error:
         raise ClipperException(f"Metric '{name}' cannot take the value {val!r}: {error}") from error
 
 
 def _create(name: str, metric_type: str, description: str, buckets: Sequence[float]) -> Any:
-    import prometheus_client
-
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ClipperException(
+            f"{name!r} cannot be the name of a metric: it should have letters, digits and '_', and no digit first"
+        )
+    if name.startswith(_CONTAINERS_OWN):
+        raise ClipperException(f"Metric '{name}' cannot be added: the container's own begin with {_CONTAINERS_OWN}")
     if metric_type not in _REPORT_METHODS:
-        raise ClipperException(f"'{metric_type}' is no type of metric; these are: {', '.join(_REPORT_METHODS)}")
+        raise ClipperException(f"{metric_type!r} is no type of metric; these are: {', '.join(_REPORT_METHODS)}")
+    if not isinstance(description, str):
+        raise ClipperException(f"Metric '{name}' cannot be added: its description is {description!r}, and no text")
+    try:
+        import prometheus_client
+    except ImportError as error:
+        raise ClipperException(
+            f"Metric '{name}' cannot be added: the package prometheus_client, which Clipper's containers have, is "
+            "missing here"
+        ) from error
     options = {"buckets": buckets} if metric_type == "Histogram" else {}
     try:
         return getattr(prometheus_client, metric_type)(name, description, **options)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise ClipperException(f"Metric '{name}' cannot be added: {error}") from error

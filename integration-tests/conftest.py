@@ -8,8 +8,9 @@ from typing import Any
 import psutil
 import pytest
 from docker_support import built_images, docker_client
+from managers import MANAGERS, NewManager
 
-from clipper_admin import ClipperConnection, ContainerManager, DockerContainerManager, ProcessContainerManager
+from clipper_admin import ClipperConnection, ContainerManager, images
 from clipper_admin.container_manager import CLIPPER_DOCKER_LABEL
 from clipper_admin.docker.containers import NETWORK_LABEL
 
@@ -17,25 +18,8 @@ __all__ = ["built_images", "docker_client"]  # fixtures that are not of this fil
 
 HOME = "CLIPPER_HOME"
 
-NewManager = Callable[..., ContainerManager]
 NewCluster = Callable[..., ClipperConnection]
 
-
-def process_manager(cluster_name: str, **options: Any) -> ContainerManager:
-    free_ports = dict.fromkeys(
-        ["clipper_query_port", "clipper_management_port", "clipper_rpc_port", "redis_port", "prometheus_port"], 0
-    )
-    return ProcessContainerManager(cluster_name, **free_ports | options)
-
-
-def docker_manager(cluster_name: str, **options: Any) -> ContainerManager:
-    free_ports = dict.fromkeys(
-        ["clipper_query_port", "clipper_management_port", "clipper_rpc_port", "prometheus_port", "fluentd_port"], 0
-    )
-    return DockerContainerManager(cluster_name, **free_ports | options)
-
-
-MANAGERS: dict[str, NewManager] = {"process": process_manager, "docker": docker_manager}
 NEEDS = {"docker": "left_nothing_in_docker"}
 """The fixture that each manager needs."""
 MARKS = {"docker": [pytest.mark.docker, pytest.mark.timeout(300)]}
@@ -44,11 +28,12 @@ MARKS = {"docker": [pytest.mark.docker, pytest.mark.timeout(300)]}
 @pytest.fixture(scope="module")
 def left_nothing_in_docker(docker_client: Any, built_images: dict[str, str]) -> Iterator[None]:
     """Checks that the clusters of a module leave the engine as they found it, but for the images of their models."""
-    before, images = what_docker_has(docker_client), image_names(docker_client)
+    before, images_before = what_docker_has(docker_client), image_names(docker_client)
     yield
     assert what_docker_has(docker_client) == before
-    for name in image_names(docker_client) - images:
-        docker_client.images.remove(name)
+    for name in image_names(docker_client) - images_before:
+        if not name.startswith(f"{images.__registry__}/"):
+            docker_client.images.remove(name)
 
 
 def what_docker_has(client: Any) -> dict[str, set[str]]:

@@ -181,7 +181,7 @@ def test_packages_are_installed_and_the_user_stays_who_he_was(
     python_deployer.create_endpoint(
         conn, "with-packages", "doubles", describing, slo_micros=SLO_MICROS, pkgs_to_install=["tqdm>=4"]
     )
-    user = docker_client.images.get(images.python_closure_container()).attrs["Config"]["User"]
+    user = docker_client.images.get(images.PYTHON.name()).attrs["Config"]["User"]
     assert user
     assert conn.predict("with-packages", [1.0])["output"] == f"True {user.partition(':')[0]}"
     conn.stop_models(["with-packages"])

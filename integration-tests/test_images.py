@@ -17,7 +17,7 @@ from docker import DockerClient
 from docker.models.containers import Container
 from docker_support import REQUIRE, ROOT, build, missing
 
-from clipper_admin import images
+from clipper_admin import images, pickling
 from clipper_common import __version__, modeldir
 from clipper_common.constants import MANAGEMENT_PORT, METRIC_PORT, QUERY_PORT, REDIS_PORT
 
@@ -27,7 +27,7 @@ BuiltImages = dict[str, str]
 
 COMPONENTS = [recipe.component for recipe in images.recipes()]
 RPC = images.rpc_component()
-CLOSURE = images.python_closure_component()
+CLOSURE = images.PYTHON.component()
 LOCKED: dict[str, Any] = {"read_only": True, "cap_drop": ["ALL"], "security_opt": ["no-new-privileges"]}
 """What a careful administrator starts containers with."""
 
@@ -134,11 +134,9 @@ CMD ["python", "/container/doubler.py"]
 
 
 @pytest.fixture(scope="module")
-def model_image(runner: Runner, built_images: BuiltImages, tmp_path_factory: pytest.TempPathFactory) -> str:
+def model_image(runner: Runner, built_images: BuiltImages) -> str:
     """A model as Clipper 0.4 builds it: from a folder that its owner alone may enter."""
-    folder = tmp_path_factory.mktemp("model")
-    modeldir.save_function(lambda inputs: [x.sum() for x in inputs], folder)
-    files = {f"private/{modeldir.FUNCTION_FILE}": (folder / modeldir.FUNCTION_FILE).read_bytes()}
+    files = {f"private/{modeldir.FUNCTION_FILE}": pickling.dumps(lambda inputs: [x.sum() for x in inputs])}
     return runner.build("model", f"FROM {built_images[CLOSURE]}\nCOPY private /model/\n", files)
 
 

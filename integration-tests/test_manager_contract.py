@@ -134,6 +134,23 @@ def test_failing_function_gives_a_default_with_its_reason(conn: ClipperConnectio
     assert conn.predict("failing", [2.0])["output"] == 0.5
 
 
+def test_batching_changes_live(conn: ClipperConnection) -> None:
+    endpoint(conn, "batched", lambda inputs: [str(len(inputs))] * len(inputs))
+    for change, shown in [
+        ({"batch_size": 2}, {"policy": "fixed", "limit_max": "2"}),
+        ({"batch_policy": "aimd", "batch_delay_micros": 1000}, {"policy": "aimd", "delay_micros": "1000"}),
+        ({"batch_policy": "learned", "batch_delay_micros": 0}, {"policy": "learned", "delay_micros": "0"}),
+    ]:
+        conn.set_batching("batched", **change)
+        gauges = conn.inspect_instance()["gauges"]
+        found = next(entry["model:batched:1:batching"] for entry in gauges if "model:batched:1:batching" in entry)
+        assert found.items() >= (shown | {"replicas": "1"}).items()
+        assert conn.predict("batched", [float(len(shown)), 1.0])["default"] is False
+    info = conn.get_model_info("batched", 1)
+    assert info is not None
+    assert (info["batch_policy"], info["batch_size"]) == ("learned", -1)
+
+
 def test_functions_may_report_metrics(conn: ClipperConnection) -> None:
     def reporting(inputs: Any) -> list[str]:
         from clipper_admin import metrics

@@ -5,10 +5,13 @@ cancelled. Here those whose deadlines fall into the same millisecond share a slo
 us for the earliest slot.
 """
 
+import logging
 import time
 from asyncio import AbstractEventLoop, TimerHandle
 from heapq import heapify, heappop, heappush
 from typing import Final, Protocol
+
+logger = logging.getLogger(__name__)
 
 _SLOTS_PER_SECOND: Final = 1000
 _FEW: Final = 64
@@ -83,7 +86,10 @@ class DeadlineWheel:
             for item in list(slot):
                 if item in slot:  # what expired before it may have taken it out
                     del slot[item]
-                    item.expire()
+                    try:
+                        item.expire()
+                    except Exception:  # the others are not to wait for ever because of it
+                        logger.exception("a deadline could not be handled")
         while self._order and not self._slots[self._order[0]]:
             del self._slots[heappop(self._order)]
         self._last_number = -1  # it may be one of these

@@ -88,6 +88,9 @@ class Lane:
         known = self.heads[head] = _read_head(head)
         return known
 
+    def knows(self, app_name: str) -> bool:
+        return self._registry.app(app_name) is not None
+
     def ask(self, app_name: str, body: bytes, arrival: float, done: Callable[[Query], None]) -> Query | None:
         """Begin to answer a request. None if that is for the general path to do."""
         app = self._registry.app(app_name)
@@ -121,7 +124,8 @@ class Lane:
 
 
 def _read_head(head: bytes) -> Head | None:
-    parser = HttpRequestParser(_Nobody(), asyncio.get_running_loop(), 1 << 16, max_field_size=8190)
+    loop = asyncio.get_running_loop()
+    parser = HttpRequestParser(BaseProtocol(loop), loop, 1 << 16, max_field_size=8190)
     try:
         messages, upgraded, _ = parser.feed_data(head)
     except HttpProcessingError:
@@ -148,13 +152,6 @@ def _read_head(head: bytes) -> Head | None:
     return Head(int(length), path[1] if path is not None and is_plain else None)
 
 
-class _Nobody(BaseProtocol):
-    """Whom a parser belongs to that only reads a head."""
-
-    def __init__(self) -> None:
-        pass
-
-
 def _render_preamble(model: ModelId | None) -> tuple[bytes, bytes]:
     """What stands before and after the length of the body."""
     named = f"{MODEL_HEADER}: {model_header(model)}\r\n" if model else ""
@@ -169,6 +166,7 @@ class LaneHandler(RequestHandler):
     __slots__ = (
         "_arrival",
         "_held",
+        "_held_bytes",
         "_holds_back",
         "_idle",
         "_lane",
@@ -191,6 +189,7 @@ class LaneHandler(RequestHandler):
         self._query: Query | None = None
         """Under way in the lane."""
         self._held: list[bytes] = []
+        self._held_bytes = 0
         """What came meanwhile."""
         self._holds_back = False
         """The transport is paused: too much is held."""
@@ -214,6 +213,8 @@ class LaneHandler(RequestHandler):
             self._hold(data)
         elif self._parts:
             self._add_part(data)
+        elif self._paused:  # the client does not read its answers
+            self._hold(data)
         else:
             self._take(data, time.monotonic())
 
@@ -234,6 +235,9 @@ class LaneHandler(RequestHandler):
                 data = self._pass(data, size)
                 continue
             if len(data) < size:
+                if not self._lane.knows(head.app):  # the handler does not wait for its body either
+                    data = self._pass(data, size)
+                    continue
                 self._await_rest(data, size - len(data), arrival)
                 return
             query = self._lane.ask(head.app, data[body_at:size], arrival, self._reply)
@@ -251,6 +255,8 @@ class LaneHandler(RequestHandler):
 
     def _pass(self, data: bytes, size: int) -> bytes:
         """Give aiohttp the first `size` bytes, as far as they are there. Answers the rest."""
+        if not self._owed:
+            self._body_due = None  # of a request before this one, whose body nobody asked for
         part = data[:size]
         self._owed = size - len(part)
         super().data_received(part)
@@ -283,9 +289,9 @@ class LaneHandler(RequestHandler):
 
     def _pass_parts(self) -> None:
         if self._parts:
-            self._body_due = self._arrival + self._lane.content_seconds
             data = self._take_parts()
             self._pass(data, len(data) + self._missing)
+            self._body_due = self._arrival + self._lane.content_seconds
 
     def take_body_due(self) -> float | None:
         """When the body must be complete of the request that aiohttp was given in the middle of it."""
@@ -296,7 +302,8 @@ class LaneHandler(RequestHandler):
 
     def _hold(self, data: bytes) -> None:
         self._held.append(data)
-        if not self._holds_back and sum(map(len, self._held)) > _MAX_HELD_BYTES:
+        self._held_bytes += len(data)
+        if not self._holds_back and self._held_bytes > _MAX_HELD_BYTES:
             self._holds_back = True
             self._pause_transport_reading()
 
@@ -330,6 +337,7 @@ class LaneHandler(RequestHandler):
             return
         data = b"".join(self._held)
         self._held.clear()
+        self._held_bytes = 0
         if self._holds_back:
             self._holds_back = False
             if not (self._reading_paused or self._buffer_paused):
@@ -339,13 +347,14 @@ class LaneHandler(RequestHandler):
 
     def resume_writing(self) -> None:
         super().resume_writing()
+        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
         if self._held:
             self._go_on()
 
     # --- the end ---
 
     def _process_keepalive(self) -> None:
-        if self._query is None and not self._parts:
+        if self._query is None and not self._parts and not self._paused:
             super()._process_keepalive()
         else:  # aiohttp believes that the connection is idle
             self._keepalive_handle = self._loop.call_later(self._keepalive_timeout, self._process_keepalive)

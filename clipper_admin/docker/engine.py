@@ -5,7 +5,6 @@ import functools
 import io
 import logging
 import random
-import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +28,6 @@ _WORKERS: Final = 16
 _PORT_ATTEMPTS: Final = 20
 _FREE_PORTS: Final = range(10000, 32000)
 """Below those that Linux gives to outgoing connections."""
-_CLOSURE_IMAGE: Final = re.compile(r"python(\d)(\d+)-closure-container")
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -222,11 +220,12 @@ def _tar(name: str, content: bytes) -> bytes:
 def _how_to_get(image: str) -> str:
     if not image.startswith(f"{images.__registry__}/"):
         return ""
-    if match := _CLOSURE_IMAGE.search(image):
-        version = f"{match[1]}.{match[2]}"
+    if found := images.served_by(image):
+        version, framework = found
+        make = f"make images IMAGES_PYTHON={version}" + (f" FRAMEWORKS={framework}" if framework else "")
         return (
-            f" It serves functions that Python {version} pickled. In a checkout of Clipper, "
-            f"'make images IMAGES_PYTHON={version}' builds it; or deploy with a Python whose image there is."
+            f" It serves functions that Python {version} pickled. In a checkout of Clipper, '{make}' builds it; "
+            "or deploy with a Python whose image there is."
         )
     return (
         " In a checkout of Clipper, 'make images' builds it; the environment variable CLIPPER_REGISTRY names another "

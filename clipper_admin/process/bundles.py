@@ -1,6 +1,7 @@
 """Images of the process manager: a model folder, the command that serves it, and perhaps packages of its own.
 
 ``images/<quoted name>.json`` is the image; it points to a folder beside it that is never changed once it is there.
+A cluster has images of its own, which end with it, and sees those that all clusters of a user share.
 """
 
 import importlib.util
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -19,15 +20,25 @@ from urllib.parse import quote
 
 from clipper_admin import images
 from clipper_admin.arguments import check_packages
-from clipper_admin.process.state import ClusterFiles, read_record, tail, write_json
+from clipper_admin.process.state import (
+    ClusterFiles,
+    program_records,
+    read_record,
+    shared_images,
+    tail,
+    write_json,
+)
 from clipper_common.errors import ClipperException
 
 _CONTAINERS: Final = "clipper_containers"
 _MODULES: Final = {
     images.NOOP_CONTAINER: "noop_container",
     images.SUM_CONTAINER: "sum_container",
-    "python-closure-container": "python_closure_container",
-    f"python{images.python_suffix()}-closure-container": "python_closure_container",
+    **{
+        name: image.module
+        for image in (images.PYTHON, *images.FRAMEWORKS.values())
+        for name in (image.pattern.format(""), image.component())
+    },
 }
 _INSTALL_SECONDS: Final = 1800.0
 
@@ -36,22 +47,24 @@ _INSTALL_SECONDS: Final = 1800.0
 class Launch:
     """How to start a replica."""
 
-    python: str
+    program: str
     arguments: list[str]
     working_directory: str
     model_path: str
     site_directory: str = ""
     """Where packages of its own are, if it has any."""
+    is_python: bool = True
 
     @property
     def argv(self) -> list[str]:
-        return [self.python, *self.arguments]
+        return [self.program, *self.arguments]
 
 
 def resolve(files: ClusterFiles, image: str) -> Launch:
     """What `image` means: a bundle that was built, one of our containers, or a path to a script."""
-    if bundle := read_record(_record(files, image), Launch):
-        return bundle
+    for folder in (files.images, shared_images()):
+        if bundle := read_record(_record(folder, image), Launch):
+            return bundle
     if module := _MODULES.get(images.component_of(image)):
         return _launch(files, ["-m", f"{_CONTAINERS}.{module}"], files.directory)
     script = Path(image).expanduser().absolute()
@@ -66,12 +79,10 @@ def _launch(files: ClusterFiles, arguments: list[str], working_directory: Path) 
 
 
 def _unknown(image: str) -> str:
-    component = images.component_of(image)
-    if component.startswith("python") and component.endswith("-closure-container"):
-        running = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if images.served_by(image):
         return (
-            f"Image '{image}' is for another Python than the running {running}, which pickled the function. "
-            f"Use '{images.python_closure_container()}'."
+            f"Image '{image}' is for another Python than the running {images.RUNNING_PYTHON}, which pickled the "
+            f"function. Leave base_image out."
         )
     return (
         f"Image '{image}' was not found. ProcessContainerManager accepts the name of an image that was built for this "
@@ -95,22 +106,35 @@ def toplevel_folder() -> str:
 def build(files: ClusterFiles, image: str, model: Path, base_image: str, packages: Sequence[str]) -> None:
     """Make the image, or replace it."""
     base = resolve(files, base_image)
-    check_packages(packages)
+    if check_packages(packages) and not base.is_python:
+        raise ClipperException(f"pkgs_to_install names Python packages, and no Python serves image '{base_image}'")
     if not model.is_dir():
         raise ClipperException(f"Model folder '{model}' does not exist")
-    files.images.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=files.images, prefix=f"{quote(image, safe='')}."))
+    _store(files.images, image, base, model, packages)
+    _remove_unused(files.images, [*files.images.glob("*.json"), *files.programs_folder.glob("*.json")])
+
+
+def build_shared(image: str, model: Path, argv: Sequence[str]) -> None:
+    """Make an image that all clusters of this user see, or replace it. `argv` serves the model, in any language."""
+    folder = shared_images()
+    launch = Launch(argv[0], list(argv[1:]), str(folder), model_path="", is_python=False)
+    _store(folder, image, launch, model, [])
+    _remove_unused(folder, [*folder.glob("*.json"), *program_records()])
+
+
+def _store(images_folder: Path, image: str, base: Launch, model: Path, packages: Sequence[str]) -> None:
+    images_folder.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=images_folder, prefix=f"{quote(image, safe='')}."))
     try:
-        write_json(_record(files, image), asdict(_fill(folder, base, model, packages)))
+        write_json(_record(images_folder, image), asdict(_fill(folder, base, model, packages)))
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    _remove_unused(files)
 
 
 def _fill(folder: Path, base: Launch, model: Path, packages: Sequence[str]) -> Launch:
     model_copy = folder / "model"
-    if Path(base.model_path).is_dir():
+    if base.model_path and Path(base.model_path).is_dir():
         shutil.copytree(base.model_path, model_copy, symlinks=True)
     shutil.copytree(model, model_copy, symlinks=True, dirs_exist_ok=True)
     launch = replace(base, model_path=str(model_copy))
@@ -126,7 +150,7 @@ def _with_packages(base: Launch, venv: Path, packages: Sequence[str]) -> Launch:
     python = str(venv / "bin" / "python")
     pip = [python, "-m", "pip", "install", "--no-input", "--disable-pip-version-check", *packages]
     _run(pip, f"Installing {', '.join(packages)}")
-    return replace(base, python=python, site_directory=site_directory)
+    return replace(base, program=python, site_directory=site_directory)
 
 
 def _see_packages_of(site_directory: Path, base: Launch) -> None:
@@ -155,14 +179,13 @@ def _run(command: list[str], what: str) -> None:
         raise ClipperException(f"{what} failed (exit code {result.returncode}):\n{tail(result.stdout)}")
 
 
-def _record(files: ClusterFiles, image: str) -> Path:
-    return files.images / f"{quote(image, safe='')}.json"
+def _record(images_folder: Path, image: str) -> Path:
+    return images_folder / f"{quote(image, safe='')}.json"
 
 
-def _remove_unused(files: ClusterFiles) -> None:
+def _remove_unused(images_folder: Path, users: Iterable[Path]) -> None:
     """Remove folders of replaced images, unless a replica still runs from them."""
-    users = [*files.images.glob("*.json"), *files.programs_folder.glob("*.json")]
     texts = [path.read_text() for path in users]
-    for folder in files.images.glob("*/"):
+    for folder in images_folder.glob("*/"):
         if not any(json.dumps(str(folder))[1:-1] in text for text in texts):
             shutil.rmtree(folder, ignore_errors=True)

@@ -4,6 +4,7 @@
 
     $CLIPPER_HOME/               default ~/.clipper
       lock                       held while a cluster starts
+      images/                    those that all clusters see; kept until somebody removes them. See bundles.py
       clusters/<name>/
         cluster.json             Cluster: ports and addresses; without it there is no cluster
         supervisor.lock          process id of the supervisor, which holds a lock on this file while it lives
@@ -12,7 +13,7 @@
         status/<id>.json         Status: what became of it; written by the supervisor
         logs/<id>.log            what it printed; kept until the cluster is stopped
         targets.json             where the metrics of the model containers are, as Prometheus reads it
-        images/                  see bundles.py
+        images/                  those of this cluster
 """
 
 import contextlib
@@ -108,6 +109,16 @@ def home() -> Path:
 def home_lock() -> Path:
     home().mkdir(parents=True, exist_ok=True)
     return home() / "lock"
+
+
+def shared_images() -> Path:
+    """The images that all clusters of this user see."""
+    return home() / _IMAGES
+
+
+def program_records() -> list[Path]:
+    """What shall run, in all clusters."""
+    return sorted(home().glob("clusters/*/programs/*.json"))
 
 
 def all_clusters() -> dict[str, Cluster]:

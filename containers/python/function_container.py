@@ -1,17 +1,18 @@
 """Base of the containers that serve a pickled function: any input type, ``str()`` of each result."""
 
+import platform
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 import numpy as np
 
-from clipper_common import constants
+from clipper_common import constants, modeldir
 
 from .prediction import PredictionError, check_length, type_name
-from .rpc import ModelContainerBase
+from .rpc import ModelContainerBase, RPCService
 
 # An array inside a result is written out in full, and numbers as Python writes them, whatever the version of numpy.
 _EXACT: Final[dict[str, Any]] = {"threshold": sys.maxsize, "linewidth": sys.maxsize, "floatmode": "unique"}
@@ -53,18 +54,59 @@ def _elements(result: Any) -> Sequence[Any]:
     )
 
 
+def serve(load: Callable[[Path], Callable[[Any], Any]]) -> None:
+    """Serve the function that `load` makes of the model folder."""
+    service = RPCService()
+    service.start(FunctionContainer(load_or_exit(load, service.get_model_path())))
+
+
 def load_or_exit(load: Callable[[Path], Loaded], directory: str) -> Loaded:
     """What `load` makes of a model folder; if it cannot, say why and end the process."""
+    folder = Path(directory)
+    saved = modeldir.load_versions(folder)
+    differences = modeldir.differences(saved) if saved else modeldir.Differences()
+    if reason := unfit(differences):
+        _exit(f"The model in {directory} cannot be loaded here. {reason}")
+    for theirs, ours in differences.others:
+        print(f"The model was saved with {theirs.pin}; here is {ours.version}.", file=sys.stderr, flush=True)
     try:
-        return load(Path(directory))
+        return load(folder)
     except Exception as error:
         traceback.print_exc()
-        print(f"Could not load the model in {directory}.{_hint(error)}", file=sys.stderr, flush=True)
-        sys.exit(constants.EXIT_MODEL_NOT_LOADED)
+        _exit(f"Could not load the model in {directory}.{_hint(error, differences)}")
 
 
-def _hint(error: Exception) -> str:
+def unfit(found: modeldir.Differences) -> str:
+    """Why a model that was saved elsewhere cannot be loaded here, and what to do; empty if it can."""
+    here = platform.python_version()
+    if found.python:
+        return (
+            f"It was saved by Python {found.python}, and this is Python {here}: only the minor version that wrote a "
+            f"function can read it. Deploy it from Python {here}, or on images for Python {found.python} "
+            "(make images IMAGES_PYTHON=...; the process manager uses the Python that deploys)."
+        )
+    if found.exact:
+        saved = " and ".join(f"{theirs.name} {theirs.version}" for theirs, _ in found.exact)
+        ours = " and ".join(f"{ours.name} {ours.version}" for _, ours in found.exact)
+        return f"It was saved with {saved}, and here is {ours}: {_deploy_with(theirs for theirs, _ in found.exact)}."
+    if found.missing:
+        return f"It needs a package that is not installed here: {_deploy_with(found.missing)}."
+    return ""
+
+
+def _hint(error: Exception, found: modeldir.Differences) -> str:
+    if found.others:
+        return f" Perhaps the versions do not fit: {_deploy_with(theirs for theirs, _ in found.others)}."
     if not isinstance(error, ImportError):
         return ""
-    package = repr((error.name or "the missing package").partition(".")[0])
-    return f" It needs a package that is not installed here: deploy it with pkgs_to_install=[{package}]."
+    package = (error.name or "the missing package").partition(".")[0]
+    return f" It needs a package that is not installed here: deploy it with pkgs_to_install=[{package!r}]."
+
+
+def _deploy_with(packages: Iterable[modeldir.Package]) -> str:
+    return f"deploy it with pkgs_to_install={[package.pin for package in packages]}"
+
+
+def _exit(reason: str) -> NoReturn:
+    print(reason, file=sys.stderr, flush=True)
+    sys.exit(constants.EXIT_MODEL_NOT_LOADED)

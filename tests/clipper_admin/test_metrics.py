@@ -36,8 +36,18 @@ def test_each_type(kind: str, line: str, name: str) -> None:
 def test_adding_again_changes_nothing(name: str) -> None:
     metrics.add_metric(name, "Gauge", "first")
     metrics.report_metric(name, 7)
-    metrics.add_metric(name, "Counter", "second")
+    metrics.add_metric(name, "Gauge", "second")
     assert f"{name} 7.0" in exposed()
+    assert f"# HELP {name} first" in exposed()
+
+
+def test_a_name_has_one_type(name: str) -> None:
+    metrics.add_metric(name, "Gauge", "first")
+    with pytest.raises(ClipperException, match=f"'{name}' cannot be added as Counter: it is there as Gauge"):
+        metrics.add_metric(name, "Counter", "second")
+    metrics.add_metric(f"{name}_seen", "Counter", "shown as ..._total")
+    with pytest.raises(ClipperException, match=f"'{name}_seen_total' cannot be added"):
+        metrics.add_metric(f"{name}_seen_total", "Gauge", "")
 
 
 def test_buckets(name: str) -> None:
@@ -47,11 +57,32 @@ def test_buckets(name: str) -> None:
     assert f'{name}_bucket{{le="2.0"}} 1.0' in exposed()
 
 
+@pytest.mark.parametrize("bad", ["", "7th", "with blank", "with-dash", "ümlaut", 'quote"', "new\nline", None, 7, ["x"]])
+def test_bad_names(bad: object) -> None:
+    with pytest.raises(
+        ClipperException, match="cannot be the name of a metric: it should have letters, digits and '_'"
+    ):
+        metrics.add_metric(bad, "Counter", "")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("buckets", [[], [2, 1], ["x"], 7, None])
+def test_bad_buckets(name: str, buckets: object) -> None:
+    with pytest.raises(ClipperException, match=f"'{name}' cannot be added"):
+        metrics.add_metric(name, "Histogram", "", buckets)  # type: ignore[arg-type]
+    metrics.add_metric(name, "Histogram", "")
+    metrics.report_metric(name, 1)
+    assert f"{name}_count 1.0" in exposed()
+
+
 def test_refusals(name: str) -> None:
     with pytest.raises(ClipperException, match=f"no metric '{name}'"):
         metrics.report_metric(name, 1)
     with pytest.raises(ClipperException, match="'Clock' is no type of metric; these are: Counter"):
         metrics.add_metric(name, "Clock", "")
+    with pytest.raises(ClipperException, match="the container's own begin with clipper_mc_"):
+        metrics.add_metric("clipper_mc_pred", "Counter", "")
+    with pytest.raises(ClipperException, match="its description is None, and no text"):
+        metrics.add_metric(name, "Gauge", None)  # type: ignore[arg-type]
     with pytest.raises(ClipperException, match="'python_info' cannot be added"):
         metrics.add_metric("python_info", "Gauge", "")
     metrics.add_metric(name, "Counter", "")

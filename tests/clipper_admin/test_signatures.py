@@ -1,13 +1,17 @@
 """The SDK has the methods and arguments of Clipper 0.4, in its order; what is new comes last."""
 
+import importlib
 import inspect
+import pydoc
+import re
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 
 from clipper_admin import ClipperConnection, ClipperException, UnconnectedException, __registry__, __version__
 from clipper_admin.container_manager import ContainerManager
-from clipper_admin.deployers import python as python_deployer
 from tests.clipper_admin.fakes import FakeContainerManager
 
 
@@ -108,27 +112,37 @@ DEPLOY_TAIL = {
     "batch_size": -1,
     "pkgs_to_install": None,
 }
-DEPLOYER = {
-    "deploy_python_closure": {
-        **dict.fromkeys(["clipper_conn", "name", "version", "input_type", "func"], REQUIRED),
-        **DEPLOY_TAIL,
-    },
-    "create_endpoint": {
-        **dict.fromkeys(["clipper_conn", "name", "input_type", "func"], REQUIRED),
-        "default_output": "None",
-        "version": 1,
-        "slo_micros": 3000000,
-        "labels": None,
-        "registry": None,
-        "base_image": "default",
-        "num_replicas": 1,
-        "batch_size": -1,
-        "pkgs_to_install": None,
-    },
+ENDPOINT_TAIL = {
+    "default_output": "None",
+    "version": 1,
+    "slo_micros": 3000000,
+    "labels": None,
+    "registry": None,
+    "base_image": "default",
+    "num_replicas": 1,
+    "batch_size": -1,
+    "pkgs_to_install": None,
 }
+MODELS = {
+    "python": ("create_endpoint", "deploy_python_closure", ["func"]),
+    "pyspark": ("create_endpoint", "deploy_pyspark_model", ["func", "pyspark_model", "sc"]),
+    "pytorch": ("create_endpoint", "deploy_pytorch_model", ["func", "pytorch_model"]),
+    "tensorflow": ("create_endpoint", "deploy_tensorflow_model", ["func", "tf_sess_or_saved_model_path"]),
+    "mxnet": ("create_endpoint", "deploy_mxnet_model", ["func", "mxnet_model", "mxnet_data_shapes"]),
+    "keras": ("create_endpoint", "deploy_keras_model", ["func", "model_path_or_object"]),
+    "onnx": ("create_pytorch_endpoint", "deploy_pytorch_model", ["inputs", "func", "pytorch_model"]),
+}
+"""Each deployer's two functions, and what they are given of the model."""
 NEW_OF_DEPLOYMENT = {"make_current": True, "resources": None, "gpus": None}
 NEW_OF_BATCHING = {"batch_policy": None, "batch_delay_micros": 0}
 DEPLOYS = {"deploy_model", "build_and_deploy_model"}
+
+
+def of_onnx(tail: dict[str, Any]) -> dict[str, Any]:
+    """Its tail in 0.4: there is no image by default, and the backend stands after the replicas."""
+    place = list(tail).index("batch_size")
+    items = list(tail.items())
+    return dict([*items[:place], ("onnx_backend", "caffe2"), *items[place:]]) | {"base_image": None}
 
 
 def parameters(function: Any) -> list[tuple[str, Any]]:
@@ -148,10 +162,35 @@ def test_connection_has_no_other_public_method() -> None:
     assert public == set(CONNECTION | NEW_METHODS)
 
 
-@pytest.mark.parametrize("name", DEPLOYER)
-def test_python_deployer(name: str) -> None:
-    expected = DEPLOYER[name] | NEW_OF_DEPLOYMENT
-    assert parameters(getattr(python_deployer, name)) == list(expected.items())
+@pytest.mark.parametrize("deployer", MODELS)
+def test_deployer(deployer: str) -> None:
+    module = importlib.import_module(f"clipper_admin.deployers.{deployer}")
+    create, deploy, model = MODELS[deployer]
+    change = of_onnx if deployer == "onnx" else dict
+    head = dict.fromkeys(["clipper_conn", "name", "input_type", *model], REQUIRED)
+    expected = head | change(ENDPOINT_TAIL) | NEW_OF_DEPLOYMENT | NEW_OF_BATCHING
+    assert parameters(getattr(module, create)) == list(expected.items())
+    head = dict.fromkeys(["clipper_conn", "name", "version", "input_type", *model], REQUIRED)
+    expected = head | change(DEPLOY_TAIL) | NEW_OF_DEPLOYMENT | NEW_OF_BATCHING
+    assert parameters(getattr(module, deploy)) == list(expected.items())
+
+
+@pytest.mark.parametrize("deployer", MODELS)
+def test_each_deployer_says_what_it_does(deployer: str) -> None:
+    module = importlib.import_module(f"clipper_admin.deployers.{deployer}")
+    for name in MODELS[deployer][:2]:
+        function = getattr(module, name)
+        text = pydoc.render_doc(function, renderer=pydoc.plaintext)
+        assert not re.search(r"{\w+}", text)
+        for argument, _ in parameters(function):
+            assert re.search(rf"^ +([a-z_]+, )*{argument}(, [a-z_]+)*( :.*)?$", text, re.MULTILINE), argument
+
+
+def test_importing_a_deployer_imports_no_framework() -> None:
+    modules = ", ".join(f"clipper_admin.deployers.{deployer}" for deployer in MODELS)
+    frameworks = ["torch", "tensorflow", "keras", "onnx", "onnxruntime", "mxnet", "pyspark", "numpy"]
+    code = f"import sys, {modules}; print([name for name in {frameworks} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
 
 
 @pytest.mark.parametrize("name", sorted((CONNECTION.keys() | NEW_METHODS.keys()) - WITHOUT_CONNECTION))

@@ -41,7 +41,7 @@ def package(tmp_path: Path) -> str:
         ("noop-container", "noop_container"),
         ("clipper/sum-container:0.5.0", "sum_container"),
         ("registry.example:5000/x/python-closure-container:dev", "python_closure_container"),
-        (images.python_closure_container(), "python_closure_container"),
+        (images.PYTHON.name(), "python_closure_container"),
     ],
 )
 def test_our_containers(files: ClusterFiles, image: str, module: str) -> None:
@@ -112,7 +112,7 @@ def test_packages_come_in_front_of_the_callers(files: ClusterFiles, model: Path,
         "assert clipper_test_extra.__file__.startswith(front) and not psutil.__file__.startswith(front); "
         "print(clipper_test_extra.NUMBER)"
     )
-    output = subprocess.run([launch.python, "-c", code], capture_output=True, text=True)
+    output = subprocess.run([launch.program, "-c", code], capture_output=True, text=True)
     assert output.stdout == "7\n", output.stderr
 
 
@@ -122,7 +122,7 @@ def test_a_bundle_sees_the_packages_of_its_base(files: ClusterFiles, model: Path
     again.mkdir()
     bundles.build(files, "derived", model, "base", [package])
     launch = bundles.resolve(files, "derived")
-    assert subprocess.run([launch.python, "-c", "import clipper_test_extra"]).returncode == 0
+    assert subprocess.run([launch.program, "-c", "import clipper_test_extra"]).returncode == 0
 
 
 def test_failed_installation_leaves_nothing(files: ClusterFiles, model: Path, tmp_path: Path) -> None:
@@ -142,3 +142,30 @@ def test_options_of_pip_are_no_packages(files: ClusterFiles, model: Path, packag
 def test_absent_model_folder(files: ClusterFiles, tmp_path: Path) -> None:
     with pytest.raises(ClipperException, match="does not exist"):
         bundles.build(files, "m:1", tmp_path / "absent", "noop-container", [])
+
+
+def test_shared_image_is_seen_by_every_cluster(files: ClusterFiles, model: Path) -> None:
+    bundles.build_shared("m:1", model, ["program", "argument"])
+    for cluster in (files, ClusterFiles("another")):
+        launch = bundles.resolve(cluster, "m:1")
+        assert launch.argv == ["program", "argument"]
+        assert (Path(launch.model_path) / "weights").read_text() == "1 2 3"
+    bundles.build(files, "m:1", model, "sum-container", [])
+    assert bundles.resolve(files, "m:1").program == sys.executable
+
+
+def test_a_replica_of_any_cluster_keeps_the_shared_image(files: ClusterFiles, model: Path) -> None:
+    bundles.build_shared("m:1", model, ["program"])
+    old = bundles.resolve(files, "m:1")
+    files.write_program(Program("m_1-0", Kind.MODEL, old.argv, "/", {"CLIPPER_MODEL_PATH": old.model_path}))
+    bundles.build_shared("m:1", model, ["program"])
+    assert Path(old.model_path).exists()
+    files.delete_programs(["m_1-0"])
+    bundles.build_shared("m:1", model, ["program"])
+    assert not Path(old.model_path).exists()
+
+
+def test_no_python_packages_for_another_language(files: ClusterFiles, model: Path) -> None:
+    bundles.build_shared("base", model, ["program"])
+    with pytest.raises(ClipperException, match="no Python serves image 'base'"):
+        bundles.build(files, "m:1", model, "base", ["psutil"])

@@ -1,0 +1,56 @@
+"""Serves a Spark model on a Spark of its own: ``func(spark_session, model, inputs)``."""
+
+import atexit
+import importlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from clipper_common import modeldir
+
+from .function_container import serve
+
+
+def load(folder: Path) -> Callable[[Any], Any]:
+    from pyspark.sql import SparkSession  # here, so that its absence is explained
+
+    spark = (
+        SparkSession.builder.appName("clipper-pyspark")
+        .master("local[*]")
+        .config("spark.ui.enabled", "false")
+        # It talks to itself alone.
+        .config("spark.driver.bindAddress", "127.0.0.1")
+        .config("spark.driver.host", "127.0.0.1")
+        .getOrCreate()
+    )
+    model = _load_model(spark, folder)
+    function = modeldir.load_function(folder)
+    return lambda inputs: function(spark, model, inputs)
+
+
+def _load_model(spark: Any, folder: Path) -> Any:
+    class_name = json.loads((folder / modeldir.SPARK_METADATA_FILE).read_text())["model_class"]
+    module, _, name = class_name.rpartition(".")
+    kind = getattr(importlib.import_module(module), name)
+    path = _plain_path(folder / modeldir.SPARK_FOLDER)
+    # Classes of the older package are loaded by the Spark context.
+    return kind.load(spark.sparkContext, path) if module.startswith("pyspark.mllib") else kind.load(path)
+
+
+def _plain_path(path: Path) -> str:
+    """Another name for a path with characters that models of mllib escape twice."""
+    if quote(str(path)) == str(path):
+        return str(path)
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder)  # not earlier: some models read their files when they are asked
+    link = Path(folder) / path.name
+    link.symlink_to(path)
+    return str(link)
+
+
+if __name__ == "__main__":
+    serve(load)

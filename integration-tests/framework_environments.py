@@ -1,0 +1,71 @@
+"""Virtual environments in which frameworks are tested and measured: those that clash are kept apart.
+
+Each gets what the Dockerfiles of its frameworks install, so that versions stand in one place. It is made when it is
+first needed, and kept in the checkout.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from clipper_admin import images
+
+ROOT = Path(__file__).parents[1]
+INSTALL_SECONDS = 900.0
+GROUPS: dict[str, list[str]] = {
+    "pytorch": ["pytorch", "onnx"],
+    "tensorflow": ["tensorflow", "keras"],
+    "mxnet": ["mxnet"],
+    "pyspark": ["pyspark"],
+}
+"""Environments, and the frameworks in each."""
+FURTHER: dict[str, list[str]] = {
+    "pytorch": ["onnx", "onnxscript"],
+    "python": ["scikit-learn", "xgboost-cpu", "lightgbm"],
+}
+"""What else an environment needs to make models."""
+
+
+def environment_of(framework: str) -> Path:
+    """The interpreter of the environment that has `framework`."""
+    return environment(next(group for group, members in GROUPS.items() if framework in members))
+
+
+def environment(group: str) -> Path:
+    """The interpreter of an environment that has the SDK and what the Dockerfiles of the group install."""
+    folder = ROOT / f".venv-{images.RUNNING_PYTHON}-{group}"
+    steps = [step for name in GROUPS.get(group, []) for step in _pip_steps(images.FRAMEWORKS[name].dockerfile)]
+    steps.append(" ".join(["pip install --editable", str(ROOT), *FURTHER.get(group, [])]))
+    made_of = "\n".join([*steps, (ROOT / "setup.py").read_text()])
+    stamp = folder / "made-of"
+    if not stamp.is_file() or stamp.read_text() != made_of:
+        _run([sys.executable, "-m", "venv", str(folder)], os.environ)
+        path = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
+        for step in steps:
+            _run(["sh", "-c", step], os.environ | {"PATH": path, "PIP_DISABLE_PIP_VERSION_CHECK": "1"})
+        stamp.write_text(made_of)
+    return folder / "bin" / "python"
+
+
+def _pip_steps(dockerfile: str) -> list[str]:
+    """The installations of packages in a Dockerfile, with the default values of its arguments."""
+    text = (ROOT / "dockerfiles" / dockerfile).read_text()
+    defaults = dict(re.findall(r"^ARG (\w+)=(.*)$", text, re.MULTILINE))
+    steps = re.findall(r"^RUN (pip install .*)$", text, re.MULTILINE)
+    return [re.sub(r"\$\{(\w+)\}", lambda match: defaults[match[1]], step) for step in steps]
+
+
+def _run(command: list[str], environ: Mapping[str, str]) -> None:
+    result = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=INSTALL_SECONDS,
+        env=environ,
+    )
+    assert result.returncode == 0, f"{command}: {result.stdout[-4000:]}"

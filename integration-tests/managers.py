@@ -1,0 +1,25 @@
+"""New container managers, on ports that are free."""
+
+from collections.abc import Callable
+from typing import Any
+
+from clipper_admin import ContainerManager, DockerContainerManager, ProcessContainerManager
+
+NewManager = Callable[..., ContainerManager]
+
+
+def process_manager(cluster_name: str, **options: Any) -> ContainerManager:
+    free_ports = dict.fromkeys(
+        ["clipper_query_port", "clipper_management_port", "clipper_rpc_port", "redis_port", "prometheus_port"], 0
+    )
+    return ProcessContainerManager(cluster_name, **free_ports | options)
+
+
+def docker_manager(cluster_name: str, **options: Any) -> ContainerManager:
+    free_ports = dict.fromkeys(
+        ["clipper_query_port", "clipper_management_port", "clipper_rpc_port", "prometheus_port", "fluentd_port"], 0
+    )
+    return DockerContainerManager(cluster_name, **free_ports | options)
+
+
+MANAGERS: dict[str, NewManager] = {"process": process_manager, "docker": docker_manager}

@@ -1,0 +1,189 @@
+"""Pickles are read by an interpreter that does not have the user's folder."""
+
+import importlib
+import io
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import numpy as np
+import pytest
+
+from clipper_admin import ClipperException, functions, pickling
+
+FILES = {
+    "helper.py": """
+        import re
+        import numpy as np
+        import deeper
+        from package import inner
+
+        PATTERN = re.compile("a+")
+        calls = 0
+
+        class Scaler:
+            def __init__(self, factor): self.factor = factor
+            def scale(self, x): return deeper.twice(x) * self.factor
+
+        def scaled(x): return inner.add(deeper.twice(x))
+        def array(x): return np.asarray(x).sum()
+        def count():
+            global calls
+            calls += 1
+            return calls
+        def later(x):
+            import only_later
+            return only_later.thrice(x)
+        """,
+    "deeper.py": """
+        import helper  # in a circle
+        def twice(x): return 2 * x
+        def round_about(x): return helper.scaled(x)
+        """,
+    "only_later.py": """
+        def thrice(x):
+            from package.sub import other
+            return other.NUMBER * x
+        """,
+    "package/__init__.py": "",
+    "package/inner.py": """
+        def add(x):
+            from .sub import other
+            return x + other.NUMBER
+        """,
+    "package/sub/other.py": "NUMBER = 3",
+    "locking.py": """
+        import threading
+        lock = threading.Lock()
+        def locked(x):
+            with lock: return x
+        """,
+    "broken.py": "raise RuntimeError('never meant to be imported')",
+}
+NAMES = {name.partition(".")[0].partition("/")[0] for name in FILES}
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
+    """Imports a module from a folder of the user's."""
+    import textwrap
+
+    for name, text in FILES.items():
+        path = tmp_path / "own" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(textwrap.dedent(text))
+    monkeypatch.syspath_prepend(tmp_path / "own")
+    yield importlib.import_module
+    for name in [name for name in sys.modules if name.partition(".")[0] in NAMES]:
+        del sys.modules[name]
+
+
+def elsewhere(function: Any, argument: Any, folder: Path) -> str:
+    """What the pickled function says in another interpreter, in which the modules do not exist."""
+    (folder / "pickle").write_bytes(pickling.dumps(function))
+    code = f"import cloudpickle, sys; print(cloudpickle.load(open(sys.argv[1], 'rb'))({argument!r}))"
+    command = [sys.executable, "-c", code, str(folder / "pickle")]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+def test_a_module_travels_with_what_it_imports(own: Any, tmp_path: Path) -> None:
+    helper = own("helper")
+    assert elsewhere(lambda x: helper.scaled(x) + helper.deeper.round_about(x), 1, tmp_path) == "10"
+    assert elsewhere(lambda x: int(helper.array([x, x])), 2, tmp_path) == "4"
+
+
+def test_a_function_and_an_object_travel(own: Any, tmp_path: Path) -> None:
+    scaled, scaler = own("helper").scaled, own("helper").Scaler(5)
+    assert elsewhere(lambda x: scaled(x) + scaler.scale(x), 1, tmp_path) == "15"
+    assert elsewhere(scaled, 1, tmp_path) == "5"
+
+
+def test_state_that_functions_share(own: Any, tmp_path: Path) -> None:
+    helper = own("helper")
+    assert elsewhere(lambda x: [helper.count(), helper.count()], 1, tmp_path) == "[1, 2]"
+    assert helper.calls == 0
+
+
+def test_modules_that_are_imported_when_the_function_is_called(own: Any, tmp_path: Path) -> None:
+    def late(x: int) -> Any:
+        import package.sub.other  # type: ignore[import-not-found]
+        from only_later import thrice  # type: ignore[import-not-found]
+
+        return thrice(x) + package.sub.other.NUMBER
+
+    assert elsewhere(late, 1, tmp_path) == "6"
+    assert elsewhere(own("helper").later, 1, tmp_path) == "3"
+
+
+def test_modules_on_paths_that_are_not_taken(own: Any, tmp_path: Path) -> None:
+    def guarded(x: int) -> Any:
+        try:
+            import no_such_module_anywhere  # type: ignore[import-not-found]
+        except ImportError:
+            return x
+        return no_such_module_anywhere
+
+    assert elsewhere(guarded, 1, tmp_path) == "1"
+
+
+def test_a_module_that_cannot_be_imported_is_named(own: Any) -> None:
+    def broken(x: int) -> None:
+        import broken  # type: ignore[import-not-found] # noqa: F401
+
+    with pytest.raises(ClipperException, match=r"imports 'broken' \(.*broken.py\).*never meant"):
+        pickling.dumps(broken)
+
+
+def test_nothing_stays_registered(own: Any) -> None:
+    helper = own("helper")
+    pickling.dumps(lambda x: helper.scaled(x))
+    assert not cloudpickle.list_registry_pickle_by_value()
+    cloudpickle.register_pickle_by_value(helper)
+    pickling.dumps(lambda x: helper.scaled(x))
+    assert cloudpickle.list_registry_pickle_by_value() == {"helper"}
+    cloudpickle.unregister_pickle_by_value(helper)
+
+
+def test_reloading_leaves_the_modules_of_this_interpreter(own: Any) -> None:
+    helper = own("helper")
+    assert pickling.reload(lambda x: helper.scaled(x))(1) == 5
+    assert sys.modules["helper"] is helper
+
+
+def test_what_is_not_the_users_own(own: Any) -> None:
+    import clipper_admin
+
+    assert not any(map(pickling.is_own, [np, pickle, clipper_admin, pytest, sys, cloudpickle.cloudpickle]))
+    assert pickling.is_own(own("helper"))
+    assert pickling.is_own(own("package.sub"))  # without __init__.py
+
+
+def test_packages_that_are_needed(tmp_path: Path) -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    classifier = LogisticRegression().fit([[0], [1]], [0, 1])
+    with open(tmp_path / "pickle", "wb") as file:
+        assert pickling.dump(lambda x: classifier.predict(x), file) == {"sklearn", "numpy"}
+
+
+def test_what_of_a_module_cannot_travel(own: Any) -> None:
+    locking, locked = own("locking"), own("locking").locked
+    for function in (lambda x: locking.locked(x), lambda x: locked(x), locked):
+        with pytest.raises(ClipperException, match=r"because of 'lock' \(a _thread.lock\)"):
+            functions.save(function, io.BytesIO())
+
+
+def test_a_compiled_module_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library of Python's own, as if it were the user's."""
+    import _json
+
+    monkeypatch.setattr(pickling, "is_own", lambda module: module is _json)
+    monkeypatch.setattr(_json, "__file__", "/home/user/_json.cpython-311-x86_64-linux-gnu.so", raising=False)
+    with pytest.raises(ClipperException, match="'_json' .*is compiled.*pkgs_to_install.*base_image"):
+        pickling.dumps(lambda x: _json.scanstring(x))
