@@ -102,7 +102,7 @@ class Comparison:
 
     def _keep(self, measure: Callable[[], Run]) -> None:
         """A run during which others used the machine is repeated, a few times at most."""
-        for _ in range(_ATTEMPTS):
+        for _ in range(1 if self._arguments.quick else _ATTEMPTS):
             run = measure()
             progress(
                 f"round {run.round}: {run.server}, {run.workload}, {run.connections} connections: "
