@@ -11,7 +11,6 @@ batches of one model that wait to fill, under the default policy.
 
 import math
 import tempfile
-import time
 from argparse import Namespace
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -20,14 +19,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import psutil
-
 from bench import open_loop, report
 from bench.adaptive import find_peak
 from bench.cluster import Cluster
 from bench.models import scikit
 from bench.open_loop import Load, Outcome, Result
-from bench.programs import python
+from bench.programs import DISTURBED, Bystanders, python
 from bench.report import Table, median, progress
 
 APP: Final = "bench"
@@ -46,8 +43,6 @@ DELAYS_MILLIS: Final = (0.0, 1.0, 2.0, 4.0)
 DELAYED_RATES: Final = (2500.0, 5000.0, 10000.0, 20000.0)
 SPARE_CONNECTIONS: Final = 64
 MOST_CONNECTIONS: Final = 1500
-DISTURBED: Final = 0.15
-"""So many cores used by others make a run worthless."""
 ATTEMPTS: Final = 4
 PAPER: Final = {  # queries per second: AIMD, quantile regression, none
     "no-op": (48386, 46085, 8964),
@@ -153,11 +148,10 @@ class Bench:
             seed=seed,
             grace_seconds=1.0,
         )
-        started, busy, own, before = time.monotonic(), _busy_seconds(), time.process_time(), self._cluster.cpu_seconds()
+        bystanders, before = Bystanders(), self._cluster.cpu_seconds()
         result = open_loop.run(load)
-        elapsed, busy, own = time.monotonic() - started, _busy_seconds() - busy, time.process_time() - own
         used = {name: cpu - before[name] for name, cpu in self._cluster.cpu_seconds().items()}
-        others = (busy - sum(used.values()) - result.cpu_seconds - own) / elapsed
+        others = bystanders.cores(sum(used.values()))
         cpu_micros = {name: 1e6 * cpu / result.offered for name, cpu in used.items()}
         return self._judge(result.after(warm_up), seconds, cpu_micros, others)
 
@@ -176,12 +170,6 @@ class Bench:
             others,
             seconds,
         )
-
-
-def _busy_seconds() -> float:
-    """CPU time of all programs of the machine. (What the kernel does for the network is nobody's.)"""
-    times = psutil.cpu_times()
-    return float(times.user + times.nice + times.system)
 
 
 @contextmanager

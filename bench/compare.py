@@ -7,13 +7,14 @@ CPU seconds are those of all processes of a server. Ratios are medians over the 
 
 import itertools
 from argparse import Namespace
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from bench import open_loop, report, workloads, wrk
 from bench.open_loop import Load, Outcome
-from bench.programs import ProgramFailed
+from bench.programs import DISTURBED, Bystanders, ProgramFailed
 from bench.report import Table, median, progress
 from bench.servers import SERVERS, Running, serving, versions
 from bench.workloads import WORKLOADS, Workload
@@ -25,6 +26,7 @@ _WARM_UP_CONNECTIONS: Final = 64
 _NUMBERS_PER_RUN: Final = 10_000_000
 """No run asks more queries: the next has other inputs."""
 _NUMBERS: Final = 8_000_000_000
+_ATTEMPTS: Final = 3
 
 
 class Run(NamedTuple):
@@ -47,6 +49,8 @@ class Run(NamedTuple):
     """Answers with another status than 200, and requests without an answer."""
     defaults: int
     sent_late_p99_millis: float = 0.0
+    cores_of_others: float = 0.0
+    """Used by programs that are no part of the benchmark."""
 
 
 class Failure(NamedTuple):
@@ -69,15 +73,15 @@ class Comparison:
     def closed_loops(self, round: str, workload: Workload) -> None:
         for name in self._arguments.servers:
             with self._noting_failure(name, workload), serving(name, workload) as running:
-                self._closed(running, name, workload, _WARM_UP_CONNECTIONS, self._arguments.warm_up_seconds, "")
+                load = partial(self._closed, running, name, workload, round)
+                load(_WARM_UP_CONNECTIONS, self._arguments.warm_up_seconds)
                 for connections in self._arguments.connections:
-                    run = self._closed(running, name, workload, connections, self._arguments.seconds, round)
-                    self._keep(run)
+                    self._keep(partial(load, connections, self._arguments.seconds))
 
     def open_loops(self, round: str, workload: Workload, rate: float) -> None:
         for name in self._arguments.open:
             with self._noting_failure(name, workload), serving(name, workload) as running:
-                self._keep(self._open(running, name, workload, rate, round))
+                self._keep(partial(self._open, running, name, workload, round, rate))
 
     def peak(self, workload: Workload) -> float:
         """Of the yardstick, in requests per second."""
@@ -96,22 +100,31 @@ class Comparison:
             progress(f"{name} cannot be measured: {error}")
             self.failures.append(Failure(workload.name, name, str(error)))
 
-    def _keep(self, run: Run) -> None:
+    def _keep(self, measure: Callable[[], Run]) -> None:
+        """A run during which others used the machine is repeated, a few times at most."""
+        for _ in range(1 if self._arguments.quick else _ATTEMPTS):
+            run = measure()
+            progress(
+                f"round {run.round}: {run.server}, {run.workload}, {run.connections} connections: "
+                f"{run.requests_per_second:.0f}/s, p99 {run.p99_millis:.2f} ms, "
+                f"{run.cpu_seconds_per_1000:.4f} CPU s/1,000"
+                + f", {run.cores_of_others:.2f} cores used by others"
+                * (run.cores_of_others > DISTURBED)
+            )
+            if run.cores_of_others <= DISTURBED:
+                break
         self.runs.append(run)
-        progress(
-            f"round {run.round}: {run.server}, {run.workload}, {run.connections} connections: "
-            f"{run.requests_per_second:.0f}/s, p99 {run.p99_millis:.2f} ms, {run.cpu_seconds_per_1000:.4f} CPU s/1,000"
-        )
 
     def _closed(
-        self, running: Running, name: str, workload: Workload, connections: int, seconds: float, round: str
+        self, running: Running, name: str, workload: Workload, round: str, connections: int, seconds: float
     ) -> Run:
         body = self._body(name, workload)
-        cpu, defaults = running.cpu_seconds(), running.defaults()
+        defaults, cpu, bystanders = running.defaults(), running.cpu_seconds(), Bystanders()
         seen = wrk.run(running.port, running.path, body, connections, seconds, next(self._first))
         if not seen.requests:
             raise ProgramFailed(f"{name} answered nothing at all to {connections} connections")
         spent = _per_1000(cpu, running.cpu_seconds(), seen.requests)
+        others = bystanders.cores(sum(spent.values()) * seen.requests / 1000)
         return Run(
             round,
             workload.name,
@@ -125,9 +138,10 @@ class Comparison:
             spent,
             seen.bad_status + seen.failed,
             running.defaults() - defaults,
+            cores_of_others=others,
         )
 
-    def _open(self, running: Running, name: str, workload: Workload, rate: float, round: str) -> Run:
+    def _open(self, running: Running, name: str, workload: Workload, round: str, rate: float) -> Run:
         warm_up, seconds = self._arguments.warm_up_seconds, self._arguments.open_seconds
         load = Load(
             running.port,
@@ -139,9 +153,10 @@ class Comparison:
             arrivals=self._arguments.arrivals,
             first_input=next(self._first),
         )
-        cpu = running.cpu_seconds()
+        cpu, bystanders = running.cpu_seconds(), Bystanders()
         whole = open_loop.run(load)
         spent = _per_1000(cpu, running.cpu_seconds(), whole.offered)
+        others = bystanders.cores(sum(spent.values()) * whole.offered / 1000)
         result = whole.after(warm_up)
         return Run(
             round,
@@ -157,6 +172,7 @@ class Comparison:
             result.count(Outcome.ERROR) + result.count(Outcome.UNANSWERED) + result.surplus,
             result.count(Outcome.DEFAULT),
             result.lateness_millis(99),
+            others,
         )
 
     def _body(self, name: str, workload: Workload) -> bytes:
@@ -243,7 +259,9 @@ def _open_table(runs: list[Run]) -> Table:
 
 def _rounds(runs: list[Run]) -> str:
     count = len({run.round for run in runs})
-    return f"medians of {count} round{'s' * (count > 1)}"
+    disturbed = sum(run.cores_of_others > DISTURBED for run in runs)
+    note = f"; other programs disturbed {disturbed} of {len(runs)} runs" if disturbed else ""
+    return f"medians of {count} round{'s' * (count > 1)}{note}"
 
 
 def _by_server(runs: list[Run]) -> dict[str, list[Run]]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -25,6 +26,8 @@ _STOP_SECONDS: Final = 15.0
 _LEAVE_SECONDS: Final = 1.0
 _POLL_SECONDS: Final = 0.02
 _TAIL_BYTES: Final = 2000
+DISTURBED: Final = 0.15
+"""So many cores used by others make a run worthless."""
 
 
 class ProgramFailed(Exception):
@@ -104,6 +107,30 @@ def _cpu_seconds(process: psutil.Process) -> float:
         return 0.0
     ended_children = getattr(times, "children_user", 0.0) + getattr(times, "children_system", 0.0)
     return float(times.user + times.system + ended_children)
+
+
+class Bystanders:
+    """What programs that are no part of the benchmark take of the machine, since this was made."""
+
+    def __init__(self) -> None:
+        self._started, self._busy, self._own = time.monotonic(), _busy_seconds(), _own_seconds()
+
+    def cores(self, servers_seconds: float) -> float:
+        """So many cores on average, if the servers took so much CPU time meanwhile."""
+        others = (_busy_seconds() - self._busy) - (_own_seconds() - self._own) - servers_seconds
+        return others / (time.monotonic() - self._started)
+
+
+def _busy_seconds() -> float:
+    """CPU time of all programs of the machine. (What the kernel does for the network is nobody's.)"""
+    times = psutil.cpu_times()
+    return float(times.user + times.nice + times.system)
+
+
+def _own_seconds() -> float:
+    """That of this process, and of load generators that have ended."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
 
 
 def python(module: str, *arguments: str) -> list[str]:
