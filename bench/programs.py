@@ -18,6 +18,8 @@ from typing import Final, Self
 
 import psutil
 
+from clipper_admin.process.ports import find_port
+
 HOST: Final = "127.0.0.1"
 ROOT: Final = Path(__file__).resolve().parent.parent
 
@@ -143,10 +145,8 @@ def options(values: Mapping[str, object]) -> list[str]:
 
 
 def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind((HOST, 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """None that the system gives to outgoing connections, of which load generators open many."""
+    return find_port(0)
 
 
 def wait_until(
