@@ -19,6 +19,7 @@ class Config:
     timeout_content: int = 300
     host: str = "0.0.0.0"
     port: int = constants.QUERY_PORT
+    advertise: str = ""
     cluster_id: str = ""
     fast_lane: int = 1
 
@@ -34,6 +35,7 @@ _HELP: Final = {
     "host": "address to listen on, for HTTP and for model containers",
     "port": "HTTP port",
     "fast_lane": "0 answers predictions by aiohttp's general path too: the same bytes, several times slower",
+    "advertise": "host under which containers and other query frontends reach this one, needed when there are several",
     "cluster_id": "name/id of the cluster; with it, a second cluster on the same Redis is refused",
 }
 _AT_LEAST: Final = {"prediction_cache_size": 0, "timeout_request": 1, "timeout_content": 1, "thread_pool_size": 1}
