@@ -29,7 +29,7 @@ from clipper_admin.management_client import NO_CONTAINER, ManagementClient, Mode
 from clipper_admin.query_client import QueryClient
 from clipper_admin.replicas import Replicas
 from clipper_admin.startup import wait_until_up
-from clipper_common.constants import DEFAULT_BATCH_SIZE, DEFAULT_PREDICTION_CACHE_SIZE_BYTES
+from clipper_common.constants import DEFAULT_BATCH_SIZE, DEFAULT_PREDICTION_CACHE_SIZE_BYTES, MAX_WORKERS
 from clipper_common.datatypes import InputType
 from clipper_common.errors import ClipperException, UnconnectedException
 
@@ -103,6 +103,7 @@ class ClipperConnection:
         qf_http_timeout_request: int = 5,
         qf_http_timeout_content: int = 300,
         num_frontend_replicas: int = 1,
+        workers: int = 1,
     ) -> None:
         """Start a new cluster and connect to it. Returns when it answers, about a second later.
 
@@ -119,7 +120,10 @@ class ClipperConnection:
         qf_http_timeout_content : int, optional
             Seconds that the body of a request may take to arrive.
         num_frontend_replicas : int, optional
-            How many query frontends to start.
+            How many query frontends to start. Clients see one address.
+        workers : int, optional
+            Of how many processes each query frontend consists, which share the queries: one for each core that
+            queries may keep busy.
 
         Raises
         ------
@@ -136,6 +140,7 @@ class ClipperConnection:
             check_whole_number("qf_http_timeout_request", qf_http_timeout_request, least=1),
             check_whole_number("qf_http_timeout_content", qf_http_timeout_content, least=1),
             check_whole_number("num_frontend_replicas", num_frontend_replicas, least=1),
+            check_whole_number("workers", workers, least=1, most=MAX_WORKERS),
         )
         self.cm.start_clipper(*cm_arguments)
         checks = (self._query_client.check_ready, self._query_client.metrics, self._management_client.ping)
@@ -155,6 +160,47 @@ class ClipperConnection:
         self._management_client.ping()
         self.connected = True
         self.logger.info("Successfully connected to Clipper cluster at %s", self.cm.get_query_addr())
+
+    def get_num_frontend_replicas(self) -> int:
+        """Return how many query frontends the cluster should have.
+
+        Returns
+        -------
+        int
+            The number.
+
+        Raises
+        ------
+        UnconnectedException
+            When there is no cluster to speak to.
+        """
+        self._check_connected()
+        return self.cm.get_num_frontend_replicas()
+
+    def set_num_frontend_replicas(self, num_frontend_replicas: int) -> None:
+        """Start or stop query frontends until there are `num_frontend_replicas`. No query fails meanwhile.
+
+        Returns when those that were started answer queries. Those that are stopped finish what they were asked.
+
+        Parameters
+        ----------
+        num_frontend_replicas : int
+            How many there should be.
+
+        Raises
+        ------
+        UnconnectedException
+            When there is no cluster to speak to.
+        ClipperException
+            When the argument is wrong, or a new query frontend does not start in time.
+
+        Examples
+        --------
+        >>> clipper_conn.set_num_frontend_replicas(2)  # doctest: +SKIP
+        """
+        self._check_connected()
+        self.cm.set_num_frontend_replicas(check_whole_number("num_frontend_replicas", num_frontend_replicas, least=1))
+        self.logger.info("Clipper has %d query frontends now", num_frontend_replicas)
 
     @property
     def _management(self) -> ManagementClient:

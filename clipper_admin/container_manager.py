@@ -123,11 +123,25 @@ class ContainerManager(ABC):
         qf_http_timeout_request: int,
         qf_http_timeout_content: int,
         num_frontend_replicas: int,
+        workers: int = 1,
     ) -> None:
         """Start Redis (unless an external one was named), the frontends and the metrics, and connect to them.
 
-        Returns once the programs were started, not once they answer. Raises ClipperException, and leaves nothing
+        There are `num_frontend_replicas` query frontends behind one address, each of `workers` processes. Returns
+        once the programs were started, not once they answer. Raises ClipperException, and leaves nothing
         running, when the cluster exists already or a program cannot be started or dies at once.
+        """
+
+    @abstractmethod
+    def get_num_frontend_replicas(self) -> int:
+        """How many query frontends the cluster should have."""
+
+    @abstractmethod
+    def set_num_frontend_replicas(self, num_frontend_replicas: int) -> None:
+        """Make exactly `num_frontend_replicas` query frontends answer, while clients go on asking.
+
+        Idempotent. Those that are started answer queries on return. Those to be stopped finish what they were asked,
+        and may still do so on return. Raises ClipperException when a new one does not start.
         """
 
     @abstractmethod

@@ -39,6 +39,8 @@ MAX_QUEUED_QUERIES: Final = 16384
 """Per model version; one more is answered with the default at once."""
 MAX_QUEUED_BYTES: Final = 512 * 1024 * 1024
 """Per model version, counting inputs."""
+MAX_WORKERS: Final = 64
+"""Processes of one query frontend."""
 
 # --- times ---
 HEARTBEAT_SECONDS: Final = 1.0

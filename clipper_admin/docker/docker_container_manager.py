@@ -135,11 +135,13 @@ class DockerContainerManager(ContainerManager):
         qf_http_timeout_request: int,
         qf_http_timeout_content: int,
         num_frontend_replicas: int,
+        workers: int = 1,
     ) -> None:
         """Start the containers and connect to them; images that this machine lacks are pulled first."""
-        if num_frontend_replicas != 1:
+        if num_frontend_replicas * workers != 1:
             raise ClipperException(
-                f"num_frontend_replicas={num_frontend_replicas}: DockerContainerManager runs one query frontend so far"
+                f"num_frontend_replicas={num_frontend_replicas}, workers={workers}: "
+                "DockerContainerManager runs one query frontend so far"
             )
         plan = Plan(
             self._cluster,
@@ -247,6 +249,20 @@ class DockerContainerManager(ContainerManager):
         of_version = f"{labels.CLIPPER_MODEL_CONTAINER_LABEL}={create_model_container_label(name, version)}"
         found = self._find(f"{labels.CLIPPER_DOCKER_LABEL}={self.cluster_name}", of_version)
         return sorted(found, key=lambda container: str(container.attrs["Created"]), reverse=True)
+
+    # --- frontends ---
+
+    def get_num_frontend_replicas(self) -> int:
+        """How many query frontends there should be."""
+        _ = self.get_query_addr()
+        return 1
+
+    def set_num_frontend_replicas(self, num_frontend_replicas: int) -> None:
+        """Refuse any number but 1."""
+        if num_frontend_replicas != 1:
+            raise ClipperException(
+                f"num_frontend_replicas={num_frontend_replicas}: DockerContainerManager runs one query frontend so far"
+            )
 
     # --- models ---
 

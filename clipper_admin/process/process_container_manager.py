@@ -117,11 +117,13 @@ class ProcessContainerManager(ContainerManager):
         qf_http_timeout_request: int,
         qf_http_timeout_content: int,
         num_frontend_replicas: int,
+        workers: int = 1,
     ) -> None:
         """Start the cluster and connect to it. The names of images mean nothing here."""
-        if num_frontend_replicas != 1:
+        if num_frontend_replicas * workers != 1:
             raise ClipperException(
-                f"num_frontend_replicas={num_frontend_replicas}: ProcessContainerManager runs one query frontend so far"
+                f"num_frontend_replicas={num_frontend_replicas}, workers={workers}: "
+                "ProcessContainerManager runs one query frontend so far"
             )
         options = programs.QueryFrontendOptions(
             cache_size, qf_http_thread_pool_size, qf_http_timeout_request, qf_http_timeout_content
@@ -184,6 +186,20 @@ class ProcessContainerManager(ContainerManager):
         if cluster is None:
             raise ClipperException(f"Cluster {self.cluster_name} is gone: its record in {home()} cannot be read")
         return cluster
+
+    # --- frontends ---
+
+    def get_num_frontend_replicas(self) -> int:
+        """How many query frontends there should be."""
+        _ = self.get_query_addr()
+        return 1
+
+    def set_num_frontend_replicas(self, num_frontend_replicas: int) -> None:
+        """Refuse any number but 1."""
+        if num_frontend_replicas != 1:
+            raise ClipperException(
+                f"num_frontend_replicas={num_frontend_replicas}: ProcessContainerManager runs one query frontend so far"
+            )
 
     # --- models ---
 

@@ -24,6 +24,7 @@ class FakeContainerManager(ContainerManager):
         self.calls: list[tuple[Any, ...]] = []
         self.admin_address = admin_address
         self.query_address = query_address
+        self.num_frontend_replicas = 1
         self.failures: list[ReplicaFailure] = []
         self._redis_port = redis_port
         self._replicas: dict[tuple[str, str], int] = {}
@@ -36,6 +37,13 @@ class FakeContainerManager(ContainerManager):
 
     def connect(self) -> None:
         self.calls.append(("connect",))
+
+    def get_num_frontend_replicas(self) -> int:
+        return self.num_frontend_replicas
+
+    def set_num_frontend_replicas(self, num_frontend_replicas: int) -> None:
+        self.calls.append(("set_num_frontend_replicas", num_frontend_replicas))
+        self.num_frontend_replicas = num_frontend_replicas
 
     def build_model(
         self,

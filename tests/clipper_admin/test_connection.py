@@ -36,7 +36,7 @@ def test_start_clipper(conn: ClipperConnection, cm: FakeContainerManager) -> Non
     conn.connected = False
     conn.start_clipper(cache_size=0, qf_http_timeout_request=7)
     (arguments,) = cm.called("start_clipper")
-    assert arguments[3:] == (0, 1, 7, 300, 1)
+    assert arguments[3:] == (0, 1, 7, 300, 1, 1)
     assert conn.connected
 
 
@@ -50,6 +50,8 @@ def test_start_clipper(conn: ClipperConnection, cm: FakeContainerManager) -> Non
         {"qf_http_timeout_request": 0},
         {"qf_http_timeout_content": 0.5},
         {"num_frontend_replicas": 0},
+        {"workers": 0},
+        {"workers": 65},
         {"query_frontend_image": ""},
         {"mgmt_frontend_image": None},
         {"frontend_exporter_image": 3},
@@ -59,6 +61,15 @@ def test_start_clipper_refuses(argument: dict[str, Any], conn: ClipperConnection
     with pytest.raises(ClipperException, match=next(iter(argument))):
         conn.start_clipper(**argument)
     assert not cm.called("start_clipper")
+
+
+def test_number_of_query_frontends(conn: ClipperConnection, cm: FakeContainerManager) -> None:
+    conn.set_num_frontend_replicas(3)
+    assert conn.get_num_frontend_replicas() == 3
+    for number in (0, 1.5, "2"):
+        with pytest.raises(ClipperException, match="num_frontend_replicas"):
+            conn.set_num_frontend_replicas(number)  # type: ignore[arg-type]
+    assert cm.called("set_num_frontend_replicas") == [(3,)]
 
 
 @pytest.mark.parametrize("path", ["/readyz", "/metrics"])

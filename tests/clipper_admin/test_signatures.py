@@ -31,6 +31,7 @@ CONNECTION: dict[str, dict[str, Any]] = {
         "qf_http_timeout_request": 5,
         "qf_http_timeout_content": 300,
         "num_frontend_replicas": 1,
+        "workers": 1,
     },
     "connect": {},
     "register_application": dict.fromkeys(["name", "input_type", "default_output", "slo_micros"], REQUIRED),
@@ -86,6 +87,8 @@ CONNECTION: dict[str, dict[str, Any]] = {
     "test_predict_function": {"query": REQUIRED, "func": REQUIRED, "input_type": REQUIRED},
 }
 NEW_METHODS: dict[str, dict[str, Any]] = {
+    "get_num_frontend_replicas": {},
+    "set_num_frontend_replicas": {"num_frontend_replicas": REQUIRED},
     "predict": {"app": REQUIRED, "input": REQUIRED, "version": None},
     "set_batching": {
         "name": REQUIRED,
