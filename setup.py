@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "clipper_common/__init__.py").read_text())[1]
 
 PROGRAMS = ["clipper_common", "query_frontend", "management_frontend", "clipper_admin"]
-SDK_PACKAGES = ["clipper_admin.deployers", "clipper_admin.docker", "clipper_admin.process"]
+SDK_PACKAGES = ["clipper_admin.deployers", "clipper_admin.docker", "clipper_admin.kubernetes", "clipper_admin.process"]
 CONTAINER_PACKAGES = ["clipper_containers", "clipper_containers.toplevel"]
 
 setup(
@@ -33,6 +33,7 @@ setup(
         "prometheus_client>=0.21",
         "psutil>=6",
         "pysimdjson>=7; platform_python_implementation == 'CPython'",
+        "pyyaml>=6",
         "pyzmq>=26",
         "redis>=5.2",
         "tqdm>=4.66",
@@ -46,6 +47,7 @@ setup(
         "test": [
             "clipper_admin[bench,notebooks]",
             "hypothesis>=6.100",
+            "kubernetes-validate>=1.33",
             "nbclient>=0.10",
             "nbformat>=5.10",
             "pytest>=8.2",
@@ -53,7 +55,7 @@ setup(
             "pytest-cov>=6",
             "pytest-timeout>=2.3",
         ],
-        "check": ["mypy>=1.13", "ruff>=0.9", "types-psutil", "types-requests", "types-tqdm"],
+        "check": ["mypy>=1.13", "ruff>=0.9", "types-psutil", "types-pyyaml", "types-requests", "types-tqdm"],
         "docs": ["furo", "myst-parser", "sphinx>=7"],
     },
     classifiers=[

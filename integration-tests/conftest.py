@@ -12,7 +12,7 @@ from managers import MANAGERS, NewManager
 
 from clipper_admin import ClipperConnection, ContainerManager, images
 from clipper_admin.container_manager import CLIPPER_DOCKER_LABEL
-from clipper_admin.docker.containers import NETWORK_LABEL
+from clipper_admin.docker.containers import KUBERNETES_LABEL, NETWORK_LABEL
 
 __all__ = ["built_images", "docker_client"]  # fixtures that are not of this file
 
@@ -40,7 +40,7 @@ def what_docker_has(client: Any) -> dict[str, set[str]]:
     """Names of what clusters make, and of all volumes."""
     ours = client.containers.list(all=True, filters={"label": CLIPPER_DOCKER_LABEL}, ignore_removed=True)
     return {
-        "containers": {container.name for container in ours},
+        "containers": {container.name for container in ours if KUBERNETES_LABEL not in container.labels},
         "networks": {network.name for network in client.networks.list(filters={"label": NETWORK_LABEL})},
         "volumes": {volume.name for volume in client.volumes.list()},
     }

@@ -615,3 +615,16 @@ def test_a_cluster_whose_containers_were_removed(docker_client: DockerClient) ->
             ClipperConnection(DockerContainerManager("damaged")).start_clipper()
         conn.stop_all()
         assert of_cluster(docker_client, "damaged") == []
+
+
+def test_pods_on_the_same_engine_are_not_ours(docker_client: DockerClient) -> None:
+    """Where the nodes of Kubernetes run on Docker, the containers of a pod carry its labels."""
+    marks = {container_manager.CLIPPER_DOCKER_LABEL: "beside-pods", containers.KUBERNETES_LABEL: "a-pod"}
+    pod = docker_client.containers.run(NOOP, ["sleep", "300"], entrypoint=[], labels=marks, detach=True)
+    try:
+        with cluster("beside-pods") as conn:
+            conn.stop_all()
+        pod.reload()
+        assert pod.status == "running"
+    finally:
+        pod.remove(force=True)

