@@ -3,7 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
-from clipper_admin import ContainerManager, DockerContainerManager, ProcessContainerManager
+from clipper_admin import (
+    ContainerManager,
+    DockerContainerManager,
+    KubernetesContainerManager,
+    ProcessContainerManager,
+)
 
 NewManager = Callable[..., ContainerManager]
 
@@ -22,4 +27,10 @@ def docker_manager(cluster_name: str, **options: Any) -> ContainerManager:
     return DockerContainerManager(cluster_name, **free_ports | options)
 
 
-MANAGERS: dict[str, NewManager] = {"process": process_manager, "docker": docker_manager}
+MANAGERS: dict[str, NewManager] = {
+    "process": process_manager,
+    "docker": docker_manager,
+    "kubernetes": KubernetesContainerManager,
+}
+ON_ONE_MACHINE = ["process", "docker"]
+"""Those that differ in what is inside a container: Kubernetes runs what Docker runs."""

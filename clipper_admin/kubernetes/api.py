@@ -249,7 +249,8 @@ class Api:
 
         A Deployment is there until its pods are gone.
         """
-        options: dict[str, Any] = {"propagation_policy": "Foreground" if kind == "Deployment" else "Background"}
+        has_pods = kind in ("Deployment", "ReplicaSet")
+        options: dict[str, Any] = {"propagation_policy": "Foreground" if has_pods else "Background"}
         if grace_seconds is not None:
             options["grace_period_seconds"] = grace_seconds
         with translated(f"delete {kind} '{name}'"), contextlib.suppress(NotFoundError):

@@ -141,6 +141,7 @@ class KubernetesContainerManager(ContainerManager):
             has_network_policies=network_policies,
         )
         super().__init__(cluster_name)
+        self.namespace = namespace
         if namespace != "default":
             self.cluster_identifier = f"{namespace}-{cluster_name}"
         self._proxy = kubernetes_proxy_addr
@@ -458,6 +459,10 @@ class KubernetesContainerManager(ContainerManager):
         for kind in _KINDS:
             for object_ in self._api.list(kind, self._labels):
                 self._api.delete(kind, status.name_of(object_))
+        for kind in ("ReplicaSet", "Pod"):  # which somebody left without what they were made for
+            for object_ in self._api.list(kind, self._labels):
+                if "ownerReferences" not in object_["metadata"]:
+                    self._api.delete(kind, status.name_of(object_))
         # All at the same time: frontends answer what they were asked before they end, and so do replicas.
         waiting.until_pods_gone(self._api, self._labels, at_once=not graceful)
         for kind in _KINDS:

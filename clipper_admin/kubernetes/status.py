@@ -10,13 +10,13 @@ Object = Mapping[str, Any]
 
 UNSCHEDULABLE: Final = "Unschedulable"
 
-_CANNOT_START: Final = frozenset(
-    {
-        *("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"),
-        *("CreateContainerConfigError", "CreateContainerError", "RunContainerError", "PreCreateHookError"),
-        *("PostStartHookError", "PreStartHookError", "ContainerCannotRun"),
-    }
+_NO_IMAGE: Final = frozenset(
+    {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
 )
+_CANNOT_START: Final = _NO_IMAGE | {
+    *("CreateContainerConfigError", "CreateContainerError", "RunContainerError", "PreCreateHookError"),
+    *("PostStartHookError", "PreStartHookError", "ContainerCannotRun"),
+}
 """Why a container waits, other than for its turn."""
 _ADDRESS_TYPES: Final = ("ExternalDNS", "ExternalIP")
 
@@ -88,7 +88,7 @@ def _trouble_of_container(pod: str, status: Object) -> Trouble | None:
     state, container = status.get("state") or {}, str(status["name"])
     waiting = state.get("waiting") or {}
     if waiting.get("reason") in _CANNOT_START:
-        return Trouble(pod, f"cannot start: {waiting['reason']}: {waiting.get('message', '')}".rstrip(": "), container)
+        return Trouble(pod, _why_not(status, waiting), container)
     ended = state.get("terminated")
     if ended and not _is_done(ended):
         return Trouble(pod, _how_it_ended(ended), container)
@@ -96,6 +96,13 @@ def _trouble_of_container(pod: str, status: Object) -> Trouble | None:
     if before and not status.get("ready"):
         return Trouble(pod, _how_it_ended(before), container, is_in_previous_log=True)
     return None
+
+
+def _why_not(status: Object, waiting: Object) -> str:
+    said = f"{waiting['reason']}: {waiting.get('message', '')}".rstrip(": ")
+    if waiting["reason"] not in _NO_IMAGE:
+        return f"cannot start: {said}"
+    return f"cannot get the image '{status.get('image', '')}', which its node must have, or be able to pull: {said}"
 
 
 def _is_done(ended: Object) -> bool:

@@ -105,8 +105,9 @@ def until_pods_gone(api: Api, labels: str, at_once: bool = False) -> None:
     found: Mapping[str, status.Object] = {}
     for found in api.watch("Pod", labels, STOP_SECONDS):
         for name, pod in found.items():
-            if status.is_terminating(pod) and not status.has_running(pod):
-                # Some kubelets need a minute to see that such a pod is over.
+            if not status.is_terminating(pod):  # one that is killed before would be replaced
+                continue
+            if not status.has_running(pod):  # some kubelets need a minute to see that it is over
                 api.delete("Pod", name, grace_seconds=0)
             elif at_once and name not in killed:
                 api.delete("Pod", name, _KILL_SECONDS)
