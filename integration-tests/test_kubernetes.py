@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 from kubernetes_support import MARKS, kubectl, made_namespaces, objects, wait_for, what_is_left_of
+from managers import SMALL
 
 from clipper_admin import ClipperConnection, ClipperException, ContainerManager, KubernetesContainerManager, images
 from clipper_admin.deployers import python as python_deployer
@@ -37,7 +38,7 @@ def new_connection(left_nothing_in_kubernetes: list[ContainerManager]) -> Iterat
     """Makes connections; whatever their clusters are, they are stopped in the end."""
 
     def new_connection(cluster_name: str, namespace: str = NAMESPACE, **options: Any) -> ClipperConnection:
-        options = {"create_namespace_if_not_exists": True} | options
+        options = {"create_namespace_if_not_exists": True, "resources": SMALL} | options
         manager = KubernetesContainerManager(cluster_name, namespace=namespace, **options)
         left_nothing_in_kubernetes.append(manager)
         return ClipperConnection(manager)
@@ -431,7 +432,7 @@ def test_a_frontend_that_crashes_is_reported_with_its_last_lines(new_connection:
     ("options", "said"),
     [
         ({"node_selector": {"no-such": "label"}}, "node"),
-        ({"resources": {"query-frontend": {"requests": {"cpu": "100000"}}}}, "Insufficient cpu"),
+        ({"resources": SMALL | {"query-frontend": {"requests": {"cpu": "100000"}}}}, "Insufficient cpu"),
         ({"redis_volume": RedisVolume("1Gi", "no-such-class")}, "PersistentVolumeClaim"),
     ],
 )
