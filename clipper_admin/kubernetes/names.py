@@ -21,6 +21,8 @@ QUERY: Final = "query-frontend"
 METRICS: Final = "metrics"
 MODEL: Final = "model"
 """The components: values of the label `CLIPPER_NAME_LABEL`."""
+EXPORTER: Final = "frontend-exporter"
+"""A container in the pods of `QUERY`."""
 
 LONGEST: Final = 63
 """Of the name of a service, and of a label's value."""
@@ -172,4 +174,6 @@ def labels(cluster: str, component: str) -> Labels:
 
 
 def model_labels(cluster: str, name: str, version: str) -> Labels:
-    return model_selector(cluster, name, version) | labels(cluster, MODEL)
+    """All labels of an object of a model version."""
+    own = {"app.kubernetes.io/version": label_value(version)}
+    return model_selector(cluster, name, version) | labels(cluster, MODEL) | own
