@@ -5,7 +5,9 @@ import contextlib
 import logging
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Any, Final
 
 from aiohttp import web
@@ -71,23 +73,30 @@ def create_app(**options: Any) -> web.Application:
     return web.Application(middlewares=[errors_as_json], client_max_size=MAX_BODY_BYTES, **options)
 
 
-def run(
+Opened = Callable[[web.AppRunner], AbstractAsyncContextManager[None]]
+"""Lets clients in for as long as it lasts."""
+
+
+def run(app: web.Application, host: str, port: int, keepalive_seconds: float) -> None:
+    """Serve `app` until SIGTERM or SIGINT, then finish what is in flight."""
+    serve(app, keepalive_seconds, partial(_listening, host, port))
+
+
+def serve(
     app: web.Application | Awaitable[web.Application],
-    host: str,
-    port: int,
     keepalive_seconds: float,
+    opened: Opened,
     make_runner: Callable[..., web.AppRunner] = web.AppRunner,
 ) -> None:
-    """Serve `app` until SIGTERM or SIGINT, then finish what is in flight."""
+    """As `run`, for clients that come in by `opened`."""
     with asyncio.Runner(loop_factory=_new_event_loop) as runner:
-        runner.run(_serve(app, host, port, keepalive_seconds, make_runner))
+        runner.run(_serve(app, keepalive_seconds, opened, make_runner))
 
 
 async def _serve(
     app: web.Application | Awaitable[web.Application],
-    host: str,
-    port: int,
     keepalive_seconds: float,
+    opened: Opened,
     make_runner: Callable[..., web.AppRunner],
 ) -> None:
     runner = make_runner(
@@ -100,13 +109,19 @@ async def _serve(
     with _cancelled_by_signals():
         try:
             await runner.setup()  # may wait for others, and be stopped meanwhile
-            try:
-                await web.TCPSite(runner, host, port, backlog=_BACKLOG).start()
-            except OSError as error:
-                sys.exit(address_in_use(f"{host}:{port}", error))
-            await asyncio.Event().wait()
+            async with opened(runner):
+                await asyncio.Event().wait()
         finally:
             await runner.cleanup()
+
+
+@contextlib.asynccontextmanager
+async def _listening(host: str, port: int, runner: web.AppRunner) -> AsyncIterator[None]:
+    try:
+        await web.TCPSite(runner, host, port, backlog=_BACKLOG).start()
+    except OSError as error:
+        sys.exit(address_in_use(f"{host}:{port}", error))
+    yield
 
 
 @contextlib.contextmanager

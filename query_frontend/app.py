@@ -5,7 +5,8 @@ import contextlib
 import gc
 import itertools
 import logging
-import socket
+import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from typing import Any, Final
@@ -21,6 +22,7 @@ from clipper_common.store import ConfigStore, StoreError
 from query_frontend.cache import PredictionCache
 from query_frontend.config import Config
 from query_frontend.deadlines import DeadlineWheel
+from query_frontend.door import Door
 from query_frontend.handlers import Handlers
 from query_frontend.lane import LANE, Lane, make_runner
 from query_frontend.metrics import SystemMetrics
@@ -28,6 +30,7 @@ from query_frontend.presence import Presence
 from query_frontend.query_processor import QueryContext
 from query_frontend.registry import Registry
 from query_frontend.rpc_server import RpcEvents, RpcServer
+from query_frontend.seat import Seat
 from query_frontend.task_executor import TaskExecutor
 
 logger = logging.getLogger(__name__)
@@ -39,19 +42,17 @@ _FIRST_CONFIGURATION_SECONDS: Final = 2.0
 
 
 class QueryFrontend:
-    def __init__(self, config: Config, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, config: Config, loop: asyncio.AbstractEventLoop, worker: int = 0) -> None:
         self.config = config
         self.metrics = SystemMetrics()
         self.store = ConfigStore(config.redis_ip, config.redis_port)
         self.executor = TaskExecutor(loop, PredictionCache(config.prediction_cache_size), self.metrics)
         self.registry = Registry(self.metrics, self._configure_models)
-        # The same again after a restart: then it takes the place of what it was.
-        frontend_id = f"{socket.gethostname()}:{config.port}"
-        self.presence = Presence(self.store, self.registry, self.executor, frontend_id, config.cluster_id)
-        self.executor.replicas_changed = self.presence.replicas_changed
+        self.presence = Presence(self.store, self.registry, self.executor, config.advertise, config.cluster_id)
+        self.executor.replicas_changed = self.presence.report_soon
         self.rpc = self.executor.rpc = RpcServer(
             config.host,
-            config.rpc_service_port,
+            0 if worker else config.rpc_service_port,
             RpcEvents(
                 joined=self.executor.on_joined,
                 left=self.executor.on_left,
@@ -74,7 +75,6 @@ class QueryFrontend:
         await self._claim_redis()
         tasks = [
             _start(self._follow_configuration()),
-            _start(self.presence.publish_replicas()),
             _start(self.presence.keep_reporting()),
         ]
         await self.registry.wait_until_loaded(_FIRST_CONFIGURATION_SECONDS)
@@ -100,15 +100,14 @@ class QueryFrontend:
 
     def _listen(self) -> None:
         try:
-            self.rpc.start()
+            self.presence.listens_on(self.rpc.start())
         except zmq.ZMQError as error:
             sys.exit(webapp.address_in_use(f"{self.config.host}:{self.config.rpc_service_port}", error))
 
     async def _follow_configuration(self) -> None:
         async for snapshot in self.store.follow():
             self.registry.apply(snapshot)
-            with contextlib.suppress(ClipperException, *StoreError):
-                await self.presence.report()
+            self.presence.report_soon()
 
 
 def _spare_queries_garbage_collection() -> None:
@@ -132,15 +131,52 @@ def _die_of_failure(task: asyncio.Task[None]) -> None:
 
 
 async def create_app(config: Config) -> web.Application:
+    return _make_app(QueryFrontend(config, asyncio.get_running_loop()))
+
+
+def _make_app(parts: QueryFrontend) -> web.Application:
     app = webapp.create_app()
-    parts = QueryFrontend(config, asyncio.get_running_loop())
     app.add_routes(parts.handlers.routes())
-    if config.fast_lane:
+    if parts.config.fast_lane:
         app[LANE] = parts.lane
     app.cleanup_ctx.append(parts.run)
     return app
 
 
-def run(config: Config) -> None:
-    webapp.configure_logging()
-    webapp.run(create_app(config), config.host, config.port, config.timeout_request, make_runner)
+class Worker:
+    """A query frontend in its seat beside others."""
+
+    def __init__(self, config: Config, seat: Seat) -> None:
+        self._config = config
+        self._seat = seat
+        self._retires = False
+
+    async def make_app(self) -> web.Application:
+        self._parts = QueryFrontend(self._config, asyncio.get_running_loop(), self._seat.number)
+        self._seat.listen_to_owner(self._retire, orphaned=lambda: os._exit(1))
+        return _make_app(self._parts)
+
+    @contextlib.asynccontextmanager
+    async def opened(self, runner: web.AppRunner) -> AsyncIterator[None]:
+        """Accept connections, as many as the other workers do."""
+        assert runner.server is not None
+        door = Door(self._seat, runner.server)
+        try:
+            await door.open(self._config.workers > 1)
+        except OSError as error:
+            sys.exit(webapp.address_in_use(f"{self._config.host}:{self._config.port}", error))
+        self._seat.tell_serving()
+        try:
+            yield
+        finally:
+            door.close()
+
+    def _retire(self) -> None:
+        self._retires = True
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def run(config: Config, seat: Seat) -> None:
+    """Be a worker until SIGTERM, or until its owner does not need it any more."""
+    worker = Worker(config, seat)
+    webapp.serve(worker.make_app(), config.timeout_request, worker.opened, make_runner)

@@ -21,6 +21,9 @@ class Config:
     port: int = constants.QUERY_PORT
     cluster_id: str = ""
     fast_lane: int = 1
+    workers: int = 1
+    advertise: str = ""
+    drain_seconds: int = 0
 
 
 _HELP: Final = {
@@ -34,9 +37,19 @@ _HELP: Final = {
     "host": "address to listen on, for HTTP and for model containers",
     "port": "HTTP port",
     "fast_lane": "0 answers predictions by aiohttp's general path too: the same bytes, several times slower",
+    "workers": "processes that share the port, until Redis says another number",
+    "advertise": "host by which model containers and other frontends reach this one; needed where there are several",
+    "drain_seconds": "on SIGTERM, seconds in which connections are still accepted and each answer closes its own",
     "cluster_id": "name/id of the cluster; with it, a second cluster on the same Redis is refused",
 }
-_AT_LEAST: Final = {"prediction_cache_size": 0, "timeout_request": 1, "timeout_content": 1, "thread_pool_size": 1}
+_AT_LEAST: Final = {
+    "prediction_cache_size": 0,
+    "timeout_request": 1,
+    "timeout_content": 1,
+    "thread_pool_size": 1,
+    "workers": 1,
+    "drain_seconds": 0,
+}
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> Config:
@@ -51,4 +64,6 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> Config:
     for name, least in _AT_LEAST.items():
         if values[name] < least:
             parser.error(f"argument --{name}: {values[name]} is less than {least}")
+    if values["workers"] > constants.MAX_WORKERS:
+        parser.error(f"argument --workers: {values['workers']} is more than {constants.MAX_WORKERS}")
     return Config(**values)

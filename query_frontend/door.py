@@ -1,0 +1,115 @@
+"""Where connections come in: as fast as they come for a worker that is alone, and in fair shares beside others.
+
+All workers of an owner accept from the same sockets. Left to themselves, whoever wakes up first takes nearly all: then
+one core is busy, and the others idle.
+"""
+
+import asyncio
+import logging
+import socket
+from typing import Final
+
+from aiohttp import web
+
+from query_frontend.seat import Seat
+
+logger = logging.getLogger(__name__)
+
+_BACKLOG: Final = 1024
+_LEAD: Final = 1
+"""So many connections may a worker have more than another before it lets that one go first."""
+_YIELD_SECONDS: Final = 0.001
+"""For so long. The other may hang: after that it is taken anyway."""
+_EXHAUSTED_SECONDS: Final = 1.0
+"""For so long nothing is accepted when the system has no more descriptors."""
+
+
+class Door:
+    def __init__(self, seat: Seat, server: web.Server) -> None:
+        self._seat = seat
+        self._server = server
+        self._loop = asyncio.get_running_loop()
+        self._is_shared: bool | None = None
+        """None while it is closed."""
+        self._own: list[asyncio.Server] = []
+        """Accept for us while we are alone."""
+        self._yielded = False
+        self._pauses: dict[socket.socket, asyncio.TimerHandle] = {}
+        self._arriving: set[asyncio.Task[None]] = set()
+
+    async def open(self, shared: bool) -> None:
+        """Accept connections, `shared` with other workers or not; or change between the two."""
+        if shared is self._is_shared:
+            return
+        self._stop_accepting()
+        self._is_shared = shared
+        self._publish()
+        for listener in self._seat.listeners:
+            if shared:
+                listener.listen(_BACKLOG)
+                self._watch(listener)
+            else:
+                own = await self._loop.create_server(self._server, sock=listener.dup(), backlog=_BACKLOG)
+                self._own.append(own)
+
+    def close(self) -> None:
+        """Accept no more. What has been accepted stays."""
+        self._stop_accepting()
+        self._is_shared = None
+        self._seat.loads.close(self._seat.number)
+        for listener in self._seat.listeners:
+            listener.close()
+
+    def _stop_accepting(self) -> None:
+        for own in self._own:
+            own.close()
+        self._own.clear()
+        if self._is_shared:
+            for listener in self._seat.listeners:
+                self._loop.remove_reader(listener)
+        for pause in self._pauses.values():
+            pause.cancel()
+        self._pauses.clear()
+
+    # --- beside others ---
+
+    def _watch(self, listener: socket.socket) -> None:
+        self._pauses.pop(listener, None)
+        self._loop.add_reader(listener, self._on_connection, listener)
+
+    def _pause(self, listener: socket.socket, seconds: float) -> None:
+        self._loop.remove_reader(listener)
+        self._pauses[listener] = self._loop.call_later(seconds, self._watch, listener)
+
+    def _on_connection(self, listener: socket.socket) -> None:
+        """Accept one, and no more before the other readers of the event loop had their turn."""
+        if self._others_first():
+            self._pause(listener, _YIELD_SECONDS)
+            return
+        try:
+            connection, _ = listener.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return  # another was faster, or the client gave up
+        except OSError as error:
+            logger.error("cannot accept connections: %s", error)
+            self._pause(listener, _EXHAUSTED_SECONDS)
+            return
+        connection.setblocking(False)
+        task = self._loop.create_task(self._welcome(connection))
+        self._arriving.add(task)
+        task.add_done_callback(self._arriving.discard)
+
+    def _others_first(self) -> bool:
+        """Whether another has fewer connections. Not twice in a row."""
+        mine = self._publish()
+        others = min(self._seat.loads.of_others(self._seat.number), default=mine)
+        self._yielded = not self._yielded and mine > others + _LEAD
+        return self._yielded
+
+    def _publish(self) -> int:
+        connections = len(self._server.connections) + len(self._arriving)
+        self._seat.loads.set(self._seat.number, connections)
+        return connections
+
+    async def _welcome(self, connection: socket.socket) -> None:
+        await self._loop.connect_accepted_socket(self._server, connection)

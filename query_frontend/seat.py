@@ -1,0 +1,70 @@
+"""What a worker has of its owner: a number, the sockets, a channel to the owner, and a view of its siblings."""
+
+import asyncio
+import mmap
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+SERVING: Final = b"serving\n"
+"""To the owner: connections are accepted."""
+WANTED: Final = b"wanted %d\n"
+"""To the owner: so many workers there should be."""
+RETIRE: Final = b"retire\n"
+"""To the worker: leave the connections to the others, and go once there are none left."""
+
+MAX_SEATS: Final = 128
+"""Twice as many as workers: those that retire keep their seats until they are gone."""
+_CLOSED: Final = -1
+
+
+class Loads:
+    """How many connections each worker has: shared memory, of which each writes its own entry only."""
+
+    def __init__(self) -> None:
+        self._table = memoryview(mmap.mmap(-1, 4 * MAX_SEATS)).cast("i")
+        for number in range(MAX_SEATS):
+            self.close(number)
+
+    def set(self, number: int, connections: int) -> None:
+        self._table[number] = connections
+
+    def close(self, number: int) -> None:
+        """That worker accepts none, or is gone."""
+        self._table[number] = _CLOSED
+
+    def of_others(self, number: int) -> Iterator[int]:
+        """The loads of all that accept connections, but for `number`."""
+        return (load for seat, load in enumerate(self._table) if load != _CLOSED and seat != number)
+
+
+@dataclass(frozen=True, eq=False)
+class Seat:
+    number: int
+    listeners: list[socket.socket]
+    channel: socket.socket
+    """Both sides send lines. When it closes, the other side is gone."""
+    loads: Loads
+    folder: Path
+    """In which each worker listens on a Unix socket of its number."""
+    is_needed: bool
+    """No other worker serves: this one begins before all replicas have found it."""
+
+    def tell_serving(self) -> None:
+        self.channel.sendall(SERVING)
+
+    def tell_wanted(self, workers: int) -> None:
+        self.channel.sendall(WANTED % workers)
+
+    def listen_to_owner(self, retire: Callable[[], None], orphaned: Callable[[], None]) -> None:
+        """Call one of these when the owner wants us to, or is gone."""
+
+        def on_readable() -> None:
+            if self.channel.recv(len(RETIRE)):
+                retire()
+            else:
+                orphaned()
+
+        asyncio.get_running_loop().add_reader(self.channel, on_readable)
