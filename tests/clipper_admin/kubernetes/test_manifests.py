@@ -56,14 +56,15 @@ def objects(case: str) -> list[dict[str, Any]]:
     return [*manifests.cluster_objects(cluster, options, IMAGES), *manifests.model_objects(cluster, model)]
 
 
-def all_objects() -> Iterator[Any]:
-    for case in CASES:
-        for found in objects(case):
-            yield pytest.param(found, id=f"{case}-{found['kind']}-{found['metadata']['name']}")
-
-
 every_case = pytest.mark.parametrize("case", CASES)
-every_object = pytest.mark.parametrize("found", all_objects())
+every_object = pytest.mark.parametrize(
+    "found",
+    [
+        pytest.param(found, id=f"{case}-{found['kind']}-{found['metadata']['name']}")
+        for case in CASES
+        for found in objects(case)
+    ],
+)
 
 
 def templates(case: str) -> Iterator[dict[str, Any]]:
@@ -141,7 +142,9 @@ def test_probes_services_and_ingresses_name_ports_that_exist(case: str) -> None:
         for container in template["spec"]["containers"]:
             ports = {port["name"] for port in container["ports"]}
             for probe in (value for name, value in container.items() if name.endswith("Probe")):
-                assert {check["port"] for check in probe.values() if isinstance(check, dict) and "port" in check} <= ports
+                assert {
+                    check["port"] for check in probe.values() if isinstance(check, dict) and "port" in check
+                } <= ports
 
 
 # --- what the "restricted" pod security standard asks for, and more ---
