@@ -7,7 +7,6 @@ import itertools
 import logging
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from typing import Any, Final
@@ -49,10 +48,8 @@ class QueryFrontend:
         self.store = ConfigStore(config.redis_ip, config.redis_port)
         self.executor = TaskExecutor(loop, PredictionCache(config.prediction_cache_size), self.metrics)
         self.registry = Registry(self.metrics, self._configure_models)
-        # The same again after a restart: then it takes the place of what it was.
-        frontend_id = f"{socket.gethostname()}:{config.port}:{worker}"
-        self.presence = Presence(self.store, self.registry, self.executor, frontend_id, config.cluster_id)
-        self.executor.replicas_changed = self.presence.replicas_changed
+        self.presence = Presence(self.store, self.registry, self.executor, config.advertise, config.cluster_id)
+        self.executor.replicas_changed = self.presence.report_soon
         self.rpc = self.executor.rpc = RpcServer(
             config.host,
             0 if worker else config.rpc_service_port,
@@ -78,7 +75,6 @@ class QueryFrontend:
         await self._claim_redis()
         tasks = [
             _start(self._follow_configuration()),
-            _start(self.presence.publish_replicas()),
             _start(self.presence.keep_reporting()),
         ]
         await self.registry.wait_until_loaded(_FIRST_CONFIGURATION_SECONDS)
@@ -104,15 +100,14 @@ class QueryFrontend:
 
     def _listen(self) -> None:
         try:
-            self.rpc.start()
+            self.presence.listens_on(self.rpc.start())
         except zmq.ZMQError as error:
             sys.exit(webapp.address_in_use(f"{self.config.host}:{self.config.rpc_service_port}", error))
 
     async def _follow_configuration(self) -> None:
         async for snapshot in self.store.follow():
             self.registry.apply(snapshot)
-            with contextlib.suppress(ClipperException, *StoreError):
-                await self.presence.report()
+            self.presence.report_soon()
 
 
 def _spare_queries_garbage_collection() -> None:
