@@ -59,6 +59,8 @@ class Channel:
         self._context = context
         self.address = address
         self.closed = False
+        self.served_at = 0.0
+        """For its owner: when its last batch was computed."""
         self._silence_reported = False
         self._connect()
 

@@ -86,19 +86,20 @@ class Session:
             (channel.socket, zmq.POLLIN | zmq.POLLOUT if channel.is_mute else zmq.POLLIN) for channel in channels
         ]
         sources.append((self._stop.fileno(), zmq.POLLIN))
-        for source, ready in zmq.zmq_poll(sources, max(0, math.ceil(seconds * 1000))):
-            for channel in channels:
-                if channel.socket is source:
-                    self._attend(channel, ready)
-                    break
-            else:
-                self._stop.clear_wakeups()
+        ready = zmq.zmq_poll(sources, max(0, math.ceil(seconds * 1000)))
+        attended = [(channel, events) for source, events in ready for channel in channels if channel.socket is source]
+        if len(attended) < len(ready):
+            self._stop.clear_wakeups()
+        if len(attended) > 1:
+            attended.sort(key=lambda pair: pair[0].served_at)  # who was served last has come last
+        for channel, events in attended:
+            self._attend(channel, events)
 
     @staticmethod
-    def _attend(channel: Channel, ready: int) -> None:
-        if ready & zmq.POLLIN:
+    def _attend(channel: Channel, events: int) -> None:
+        if events & zmq.POLLIN:
             channel.receive()
-        if ready & zmq.POLLOUT and not channel.closed:
+        if events & zmq.POLLOUT and not channel.closed:
             channel.greet()
 
     def _tend_while_computing(self) -> None:
@@ -139,6 +140,7 @@ class Session:
         finally:
             self._lock.acquire()
         self._links.excuse_silence()
+        link.served_at = received_at
         link.answer(response, registration)
 
     # --- leaving ---
