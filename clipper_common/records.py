@@ -27,6 +27,7 @@ SCHEMA_KEY: Final = "clipper:schema_version"
 REVISION_KEY: Final = "clipper:revision"
 EPOCH_KEY: Final = "clipper:epoch"
 CLUSTER_KEY: Final = "clipper:cluster"
+WORKERS_KEY: Final = "clipper:workers"
 FRONTENDS_KEY: Final = "clipper:frontends"
 CHANGES_CHANNEL: Final = "clipper:changes"
 
@@ -212,6 +213,8 @@ class Snapshot:
     current_versions: Mapping[str, str] = field(default_factory=dict)
     links: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Application name to the names of the models linked to it."""
+    workers: int | None = None
+    """Of each query frontend; None leaves it to them."""
     epoch: str = ""
     """Of the Redis that it was read from; empty when that is new, or lost all."""
 
@@ -280,6 +283,10 @@ def delete_current_version(model_name: str) -> Write:
     return Write(METADATA_DB, ("DEL", CURRENT_VERSION_PREFIX + model_name))
 
 
+def put_workers(workers: int) -> Write:
+    return Write(CLIPPER_DB, ("SET", WORKERS_KEY, str(workers)))
+
+
 def put_replica(replica: Replica) -> Write:
     return _hset(REPLICA_DB, replica.key, replica.to_hash())
 
@@ -294,4 +301,5 @@ def put_snapshot(snapshot: Snapshot) -> list[Write]:
     writes += map(put_model, snapshot.models.values())
     writes += [put_current_version(ModelId(*pair)) for pair in snapshot.current_versions.items()]
     writes += [put_link(app, model) for app, models in snapshot.links.items() for model in models]
+    writes += [put_workers(snapshot.workers)] if snapshot.workers is not None else []
     return writes
