@@ -60,6 +60,8 @@ CONFIG_REREAD_SECONDS: Final = 30.0
 """How often it reads everything, for writers that know no revision (Clipper 0.4)."""
 CLUSTER_LEASE_SECONDS: Final = 10.0
 """How long a cluster owns its Redis after the last of its frontends went silent."""
+FRONTEND_LEASE_SECONDS: Final = 5.0
+"""How long a query frontend that said nothing to Redis is taken to live, and its replicas with it."""
 APPLY_SECONDS: Final = 0.5
 """How long the management frontend waits for the query frontends to follow a change."""
 

@@ -28,7 +28,9 @@ REVISION_KEY: Final = "clipper:revision"
 EPOCH_KEY: Final = "clipper:epoch"
 CLUSTER_KEY: Final = "clipper:cluster"
 WORKERS_KEY: Final = "clipper:workers"
-FRONTENDS_KEY: Final = "clipper:frontends"
+FRONTEND_PREFIX: Final = "clipper:frontend:"
+REPLICA_NUMBER_PREFIX: Final = "clipper:replica_number:"
+REPLICA_COUNT_PREFIX: Final = "clipper:replica_count:"
 CHANGES_CHANNEL: Final = "clipper:changes"
 
 CURRENT_VERSION_PREFIX: Final = "CURRENT_MODEL_VERSION:"
@@ -170,7 +172,7 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """A model container that is connected to a query frontend."""
+    """A model container that is connected to one query frontend or several."""
 
     model: ModelId
     replica_id: int
@@ -201,6 +203,41 @@ class Replica:
             zmq_connection_id=_take_int(hash_, "zmq_connection_id", what),
             input_type=_take_input_type(hash_, what),
         )
+
+
+UNNUMBERED: Final = -1
+"""The number of a replica that Redis gave none yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class FrontendReport:
+    """What a query frontend says about itself."""
+
+    frontend_id: str
+    revision: int
+    """By which it serves."""
+    rpc_address: str = ""
+    """Where containers reach it; empty when it does not know."""
+    replicas: Mapping[str, Replica] = field(default_factory=dict)
+    """By name. A replica has the same name at all frontends that it is connected to."""
+
+    def to_hash(self) -> dict[str, str]:
+        replicas = [[name, replica.to_hash()] for name, replica in self.replicas.items()]
+        return {
+            "revision": str(self.revision),
+            "rpc_address": self.rpc_address,
+            "replicas": json.dumps(replicas),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Frontend:
+    """A query frontend that lives, as the others see it."""
+
+    id: str
+    rpc_address: str
+    models: frozenset[ModelId]
+    """Of which it has replicas."""
 
 
 @dataclass(frozen=True)
@@ -285,14 +322,6 @@ def delete_current_version(model_name: str) -> Write:
 
 def put_workers(workers: int) -> Write:
     return Write(CLIPPER_DB, ("SET", WORKERS_KEY, str(workers)))
-
-
-def put_replica(replica: Replica) -> Write:
-    return _hset(REPLICA_DB, replica.key, replica.to_hash())
-
-
-def delete_replica(replica: Replica) -> Write:
-    return Write(REPLICA_DB, ("DEL", replica.key))
 
 
 def put_snapshot(snapshot: Snapshot) -> list[Write]:

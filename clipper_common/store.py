@@ -25,16 +25,18 @@ from clipper_common.constants import (
     CLUSTER_LEASE_SECONDS,
     CONFIG_POLL_SECONDS,
     CONFIG_REREAD_SECONDS,
+    FRONTEND_LEASE_SECONDS,
 )
 from clipper_common.datatypes import ModelId
 from clipper_common.errors import ClipperException, RecordError
-from clipper_common.records import Replica, Snapshot, Write
+from clipper_common.records import Frontend, FrontendReport, Replica, Snapshot, Write
 
 logger = logging.getLogger(__name__)
 
 _CALL_SECONDS: Final = 2.0
 _RECONNECT_SECONDS: Final = 0.2
-_FRONTEND_SILENCE_SECONDS: Final = 5.0
+_REPLICA_MEMORY_SECONDS: Final = 3600.0
+"""For so long a version 4 container that is away keeps its number."""
 
 StoreError = (RedisError, OSError, asyncio.TimeoutError)
 """What a call raises when Redis cannot be reached or does not do as it is told."""
@@ -100,13 +102,6 @@ redis.call('PUBLISH', '{records.CHANGES_CHANNEL}', revision)
 return 1
 """
 
-_WRITE: Final = """
-for _, write in ipairs(cjson.decode(ARGV[1])) do
-  redis.call('SELECT', write[1])
-  redis.call(unpack(write[2]))
-end
-"""
-
 _READ_REPLICAS: Final = f"""
 redis.call('SELECT', {records.REPLICA_DB})
 local found = {{}}
@@ -116,9 +111,115 @@ end
 return found
 """
 
-_CLEAR_REPLICAS: Final = f"""
+# A frontend says that it lives, or leaves. Leases are Redis' own: no clock of another machine counts.
+# ARGV: id, place whose earlier lives are over (or empty), what it says as a JSON object (or empty: it leaves), and the
+# milliseconds of its lease and for which numbers are remembered. Answers as JSON the numbers of its replicas, and all
+# frontends that live: [id, address, models].
+_REPORT: Final = f"""
+local id, lease, memory = ARGV[1], ARGV[4], tonumber(ARGV[5])
+local prefix = '{records.FRONTEND_PREFIX}'
+local lives, ids = {{}}, {{}}
+for _, key in ipairs(redis.call('KEYS', prefix .. '*')) do
+  local other = string.sub(key, #prefix + 1)
+  if other == id or (ARGV[2] ~= '' and string.sub(other, 1, #ARGV[2]) == ARGV[2]) then redis.call('DEL', key)
+  else
+    local said = redis.call('HMGET', key, 'rpc_address', 'replicas')
+    if said[2] then
+      ids[#ids + 1] = other
+      lives[other] = {{address = said[1], replicas = cjson.decode(said[2])}}
+    end
+  end
+end
+local function model(replica) return replica.model_name .. ':' .. replica.model_version end
+local function key_of(replica)
+  return replica.model_name .. ',' .. replica.model_version .. ',' .. replica.model_replica_id
+end
+
+-- Numbers: a replica that another frontend has is known by that number, one that came back by its old one.
+local known, taken = {{}}, {{}}
+for _, other in pairs(lives) do
+  for _, pair in ipairs(other.replicas) do
+    known[model(pair[2]) .. '/' .. pair[1]] = pair[2].model_replica_id
+    taken[key_of(pair[2])] = pair[1]
+  end
+end
+local numbers, mine = {{}}, {{}}
+if ARGV[3] ~= '' then
+  local said = cjson.decode(ARGV[3])
+  local replicas = cjson.decode(said.replicas)
+  local function claim(name, replica)
+    local place = key_of(replica)
+    if replica.model_replica_id == '{records.UNNUMBERED}' or (taken[place] or name) ~= name then return false end
+    taken[place] = name
+    return true
+  end
+  local new = {{}}
+  for _, pair in ipairs(replicas) do
+    local name, replica = pair[1], pair[2]
+    local full = model(replica) .. '/' .. name
+    replica.model_replica_id = known[full] or redis.call('GET', '{records.REPLICA_NUMBER_PREFIX}' .. full)
+      or replica.model_replica_id
+    if not claim(name, replica) then new[#new + 1] = pair end
+  end
+  for _, pair in ipairs(new) do
+    repeat
+      local count = redis.call('INCR', '{records.REPLICA_COUNT_PREFIX}' .. model(pair[2]))
+      pair[2].model_replica_id = tostring(count - 1)
+    until claim(pair[1], pair[2])
+  end
+  for index, pair in ipairs(replicas) do
+    numbers[index] = tonumber(pair[2].model_replica_id)
+    mine[key_of(pair[2])] = true
+    local remembered = '{records.REPLICA_NUMBER_PREFIX}' .. model(pair[2]) .. '/' .. pair[1]
+    if redis.call('PTTL', remembered) < memory / 2 then
+      redis.call('SET', remembered, pair[2].model_replica_id, 'PX', memory)
+    end
+  end
+  ids[#ids + 1] = id
+  lives[id] = {{address = said.rpc_address, replicas = replicas}}
+  redis.call('HSET', prefix .. id, 'revision', said.revision, 'rpc_address', said.rpc_address,
+    'replicas', cjson.encode(replicas))
+  redis.call('PEXPIRE', prefix .. id, lease)
+end
+
+-- The replicas of all that live; where several have one, the first speaks for it.
+table.sort(ids)
+local wanted, answer = {{}}, {{}}
+for _, other in ipairs(ids) do
+  local models, seen = {{}}, {{}}
+  for _, pair in ipairs(lives[other].replicas) do
+    local replica = pair[2]
+    wanted[key_of(replica)] = wanted[key_of(replica)] or replica
+    if not seen[model(replica)] then
+      seen[model(replica)] = true
+      models[#models + 1] = {{replica.model_name, replica.model_version}}
+    end
+  end
+  answer[#answer + 1] = {{other, lives[other].address, models}}
+end
 redis.call('SELECT', {records.REPLICA_DB})
-for _, key in ipairs(redis.call('KEYS', '*')) do redis.call('DEL', key) end
+for _, key in ipairs(redis.call('KEYS', '*')) do
+  if not wanted[key] then redis.call('DEL', key) end
+end
+for key, replica in pairs(wanted) do
+  local is_new = redis.call('HGET', key, 'zmq_connection_id') ~= replica.zmq_connection_id
+  if is_new then
+    local fields = {{}}
+    for name, value in pairs(replica) do fields[#fields + 1] = name; fields[#fields + 1] = value end
+    redis.call('HSET', key, unpack(fields))
+  end
+  if is_new or mine[key] then redis.call('PEXPIRE', key, lease) end
+end
+return cjson.encode({{numbers, answer}})
+"""
+
+# ARGV: revision. Whether all frontends that live serve by it.
+_IS_APPLIED: Final = f"""
+for _, key in ipairs(redis.call('KEYS', '{records.FRONTEND_PREFIX}*')) do
+  local revision = redis.call('HGET', key, 'revision')
+  if revision and tonumber(revision) < tonumber(ARGV[1]) then return 0 end
+end
+return 1
 """
 
 # ARGV: cluster id, lease in milliseconds. Answers the owner.
@@ -243,13 +344,6 @@ class ConfigStore:
                 logger.warning("ignored: %s", error)
         return sorted(found, key=lambda replica: (replica.model, replica.replica_id))
 
-    async def write_replicas(self, writes: Sequence[Write]) -> None:
-        await self._eval(_WRITE, _dump(writes))
-
-    async def clear_replicas(self) -> None:
-        """Forget all replicas: those of a frontend that is no more announce themselves again."""
-        await self._eval(_CLEAR_REPLICAS)
-
     # --- which cluster, which frontends ---
 
     async def claim(self, cluster_id: str) -> None:
@@ -270,21 +364,31 @@ class ConfigStore:
         """Give up what `claim` got."""
         await self._eval(_RELEASE, cluster_id)
 
-    async def report_applied(self, frontend_id: str, revision: int) -> bool:
-        """Say that query frontend `frontend_id` lives and serves by `revision`; whether Redis did not know it."""
-        report = json.dumps({"revision": revision, "time": time.time()})
-        return bool(await _in_time(self._redis.hset(records.FRONTENDS_KEY, frontend_id, report)))
+    async def report(self, report: FrontendReport, place: str = "") -> tuple[list[int], list[Frontend]]:
+        """Say for a query frontend that it lives, by which revision it serves and which replicas it has.
+
+        Answers the number of each replica, and all frontends that live. With `place`, those whose id begins with it are
+        known to be dead, and forgotten.
+        """
+        return await self._report(report.frontend_id, place, json.dumps(report.to_hash()))
 
     async def retire_frontend(self, frontend_id: str) -> None:
-        await _in_time(self._redis.hdel(records.FRONTENDS_KEY, frontend_id))
+        """Say for a query frontend that it goes."""
+        await self._report(frontend_id, "", "")
+
+    async def _report(self, frontend_id: str, place: str, said: str) -> tuple[list[int], list[Frontend]]:
+        times = [str(int(seconds * 1000)) for seconds in (FRONTEND_LEASE_SECONDS, _REPLICA_MEMORY_SECONDS)]
+        numbers, frontends = json.loads(await self._eval(_REPORT, frontend_id, place, said, *times))
+        return list(numbers), [
+            Frontend(other, address, frozenset(ModelId(*pair) for pair in models))
+            for other, address, models in frontends
+        ]
 
     async def wait_until_applied(self, revision: int, seconds: float) -> bool:
         """Wait until every query frontend that lives serves by `revision`; whether they did in time."""
         give_up = time.monotonic() + seconds
         while time.monotonic() < give_up:
-            reports = map(json.loads, await _in_time(self._redis.hvals(records.FRONTENDS_KEY)))
-            alive = [r for r in reports if time.time() - r["time"] < _FRONTEND_SILENCE_SECONDS]
-            if all(report["revision"] >= revision for report in alive):
+            if await self._eval(_IS_APPLIED, str(revision)):
                 return True
             await asyncio.sleep(0.003)
         return False

@@ -38,7 +38,7 @@ _HELP: Final = {
     "port": "HTTP port",
     "fast_lane": "0 answers predictions by aiohttp's general path too: the same bytes, several times slower",
     "workers": "processes that share the port, until Redis says another number",
-    "advertise": "host by which model containers and other frontends reach this one, if not by that they were told",
+    "advertise": "host by which model containers and other frontends reach this one; needed where there are several",
     "drain_seconds": "on SIGTERM, seconds in which connections are still accepted and each answer closes its own",
     "cluster_id": "name/id of the cluster; with it, a second cluster on the same Redis is refused",
 }

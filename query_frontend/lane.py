@@ -36,6 +36,7 @@ from clipper_common.errors import JsonError
 from query_frontend import schemas
 from query_frontend.deadlines import Slot
 from query_frontend.handlers import MODEL_HEADER, model_header
+from query_frontend.leaving import Leaving
 from query_frontend.query_processor import Query, QueryContext
 from query_frontend.registry import Registry
 
@@ -65,12 +66,19 @@ class Lane:
     """What all connections share."""
 
     def __init__(
-        self, registry: Registry, context: QueryContext, query_ids: Iterator[int], content_seconds: float
+        self,
+        registry: Registry,
+        context: QueryContext,
+        query_ids: Iterator[int],
+        content_seconds: float,
+        leaving: Leaving,
     ) -> None:
         self.wheel = context.wheel
         self.content_seconds = content_seconds
         self.heads: dict[bytes, Head | None] = {}
         """What is known; `recognise` adds to it."""
+        self.leaving = leaving
+        """Their requests are aiohttp's, whose answers close connections."""
         self._registry = registry
         self._context = context
         self._query_ids = query_ids
@@ -226,7 +234,7 @@ class LaneHandler(RequestHandler):
                 continue
             body_at = data.find(_END_OF_HEAD) + 4
             head = self._lane.recognise(data[:body_at]) if body_at > 3 else None
-            if head is None:
+            if head is None or (not self._lane.leaving.is_empty and self in self._lane.leaving):
                 self._passes = True
                 super().data_received(data)
                 return

@@ -1,18 +1,22 @@
-"""What this frontend tells Redis about itself: that it lives, what it serves by, which replicas it has.
+"""What this frontend tells Redis about itself, and learns of the others: who lives, and which replicas they have.
 
 Redis may be away at any time; then all of it is told again once it is back.
 """
 
 import asyncio
+import contextlib
 import logging
+import socket
+import uuid
+from collections.abc import Callable
 from typing import Final
 
-from clipper_common import records
 from clipper_common.constants import CONFIG_POLL_SECONDS
 from clipper_common.errors import ClipperException
-from clipper_common.records import Replica
+from clipper_common.records import UNNUMBERED, Frontend, FrontendReport, Replica
 from clipper_common.store import ConfigStore, StoreError
 from query_frontend.registry import Registry
+from query_frontend.rpc_server import Connection
 from query_frontend.task_executor import TaskExecutor
 
 logger = logging.getLogger(__name__)
@@ -21,69 +25,80 @@ _RETRY_SECONDS: Final = 0.5
 
 
 class Presence:
+    """`advertise` is the host under which others reach this one, empty if that is not known."""
+
     def __init__(
-        self, store: ConfigStore, registry: Registry, executor: TaskExecutor, frontend_id: str, cluster_id: str
+        self, store: ConfigStore, registry: Registry, executor: TaskExecutor, advertise: str, cluster_id: str
     ) -> None:
-        self._id = frontend_id
         self._store = store
         self._registry = registry
         self._executor = executor
+        self._advertise = advertise
         self._cluster_id = cluster_id
-        self._published: dict[str, Replica] = {}
-        """By key."""
-        self._is_unknown = True
-        """What Redis holds: it was not looked at yet, failed, or lost all."""
-        self._changed = asyncio.Event()
+        self._place = ""
+        self.id = ""
+        """Of this life in this place."""
+        self.rpc_address = ""
+        self._was_reported = False
+        self._numbers: dict[str, int] = {}
+        """Of the replicas here, by name, as Redis gave them."""
+        self.peers: list[Frontend] = []
+        """The other frontends that live, as far as Redis lets us know."""
+        self.reported: Callable[[], None] = lambda: None
+        """Called after each report; set by the composition root."""
+        self._due = asyncio.Event()
+        self._reporting = asyncio.Lock()
 
-    def replicas_changed(self) -> None:
-        self._changed.set()
+    def listens_on(self, rpc_port: int) -> None:
+        """Know this frontend's port, which makes up its place: nobody else can have it at the same time."""
+        self._place = f"{socket.gethostname()}:{rpc_port}:"
+        self.id = self._place + uuid.uuid4().hex[:12]
+        self.rpc_address = f"tcp://{self._advertise}:{rpc_port}" if self._advertise else ""
 
-    async def publish_replicas(self) -> None:
-        """Keep the replicas in Redis as they are here, for ever."""
-        self._changed.set()
-        while True:
-            await self._changed.wait()
-            self._changed.clear()
-            try:
-                await self._publish()
-            except StoreError:
-                self._is_unknown = True
-                await asyncio.sleep(_RETRY_SECONDS)
-                self._changed.set()
-
-    async def _publish(self) -> None:
-        if self._is_unknown:
-            self._is_unknown = False  # before the wait: `report` may learn meanwhile that Redis lost all again
-            await self._store.clear_replicas()  # those of a frontend that is no more
-            self._published = {}
-        wanted = {replica.key: replica for replica in self._executor.replica_records}
-        gone = [replica for key, replica in self._published.items() if key not in wanted]
-        new = [replica for key, replica in wanted.items() if self._published.get(key) != replica]
-        await self._store.write_replicas([*map(records.delete_replica, gone), *map(records.put_replica, new)])
-        self._published = wanted
-
-    async def report(self) -> None:
-        """Say that we live and by which revision we serve. Raises `StoreError`."""
-        if await self._store.report_applied(self._id, self._registry.revision):
-            self._is_unknown = True  # Redis knew nothing of us: it is new, or lost all
-            self._changed.set()
-        if self._cluster_id:
-            await self._store.claim(self._cluster_id)
+    def report_soon(self) -> None:
+        """Something changed."""
+        self._due.set()
 
     async def keep_reporting(self) -> None:
-        """`report` each second, for ever."""
+        """`report` each second and soon after each change, for ever."""
         while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CONFIG_POLL_SECONDS):
+                    await self._due.wait()
+            self._due.clear()
             try:
                 await self.report()
-            except StoreError:
-                pass  # the follower of the configuration logs it
+            except StoreError:  # the follower of the configuration logs it
+                await asyncio.sleep(_RETRY_SECONDS)
+                self._due.set()
             except ClipperException as error:
                 logger.error("%s", error)
-            await asyncio.sleep(CONFIG_POLL_SECONDS)
+                await asyncio.sleep(_RETRY_SECONDS)
+
+    async def report(self) -> None:
+        """Say that we live, by which revision we serve and which replicas are here. Raises `StoreError`."""
+        async with self._reporting:
+            replicas = {self._name(connection): self._record(connection) for connection in self._executor.connections}
+            report = FrontendReport(self.id, self._registry.revision, self.rpc_address, replicas)
+            numbers, frontends = await self._store.report(report, "" if self._was_reported else self._place)
+            self._was_reported = True
+            self._numbers = dict(zip(replicas, numbers, strict=True))
+            self.peers = [frontend for frontend in frontends if frontend.id != self.id]
+            self.reported()
+            if self._cluster_id:
+                await self._store.claim(self._cluster_id)
+
+    def _record(self, connection: Connection) -> Replica:
+        metadata = connection.metadata
+        number = self._numbers.get(self._name(connection), UNNUMBERED)
+        return Replica(metadata.model, number, connection.number, metadata.input_type)
+
+    def _name(self, connection: Connection) -> str:
+        """The same at all frontends, for a container that connects to several; else of this connection alone."""
+        return connection.metadata.replica_id or f"{self.id}/{connection.number}"
 
     async def retire(self) -> None:
         """Leave nothing in Redis that says we are there."""
-        await self._store.clear_replicas()
-        await self._store.retire_frontend(self._id)
-        if self._cluster_id:
+        await self._store.retire_frontend(self.id)
+        if self._cluster_id and not self.peers:
             await self._store.release(self._cluster_id)

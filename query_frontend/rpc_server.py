@@ -47,6 +47,9 @@ class Connection:
     def rpc_version(self) -> int:
         return self.metadata.rpc_version
 
+    def __str__(self) -> str:
+        return f"replica {self.metadata.replica_id or self.number} of {self.metadata.model}"
+
 
 @dataclass
 class RpcEvents:
@@ -72,8 +75,8 @@ class RpcServer:
 
     # --- life ---
 
-    def start(self) -> None:
-        """Listen. Raises `zmq.ZMQError` when the address is taken."""
+    def start(self) -> int:
+        """Listen; on which port. Raises `zmq.ZMQError` when the address is taken."""
         self._loop = asyncio.get_running_loop()
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
@@ -85,6 +88,9 @@ class RpcServer:
         self._ticker = self._loop.call_later(_TICK_SECONDS, self._tick)
         self._loop.call_soon(self._on_readable)  # the descriptors are edge-triggered: look once
         self._loop.call_soon(self._on_disconnections)
+        endpoint = self._socket.getsockopt(zmq.LAST_ENDPOINT)
+        assert isinstance(endpoint, bytes)
+        return int(endpoint.rstrip(b"\0").rpartition(b":")[2])
 
     def stop(self) -> None:
         self._ticker.cancel()
@@ -109,7 +115,7 @@ class RpcServer:
 
     def expel(self, connection: Connection, reason: str) -> None:
         """Forget a container that misbehaves. It may introduce itself again."""
-        logger.error("replica of %s is expelled: %s", connection.metadata.model, reason)
+        logger.error("%s is expelled: %s", connection, reason)
         self._forget(connection, reason)
 
     def dismiss(self, connection: Connection) -> None:

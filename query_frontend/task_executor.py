@@ -15,8 +15,8 @@ from typing import Final, NamedTuple
 
 from clipper_common import jsontext
 from clipper_common.datatypes import BatchPolicy, ModelId
-from clipper_common.records import Model, Replica
-from clipper_common.wire import MESSAGE_ID_LIMIT, Metadata, PredictRequest, Response
+from clipper_common.records import Model
+from clipper_common.wire import MESSAGE_ID_LIMIT, PredictRequest, Response
 from query_frontend.batching import BatchSizer, batch_sizer
 from query_frontend.cache import PredictionCache
 from query_frontend.metrics import Gauge, Leaves, ModelMetrics, SystemMetrics
@@ -35,7 +35,6 @@ _SLO_SHARE: Final = 0.46
 """A query waits for at most one batch before its own: half of the SLO for each, less a margin for everything else."""
 _DELIVERY_SHARE: Final = 0.05
 """What of the SLO passes between the answer of a replica and those to its queries."""
-_MAX_KNOWN_REPLICAS: Final = 10_000
 
 
 class ModelState:
@@ -107,9 +106,8 @@ class Batch(NamedTuple):
 class ReplicaState:
     """A connected container, and what it is doing."""
 
-    def __init__(self, connection: Connection, record: Replica) -> None:
+    def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self.record = record
         self.state: ModelState | None = None
         """None while its model version is not registered."""
         self.sizer = batch_sizer(BatchPolicy.LEARNED, 0)
@@ -124,8 +122,6 @@ class TaskExecutor:
         self._metrics = metrics
         self._models: dict[ModelId, ModelState] = {}
         self._replicas: dict[Connection, ReplicaState] = {}
-        self._numbers: dict[ModelId, itertools.count[int]] = {}
-        self._known_numbers: dict[str, int] = {}
         self._owners = itertools.count()
         self._message_ids = itertools.cycle(range(MESSAGE_ID_LIMIT))
         self.rpc: RpcServer
@@ -134,8 +130,14 @@ class TaskExecutor:
         """Called when replicas came or went; set by the composition root."""
 
     @property
-    def replica_records(self) -> list[Replica]:
-        return [state.record for state in self._replicas.values()]
+    def connections(self) -> list[Connection]:
+        """Of all replicas."""
+        return list(self._replicas)
+
+    def can_answer(self, model_id: ModelId) -> bool:
+        """Whether a replica of the model version is here, or none is needed: it is not registered."""
+        state = self._models.get(model_id)
+        return state is None or state.is_served
 
     # --- queries ---
 
@@ -309,11 +311,9 @@ class TaskExecutor:
                 f"its input type is {metadata.input_type.canonical_name}, "
                 f"{metadata.model} was registered with {state.model.input_type.canonical_name}"
             )
-        number = self._number(metadata)
-        record = Replica(metadata.model, number, connection.number, metadata.input_type)
-        replica = ReplicaState(connection, record)
+        replica = ReplicaState(connection)
         self._replicas[connection] = replica
-        logger.info("replica %s connected (RPC version %d)", record.key, metadata.rpc_version)
+        logger.info("%s connected (RPC version %d)", connection, metadata.rpc_version)
         if state is not None:
             self._attach(state, replica)
             self._dispatch_soon(state)
@@ -324,7 +324,7 @@ class TaskExecutor:
         replica = self._replicas.pop(connection, None)
         if replica is None:
             return
-        logger.info("replica %s left: %s", replica.record.key, reason)
+        logger.info("%s left: %s", connection, reason)
         state = replica.state
         if state is not None:
             state.replicas.remove(replica)
@@ -344,18 +344,6 @@ class TaskExecutor:
                 replica.state.idle.remove(replica)
         if replica.batch is None:
             self.rpc.dismiss(connection)
-
-    def _number(self, metadata: Metadata) -> int:
-        """The replica's number in Redis: the same again for a container that comes back."""
-        name = metadata.replica_id
-        if name is not None and name in self._known_numbers:
-            return self._known_numbers[name]
-        number = next(self._numbers.setdefault(metadata.model, itertools.count()))
-        if name is not None:
-            self._known_numbers[name] = number
-        if len(self._known_numbers) > _MAX_KNOWN_REPLICAS:
-            del self._known_numbers[next(iter(self._known_numbers))]
-        return number
 
     @staticmethod
     def _attach(state: ModelState, replica: ReplicaState) -> None:
@@ -385,13 +373,13 @@ class TaskExecutor:
         state = ModelState(model, slo_seconds, next(self._owners), self._metrics.add_model(model.id))
         state.metrics.batching = Gauge(state.batching)
         self._models[model.id] = state
-        for replica in self._replicas.values():
-            if replica.record.model != model.id:
+        for connection, replica in self._replicas.items():
+            if connection.metadata.model != model.id:
                 continue
-            if replica.record.input_type is model.input_type:
+            if connection.metadata.input_type is model.input_type:
                 self._attach(state, replica)
             else:
-                logger.warning("replica %s is not used: its input type differs", replica.record.key)
+                logger.warning("%s is not used: its input type differs", connection)
 
     def _change_batching(self, state: ModelState, model: Model) -> None:
         """What is queued, cached and connected stays."""

@@ -175,8 +175,6 @@ def test_writes() -> None:
     assert records.delete_model(model) == (2, ("DEL", "m:1"))
     assert records.put_current_version(model) == (6, ("SET", "CURRENT_MODEL_VERSION:m", "1"))
     assert records.delete_current_version("m") == (6, ("DEL", "CURRENT_MODEL_VERSION:m"))
-    assert records.put_replica(REPLICA) == (3, ("HSET", "m,1,2", *flat(REPLICA_HASH)))
-    assert records.delete_replica(REPLICA) == (3, ("DEL", "m,1,2"))
 
 
 def test_a_snapshot_as_writes() -> None:

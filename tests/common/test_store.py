@@ -15,7 +15,7 @@ from clipper_common import records
 from clipper_common import store as store_module
 from clipper_common.datatypes import InputType, ModelId
 from clipper_common.errors import ClipperException
-from clipper_common.records import Application, Model, Replica, Snapshot
+from clipper_common.records import Application, Frontend, FrontendReport, Model, Replica, Snapshot
 from clipper_common.store import ConfigStore, StoreError
 
 Connect = Callable[[int], ConfigStore]
@@ -318,19 +318,100 @@ async def test_a_redis_that_forbids_config_is_enough(own_redis: Any, connect: Co
 # --- replicas ---
 
 
-async def test_replicas_are_written_read_in_order_and_cleared(store: ConfigStore) -> None:
-    replicas = [
-        Replica(ModelId("m", "1"), 0, 5, InputType.INTS),
-        Replica(ModelId("m", "1"), 10, 7, InputType.INTS),
-        Replica(ModelId("n", "1"), 2, 6, InputType.STRINGS),
-    ]
-    await store.write_replicas([records.put_replica(replica) for replica in reversed(replicas)])
-    assert await store.read_replicas() == replicas
-    await store.write_replicas([records.delete_replica(replicas[1])])
-    assert await store.read_replicas() == [replicas[0], replicas[2]]
-    await store.clear_replicas()
+def replica(name: str = "m", number: int = records.UNNUMBERED, connection: int = 0) -> Replica:
+    return Replica(ModelId(name, "1"), number, connection, InputType.INTS)
+
+
+def report(frontend: str, *names: str, number: int = records.UNNUMBERED) -> FrontendReport:
+    """One of a frontend that has the replicas of these names."""
+    return FrontendReport(frontend, 1, f"tcp://{frontend}:7000", {name: replica(number=number) for name in names})
+
+
+async def test_replicas_are_numbered_per_model_and_read_in_order(store: ConfigStore) -> None:
+    replicas = {"x": replica("n"), "y": replica("m", connection=1), "z": replica("m", connection=2)}
+    numbers, _ = await store.report(FrontendReport("a", 1, "", replicas))
+    assert numbers == [0, 0, 1]
+    assert await store.read_replicas() == [replica("m", 0, 1), replica("m", 1, 2), replica("n", 0)]
+    await store.report(FrontendReport("a", 1, "", {"z": replica("m", 1, 2)}))
+    assert await store.read_replicas() == [replica("m", 1, 2)]
+    await store.retire_frontend("a")
     assert await store.read_replicas() == []
     assert await store.read() == Snapshot(), "replicas are no configuration"
+
+
+async def test_a_replica_of_several_frontends_is_one_record(store: ConfigStore) -> None:
+    assert (await store.report(report("a", "both", "only a")))[0] == [0, 1]
+    assert (await store.report(report("b", "only b", "both")))[0] == [2, 0]
+    assert [found.replica_id for found in await store.read_replicas()] == [0, 1, 2]
+    await store.retire_frontend("a")
+    assert [found.replica_id for found in await store.read_replicas()] == [0, 2]
+
+
+async def test_a_replica_that_was_away_keeps_its_number(store: ConfigStore) -> None:
+    assert (await store.report(report("a", "x", "y")))[0] == [0, 1]
+    await store.report(report("a", "y"))
+    assert (await store.report(report("a", "y", "z")))[0] == [1, 2]
+    assert (await store.report(report("b", "x")))[0] == [0]
+
+
+async def test_a_report_says_who_lives_and_which_models_they_have(store: ConfigStore) -> None:
+    await store.report(FrontendReport("a", 1, "tcp://a:7000", {"x": replica("n"), "y": replica(), "z": replica()}))
+    _, frontends = await store.report(FrontendReport("b", 1))
+    both = frozenset({ModelId("m", "1"), ModelId("n", "1")})
+    assert frontends == [Frontend("a", "tcp://a:7000", both), Frontend("b", "", frozenset())]
+
+
+async def test_a_frontend_that_fell_silent_expires_with_its_replicas(
+    store: ConfigStore, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "FRONTEND_LEASE_SECONDS", 0.05)
+    await store.report(report("dead", "x", "y"))
+    monkeypatch.setattr(store_module, "FRONTEND_LEASE_SECONDS", 60)
+    async with asyncio.timeout(5):
+        while len((await store.report(report("alive", "y")))[1]) > 1:
+            await asyncio.sleep(0.01)
+    assert [found.replica_id for found in await store.read_replicas()] == [1]
+    assert await store.wait_until_applied(1, 1)
+
+
+async def test_the_replicas_of_the_last_frontend_expire_too(
+    store: ConfigStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "FRONTEND_LEASE_SECONDS", 0.05)
+    await store.report(report("dead", "x"))
+    async with asyncio.timeout(5):
+        while await store.read_replicas():
+            await asyncio.sleep(0.01)
+
+
+async def test_who_starts_in_a_place_ends_the_earlier_life_there(store: ConfigStore) -> None:
+    await store.report(report("host:7000:first", "x"))
+    await store.report(report("host:7001:other", "y"))
+    _, frontends = await store.report(report("host:7000:second"), place="host:7000:")
+    assert [frontend.id for frontend in frontends] == ["host:7000:second", "host:7001:other"]
+    assert [found.replica_id for found in await store.read_replicas()] == [1]
+
+
+async def test_numbers_survive_a_redis_that_lost_all(store: ConfigStore, client: redis.Redis) -> None:
+    await store.report(report("a", "x", "y", "z"))
+    client.flushall()
+    known = FrontendReport("a", 1, "", {"new": replica(), "z": replica(number=2), "y": replica(number=0)})
+    assert (await store.report(known))[0] == [1, 2, 0]
+    # Another that was quicker took the number: the later one gets a new one.
+    assert (await store.report(report("b", "w", number=2)))[0] == [3]
+    assert [found.replica_id for found in await store.read_replicas()] == [0, 1, 2, 3]
+
+
+async def test_a_dead_replica_leaves_its_number_to_nobody(store: ConfigStore) -> None:
+    await store.report(report("a", "x"))
+    await store.report(report("a"))
+    assert (await store.report(report("a", "y")))[0] == [1]
+
+
+@pytest.mark.parametrize("name", ["", "é\U0001f600", 'a"\\/b', "x" * 1024, "\x00"])
+async def test_any_name_of_a_replica_will_do(store: ConfigStore, name: str) -> None:
+    for _ in range(2):
+        assert (await store.report(report("a", name)))[0] == [0]
 
 
 # --- which cluster ---
@@ -374,17 +455,17 @@ async def test_without_query_frontends_all_is_applied(store: ConfigStore) -> Non
 
 
 async def test_every_query_frontend_is_waited_for(store: ConfigStore) -> None:
-    await store.report_applied("a", 2)
-    await store.report_applied("b", 1)
+    await store.report(FrontendReport("a", 2))
+    await store.report(FrontendReport("b", 1))
     assert not await store.wait_until_applied(2, 0.05)
     waiting = asyncio.create_task(store.wait_until_applied(2, 10))
-    await store.report_applied("b", 3)
+    await store.report(FrontendReport("b", 3))
     async with asyncio.timeout(5):
         assert await waiting
 
 
 async def test_a_query_frontend_that_left_is_not_waited_for(store: ConfigStore) -> None:
-    await store.report_applied("a", 1)
+    await store.report(FrontendReport("a", 1))
     await store.retire_frontend("a")
     assert await store.wait_until_applied(2, 1)
 
@@ -392,11 +473,6 @@ async def test_a_query_frontend_that_left_is_not_waited_for(store: ConfigStore) 
 async def test_a_query_frontend_that_fell_silent_is_not_waited_for(
     store: ConfigStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await store.report_applied("a", 1)
-    monkeypatch.setattr(store_module, "_FRONTEND_SILENCE_SECONDS", 0.05)
+    monkeypatch.setattr(store_module, "FRONTEND_LEASE_SECONDS", 0.05)
+    await store.report(FrontendReport("a", 1))
     assert await store.wait_until_applied(2, 5)
-
-
-async def test_a_report_says_whether_redis_knew_the_frontend(store: ConfigStore) -> None:
-    assert await store.report_applied("a", 1)
-    assert not await store.report_applied("a", 2)

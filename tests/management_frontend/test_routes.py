@@ -6,9 +6,8 @@ from typing import Any, NamedTuple
 import pytest
 from aiohttp.test_utils import TestClient
 
-from clipper_common import records
 from clipper_common.datatypes import InputType, ModelId
-from clipper_common.records import Replica
+from clipper_common.records import FrontendReport, Replica
 from clipper_common.store import ConfigStore
 from management_frontend.handlers import ROUTES
 
@@ -328,8 +327,8 @@ async def test_refusals_are_plain_text_and_change_nothing(client: TestClient, st
 
 
 async def test_containers_are_those_that_frontends_announced(client: TestClient, store: ConfigStore) -> None:
-    replicas = [Replica(ModelId("m", "1"), number, 7, InputType.INTS) for number in (1, 0)]
-    await store.write_replicas([records.put_replica(replica) for replica in replicas])
+    replicas = {str(number): Replica(ModelId("m", "1"), number, 7, InputType.INTS) for number in (1, 0)}
+    await store.report(FrontendReport("query frontend", 1, "", replicas))
 
     async def ask(post: Post) -> Any:
         answer = await client.post(f"/admin/{post[0]}", json=post[1])

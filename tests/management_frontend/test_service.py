@@ -10,7 +10,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from clipper_common import records
 from clipper_common.datatypes import InputType, ModelId
 from clipper_common.errors import QueryError
-from clipper_common.records import Application, Model, Snapshot, Write
+from clipper_common.records import Application, FrontendReport, Model, Snapshot, Write
 from clipper_common.store import ConfigStore
 from management_frontend import app, service
 from management_frontend.config import Config
@@ -102,14 +102,14 @@ async def test_a_change_returns_when_the_query_frontends_follow(
     client: TestClient, store: ConfigStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "APPLY_SECONDS", 30)
-    await store.report_applied("query frontend", 0)
+    await store.report(FrontendReport("query frontend", 0))
     body = {"name": "app", "input_type": "ints", "default_output": "", "latency_slo_micros": 1}
     adding = asyncio.create_task(client.post("/admin/add_app", json=body))
     async with asyncio.timeout(10):
         while not (snapshot := await store.read()).applications:
             await asyncio.sleep(0.005)
         assert not (await asyncio.wait([adding], timeout=0.1))[0], "answered before the query frontend followed"
-        await store.report_applied("query frontend", snapshot.revision)
+        await store.report(FrontendReport("query frontend", snapshot.revision))
         assert (await adding).status == 200
 
 
@@ -117,7 +117,7 @@ async def test_a_query_frontend_that_does_not_follow_is_not_waited_for(
     store: ConfigStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(service, "APPLY_SECONDS", 0.05)
-    await store.report_applied("query frontend", 0)
+    await store.report(FrontendReport("query frontend", 0))
     async with asyncio.timeout(5):
         await ChangeService(store).change(add_application)
     assert "did not follow revision 1" in caplog.text

@@ -1,57 +1,120 @@
-"""What the frontend tells Redis, when Redis loses it in the worst moment."""
+"""What the frontend tells a real Redis, in the worst moments."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+import redis
+
 from clipper_common import records
 from clipper_common.datatypes import InputType, ModelId
-from clipper_common.records import Replica, Write
+from clipper_common.records import Replica
+from clipper_common.store import ConfigStore, StoreError
+from clipper_common.wire import Metadata
 from query_frontend.presence import Presence
+from query_frontend.rpc_server import Connection
 
-REPLICA = Replica(ModelId("m", "1"), 0, 0, InputType.DOUBLES)
-
-
-class ForgetfulStore:
-    """Holds replicas; `forget` loses all, as FLUSHALL does."""
-
-    def __init__(self) -> None:
-        self.keys: set[str] = set()
-        self.knows_us = False
-        self.may_write = asyncio.Event()
-        self.writes = 0
-
-    def forget(self) -> None:
-        self.keys.clear()
-        self.knows_us = False
-
-    async def clear_replicas(self) -> None:
-        self.keys.clear()
-
-    async def write_replicas(self, writes: Sequence[Write]) -> None:
-        self.keys |= {write.command[1] for write in writes if write.command[0] == "HSET"}
-        self.writes += 1
-        await self.may_write.wait()
-
-    async def report_applied(self, frontend_id: str, revision: int) -> bool:
-        is_new, self.knows_us = not self.knows_us, True
-        return is_new
+MODEL = ModelId("m", "1")
 
 
-async def test_replicas_lost_while_they_are_written_are_written_again() -> None:
-    store: Any = ForgetfulStore()
-    executor: Any = SimpleNamespace(replica_records=[REPLICA])
-    registry: Any = SimpleNamespace(revision=1)
-    presence = Presence(store, registry, executor, "me", "")
-    await presence.report()
-    publishing = asyncio.create_task(presence.publish_replicas())
+class Frontend:
+    """A presence, with the replicas that a test gives it."""
+
+    def __init__(self, port: int, rpc_port: int = 7000, advertise: str = "", cluster_id: str = "") -> None:
+        self.store = ConfigStore("127.0.0.1", port)
+        self.executor: Any = SimpleNamespace(connections=[])
+        registry: Any = SimpleNamespace(revision=1)
+        self.presence = Presence(self.store, registry, self.executor, advertise, cluster_id)
+        self.presence.listens_on(rpc_port)
+
+    def connect(self, name: str | None = None) -> None:
+        metadata = Metadata(MODEL, InputType.INTS, 4 if name else 3, name)
+        self.executor.connections.append(Connection(len(self.executor.connections), b"", metadata, 0.0))
+
+    async def replicas(self) -> list[int]:
+        return [replica.replica_id for replica in await self.store.read_replicas()]
+
+
+@pytest.fixture
+async def make(redis_port: int) -> AsyncIterator[Any]:
+    made: list[Frontend] = []
+
+    def make(**arguments: Any) -> Frontend:
+        made.append(Frontend(redis_port, **arguments))
+        return made[-1]
+
+    yield make
+    for frontend in made:
+        await frontend.store.close()
+
+
+async def test_two_frontends_know_each_other_and_share_numbers(make: Any) -> None:
+    first, second = make(rpc_port=7000, advertise="first"), make(rpc_port=7001)
+    first.connect("both")
+    first.connect()
+    second.connect()
+    second.connect("both")
+    for frontend in (first, second, first):
+        await frontend.presence.report()
+    assert await first.replicas() == [0, 1, 2]
+    assert [(peer.id, peer.rpc_address) for peer in first.presence.peers] == [(second.presence.id, "")]
+    assert [(peer.rpc_address, peer.models) for peer in second.presence.peers] == [
+        ("tcp://first:7000", frozenset({MODEL}))
+    ]
+
+
+async def test_a_frontend_that_goes_takes_only_its_own_along(make: Any) -> None:
+    first, second = make(rpc_port=7000, cluster_id="c/1"), make(rpc_port=7001, cluster_id="c/1")
+    for frontend in (first, second):
+        frontend.connect("both")
+        frontend.connect()
+        await frontend.presence.report()
+    await first.presence.report()
+    await first.presence.retire()
+    assert await second.replicas() == [0, 2]
+    await second.presence.report()
+    assert second.presence.peers == []
+    await second.store.claim("c/1")  # the cluster still owns its Redis
+    await second.presence.retire()
+    assert await second.replicas() == []
+    await second.store.claim("another/2")
+
+
+async def test_a_change_is_reported_at_once_and_redis_that_lost_all_is_told_again(make: Any, redis_port: int) -> None:
+    frontend = make()
+    reporting = asyncio.create_task(frontend.presence.keep_reporting())
+    frontend.connect("x")
+    frontend.presence.report_soon()
+    async with asyncio.timeout(0.8):
+        while await frontend.replicas() != [0]:
+            await asyncio.sleep(0.005)
+    with redis.Redis(port=redis_port) as client:
+        client.flushall()
     async with asyncio.timeout(5):
-        while not store.writes:
-            await asyncio.sleep(0)
-        store.forget()
-        await presence.report()
-        store.may_write.set()
-        while store.keys != {records.put_replica(REPLICA).command[1]}:
-            await asyncio.sleep(0)
-    publishing.cancel()
+        while await frontend.replicas() != [0]:
+            await asyncio.sleep(0.005)
+    reporting.cancel()
+
+
+async def test_the_next_life_in_the_same_place_replaces_the_last(make: Any, redis_port: int) -> None:
+    first, second = make(rpc_port=7000), make(rpc_port=7000)
+    first.connect()
+    await first.presence.report()
+    await second.presence.report()
+    assert first.presence.id != second.presence.id
+    with redis.Redis(port=redis_port, decode_responses=True) as client:
+        assert client.keys(records.FRONTEND_PREFIX + "*") == [records.FRONTEND_PREFIX + second.presence.id]
+    assert await second.replicas() == []
+
+
+async def test_a_report_that_fails_is_an_error_of_the_store(own_redis: Any) -> None:
+    frontend = Frontend(own_redis.port)
+    with pytest.raises(StoreError):
+        await frontend.presence.report()
+    await asyncio.to_thread(own_redis.start)
+    frontend.connect("x")
+    await frontend.presence.report()
+    assert await frontend.store.read_replicas() == [Replica(MODEL, 0, 0, InputType.INTS)]
+    await frontend.store.close()

@@ -245,6 +245,7 @@ def test_a_stopped_process_is_told_from_a_busy_one(frontend: Frontend) -> None:
 def test_a_draining_container_gets_no_more_and_is_let_go_after_its_batch(
     frontend: Frontend, raw_container: MakeContainer
 ) -> None:
+    frontend.serve("impatient", slo_ms=50)
     frontend.serve("app", slo_ms=5000)
     container = join(frontend, raw_container, 1, version=4, name="drains")
     with ThreadPoolExecutor() as pool:
@@ -253,7 +254,8 @@ def test_a_draining_container_gets_no_more_and_is_let_go_after_its_batch(
         container.socket.send_multipart(wire.encode_drain_request())
         wait_for(
             lambda: (
-                frontend.predict("app", input=[2.0]).get("default_explanation") == "No connected models found for query"
+                frontend.predict("impatient", input=[2.0]).get("default_explanation")
+                == "No connected models found for query"
             ),
             "no more is queued for it",
         )
