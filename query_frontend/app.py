@@ -34,6 +34,7 @@ from query_frontend.readiness import Readiness
 from query_frontend.registry import Registry
 from query_frontend.rpc_server import RpcEvents, RpcServer
 from query_frontend.seat import Seat
+from query_frontend.siblings import Siblings
 from query_frontend.task_executor import TaskExecutor
 
 logger = logging.getLogger(__name__)
@@ -172,6 +173,8 @@ class Worker:
     async def make_app(self) -> web.Application:
         self._parts = QueryFrontend(self._config, asyncio.get_running_loop(), self._seat.number)
         self._parts.configured.append(self._follow_wanted)
+        self._siblings = Siblings(self._seat, self._parts.metrics.state)
+        self._parts.handlers.report_metrics = self._siblings.report
         self._seat.listen_to_owner(self._retire, orphaned=lambda: os._exit(1))
         return _make_app(self._parts)
 
@@ -194,11 +197,13 @@ class Worker:
             await self._door.open(shared=self._wanted > 1)
         except OSError as error:
             sys.exit(webapp.address_in_use(f"{self._config.host}:{self._config.port}", error))
+        await self._siblings.start()
         self._seat.tell_serving()
         try:
             yield
         finally:
             await self._drain(self._door, runner.server)
+            self._siblings.stop()
 
     def _retire(self) -> None:
         """Go, as the owner wants, while the others go on."""

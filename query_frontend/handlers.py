@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Final
 from urllib.parse import quote
 
@@ -13,7 +13,7 @@ from clipper_common.errors import JsonError, QueryError, RequestError
 from clipper_common.webapp import Handler, json_response
 from query_frontend import schemas
 from query_frontend.leaving import Leaving
-from query_frontend.metrics import SystemMetrics
+from query_frontend.metrics import Report, SystemMetrics
 from query_frontend.query_processor import QueryContext, Request
 from query_frontend.readiness import NOT_LOADED, Readiness
 from query_frontend.registry import AppState, Registry
@@ -41,6 +41,8 @@ class Handlers:
         self._query_ids = query_ids
         self._readiness = readiness
         self._leaving = leaving
+        self.report_metrics: Callable[[], Awaitable[Report]] = self._report_own_metrics
+        """Changed by the composition root, where there are other workers."""
 
     def routes(self) -> list[web.RouteDef]:
         routes = [web.get("/metrics", self.metrics), web.get("/livez", self.live), web.get("/readyz", self.ready)]
@@ -82,7 +84,10 @@ class Handlers:
         return web.Response(text=f"Feedback received? {int(feedback.uid == 0)}")
 
     async def metrics(self, _: web.Request) -> web.Response:
-        return json_response(self._metrics.report())
+        return json_response(await self.report_metrics())
+
+    async def _report_own_metrics(self) -> Report:
+        return self._metrics.report()
 
     async def live(self, _: web.Request) -> web.Response:
         return web.Response(text="ok")

@@ -78,7 +78,7 @@ class Lane:
         self.heads: dict[bytes, Head | None] = {}
         """What is known; `recognise` adds to it."""
         self.leaving = leaving
-        """Their requests are aiohttp's, whose answers close connections."""
+        """Their next requests are aiohttp's, whose answers close connections."""
         self._registry = registry
         self._context = context
         self._query_ids = query_ids
@@ -234,7 +234,7 @@ class LaneHandler(RequestHandler):
                 continue
             body_at = data.find(_END_OF_HEAD) + 4
             head = self._lane.recognise(data[:body_at]) if body_at > 3 else None
-            if head is None or (not self._lane.leaving.is_empty and self in self._lane.leaving):
+            if head is None or self._leaves():
                 self._passes = True
                 super().data_received(data)
                 return
@@ -260,6 +260,10 @@ class LaneHandler(RequestHandler):
             if data and (self._query is not None or self._paused):
                 self._hold(data)
                 return
+
+    def _leaves(self) -> bool:
+        """Whether the next answer is to close the connection."""
+        return not self._lane.leaving.is_empty and self in self._lane.leaving
 
     def _pass(self, data: bytes, size: int) -> bytes:
         """Give aiohttp the first `size` bytes, as far as they are there. Answers the rest."""
@@ -331,10 +335,13 @@ class LaneHandler(RequestHandler):
     def _write(self, query: Query) -> None:
         if self.transport is None or self._manager is None:
             return
-        self.transport.write(self._lane.render(query))
+        answer = self._lane.render(query)
+        if leaves := self._leaves():
+            answer = answer.replace(_END_OF_HEAD, b"\r\nConnection: close" + _END_OF_HEAD, 1)
+        self.transport.write(answer)
         self._request_count += 1
         self._manager.requests_count += 1
-        if self._close or self._force_close:
+        if self._close or self._force_close or leaves:
             self.transport.close()
         else:
             self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
