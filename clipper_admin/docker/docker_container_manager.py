@@ -280,6 +280,10 @@ class DockerContainerManager(ContainerManager):
         if container_registry is not None:
             builder.push(image)
 
+    def remove_model(self, image: str) -> None:
+        """Remove the image from this engine."""
+        ImageBuilder(self._engine, self.logger).remove(image)
+
     def deploy_model(
         self,
         name: str,

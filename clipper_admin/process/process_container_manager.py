@@ -217,6 +217,10 @@ class ProcessContainerManager(ContainerManager):
         """
         bundles.build(self._files, image, Path(model_data_path), base_image, pkgs_to_install)
 
+    def remove_model(self, image: str) -> None:
+        """Remove the copy of the model folder."""
+        bundles.remove(self._files, image)
+
     def deploy_model(
         self,
         name: str,
