@@ -360,11 +360,40 @@ def test_draining(redis_port: int, tmp_path: Path) -> None:
 
 
 def test_a_query_under_way_is_answered_before_a_worker_goes(redis_port: int, tmp_path: Path) -> None:
-    with several(redis_port, tmp_path, 1) as frontend, closing(Client(frontend.port)) as client:
+    with several(redis_port, tmp_path, 1, drain_seconds=1) as frontend, closing(Client(frontend.port)) as client:
         head, _, body = PREDICT.partition(b"\r\n\r\n")
         client.socket.sendall(head + b"\r\n\r\n" + body[:5])
-        time.sleep(0.1)
         frontend.process.terminate()
         client.socket.sendall(body[5:])
         assert client.socket.recv(65536).startswith(b"HTTP/1.1 200")
         assert frontend.process.wait(10) == 0
+
+
+# --- metrics ---
+
+
+def test_metrics_are_of_all_workers(two: Frontend) -> None:
+    def answered() -> int:
+        return int((two.metric("counters", "app:app:num_predictions") or {"count": 0})["count"])
+
+    before = answered()
+    clients = [Client(two.port) for _ in range(20)]
+    for client in clients:
+        client.ask()
+        client.close()
+    assert {answered() for _ in range(10)} == {before + 20}
+    two.configure(records.put_workers(1))
+    wait_for(lambda: len(workers(two)) == 1, "one worker is left")
+    assert answered() == before + 20
+
+
+def test_metrics_without_a_worker_that_hangs(two: Frontend) -> None:
+    first, second = workers(two)
+    with closing(Client(two.port)) as client:
+        client.ask()
+        hung = next(worker for worker in (first, second) if not connections(worker, two.port))
+        hung.suspend()
+        try:
+            assert b"200" in client.ask(b"GET /metrics HTTP/1.1\r\nHost: here\r\n\r\n")
+        finally:
+            hung.resume()
