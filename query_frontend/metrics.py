@@ -271,6 +271,8 @@ class SystemMetrics:
         self.aggregate_outputs = Counter()
         self.aggregate_throughput = Meter(self.aggregate_outputs)
         self.aggregate_num_predictions = Counter()
+        self.workers = Gauge(lambda: {"serving": "1"})
+        """Of the composition root, which knows the other workers."""
         self._apps: dict[str, AppMetrics] = {}
         self._models: dict[ModelId, ModelMetrics] = {}
 
@@ -309,6 +311,7 @@ class SystemMetrics:
             ("internal:prediction_cache_hit_ratio", self.prediction_cache_hit_ratio),
             ("internal:aggregate_model_throughput", self.aggregate_throughput),
             ("internal:aggregate_num_predictions", self.aggregate_num_predictions),
+            ("internal:workers", self.workers),
         ]
         groups: list[tuple[str, Any]] = [(f"app:{name}", group) for name, group in self._apps.items()]
         groups += [(f"model:{model}", group) for model, group in self._models.items()]
