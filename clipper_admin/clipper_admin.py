@@ -375,7 +375,8 @@ class ClipperConnection:
         UnconnectedException
             When there is no cluster to speak to.
         ClipperException
-            When an argument is wrong, the version exists, or a step fails. Nothing that was started is left.
+            When an argument is wrong, the version exists, or a step fails. Nothing that was started or built is left,
+            except in a registry that it was pushed to.
         """
         management = self._management
         _check_replicas(num_replicas, check_resources(resources, gpus))
@@ -383,20 +384,24 @@ class ClipperConnection:
         model = _described(name, version, input_type, planned, labels, batch_size, batch_policy, batch_delay_micros)
         management.add_model(model, make_current, check_only=True)
         image = self.build_model(name, version, model_data_path, base_image, container_registry, pkgs_to_install)
-        self.deploy_model(
-            name,
-            version,
-            input_type,
-            image,
-            labels,
-            num_replicas,
-            batch_size,
-            make_current,
-            resources,
-            gpus,
-            batch_policy,
-            batch_delay_micros,
-        )
+        try:
+            self.deploy_model(
+                name,
+                version,
+                input_type,
+                image,
+                labels,
+                num_replicas,
+                batch_size,
+                make_current,
+                resources,
+                gpus,
+                batch_policy,
+                batch_delay_micros,
+            )
+        except BaseException:
+            self.cm.remove_model(image)
+            raise
 
     def build_model(
         self,

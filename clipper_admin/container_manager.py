@@ -167,6 +167,13 @@ class ContainerManager(ABC):
         """
 
     @abstractmethod
+    def remove_model(self, image: str) -> None:
+        """Undo `build_model`, because what it made could not be deployed. What a registry got stays there.
+
+        Idempotent. A failure is logged: whoever calls this has another one to tell of.
+        """
+
+    @abstractmethod
     def deploy_model(
         self,
         name: str,

@@ -76,6 +76,17 @@ class ImageBuilder:
                     progress.show(int(step[1]), int(step[2]), step[3].strip())
                 step_output.append(text)
 
+    def remove(self, image: str) -> None:
+        """Take the name from an image; what has no name goes, unless stopped replicas still need it for their logs."""
+        from docker.errors import APIError, ImageNotFound
+
+        try:
+            self._engine.client.images.remove(image, force=True)
+        except ImageNotFound:
+            pass
+        except (APIError, OSError) as error:
+            self._logger.warning("Image %s could not be removed again: %s", image, error)
+
     def push(self, image: str) -> None:
         """Push `image` to the registry in its name. Raises ClipperException when that fails."""
         self._logger.info("Pushing model image to %s", image)

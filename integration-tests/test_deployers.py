@@ -51,6 +51,8 @@ def fails(conn: ClipperConnection, message: str, create: Callable[..., None], *a
     assert conn.get_all_apps() == []
     assert conn.get_all_models() == []
     assert conn.get_num_replicas("failing", 1) == 0
+    with pytest.raises(ClipperException, match="was not found"):
+        conn.deploy_model("failing", 1, "doubles", f"{conn.cm.cluster_identifier}-failing:1")
 
 
 # --- what travels ---

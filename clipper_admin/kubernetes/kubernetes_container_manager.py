@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from clipper_admin import images
+from clipper_admin.arguments import check_texts
 from clipper_admin.container_manager import (
     CLIPPER_DOCKER_LABEL,
     UNLIMITED,
@@ -20,6 +21,7 @@ from clipper_admin.docker.engine import Engine
 from clipper_admin.image_builder import ImageBuilder
 from clipper_admin.kubernetes import export, manifests, names, record, status, waiting
 from clipper_admin.kubernetes.api import AlreadyExists, Api, Forbidden
+from clipper_admin.kubernetes.objects import namespace as namespace_of
 from clipper_admin.kubernetes.spec import (
     CLUSTER_IP,
     LOAD_BALANCER,
@@ -104,6 +106,10 @@ class KubernetesContainerManager(ContainerManager):
         ``frontend-exporter``, ``metrics`` and ``model``, instead of the usual ones.
     network_policies : bool
         False lets everything in the Kubernetes cluster reach all ports of Clipper's pods.
+    isolate_models : bool
+        Let models speak to the query frontends alone, where the Kubernetes cluster enforces network policies.
+    restrict_models : bool
+        False lets models run with the user and the rights that their images ask for, such as those of Clipper 0.4.
     """
 
     def __init__(
@@ -124,21 +130,25 @@ class KubernetesContainerManager(ContainerManager):
         redis_volume: RedisVolume | None = None,
         resources: Mapping[str, Mapping[str, Any]] | None = None,
         network_policies: bool = True,
+        isolate_models: bool = False,
+        restrict_models: bool = True,
     ) -> None:
         self._cluster = Cluster(
             name=cluster_name,
             namespace=namespace,
             makes_namespace=create_namespace_if_not_exists,
             redis_ip=redis_ip,
-            redis_port=int(redis_port),
+            redis_port=redis_port,
             redis_volume=redis_volume,
             service_types=check_service_types(service_types),
-            image_pull_secrets=tuple(image_pull_secrets),
+            image_pull_secrets=tuple(check_texts("image_pull_secrets", image_pull_secrets)),
             node_selector=dict(node_selector or {}),
             tolerations=tuple(tolerations),
             ingress=ingress,
             resources=dict(resources or {}),
             has_network_policies=network_policies,
+            isolates_models=isolate_models,
+            restricts_models=restrict_models,
         )
         super().__init__(cluster_name)
         self.namespace = namespace
@@ -240,7 +250,7 @@ class KubernetesContainerManager(ContainerManager):
                 f"There is no namespace '{name}'. 'kubectl create namespace {name}' or "
                 "create_namespace_if_not_exists=True makes it."
             )
-        namespace = manifests.namespace(self._cluster)
+        namespace = namespace_of(self._cluster)
         namespace["metadata"]["labels"] = {**namespace["metadata"]["labels"], MADE_NAMESPACE: name}
         try:
             self._api.create(namespace)

@@ -111,7 +111,13 @@ def build(files: ClusterFiles, image: str, model: Path, base_image: str, package
     if not model.is_dir():
         raise ClipperException(f"Model folder '{model}' does not exist")
     _store(files.images, image, base, model, packages)
-    _remove_unused(files.images, [*files.images.glob("*.json"), *files.programs_folder.glob("*.json")])
+    _remove_unused_of(files)
+
+
+def remove(files: ClusterFiles, image: str) -> None:
+    """Remove an image, if it is there."""
+    _record(files.images, image).unlink(missing_ok=True)
+    _remove_unused_of(files)
 
 
 def build_shared(image: str, model: Path, argv: Sequence[str]) -> None:
@@ -181,6 +187,10 @@ def _run(command: list[str], what: str) -> None:
 
 def _record(images_folder: Path, image: str) -> Path:
     return images_folder / f"{quote(image, safe='')}.json"
+
+
+def _remove_unused_of(files: ClusterFiles) -> None:
+    _remove_unused(files.images, [*files.images.glob("*.json"), *files.programs_folder.glob("*.json")])
 
 
 def _remove_unused(images_folder: Path, users: Iterable[Path]) -> None:

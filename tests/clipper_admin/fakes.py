@@ -57,6 +57,9 @@ class FakeContainerManager(ContainerManager):
         self.calls.append(("build_model", image, files, base_image, container_registry, pkgs_to_install))
         self.model_data_path = model_data_path
 
+    def remove_model(self, image: str) -> None:
+        self.calls.append(("remove_model", image))
+
     def deploy_model(
         self,
         name: str,
