@@ -331,6 +331,10 @@ class KubernetesContainerManager(ContainerManager):
         if container_registry is not None:
             builder.push(image)
 
+    def remove_model(self, image: str) -> None:
+        """Remove the image from this machine's Docker engine."""
+        ImageBuilder(Engine(self.logger), self.logger).remove(image)
+
     def deploy_model(
         self,
         name: str,
