@@ -1,7 +1,9 @@
 """KubernetesContainerManager on a real Kubernetes cluster: what the other managers do not have."""
 
+import base64
 import json
 import os
+import re
 import subprocess
 import threading
 import time
@@ -26,6 +28,7 @@ from clipper_common.errors import UnconnectedException
 pytestmark = [pytest.mark.integration, *MARKS]
 
 NAMESPACE = "clipper-tests"
+DOCUMENT = Path(__file__).parents[1] / "docs" / "container-managers.md"
 SLO_MICROS = 2_000_000
 AT_ONCE_SECONDS = 25
 """Far below any time that something waits for; the machine may be busy."""
@@ -528,10 +531,50 @@ def test_no_way_to_a_cluster(content: str | None, said: str, monkeypatch: pytest
 
 
 def test_credentials_that_are_not_accepted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    server = json.loads(kubectl("config", "view", "--output=json", "--minify"))["clusters"][0]["cluster"]["server"]
-    (tmp_path / "kubeconfig").write_text(KUBECONFIG % (server, "wrong"))
+    (tmp_path / "kubeconfig").write_text(KUBECONFIG % (server(), "wrong"))
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
     fails_at_once(KubernetesContainerManager("nobody").connect, "credentials are not accepted")
+
+
+def test_the_documented_rights_are_enough(
+    namespace: str, proxy: str, new_connection: NewConnection, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """But for node ports, which need to know the nodes."""
+    (rules,) = re.findall(r"```yaml\n(rules:.*?)```", DOCUMENT.read_text(), re.DOTALL)
+    role = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "clipper"}}
+    kubectl("apply", "--namespace", namespace, "--filename=-", given=yaml.safe_dump(role | yaml.safe_load(rules)))
+    kubectl("create", "serviceaccount", "user", "--namespace", namespace)
+    to_user = f"--serviceaccount={namespace}:user"
+    kubectl("create", "rolebinding", "user", "--role=clipper", to_user, "--namespace", namespace)
+    (tmp_path / "kubeconfig").write_text(KUBECONFIG % (server(), token_of("user", namespace)))
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    conn = new_connection("humble", namespace, kubernetes_proxy_addr=proxy, create_namespace_if_not_exists=False)
+    conn.start_clipper()
+    endpoint(conn, "a")
+    assert conn.predict("a", [1.0, 2.0])["output"] == 3
+    conn.set_num_replicas("a", 2)
+    assert conn.get_clipper_logs(str(tmp_path / "logs"))
+    conn.stop_all(graceful=False)
+    near = new_connection("humble", namespace, create_namespace_if_not_exists=False)
+    fails_at_once(near.start_clipper, "list nodes", "container-managers.md")
+
+
+def server() -> str:
+    """Where the API server is."""
+    shown = json.loads(kubectl("config", "view", "--output=json", "--minify"))
+    return str(shown["clusters"][0]["cluster"]["server"])
+
+
+def token_of(account: str, namespace: str) -> str:
+    """Of a ServiceAccount; this Kubernetes makes a Secret with it."""
+
+    def names_of_secrets() -> list[str]:
+        found = json.loads(kubectl("get", "serviceaccount", account, "--namespace", namespace, "--output=json"))
+        return [secret["name"] for secret in found.get("secrets", ())]
+
+    wait_for("the token is made", lambda: bool(names_of_secrets()))
+    secret = kubectl("get", "secret", names_of_secrets()[0], "--namespace", namespace, "--output=json")
+    return base64.b64decode(json.loads(secret)["data"]["token"]).decode()
 
 
 # --- manifests ---
