@@ -221,13 +221,6 @@ def test_own_redis_needs_no_id_and_another_one_does() -> None:
                 assert ("--cluster_id=c/default" in container["args"]) is wanted
 
 
-def test_objects_of_an_older_server() -> None:
-    found = manifests.for_server(objects("plain"), {"policy/v1beta1", "apps/v1"})
-    budgets = [object_["apiVersion"] for object_ in found if object_["kind"] == "PodDisruptionBudget"]
-    assert budgets == ["policy/v1beta1"] * 2
-    assert manifests.for_server(objects("plain"), {"policy/v1"}) == objects("plain")
-
-
 @pytest.mark.parametrize(("cpus", "wanted"), [(1, "1000m"), (0.25, "250m"), (0.0001, "1m")])
 def test_resources_of_a_model(cpus: float, wanted: str) -> None:
     container = model_container(PLAIN, replace(MODEL, resources=Resources(cpus=cpus)))
