@@ -92,6 +92,20 @@ def test_manifests_are_those_in_the_files(case: str) -> None:
     assert export.files(objects(case)) == written
 
 
+@every_case
+def test_yaml_says_the_same_and_always_does(case: str) -> None:
+    text = export.to_yaml(objects(case))
+    assert list(yaml.safe_load_all(text)) == objects(case)
+    assert export.to_yaml(objects(case)) == text
+
+
+@every_case
+def test_files_are_applied_in_the_order_of_their_names(case: str) -> None:
+    found = export.files(objects(case))
+    assert sorted(found) == list(found)
+    assert [yaml.safe_load(found[name]) for name in sorted(found)] == objects(case)
+
+
 @every_object
 def test_every_object_is_one_of_kubernetes(found: dict[str, Any]) -> None:
     kubernetes_validate.validate(found, KUBERNETES, strict=True)
