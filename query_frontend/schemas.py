@@ -114,7 +114,8 @@ def parse_doubles(body: bytes) -> bytes | None:
     simdjson writes the numbers into one buffer, where any other parser makes a Python object of each; that is most of
     what a long vector costs. It would flatten nested arrays, and of repeated keys it takes the first.
     """
-    if _simdjson is None or len(body) > _MAX_SIMDJSON_BYTES or body[:1] != b"{" or body.count(b"[") != 1:
+    start = body.find(b"[")
+    if _simdjson is None or len(body) > _MAX_SIMDJSON_BYTES or body[:1] != b"{" or body.find(b"[", start + 1) > 0:
         return None
     try:
         fields = _simdjson.parse(body)
