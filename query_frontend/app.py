@@ -68,6 +68,7 @@ class QueryFrontend:
             ),
             self.metrics.rpc_request_queueing_delay,
         )
+        self.presence.reported = self._on_reported
         context = QueryContext(self.executor, DeadlineWheel(loop))
         query_ids = itertools.count()
         self.readiness = Readiness(self.registry, self.executor, self.presence)
@@ -81,6 +82,10 @@ class QueryFrontend:
 
     def _configure_models(self, snapshot: Snapshot, slo_seconds: Mapping[ModelId, float]) -> None:
         self.executor.configure(snapshot.models, slo_seconds)
+
+    def _on_reported(self) -> None:
+        peers = [peer.rpc_address for peer in self.presence.peers if peer.rpc_address]
+        self.rpc.announce_frontends([self.presence.rpc_address, *peers])
 
     async def run(self, _: web.Application) -> AsyncIterator[None]:
         """Everything but HTTP, from start to stop. HTTP comes after the start, when there is something to serve."""
@@ -114,6 +119,7 @@ class QueryFrontend:
     def _listen(self) -> None:
         try:
             self.presence.listens_on(self.rpc.start())
+            self.rpc.announce_frontends([self.presence.rpc_address])
         except zmq.ZMQError as error:
             sys.exit(webapp.address_in_use(f"{self.config.host}:{self.config.rpc_service_port}", error))
 
