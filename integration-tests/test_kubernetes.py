@@ -30,8 +30,8 @@ pytestmark = [pytest.mark.integration, *MARKS]
 NAMESPACE = "clipper-tests"
 DOCUMENT = Path(__file__).parents[1] / "docs" / "container-managers.md"
 SLO_MICROS = 2_000_000
-AT_ONCE_SECONDS = 25
-"""Far below any time that something waits for; the machine may be busy."""
+AT_ONCE_SECONDS = 60
+"""Far below what anything waits for, on a busy machine, and with the time that it takes to clean up."""
 
 NewConnection = Callable[..., ClipperConnection]
 
@@ -419,7 +419,7 @@ def test_a_start_without_images_leaves_nothing(new_connection: NewConnection) ->
 def test_a_frontend_that_crashes_is_reported_with_its_last_lines(new_connection: NewConnection) -> None:
     conn = new_connection("crashing")
     start = lambda: conn.start_clipper(mgmt_frontend_image=images.image_name(images.NOOP_CONTAINER))  # noqa: E731
-    fails_at_once(start, "Pod mgmt-frontend-at-crashing", "exited with code", "CLIPPER_MODEL_NAME")
+    fails_at_once(start, "Pod mgmt-frontend-at-crashing", "exited with code 127", "--redis_ip", "not found")
     assert what_is_left_of(["crashing"]) == set()
 
 
@@ -446,7 +446,7 @@ def test_a_replica_that_fits_on_no_node(conn: ClipperConnection) -> None:
     )
     assert conn.get_num_replicas("huge", 1) == 0
     fails_at_once(lambda: conn.deploy_model("gpu", 1, "doubles", image, gpus=1), "nvidia.com/gpu")
-    with pytest.raises(ClipperException, match="Kubernetes chooses"):
+    with pytest.raises(ClipperException, match="chooses the GPUs"):
         conn.deploy_model("gpu", 1, "doubles", image, gpus="all")
 
 
@@ -529,7 +529,7 @@ def test_credentials_that_are_not_accepted(monkeypatch: pytest.MonkeyPatch, tmp_
 
 
 def test_the_documented_rights_are_enough(
-    namespace: str, proxy: str, new_connection: NewConnection, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    namespace: str, proxy: str, built_images: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """But for node ports, which need to know the nodes."""
     (rules,) = re.findall(r"```yaml\n(rules:.*?)```", DOCUMENT.read_text(), re.DOTALL)
@@ -540,15 +540,14 @@ def test_the_documented_rights_are_enough(
     kubectl("create", "rolebinding", "user", "--role=clipper", to_user, "--namespace", namespace)
     (tmp_path / "kubeconfig").write_text(KUBECONFIG % (server(), token_of("user", namespace)))
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
-    conn = new_connection("humble", namespace, kubernetes_proxy_addr=proxy, create_namespace_if_not_exists=False)
+    near = KubernetesContainerManager("humble", namespace=namespace)
+    fails_at_once(ClipperConnection(near).start_clipper, "list nodes", "container-managers.md")
+    conn = ClipperConnection(KubernetesContainerManager("humble", proxy, namespace=namespace, resources=SMALL))
     conn.start_clipper()
-    endpoint(conn, "a")
-    assert conn.predict("a", [1.0, 2.0])["output"] == 3
-    conn.set_num_replicas("a", 2)
+    conn.deploy_model("noop", 1, "doubles", images.image_name(images.NOOP_CONTAINER))
+    conn.set_num_replicas("noop", 2)
     assert conn.get_clipper_logs(str(tmp_path / "logs"))
     conn.stop_all(graceful=False)
-    near = new_connection("humble", namespace, create_namespace_if_not_exists=False)
-    fails_at_once(near.start_clipper, "list nodes", "container-managers.md")
 
 
 def server() -> str:
@@ -581,7 +580,7 @@ def test_exported_manifests_make_the_same_cluster(new_connection: NewConnection,
     for component in (names.REDIS, names.QUERY, names.MANAGEMENT, names.METRICS):
         (deployment,) = objects(manager_of(conn), "deployments", component)
         kubectl("rollout", "status", f"deployment/{deployment['metadata']['name']}", "--namespace", NAMESPACE)
-    conn.connect()
+    wait_for("node ports lead to the pods", lambda: succeeds(conn.connect))
     image = images.image_name(images.SUM_CONTAINER)
     manager_of(conn).export_model(tmp_path / "model", "sum", "1", "doubles", image, fits_server=True)
     kubectl("apply", "--filename", str(tmp_path / "model"))
@@ -592,3 +591,11 @@ def test_exported_manifests_make_the_same_cluster(new_connection: NewConnection,
     conn.set_num_replicas("sum", 2)
     conn.stop_all()
     assert what_is_left_of(["gitops"]) == set()
+
+
+def succeeds(doing: Callable[[], object]) -> bool:
+    try:
+        doing()
+    except ClipperException:
+        return False
+    return True

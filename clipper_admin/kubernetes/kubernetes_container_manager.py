@@ -25,6 +25,7 @@ from clipper_admin.kubernetes.objects import namespace as namespace_of
 from clipper_admin.kubernetes.spec import (
     CLUSTER_IP,
     LOAD_BALANCER,
+    NODE_PORT,
     Cluster,
     FrontendOptions,
     Images,
@@ -216,6 +217,7 @@ class KubernetesContainerManager(ContainerManager):
 
     def _check_ways(self) -> None:
         """Refuse a cluster that this could not speak to."""
+        self._nodes(self._cluster)
         if self._proxy or self._api.is_inside:
             return
         for key, name in self._services_by_key().items():
@@ -273,9 +275,13 @@ class KubernetesContainerManager(ContainerManager):
         missing = [name for name in self._services_by_key().values() if name not in services]
         if frontends is None or status.is_terminating(frontends) or missing:
             raise ClipperException(self._no_cluster())
-        has_node_ports = any(service["spec"]["type"] == "NodePort" for service in services.values())
-        nodes = self._api.list("Node") if has_node_ports and not self._proxy else []
-        self._state = _Connected(record.read(frontends, self._cluster), services, nodes)
+        cluster = record.read(frontends, self._cluster)
+        self._state = _Connected(cluster, services, self._nodes(cluster))
+
+    def _nodes(self, cluster: Cluster) -> list[dict[str, Any]]:
+        """The nodes of the Kubernetes cluster, if it takes their addresses to speak to Clipper."""
+        has_node_ports = any(cluster.service_type(key) == NODE_PORT for key in self._services_by_key())
+        return self._api.list("Node") if has_node_ports and not self._proxy else []
 
     def _no_cluster(self) -> str:
         namespace = self._cluster.namespace
