@@ -32,6 +32,7 @@ from query_frontend.presence import Presence
 from query_frontend.query_processor import QueryContext
 from query_frontend.readiness import Readiness
 from query_frontend.registry import Registry
+from query_frontend.relay import Relays
 from query_frontend.rpc_server import RpcEvents, RpcServer
 from query_frontend.seat import Seat
 from query_frontend.siblings import Siblings
@@ -43,6 +44,7 @@ _GC_THRESHOLDS: Final = (50_000, 20, 50)
 """More objects than the queries under way are made of, so that these are not taken for old ones."""
 _FIRST_CONFIGURATION_SECONDS: Final = 2.0
 """Without Redis for so long, HTTP is answered all the same: with 503."""
+_RESTORE_SECONDS: Final = 5.0
 _RETIRE_SECONDS: Final = 30.0
 """So long at most a worker that is not needed any more waits for clients to close idle connections."""
 _POLL_SECONDS: Final = 0.05
@@ -56,7 +58,7 @@ class QueryFrontend:
         self.executor = TaskExecutor(loop, PredictionCache(config.prediction_cache_size), self.metrics)
         self.registry = Registry(self.metrics, self._configure_models)
         self.presence = Presence(self.store, self.registry, self.executor, config.advertise, config.cluster_id)
-        self.executor.replicas_changed = self.presence.report_soon
+        self.executor.replicas_changed = self._on_replicas_changed
         self.rpc = self.executor.rpc = RpcServer(
             config.host,
             0 if worker else config.rpc_service_port,
@@ -70,6 +72,7 @@ class QueryFrontend:
         )
         self.presence.reported = self._on_reported
         context = QueryContext(self.executor, DeadlineWheel(loop))
+        self.relays = Relays(context)
         query_ids = itertools.count()
         self.readiness = Readiness(self.registry, self.executor, self.presence)
         self.leaving = Leaving()
@@ -77,15 +80,23 @@ class QueryFrontend:
             self.registry, context, self.metrics, query_ids, config.timeout_content, self.readiness, self.leaving
         )
         self.lane = Lane(self.registry, context, query_ids, config.timeout_content, self.leaving)
+        self.patience_seconds = 0.0
+        """How long others, which know the configuration, are given to write it back into a Redis that lost it."""
         self.configured: list[Callable[[Snapshot], Awaitable[None]]] = []
         """Who else is told of a new configuration."""
 
     def _configure_models(self, snapshot: Snapshot, slo_seconds: Mapping[ModelId, float]) -> None:
         self.executor.configure(snapshot.models, slo_seconds)
+        self.relays.review()
+
+    def _on_replicas_changed(self) -> None:
+        self.presence.report_soon()
+        self.relays.review()
 
     def _on_reported(self) -> None:
         peers = [peer.rpc_address for peer in self.presence.peers if peer.rpc_address]
         self.rpc.announce_frontends([self.presence.rpc_address, *peers])
+        self.relays.meet(self.presence.peers)
 
     async def run(self, _: web.Application) -> AsyncIterator[None]:
         """Everything but HTTP, from start to stop. HTTP comes after the start, when there is something to serve."""
@@ -98,6 +109,7 @@ class QueryFrontend:
         await self.registry.wait_until_loaded(_FIRST_CONFIGURATION_SECONDS)
         _spare_queries_garbage_collection()
         yield
+        await self.relays.stop()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -120,11 +132,12 @@ class QueryFrontend:
         try:
             self.presence.listens_on(self.rpc.start())
             self.rpc.announce_frontends([self.presence.rpc_address])
+            self.relays.start(self.presence.id)
         except zmq.ZMQError as error:
             sys.exit(webapp.address_in_use(f"{self.config.host}:{self.config.rpc_service_port}", error))
 
     async def _follow_configuration(self) -> None:
-        async for snapshot in self.store.follow():
+        async for snapshot in self.store.follow(self.patience_seconds):
             self.registry.apply(snapshot)
             self.presence.report_soon()
             for tell in self.configured:
@@ -179,6 +192,8 @@ class Worker:
     async def make_app(self) -> web.Application:
         self._parts = QueryFrontend(self._config, asyncio.get_running_loop(), self._seat.number)
         self._parts.configured.append(self._follow_wanted)
+        if not self._seat.is_needed:
+            self._parts.patience_seconds = _RESTORE_SECONDS
         self._parts.metrics.workers = Gauge(lambda: {"serving": str(self._seat.loads.serving)})
         self._siblings = Siblings(self._seat, self._parts.metrics.state)
         self._parts.handlers.report_metrics = self._siblings.report
