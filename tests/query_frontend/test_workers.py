@@ -242,6 +242,7 @@ def test_the_only_worker_is_replaced_while_connections_wait(frontend: Frontend) 
     frontend.serve("app")
     (worker,) = workers(frontend)
     worker.kill()
+    worker.wait(10)
     with closing(Client(frontend.port)) as client:
         client.ask()
 
@@ -319,8 +320,8 @@ def test_the_number_changes_under_load(request_: bytes, redis_port: int, tmp_pat
     with several(redis_port, tmp_path, 1) as frontend, Asking(frontend.port, 12, request_) as asking:
         for number in (3, 2, 1, 2):
             frontend.configure(records.put_workers(number))
-            wait_for(lambda number=number: len(spread(frontend)) == number, f"{number} workers run", 15)
-            wait_for(lambda: all(spread(frontend)) or asking.errors, "all of them have connections", 15)
+            wait_for(lambda number=number: len(spread(frontend)) == number, f"{number} workers run", 45)
+            wait_for(lambda: all(spread(frontend)) or asking.errors, "all of them have connections", 45)
             asking.wait_for_more()
         assert not asking.errors
         assert frontend.stop() == 0
