@@ -189,11 +189,12 @@ class TaskExecutor:
     def _look_up(self, state: ModelState, payload: bytes) -> bytes | Task | None:
         """The output; or the task that gets it; or None."""
         known = state.shelf.entries.get(payload)
-        is_hit = isinstance(known, bytes)
-        if is_hit:
+        self._metrics.prediction_cache_lookups.count += 1
+        state.metrics.cache_hit_ratio.times.count += 1
+        if isinstance(known, bytes):
             state.shelf.used.add(payload)
-        self._metrics.count_lookup(is_hit)
-        state.metrics.count_lookup(is_hit)
+            self._metrics.prediction_cache_hit_ratio.hits += 1
+            state.metrics.cache_hit_ratio.hits += 1
         return known
 
     @staticmethod
