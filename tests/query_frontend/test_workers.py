@@ -1,5 +1,6 @@
 """Several workers behind one port: they come, go and die, and clients see one server that answers."""
 
+import asyncio
 import contextlib
 import itertools
 import os
@@ -17,6 +18,7 @@ import psutil
 import pytest
 
 from clipper_common import constants, records
+from query_frontend.seat import Loads, Seat
 from tests.conftest import OwnRedis, find_free_port
 from tests.query_frontend.conftest import Frontend, http, running_frontend, wait_for
 
@@ -266,6 +268,22 @@ def test_workers_end_with_their_owner(two: Frontend) -> None:
     _, alive = psutil.wait_procs(old, 10)
     assert not alive
     two.start()
+
+
+async def test_an_owner_that_died_before_it_read_all(tmp_path: Path) -> None:
+    ours, theirs = socket.socketpair()
+    errors: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+    with theirs:
+        seat = Seat(1, [], theirs, Loads(), tmp_path, True)
+        seat.tell_serving()
+        orphaned = asyncio.Event()
+        seat.listen_to_owner(lambda: None, orphaned.set)
+        ours.close()
+        async with asyncio.timeout(10):
+            await orphaned.wait()
+        asyncio.get_running_loop().remove_reader(theirs)
+    assert not errors, "uvloop would not call again"
 
 
 def test_a_worker_that_dies_again_and_again_is_put_off(two: Frontend) -> None:
