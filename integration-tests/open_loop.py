@@ -1,4 +1,4 @@
-"""An application that asks at a steady rate, whatever becomes of its earlier queries, over connections that it keeps."""
+"""An application that asks at a steady rate over connections that it keeps, whatever becomes of earlier queries."""
 
 import asyncio
 import threading
