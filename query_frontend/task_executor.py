@@ -35,6 +35,8 @@ _SLO_SHARE: Final = 0.46
 """A query waits for at most one batch before its own: half of the SLO for each, less a margin for everything else."""
 _DELIVERY_SHARE: Final = 0.05
 """What of the SLO passes between the answer of a replica and those to its queries."""
+_QUICK_SECONDS: Final = 0.002
+"""The frontend spends as much on taking in and answering a hundred queries."""
 
 
 class ModelState:
@@ -258,16 +260,25 @@ class TaskExecutor:
         replica.sizer.observe(len(batch.tasks), seconds)
         batch.state.metrics.add_batch(len(batch.tasks), seconds)
         self._metrics.aggregate_outputs.count += len(batch.tasks)
-        self._rest(replica)
+        self._rest(replica, len(batch.tasks))
         self._deliver(batch, response)
 
-    def _rest(self, replica: ReplicaState) -> None:
-        """The replica has nothing to do: let it go, or give it the next batch before the answers are written."""
+    def _rest(self, replica: ReplicaState, answered: int) -> None:
+        """The replica has nothing to do: let it go, or give it the next batch before the answers are written.
+
+        Except that a quick model waits for what comes while they are written, and in the turn of the loop after that:
+        half of what a query costs is its part of a batch, so batches should be large where that delays nobody.
+        """
+        state = replica.state
         if replica.draining:
             self.rpc.dismiss(replica.connection)
-        elif replica.state is not None:
-            replica.state.idle.append(replica)
-            self._dispatch(replica.state)
+        elif state is not None:
+            state.idle.append(replica)
+            if answered == 1 or replica.sizer.expect(len(state.queue)) > _QUICK_SECONDS:
+                self._dispatch(state)
+            elif not state.dispatch_due:
+                state.dispatch_due = True
+                self._loop.call_soon(lambda: self._loop.call_soon(self._dispatch, state))
 
     def _deliver(self, batch: Batch, response: Response) -> None:
         state = batch.state

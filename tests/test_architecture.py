@@ -47,7 +47,7 @@ HOMES = {
 }
 """Each third-party library, and the files and folders that may import it."""
 
-KUBERNETES_VALUES = ["export", "manifests", "names", "network", "pods", "prometheus", "spec"]
+KUBERNETES_VALUES = ["export", "manifests", "names", "network", "objects", "pods", "prometheus", "resources", "spec"]
 PURE = [
     "clipper_admin/docker/containers.py",
     *(f"clipper_admin/kubernetes/{name}.py" for name in KUBERNETES_VALUES),

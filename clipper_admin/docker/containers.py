@@ -13,6 +13,11 @@ from clipper_common import constants
 from clipper_common.errors import ClipperException
 
 REDIS_IMAGE: Final = "redis:alpine"
+# The log of changes brings the configuration back when the container, or the machine, starts again.
+REDIS_COMMAND: Final = (
+    *("redis-server", "--port", str(constants.REDIS_PORT), "--protected-mode", "no"),
+    *("--save", "", "--appendonly", "yes"),
+)
 PROMETHEUS_IMAGE: Final = "prom/prometheus:v2.42.0"
 FLUENTD_IMAGE: Final = "fluent/fluentd:v1.16-debian-1"
 
@@ -145,10 +150,7 @@ def replicas_alias(cluster_name: str) -> str:
 
 def redis(cluster_name: str) -> Container:
     """A Redis for this cluster alone. Nothing of it is published."""
-    # The log of changes brings the configuration back when the container, or the machine, starts again.
-    options = {"--port": constants.REDIS_PORT, "--protected-mode": "no", "--save": "", "--appendonly": "yes"}
-    arguments = (str(word) for option in options.items() for word in option)
-    return Container(redis_name(cluster_name), REDIS_IMAGE, ("redis-server", *arguments))
+    return Container(redis_name(cluster_name), REDIS_IMAGE, REDIS_COMMAND)
 
 
 def management_frontend(cluster: Cluster, image: str, port: int, cluster_id: str) -> Container:

@@ -21,6 +21,8 @@ QUERY: Final = "query-frontend"
 METRICS: Final = "metrics"
 MODEL: Final = "model"
 """The components: values of the label `CLIPPER_NAME_LABEL`."""
+EXPORTER: Final = "frontend-exporter"
+"""A container in the pods of `QUERY`."""
 
 LONGEST: Final = 63
 """Of the name of a service, and of a label's value."""
@@ -96,13 +98,13 @@ def replicas(cluster: str) -> str:
 
 def prometheus_account(cluster: str) -> str:
     """The name of Prometheus' ServiceAccount, Role and RoleBinding."""
-    return _fitted(f"{cluster}-prometheus", [cluster])
+    return _fitted(f"{cluster}-prometheus", cluster)
 
 
 def model(cluster: str, name: str, version: str) -> str:
     """The name of the Deployment of a model version, and of its PodDisruptionBudget."""
     # Model "a-1" version "2" must not be called as model "a" version "1-2" is.
-    return _of(f"{name}-{version}-deployment-at-0-at", cluster, [name, version], is_clear="-" not in version)
+    return _of(f"{name}-{version}-deployment-at-0-at", cluster, name, version, is_clear="-" not in version)
 
 
 def models(cluster: str) -> str:
@@ -110,20 +112,20 @@ def models(cluster: str) -> str:
     return _of("models-at", cluster)
 
 
-def _of(kind: str, cluster: str, parts: list[str] | None = None, is_clear: bool = True) -> str:
-    return _fitted(f"{kind}-{cluster}", [kind, cluster, *(parts or [])], is_clear and "-at-" not in cluster)
+def _of(kind: str, cluster: str, *model: str, is_clear: bool = True) -> str:
+    return _fitted(f"{kind}-{cluster}", cluster, *model, is_clear=is_clear and "-at-" not in cluster)
 
 
-def _fitted(name: str, parts: list[str], is_clear: bool = True) -> str:
+def _fitted(name: str, *parts: str, is_clear: bool = True) -> str:
     """`name` if it is a DNS label that only these `parts` make, else one made from it, unique by a hash of `parts`."""
     if is_clear and is_dns_name(name):
         return name
-    number = _number(parts)
+    number = _number(*parts)
     plain = _NOT_IN_NAMES.sub("-", name.lower()).strip("-")
     return f"{plain[: LONGEST - len(number) - 1].rstrip('-')}-{number}"
 
 
-def _number(parts: list[str]) -> str:
+def _number(*parts: str) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:10]
 
 
@@ -134,7 +136,7 @@ def label_value(text: str) -> str:
     """`text` if a label can hold it, else what is left of it, with a hash."""
     if _LABEL.fullmatch(text):
         return text
-    number = _number([text])
+    number = _number(text)
     plain = _NOT_IN_LABELS.sub("-", text)[: LONGEST - len(number) - 1].strip("-_.")
     return f"{plain}-{number}".lstrip("-")
 
@@ -172,4 +174,6 @@ def labels(cluster: str, component: str) -> Labels:
 
 
 def model_labels(cluster: str, name: str, version: str) -> Labels:
-    return model_selector(cluster, name, version) | labels(cluster, MODEL)
+    """All labels of an object of a model version."""
+    own = {"app.kubernetes.io/version": label_value(version)}
+    return model_selector(cluster, name, version) | labels(cluster, MODEL) | own

@@ -19,12 +19,17 @@ _TMP: Final = "tmp"
 
 def container(name: str, image: str, **fields: Any) -> Manifest:
     """A container without rights."""
-    security = {
-        "allowPrivilegeEscalation": False,
-        "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"]},
+    return {
+        "name": name,
+        "image": image,
+        "imagePullPolicy": "IfNotPresent",
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        **fields,
     }
-    return {"name": name, "image": image, "imagePullPolicy": "IfNotPresent", "securityContext": security, **fields}
 
 
 def template(
@@ -61,6 +66,16 @@ def template(
     if cluster.tolerations:
         spec["tolerations"] = [dict(toleration) for toleration in cluster.tolerations]
     return {"metadata": metadata, "spec": spec | fields}
+
+
+def unrestricted(template: Manifest) -> Manifest:
+    """The same pods with the user and the rights that their images ask for."""
+    spec = {name: value for name, value in template["spec"].items() if name != "securityContext"}
+    spec["containers"] = [
+        {name: value for name, value in container.items() if name != "securityContext"}
+        for container in spec["containers"]
+    ]
+    return {**template, "spec": spec}
 
 
 def deployment(
@@ -109,8 +124,17 @@ def port(name: str, number: int) -> Manifest:
     return {"name": name, "containerPort": number}
 
 
-def http_probe(path: str, port: str, period: int, failures: int) -> Manifest:
-    return {"httpGet": {"path": path, "port": port}, **_pace(period, failures)}
+def http_probes(alive: str, ready: str, start_seconds: int) -> Manifest:
+    """All probes of a container whose port is called `http`, by the paths that tell whether it is alive and ready."""
+
+    def get(path: str, period: int, failures: int) -> Manifest:
+        return {"httpGet": {"path": path, "port": "http"}, **_pace(period, failures)}
+
+    return {
+        "startupProbe": get(alive, 1, start_seconds),
+        "readinessProbe": get(ready, 2, 3),
+        "livenessProbe": get(alive, 10, 6),
+    }
 
 
 def tcp_probe(port: str, period: int, failures: int) -> Manifest:

@@ -29,18 +29,19 @@ _RBAC: Final = "rbac.authorization.k8s.io"
 _POD: Final = "__meta_kubernetes_pod_"
 
 
-def jobs(cluster: Cluster) -> dict[str, tuple[str, str]]:
-    """What is scraped: by the name of the job, the component, and the headless service of its pods."""
-    return {
-        "query": (names.QUERY, names.exporters(cluster.name)),
-        "models": (names.MODEL, names.replicas(cluster.name)),
-    }
+_JOBS: Final = {"query": names.QUERY, "models": names.MODEL}
+"""What is scraped: by the name of the job, the component."""
+
+
+def services(cluster: Cluster) -> list[tuple[str, str]]:
+    """The headless services by which pods are found in the DNS: their names and components."""
+    return [(names.exporters(cluster.name), names.QUERY), (names.replicas(cluster.name), names.MODEL)]
 
 
 def configurations(cluster: Cluster) -> dict[str, str]:
     """Prometheus' configuration by file name. Nothing needs to be told of a change: either way it finds all pods."""
-    by_api = [_by_api(cluster, name, component) for name, (component, _) in jobs(cluster).items()]
-    by_dns = [_by_dns(name, service) for name, (_, service) in jobs(cluster).items()]
+    by_api = [_by_api(cluster, job, component) for job, component in _JOBS.items()]
+    by_dns = [_by_dns(job, name) for job, (name, _) in zip(_JOBS, services(cluster), strict=True)]
     return {BY_API: _configuration(by_api), BY_DNS: _configuration(by_dns)}
 
 
@@ -60,11 +61,8 @@ def _by_api(cluster: Cluster, name: str, component: str) -> Manifest:
     relabeling: list[dict[str, Any]] = [
         {"source_labels": [f"{_POD}annotation_prometheus_io_scrape"], "regex": "true", "action": "keep"},
         {"source_labels": [f"{_POD}phase"], "regex": "Pending|Succeeded|Failed", "action": "drop"},
-        {
-            "source_labels": [f"{_POD}ip", f"{_POD}annotation_prometheus_io_port"],
-            "separator": ":",
-            "target_label": "__address__",
-        },
+        # Each port of a pod is a target of its own.
+        {"source_labels": [f"{_POD}container_port_name"], "regex": "metrics", "action": "keep"},
         {"source_labels": [f"{_POD}label_{model}"], "target_label": model},
         {"source_labels": ["__meta_kubernetes_namespace"], "target_label": "kubernetes_namespace"},
         {"source_labels": [f"{_POD}name"], "target_label": "kubernetes_pod_name"},

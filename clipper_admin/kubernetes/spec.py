@@ -1,11 +1,12 @@
 """What a cluster on Kubernetes shall be: values, checked when they are made. Pure."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from clipper_admin import images
+from clipper_admin.arguments import check_text, check_whole_number
 from clipper_admin.container_manager import UNLIMITED, Resources
 from clipper_admin.docker.containers import PROMETHEUS_IMAGE, REDIS_IMAGE
 from clipper_admin.kubernetes import names
@@ -24,17 +25,30 @@ DEFAULT_SERVICE_TYPES: Final = {
 }
 """Redis has no password: it is not shown to the world unless that is asked for."""
 
-_QUANTITY: Final = re.compile(r"\d+(?:\.\d+)?(?:[kMGTPE]|[KMGTPE]i|m)?")
+_SERVICE_TYPES: Final = (CLUSTER_IP, NODE_PORT, LOAD_BALANCER)
+_COMPONENTS: Final = (names.REDIS, names.MANAGEMENT, names.QUERY, names.EXPORTER, names.METRICS, names.MODEL)
+_TOLERATION: Final = ("key", "operator", "value", "effect", "tolerationSeconds")
+_QUANTITY: Final = re.compile(r"\d+(?:\.\d+)?(?:[kMGTPE]|[KMGTPE]i|m|e\d+)?")
+_HOST: Final = re.compile(r"(?:\*\.)?[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*")
 
 
 @dataclass(frozen=True)
 class Ingress:
-    """How the query frontends are reached by a name, through the Kubernetes cluster's ingress controller."""
+    """How the query frontends are reached by a host name, through the Kubernetes cluster's ingress controller."""
 
     host: str
     class_name: str | None = None
+    """Which controller; None is the Kubernetes cluster's own choice."""
     tls_secret: str | None = None
+    """The secret with the certificate for HTTPS."""
     annotations: Mapping[str, str] = field(default_factory=dict)
+    """What this controller wants to be told."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.host, str) or not _HOST.fullmatch(self.host):
+            raise ClipperException(
+                f"Invalid value: ingress host={self.host!r}. It should be a name such as clipper.example.com."
+            )
 
 
 @dataclass(frozen=True)
@@ -42,8 +56,12 @@ class RedisVolume:
     """A volume that keeps the configuration when Redis' pod goes."""
 
     size: str
+    """As Kubernetes writes it, such as ``1Gi``."""
     storage_class: str | None = None
     """None is the Kubernetes cluster's own choice."""
+
+    def __post_init__(self) -> None:
+        _check_quantity("the size of redis_volume", self.size)
 
 
 @dataclass(frozen=True)
@@ -66,11 +84,27 @@ class Cluster:
     resources: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Requests and limits, as Kubernetes writes them, of components that shall not have the usual ones."""
     has_network_policies: bool = True
+    isolates_models: bool = False
+    """Models may speak to the query frontends, and to nobody else."""
+    restricts_models: bool = True
+    """False lets models run with the user and the rights that their images ask for, such as those of Clipper 0.4."""
 
     def __post_init__(self) -> None:
         names.check_cluster_name(self.name)
         names.check_namespace(self.namespace)
+        check_whole_number("redis_port", self.redis_port, least=1, most=65535)
+        if self.redis_ip is not None:
+            check_text("redis_ip", self.redis_ip)
+        if self.redis_ip is not None and self.redis_volume is not None:
+            raise ClipperException(
+                f"redis_volume is for a Redis of the cluster's own, and redis_ip={self.redis_ip!r} names another: "
+                "give one of the two."
+            )
+        if self.isolates_models and not self.has_network_policies:
+            raise ClipperException("Models are isolated by network policies, and there shall be none: choose one")
         check_service_types(self.service_types)
+        _check_scheduling(self.image_pull_secrets, self.node_selector, self.tolerations)
+        _check_resources(self.resources)
 
     def service_type(self, key: str) -> str:
         return self.service_types.get(key, DEFAULT_SERVICE_TYPES[key])
@@ -118,6 +152,9 @@ class Model:
     resources: Resources = UNLIMITED
 
 
+# --- checks ---
+
+
 def check_service_types(value: Mapping[str, str] | None) -> dict[str, str]:
     """Types of some or all services; None is none. Raises ClipperException for what Kubernetes does not know."""
     if value is None:
@@ -125,13 +162,57 @@ def check_service_types(value: Mapping[str, str] | None) -> dict[str, str]:
     if not isinstance(value, Mapping):
         raise ClipperException(f"service_types must be 'dict' type, and is {value!r}")
     if unknown := sorted(set(map(str, value)) - DEFAULT_SERVICE_TYPES.keys()):
-        known = ", ".join(DEFAULT_SERVICE_TYPES)
-        raise ClipperException(f"service_types has unknown keys: {', '.join(unknown)}. These are known: {known}.")
+        raise ClipperException(
+            f"service_types has unknown keys: {', '.join(unknown)}. These are known: "
+            f"{', '.join(DEFAULT_SERVICE_TYPES)}."
+        )
     if "ExternalName" in value.values():
         raise ClipperException("Clipper does not support 'ExternalName' service")
-    known_types = (CLUSTER_IP, NODE_PORT, LOAD_BALANCER)
-    if unknown := sorted({str(kind) for kind in value.values()} - set(known_types)):
+    if unknown := sorted({str(kind) for kind in value.values()} - set(_SERVICE_TYPES)):
         raise ClipperException(
-            f"service_types has unknown values: {', '.join(unknown)}. These are known: {', '.join(known_types)}."
+            f"service_types has unknown values: {', '.join(unknown)}. These are known: {', '.join(_SERVICE_TYPES)}."
         )
     return dict(value)
+
+
+def _check_scheduling(secrets: Sequence[str], node_selector: Mapping[str, str], tolerations: Sequence[Any]) -> None:
+    if isinstance(secrets, str):
+        raise ClipperException(f"Invalid value: image_pull_secrets={secrets!r}. It should be a list of names.")
+    for secret in secrets:
+        check_text("an element of image_pull_secrets", secret)
+    if not isinstance(node_selector, Mapping) or not all(isinstance(value, str) for value in node_selector.values()):
+        raise ClipperException(
+            f"Invalid value: node_selector={node_selector!r}. It should be a dictionary of texts, such as "
+            "{'disktype': 'ssd'}."
+        )
+    for toleration in [tolerations] if isinstance(tolerations, (str, Mapping)) else tolerations:
+        if not isinstance(toleration, Mapping) or isinstance(tolerations, Mapping) or toleration.keys() - _TOLERATION:
+            raise ClipperException(
+                f"Invalid value: tolerations={tolerations!r}. It should be a list of dictionaries with some of "
+                f"{', '.join(_TOLERATION)}."
+            )
+
+
+def _check_resources(value: Mapping[str, Mapping[str, Any]]) -> None:
+    if not isinstance(value, Mapping) or set(map(str, value)) - set(_COMPONENTS):
+        raise ClipperException(
+            f"Invalid value: resources={value!r}. It should be a dictionary, with some of {', '.join(_COMPONENTS)} "
+            "as its keys."
+        )
+    for component, kinds in value.items():
+        is_map = isinstance(kinds, Mapping) and all(isinstance(quantities, Mapping) for quantities in kinds.values())
+        if not is_map or kinds.keys() - {"requests", "limits"}:
+            raise ClipperException(
+                f"Invalid value: resources[{component!r}]={kinds!r}. It should be a dictionary with 'requests', "
+                "'limits' or both, such as {'requests': {'cpu': '500m'}, 'limits': {'memory': '2Gi'}}."
+            )
+        for kind, quantities in kinds.items():
+            for name, quantity in quantities.items():
+                _check_quantity(f"resources[{component!r}][{kind!r}][{name!r}]", quantity)
+
+
+def _check_quantity(what: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)) or not _QUANTITY.fullmatch(str(value)):
+        raise ClipperException(
+            f"Invalid value: {what} is {value!r}. It should be a quantity of Kubernetes, such as '500m' or '2Gi'."
+        )
