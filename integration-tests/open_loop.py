@@ -42,11 +42,12 @@ class OpenLoop:
 
     def __init__(self, url: str, rate: float = 100.0, connections: int = 32) -> None:
         self.steps: list[Step] = []
+        self.between = Step("between the steps")
         self._url = url
         self._rate = rate
         self._connections = connections
         self._ends = threading.Event()
-        self._step = Step("before")
+        self._step = self.between
 
     @contextmanager
     def running(self) -> Iterator["OpenLoop"]:
@@ -66,7 +67,7 @@ class OpenLoop:
         self._wait(before)
         yield step
         self._wait(after)
-        self._step = Step("between")
+        self._step = self.between
         self._wait(1.0)  # for answers that are due
 
     @staticmethod
