@@ -158,12 +158,13 @@ static void judge(struct connection *c, char *body, size_t size) {
 }
 
 /* Bytes of the whole answer, 0 while its head is incomplete, -1 if it cannot be understood. */
-static long answer_size(struct connection *c, long *head) {
+static long answer_size(struct connection *c, long *head, bool *is_last) {
     char *end = memmem(c->answer, c->have, "\r\n\r\n", 4);
     if (!end) return 0;
     *head = end + 4 - c->answer;
     *end = 0;
     char *length = strcasestr(c->answer, "\r\ncontent-length:");
+    *is_last = strcasestr(c->answer, "\r\nconnection: close");
     *end = '\r';
     return length ? *head + atol(length + 17) : -1;
 }
@@ -178,11 +179,17 @@ static void receive(struct connection *c) {
         surplus++;
         return hang_up(c, "");
     }
-    long head = 0, size = answer_size(c, &head);
+    bool is_last = false;
+    long head = 0, size = answer_size(c, &head, &is_last);
     if (size < 0 || size >= ANSWER_SIZE) return hang_up(c, "an answer without Content-Length, or too long");
     if (!size || (long)c->have < size) return;
     surplus += (long)c->have > size;
     c->have = 0;
+    if (is_last) {
+        close(c->fd);
+        c->fd = -1;
+        c->state = CLOSED;
+    }
     judge(c, c->answer + head, size - head);
 }
 

@@ -27,6 +27,7 @@ SCHEMA_KEY: Final = "clipper:schema_version"
 REVISION_KEY: Final = "clipper:revision"
 EPOCH_KEY: Final = "clipper:epoch"
 CLUSTER_KEY: Final = "clipper:cluster"
+WORKERS_KEY: Final = "clipper:workers"
 FRONTEND_PREFIX: Final = "clipper:frontend:"
 REPLICA_NUMBER_PREFIX: Final = "clipper:replica_number:"
 REPLICA_COUNT_PREFIX: Final = "clipper:replica_count:"
@@ -249,6 +250,8 @@ class Snapshot:
     current_versions: Mapping[str, str] = field(default_factory=dict)
     links: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Application name to the names of the models linked to it."""
+    workers: int | None = None
+    """Of each query frontend; None leaves it to them."""
     epoch: str = ""
     """Of the Redis that it was read from; empty when that is new, or lost all."""
 
@@ -317,10 +320,15 @@ def delete_current_version(model_name: str) -> Write:
     return Write(METADATA_DB, ("DEL", CURRENT_VERSION_PREFIX + model_name))
 
 
+def put_workers(workers: int) -> Write:
+    return Write(CLIPPER_DB, ("SET", WORKERS_KEY, str(workers)))
+
+
 def put_snapshot(snapshot: Snapshot) -> list[Write]:
     """Everything in `snapshot`, for a Redis that came back empty."""
     writes = [write for app in snapshot.applications.values() for write in put_application(app)]
     writes += map(put_model, snapshot.models.values())
     writes += [put_current_version(ModelId(*pair)) for pair in snapshot.current_versions.items()]
     writes += [put_link(app, model) for app, models in snapshot.links.items() for model in models]
+    writes += [put_workers(snapshot.workers)] if snapshot.workers is not None else []
     return writes

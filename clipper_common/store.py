@@ -60,8 +60,8 @@ for _, key in ipairs(keys({records.MODEL_DB}, 'hash')) do
   if redis.call('HEXISTS', key, 'valid') == 0 then redis.call('DEL', key) end
 end
 redis.call('SELECT', {records.CLIPPER_DB})
-local head = redis.call('MGET', '{records.REVISION_KEY}', '{records.EPOCH_KEY}')
-return {{head[1] or '0', head[2] or '',
+local head = redis.call('MGET', '{records.REVISION_KEY}', '{records.EPOCH_KEY}', '{records.WORKERS_KEY}')
+return {{head[1] or '0', head[2] or '', head[3] or '',
   read({records.APPLICATION_DB}, 'hash', 'HGETALL'), read({records.MODEL_DB}, 'hash', 'HGETALL'),
   read({records.METADATA_DB}, 'string', 'GET'), read({records.LINK_DB}, 'set', 'SMEMBERS')}}
 """
@@ -258,10 +258,11 @@ class ConfigStore:
 
     async def read(self) -> Snapshot:
         """All configuration, as of one moment."""
-        revision, epoch, apps, models, current, links = await self._eval(_READ_ALL)
+        revision, epoch, workers, apps, models, current, links = await self._eval(_READ_ALL)
         return Snapshot(
             revision=int(revision),
             epoch=_text(epoch),
+            workers=int(workers) if workers.isdigit() else None,
             applications=_read_applications(apps),
             models=_read_models(models),
             current_versions={

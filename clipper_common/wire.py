@@ -1,10 +1,10 @@
 """The RPC between query frontend and model containers, as values: encoders and decoders over frames.
 
 Version 3 is what the containers of Clipper 0.3 and 0.4 speak (Python, R, JVM, C++). Version 4 is ours: the same
-messages, and a replica id in the metadata, a status per output, two messages for leaving, and all inputs or outputs of
-a batch in one frame: a frame of its own for each costs both sides more than most inputs do. A container says its
-version in its metadata; until then it is spoken to in version 3. Numbers are little endian. Every message begins
-with an empty frame; messages from the frontend have the version next, messages from a container do not.
+messages, and a replica id in the metadata, a status per output, messages for leaving and for finding all frontends, and
+all inputs or outputs of a batch in one frame: a frame of its own for each costs both sides more than most inputs do. A
+container says its version in its metadata; until then it is spoken to in version 3. Numbers are little endian. Every
+message begins with an empty frame; messages from the frontend have the version next, messages from a container do not.
 `docs/wire-protocol.md` has the tables.
 """
 
@@ -37,6 +37,8 @@ class MessageType(IntEnum):
     """Version 4. From a container: send me no more. From the frontend: nothing of yours is left here."""
     REFUSED = 4
     """Version 4, from the frontend: you cannot register, and why."""
+    FRONTENDS = 5
+    """Version 4. From a container: which frontends are there? From the frontend: these."""
 
 
 class HeartbeatType(IntEnum):
@@ -70,6 +72,10 @@ class Response(NamedTuple):
     failed: list[bool]
 
 
+class FrontendsRequest(NamedTuple):
+    """A container asks, registered or not, which frontends there are."""
+
+
 class Drain(NamedTuple):
     """Said by a container that stops, and answered when it may go."""
 
@@ -88,8 +94,14 @@ class Refused(NamedTuple):
     reason: str
 
 
-FromContainer = Heartbeat | Metadata | Response | Drain
-FromFrontend = HeartbeatReply | PredictRequest | Drain | Refused
+class Frontends(NamedTuple):
+    """All frontends that live, as addresses; that of the sender is the first, and empty if it does not know it."""
+
+    addresses: list[str]
+
+
+FromContainer = Heartbeat | Metadata | Response | FrontendsRequest | Drain
+FromFrontend = HeartbeatReply | PredictRequest | Frontends | Drain | Refused
 
 
 # --- container -> frontend -----------------------------------------------------------------------
@@ -131,6 +143,10 @@ def encode_drain_request() -> list[bytes]:
     return [b"", _U32.pack(MessageType.DRAIN)]
 
 
+def encode_frontends_request() -> list[bytes]:
+    return [b"", _U32.pack(MessageType.FRONTENDS)]
+
+
 def decode_from_container(frames: Frames, rpc_version: int = RPC_VERSION_3) -> FromContainer:
     """Read what a container sent, without its identity frame.
 
@@ -149,6 +165,8 @@ def decode_from_container(frames: Frames, rpc_version: int = RPC_VERSION_3) -> F
             return _decode_metadata(frames[2:])
         case MessageType.DRAIN:
             return Drain()
+        case MessageType.FRONTENDS:
+            return FrontendsRequest()
     raise WireError(f"unknown message type {kind}")
 
 
@@ -224,6 +242,10 @@ def encode_refused(reason: str) -> list[bytes]:
     return [b"", _U32.pack(RPC_VERSION_4), _U32.pack(MessageType.REFUSED), reason.encode()]
 
 
+def encode_frontends(addresses: Sequence[str]) -> list[bytes]:
+    return [b"", _U32.pack(RPC_VERSION_4), _U32.pack(MessageType.FRONTENDS), *(a.encode() for a in addresses)]
+
+
 def decode_from_frontend(frames: Frames) -> FromFrontend:
     """Read what a frontend sent. Raises `WireError`."""
     if len(frames) < 3 or frames[0]:
@@ -241,7 +263,15 @@ def decode_from_frontend(frames: Frames) -> FromFrontend:
             return Drain()
         case MessageType.REFUSED:
             return Refused(frames[3].decode(errors="replace") if len(frames) > 3 else "")
+        case MessageType.FRONTENDS:
+            return _decode_frontends(frames[3:])
     raise WireError(f"unknown message type {kind}")
+
+
+def _decode_frontends(frames: Frames) -> Frontends:
+    if not frames:
+        raise WireError("a list of frontends without the one that sent it")
+    return Frontends([_read_text(frame, "address of a frontend") if frame else "" for frame in frames])
 
 
 def _decode_heartbeat_reply(frames: Frames) -> HeartbeatReply:

@@ -564,7 +564,7 @@ def test_options_that_cannot_work(options: dict[str, Any], named: str) -> None:
 @pytest.mark.parametrize(
     ("options", "arguments", "named"),
     [
-        ({}, {"num_frontend_replicas": 2}, "num_frontend_replicas=2"),
+        ({}, {"num_frontend_replicas": 65}, "num_frontend_replicas=65"),
         ({}, {"query_frontend_image": "localhost:1/no:such"}, "localhost:1/no:such"),
         ({}, {"frontend_exporter_image": images.image_name("no-such")}, "make images"),
         ({}, {"query_frontend_image": "redis:alpine"}, r"query_frontend-\w+ (exited|ended)"),

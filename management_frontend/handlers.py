@@ -85,6 +85,8 @@ ROUTES: Final = [
     web.post("/admin/delete_versioned_model", changes(schemas.VersionedModel, service.delete_versioned_model)),
     web.post("/admin/set_model_version", changes(schemas.VersionedModel, service.set_model_version)),
     web.post("/admin/set_batching", changes(schemas.SetBatching, service.set_batching)),
+    web.post("/admin/set_query_frontend_workers", changes(schemas.SetWorkers, service.set_query_frontend_workers)),
+    web.post("/admin/get_query_frontend_workers", _configuration(schemas.Nothing, view=views.query_frontend_workers)),
     web.post("/admin/get_all_applications", _configuration(schemas.Listing, view=views.applications)),
     web.post("/admin/get_application", _configuration(schemas.NamedApplication, view=views.application)),
     web.post("/admin/get_linked_models", _configuration(schemas.LinkedModels, view=views.linked_models)),

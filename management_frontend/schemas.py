@@ -73,6 +73,16 @@ class SetBatching:
 
 
 @dataclass(frozen=True)
+class SetWorkers:
+    workers: int
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """Nothing needs to be said."""
+
+
+@dataclass(frozen=True)
 class Listing:
     verbose: bool
 

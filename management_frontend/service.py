@@ -18,6 +18,7 @@ from clipper_common.constants import (
     DEFAULT_BATCH_SIZE,
     MAX_DEFAULT_OUTPUT_BYTES,
     MAX_NAME_LENGTH,
+    MAX_WORKERS,
 )
 from clipper_common.datatypes import BatchPolicy, InputType, ModelId, is_app_name, is_id_part
 from clipper_common.errors import QueryError, RequestError
@@ -29,6 +30,7 @@ from management_frontend.schemas import (
     ModelLinks,
     NamedApplication,
     SetBatching,
+    SetWorkers,
     VersionedModel,
 )
 
@@ -311,3 +313,12 @@ def set_model_version(snapshot: Snapshot, wanted: VersionedModel) -> Change:
     return Change(
         [records.put_current_version(model.id)], f"Successfully set model with name '{name}' to version '{version}'"
     )
+
+
+# --- query frontends ---
+
+
+def set_query_frontend_workers(snapshot: Snapshot, wanted: SetWorkers) -> Change:
+    if not 1 <= wanted.workers <= MAX_WORKERS:
+        raise QueryError(f"workers must be from 1 to {MAX_WORKERS}, not {wanted.workers}")
+    return Change([records.put_workers(wanted.workers)], f"Each query frontend now has {wanted.workers} workers")

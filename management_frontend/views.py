@@ -6,7 +6,14 @@ from typing import Any
 from clipper_common.datatypes import ModelId
 from clipper_common.errors import QueryError
 from clipper_common.records import Application, Model, Replica, Snapshot
-from management_frontend.schemas import LinkedModels, Listing, NamedApplication, NumberedReplica, VersionedModel
+from management_frontend.schemas import (
+    LinkedModels,
+    Listing,
+    NamedApplication,
+    Nothing,
+    NumberedReplica,
+    VersionedModel,
+)
 
 Json = dict[str, Any]
 
@@ -37,6 +44,10 @@ def models(snapshot: Snapshot, wanted: Listing) -> list[str] | list[Json]:
 def model(snapshot: Snapshot, wanted: VersionedModel) -> Json:
     found = snapshot.models.get(ModelId(wanted.model_name, wanted.model_version))
     return _model(snapshot, found) if found else {}
+
+
+def query_frontend_workers(snapshot: Snapshot, _: Nothing) -> Json:
+    return {"workers": snapshot.workers}
 
 
 def replicas(found: Sequence[Replica], wanted: Listing) -> list[str] | list[Json]:

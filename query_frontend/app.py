@@ -8,7 +8,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Coroutine, Mapping
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Final
 
 import zmq
@@ -25,12 +26,15 @@ from query_frontend.deadlines import DeadlineWheel
 from query_frontend.door import Door
 from query_frontend.handlers import Handlers
 from query_frontend.lane import LANE, Lane, make_runner
-from query_frontend.metrics import SystemMetrics
+from query_frontend.leaving import Leaving
+from query_frontend.metrics import Gauge, SystemMetrics
 from query_frontend.presence import Presence
 from query_frontend.query_processor import QueryContext
+from query_frontend.readiness import Readiness
 from query_frontend.registry import Registry
 from query_frontend.rpc_server import RpcEvents, RpcServer
 from query_frontend.seat import Seat
+from query_frontend.siblings import Siblings
 from query_frontend.task_executor import TaskExecutor
 
 logger = logging.getLogger(__name__)
@@ -39,6 +43,9 @@ _GC_THRESHOLDS: Final = (50_000, 20, 50)
 """More objects than the queries under way are made of, so that these are not taken for old ones."""
 _FIRST_CONFIGURATION_SECONDS: Final = 2.0
 """Without Redis for so long, HTTP is answered all the same: with 503."""
+_RETIRE_SECONDS: Final = 30.0
+"""So long at most a worker that is not needed any more waits for clients to close idle connections."""
+_POLL_SECONDS: Final = 0.05
 
 
 class QueryFrontend:
@@ -61,13 +68,24 @@ class QueryFrontend:
             ),
             self.metrics.rpc_request_queueing_delay,
         )
+        self.presence.reported = self._on_reported
         context = QueryContext(self.executor, DeadlineWheel(loop))
         query_ids = itertools.count()
-        self.handlers = Handlers(self.registry, context, self.metrics, query_ids, config.timeout_content)
-        self.lane = Lane(self.registry, context, query_ids, config.timeout_content)
+        self.readiness = Readiness(self.registry, self.executor, self.presence)
+        self.leaving = Leaving()
+        self.handlers = Handlers(
+            self.registry, context, self.metrics, query_ids, config.timeout_content, self.readiness, self.leaving
+        )
+        self.lane = Lane(self.registry, context, query_ids, config.timeout_content, self.leaving)
+        self.configured: list[Callable[[Snapshot], Awaitable[None]]] = []
+        """Who else is told of a new configuration."""
 
     def _configure_models(self, snapshot: Snapshot, slo_seconds: Mapping[ModelId, float]) -> None:
         self.executor.configure(snapshot.models, slo_seconds)
+
+    def _on_reported(self) -> None:
+        peers = [peer.rpc_address for peer in self.presence.peers if peer.rpc_address]
+        self.rpc.announce_frontends([self.presence.rpc_address, *peers])
 
     async def run(self, _: web.Application) -> AsyncIterator[None]:
         """Everything but HTTP, from start to stop. HTTP comes after the start, when there is something to serve."""
@@ -101,6 +119,7 @@ class QueryFrontend:
     def _listen(self) -> None:
         try:
             self.presence.listens_on(self.rpc.start())
+            self.rpc.announce_frontends([self.presence.rpc_address])
         except zmq.ZMQError as error:
             sys.exit(webapp.address_in_use(f"{self.config.host}:{self.config.rpc_service_port}", error))
 
@@ -108,6 +127,8 @@ class QueryFrontend:
         async for snapshot in self.store.follow():
             self.registry.apply(snapshot)
             self.presence.report_soon()
+            for tell in self.configured:
+                await tell(snapshot)
 
 
 def _spare_queries_garbage_collection() -> None:
@@ -136,6 +157,7 @@ async def create_app(config: Config) -> web.Application:
 
 def _make_app(parts: QueryFrontend) -> web.Application:
     app = webapp.create_app()
+    app.middlewares.insert(0, parts.handlers.close_those_that_leave)
     app.add_routes(parts.handlers.routes())
     if parts.config.fast_lane:
         app[LANE] = parts.lane
@@ -149,31 +171,65 @@ class Worker:
     def __init__(self, config: Config, seat: Seat) -> None:
         self._config = config
         self._seat = seat
+        self._wanted = config.workers
+        self._told = 0
+        self._door: Door | None = None
         self._retires = False
 
     async def make_app(self) -> web.Application:
         self._parts = QueryFrontend(self._config, asyncio.get_running_loop(), self._seat.number)
+        self._parts.configured.append(self._follow_wanted)
+        self._parts.metrics.workers = Gauge(lambda: {"serving": str(self._seat.loads.serving)})
+        self._siblings = Siblings(self._seat, self._parts.metrics.state)
+        self._parts.handlers.report_metrics = self._siblings.report
         self._seat.listen_to_owner(self._retire, orphaned=lambda: os._exit(1))
         return _make_app(self._parts)
 
+    async def _follow_wanted(self, snapshot: Snapshot) -> None:
+        self._wanted = snapshot.workers or self._config.workers
+        if self._seat.number == 0 and self._told != self._wanted:
+            self._told = self._wanted
+            self._seat.tell_wanted(self._wanted)
+        if self._door is not None:
+            await self._door.open(shared=self._wanted > 1)
+
     @contextlib.asynccontextmanager
     async def opened(self, runner: web.AppRunner) -> AsyncIterator[None]:
-        """Accept connections, as many as the other workers do."""
+        """Accept connections, as many as the other workers do; then drain."""
         assert runner.server is not None
-        door = Door(self._seat, runner.server)
+        if not self._seat.is_needed:
+            await self._parts.readiness.wait()
+        self._door = Door(self._seat, runner.server, self._parts.leaving)
         try:
-            await door.open(self._config.workers > 1)
+            await self._door.open(shared=self._wanted > 1)
         except OSError as error:
             sys.exit(webapp.address_in_use(f"{self._config.host}:{self._config.port}", error))
+        await self._siblings.start()
         self._seat.tell_serving()
         try:
             yield
         finally:
-            door.close()
+            await self._drain(self._door, runner.server)
+            self._siblings.stop()
 
     def _retire(self) -> None:
+        """Go, as the owner wants, while the others go on."""
         self._retires = True
         os.kill(os.getpid(), signal.SIGTERM)
+
+    async def _drain(self, door: Door, server: web.Server) -> None:
+        """Let clients go without a reset: an answer closes its connection, and idle ones close after a while anyway."""
+        self._door = None
+        self._parts.readiness.is_draining = True
+        self._parts.leaving.add_all()
+        if self._retires:
+            door.close()
+            give_up = time.monotonic() + min(self._config.timeout_request, _RETIRE_SECONDS) + 1.0
+            while server.connections and time.monotonic() < give_up:
+                await asyncio.sleep(_POLL_SECONDS)
+        else:
+            await asyncio.sleep(self._config.drain_seconds)
+            door.close()
 
 
 def run(config: Config, seat: Seat) -> None:

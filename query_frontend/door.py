@@ -6,11 +6,13 @@ one core is busy, and the others idle.
 
 import asyncio
 import logging
+import math
 import socket
 from typing import Final
 
 from aiohttp import web
 
+from query_frontend.leaving import Leaving
 from query_frontend.seat import Seat
 
 logger = logging.getLogger(__name__)
@@ -20,14 +22,18 @@ _LEAD: Final = 1
 """So many connections may a worker have more than another before it lets that one go first."""
 _YIELD_SECONDS: Final = 0.001
 """For so long. The other may hang: after that it is taken anyway."""
+_BALANCE_SECONDS: Final = 1.0
+_TOLERANCE: Final = 1.25
+"""So many times its share may a worker have before it sends connections away."""
 _EXHAUSTED_SECONDS: Final = 1.0
 """For so long nothing is accepted when the system has no more descriptors."""
 
 
 class Door:
-    def __init__(self, seat: Seat, server: web.Server) -> None:
+    def __init__(self, seat: Seat, server: web.Server, leaving: Leaving) -> None:
         self._seat = seat
         self._server = server
+        self._leaving = leaving
         self._loop = asyncio.get_running_loop()
         self._is_shared: bool | None = None
         """None while it is closed."""
@@ -35,6 +41,7 @@ class Door:
         """Accept for us while we are alone."""
         self._yielded = False
         self._pauses: dict[socket.socket, asyncio.TimerHandle] = {}
+        self._balancing: asyncio.TimerHandle | None = None
         self._arriving: set[asyncio.Task[None]] = set()
 
     async def open(self, shared: bool) -> None:
@@ -43,7 +50,7 @@ class Door:
             return
         self._stop_accepting()
         self._is_shared = shared
-        self._publish()
+        self._balance()
         for listener in self._seat.listeners:
             if shared:
                 listener.listen(_BACKLOG)
@@ -67,6 +74,8 @@ class Door:
         if self._is_shared:
             for listener in self._seat.listeners:
                 self._loop.remove_reader(listener)
+        if self._balancing is not None:
+            self._balancing.cancel()
         for pause in self._pauses.values():
             pause.cancel()
         self._pauses.clear()
@@ -105,6 +114,15 @@ class Door:
         others = min(self._seat.loads.of_others(self._seat.number), default=mine)
         self._yielded = not self._yielded and mine > others + _LEAD
         return self._yielded
+
+    def _balance(self) -> None:
+        """Once a second: send some away when others have far fewer, such as a worker that was just started."""
+        mine = self._publish()
+        if self._is_shared:
+            loads = [mine, *self._seat.loads.of_others(self._seat.number)]
+            share = math.ceil(sum(loads) / len(loads))
+            self._leaving.add(mine - share if mine > share * _TOLERANCE + _LEAD else 0, self._server.connections)
+            self._balancing = self._loop.call_later(_BALANCE_SECONDS, self._balance)
 
     def _publish(self) -> int:
         connections = len(self._server.connections) + len(self._arriving)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Final
 from urllib.parse import quote
 
@@ -10,16 +10,17 @@ from aiohttp import web
 
 from clipper_common.datatypes import ModelId
 from clipper_common.errors import JsonError, QueryError, RequestError
-from clipper_common.webapp import json_response
+from clipper_common.webapp import Handler, json_response
 from query_frontend import schemas
-from query_frontend.metrics import SystemMetrics
+from query_frontend.leaving import Leaving
+from query_frontend.metrics import Report, SystemMetrics
 from query_frontend.query_processor import QueryContext, Request
+from query_frontend.readiness import NOT_LOADED, Readiness
 from query_frontend.registry import AppState, Registry
 
 MODEL_HEADER: Final = "X-Clipper-Model"
 """Names the model version that answered, as ``name:version``, percent-encoded where it is not ASCII."""
 _HEADER_SAFE: Final = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) != "%")
-_NOT_LOADED: Final = "The configuration was not read from Redis yet"
 
 
 class Handlers:
@@ -30,12 +31,18 @@ class Handlers:
         metrics: SystemMetrics,
         query_ids: Iterator[int],
         content_seconds: float,
+        readiness: Readiness,
+        leaving: Leaving,
     ) -> None:
         self._registry = registry
         self._context = context
         self._metrics = metrics
         self._content_seconds = content_seconds
         self._query_ids = query_ids
+        self._readiness = readiness
+        self._leaving = leaving
+        self.report_metrics: Callable[[], Awaitable[Report]] = self._report_own_metrics
+        """Changed by the composition root, where there are other workers."""
 
     def routes(self) -> list[web.RouteDef]:
         routes = [web.get("/metrics", self.metrics), web.get("/livez", self.live), web.get("/readyz", self.ready)]
@@ -77,20 +84,30 @@ class Handlers:
         return web.Response(text=f"Feedback received? {int(feedback.uid == 0)}")
 
     async def metrics(self, _: web.Request) -> web.Response:
-        return json_response(self._metrics.report())
+        return json_response(await self.report_metrics())
+
+    async def _report_own_metrics(self) -> Report:
+        return self._metrics.report()
 
     async def live(self, _: web.Request) -> web.Response:
         return web.Response(text="ok")
 
     async def ready(self, _: web.Request) -> web.Response:
-        if self._registry.is_loaded:
-            return web.Response(text="ok")
-        return web.Response(text=_NOT_LOADED, status=503)
+        missing = self._readiness.missing()
+        return web.Response(text="ok") if missing is None else web.Response(text=missing, status=503)
+
+    @web.middleware
+    async def close_those_that_leave(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """A client learns by ``Connection: close`` that its next request needs another connection."""
+        response = await handler(request)
+        if not self._leaving.is_empty and request.protocol in self._leaving:
+            response.force_close()
+        return response
 
     def _app(self, request: web.Request) -> AppState:
         app = self._registry.app(request.match_info["app"])
         if app is None and not self._registry.is_loaded:
-            raise web.HTTPServiceUnavailable(text=_NOT_LOADED)
+            raise web.HTTPServiceUnavailable(text=NOT_LOADED)
         if app is None:
             raise web.HTTPNotFound(text=f"No application is named '{request.match_info['app']}'")
         return app

@@ -36,6 +36,7 @@ from clipper_common.errors import JsonError
 from query_frontend import schemas
 from query_frontend.deadlines import Slot
 from query_frontend.handlers import MODEL_HEADER, model_header
+from query_frontend.leaving import Leaving
 from query_frontend.query_processor import Query, QueryContext
 from query_frontend.registry import Registry
 
@@ -65,12 +66,19 @@ class Lane:
     """What all connections share."""
 
     def __init__(
-        self, registry: Registry, context: QueryContext, query_ids: Iterator[int], content_seconds: float
+        self,
+        registry: Registry,
+        context: QueryContext,
+        query_ids: Iterator[int],
+        content_seconds: float,
+        leaving: Leaving,
     ) -> None:
         self.wheel = context.wheel
         self.content_seconds = content_seconds
         self.heads: dict[bytes, Head | None] = {}
         """What is known; `recognise` adds to it."""
+        self.leaving = leaving
+        """Their next requests are aiohttp's, whose answers close connections."""
         self._registry = registry
         self._context = context
         self._query_ids = query_ids
@@ -226,7 +234,7 @@ class LaneHandler(RequestHandler):
                 continue
             body_at = data.find(_END_OF_HEAD) + 4
             head = self._lane.recognise(data[:body_at]) if body_at > 3 else None
-            if head is None:
+            if head is None or self._leaves():
                 self._passes = True
                 super().data_received(data)
                 return
@@ -252,6 +260,10 @@ class LaneHandler(RequestHandler):
             if data and (self._query is not None or self._paused):
                 self._hold(data)
                 return
+
+    def _leaves(self) -> bool:
+        """Whether the next answer is to close the connection."""
+        return not self._lane.leaving.is_empty and self in self._lane.leaving
 
     def _pass(self, data: bytes, size: int) -> bytes:
         """Give aiohttp the first `size` bytes, as far as they are there. Answers the rest."""
@@ -323,10 +335,13 @@ class LaneHandler(RequestHandler):
     def _write(self, query: Query) -> None:
         if self.transport is None or self._manager is None:
             return
-        self.transport.write(self._lane.render(query))
+        answer = self._lane.render(query)
+        if leaves := self._leaves():
+            answer = answer.replace(_END_OF_HEAD, b"\r\nConnection: close" + _END_OF_HEAD, 1)
+        self.transport.write(answer)
         self._request_count += 1
         self._manager.requests_count += 1
-        if self._close or self._force_close:
+        if self._close or self._force_close or leaves:
             self.transport.close()
         else:
             self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout

@@ -2,12 +2,17 @@
 
 Counters, ratios, meters (events per second, with moving averages like the load of Unix) and histograms (a uniform
 sample of all values). Every leaf of the JSON is a string, as 0.4's was.
+
+What a metric holds is its state, plain data that another worker can be given. A report is made of one state or of
+several: then it is about all of them.
 """
 
+import itertools
 import math
 import random
 import time
 from collections.abc import Callable, Sequence
+from statistics import fmean
 from typing import Any, Final
 
 from clipper_common.datatypes import ModelId
@@ -18,6 +23,9 @@ _RESERVOIR: Final = 4096
 _CHUNK: Final = 1000
 
 Leaves = dict[str, str]
+State = dict[str, dict[str, Any]]
+"""Of all metrics of a worker: by category and name."""
+Report = dict[str, list[dict[str, Leaves]]]
 
 
 class Counter:
@@ -27,8 +35,12 @@ class Counter:
     def add(self, number: int) -> None:
         self.count += number
 
-    def report(self) -> Leaves:
-        return {"count": str(self.count)}
+    def state(self) -> int:
+        return self.count
+
+    @staticmethod
+    def render(states: Sequence[int]) -> Leaves:
+        return {"count": str(sum(states))}
 
 
 class RatioCounter:
@@ -38,8 +50,13 @@ class RatioCounter:
         self.hits = 0
         self._times = times
 
-    def report(self) -> Leaves:
-        return {"ratio": str(self.hits / self._times.count) if self._times.count else "nan"}
+    def state(self) -> tuple[int, int]:
+        return self.hits, self._times.count
+
+    @staticmethod
+    def render(states: Sequence[tuple[int, int]]) -> Leaves:
+        hits, times = (sum(column) for column in zip(*states, strict=True))
+        return {"ratio": str(hits / times) if times else "nan"}
 
 
 class Meter:
@@ -67,12 +84,17 @@ class Meter:
         self._ticked_count = self._events.count
         self._ticked += ticks * _TICK_SECONDS
 
-    def report(self) -> Leaves:
+    def state(self) -> tuple[int, float, list[float]]:
         self._catch_up()
-        elapsed = self._clock() - self._started
-        leaves = {"unit": "events per second", "rate": str(self._events.count / elapsed if elapsed > 0 else 0.0)}
-        for minutes, rate in zip(self._MINUTES, self._rates or [0.0] * 3, strict=True):
-            leaves[f"rate_{minutes}min"] = str(rate)
+        return self._events.count, self._clock() - self._started, self._rates or [0.0] * len(self._MINUTES)
+
+    @classmethod
+    def render(cls, states: Sequence[tuple[int, float, list[float]]]) -> Leaves:
+        counts, times, rates = zip(*states, strict=True)
+        elapsed = max(times)
+        leaves = {"unit": "events per second", "rate": str(sum(counts) / elapsed if elapsed > 0 else 0.0)}
+        for minutes, *of_each in zip(cls._MINUTES, *rates, strict=True):
+            leaves[f"rate_{minutes}min"] = str(sum(of_each))
         return leaves
 
 
@@ -125,10 +147,18 @@ class Histogram:
         self._weight *= math.exp(math.log(1.0 - random.random()) / self._capacity)
         self._next += int(math.log(1.0 - random.random()) / math.log1p(-self._weight))
 
-    def report(self) -> Leaves:
+    def state(self) -> tuple[str, int, float, list[float]]:
         self._absorb()
-        sample = sorted(self._sample)
-        mean = self._sum / self._count if self._count else 0.0
+        return self._unit, self._count, self._sum, sorted(self._sample)
+
+    @staticmethod
+    def render(states: Sequence[tuple[str, int, float, list[float]]]) -> Leaves:
+        """Of several samples each gives values in proportion to how many it stands for."""
+        units, counts, sums, samples = zip(*states, strict=True)
+        share = min((len(sample) / count for count, sample in zip(counts, samples, strict=True) if count), default=1.0)
+        thinned = [_thin(sample, round(count * share)) for count, sample in zip(counts, samples, strict=True)]
+        sample = sorted(itertools.chain.from_iterable(thinned))
+        mean = sum(sums) / sum(counts) if sum(counts) else 0.0
         deviation = math.sqrt(sum((value - mean) ** 2 for value in sample) / len(sample)) if sample else 0.0
         values = {
             "min": sample[0] if sample else 0.0,
@@ -139,7 +169,12 @@ class Histogram:
             "p95": percentile(sample, 0.95),
             "p99": percentile(sample, 0.99),
         }
-        return {"unit": self._unit, "size": str(len(sample))} | {name: str(value) for name, value in values.items()}
+        return {"unit": units[0], "size": str(len(sample))} | {name: str(value) for name, value in values.items()}
+
+
+def _thin(ordered: list[float], size: int) -> list[float]:
+    """So many of the values, evenly chosen."""
+    return [ordered[int((place + 0.5) * len(ordered) / size)] for place in range(min(size, len(ordered)))]
 
 
 def percentile(ordered: Sequence[float], rank: float) -> float:
@@ -157,17 +192,33 @@ class Gauge:
     """What something is at the moment."""
 
     def __init__(self, read: Callable[[], Leaves]) -> None:
-        self.report = read
+        self.state = read
+
+    @staticmethod
+    def render(states: Sequence[Leaves]) -> Leaves:
+        """Of several: what they agree on, the least ``..._min``, the greatest ``..._max``, else the mean."""
+        return {name: _agree(name, [state[name] for state in states if name in state]) for name in states[0]}
+
+
+def _agree(name: str, values: Sequence[str]) -> str:
+    if len(set(values)) == 1:
+        return values[0]
+    try:
+        numbers = list(map(float, values))
+    except ValueError:
+        return values[0]
+    return str(min(numbers) if name.endswith("_min") else max(numbers) if name.endswith("_max") else fmean(numbers))
 
 
 Metric = Counter | RatioCounter | Meter | Histogram | Gauge
-_CATEGORIES: Final[dict[type[Metric], str]] = {
-    Counter: "counters",
-    RatioCounter: "ratio_counters",
-    Meter: "meters",
-    Histogram: "histograms",
-    Gauge: "gauges",
+_CATEGORIES: Final[dict[str, type[Metric]]] = {
+    "counters": Counter,
+    "ratio_counters": RatioCounter,
+    "meters": Meter,
+    "histograms": Histogram,
+    "gauges": Gauge,
 }
+_NAMES: Final = {kind: category for category, kind in _CATEGORIES.items()}
 
 
 class AppMetrics:
@@ -220,6 +271,8 @@ class SystemMetrics:
         self.aggregate_outputs = Counter()
         self.aggregate_throughput = Meter(self.aggregate_outputs)
         self.aggregate_num_predictions = Counter()
+        self.workers = Gauge(lambda: {"serving": "1"})
+        """Of the composition root, which knows the other workers."""
         self._apps: dict[str, AppMetrics] = {}
         self._models: dict[ModelId, ModelMetrics] = {}
 
@@ -242,11 +295,13 @@ class SystemMetrics:
     def remove_model(self, model: ModelId) -> None:
         del self._models[model]
 
-    def report(self) -> dict[str, list[dict[str, Leaves]]]:
-        """All metrics by category, each as an object with one key: its name."""
-        found: dict[str, list[dict[str, Leaves]]] = {category: [] for category in _CATEGORIES.values()}
+    def report(self) -> Report:
+        return render([self.state()])
+
+    def state(self) -> State:
+        found: State = {category: {} for category in _CATEGORIES}
         for name, metric in self._all():
-            found[_CATEGORIES[type(metric)]].append({name: metric.report()})
+            found[_NAMES[type(metric)]][name] = metric.state()
         return found
 
     def _all(self) -> list[tuple[str, Metric]]:
@@ -256,9 +311,31 @@ class SystemMetrics:
             ("internal:prediction_cache_hit_ratio", self.prediction_cache_hit_ratio),
             ("internal:aggregate_model_throughput", self.aggregate_throughput),
             ("internal:aggregate_num_predictions", self.aggregate_num_predictions),
+            ("internal:workers", self.workers),
         ]
         groups: list[tuple[str, Any]] = [(f"app:{name}", group) for name, group in self._apps.items()]
         groups += [(f"model:{model}", group) for model, group in self._models.items()]
         for prefix, group in groups:
             metrics += [(f"{prefix}:{name}", metric) for name, metric in vars(group).items() if name[0] != "_"]
         return metrics
+
+
+def render(states: Sequence[State], departed: Sequence[State] = ()) -> Report:
+    """All metrics by category, each as an object with one key: its name.
+
+    What the `departed` counted stays counted, as long as others know the metric.
+    """
+    return {
+        category: [
+            {name: kind.render([of[category][name] for of in known if name in of[category]])}
+            for name in dict.fromkeys(itertools.chain.from_iterable(state[category] for state in states))
+        ]
+        for category, kind in _CATEGORIES.items()
+        for known in [[*states, *departed]]
+    }
+
+
+def depart(state: State) -> State:
+    """What is left of a worker that is gone: what it counted, and nothing of the moment."""
+    meters = {name: (count, elapsed, [0.0] * len(rates)) for name, (count, elapsed, rates) in state["meters"].items()}
+    return state | {"meters": meters, "gauges": {}}

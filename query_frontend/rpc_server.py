@@ -70,6 +70,8 @@ class RpcServer:
         self._events = events
         self._send_micros = send_micros
         self._connections: dict[bytes, Connection] = {}
+        self._frontends = [""]
+        """Addresses: this one's, which may be unknown, and those of the others."""
         self._numbers = 0
         self._complained: dict[str, float] = {}
 
@@ -123,6 +125,15 @@ class RpcServer:
         self._send(connection, wire.encode_drain_reply())
         self._forget(connection, "it was stopped")
 
+    def announce_frontends(self, addresses: list[str]) -> None:
+        """Let containers know which frontends there are: this one first, all of them known but perhaps this one."""
+        if addresses == self._frontends:
+            return
+        self._frontends = addresses
+        for connection in list(self._connections.values()):
+            if connection.rpc_version >= wire.RPC_VERSION_4:
+                self._send(connection, wire.encode_frontends(addresses))
+
     # --- receiving ---
 
     def _on_readable(self) -> None:
@@ -154,6 +165,8 @@ class RpcServer:
                 self._events.answered(connection, message)
             case wire.Drain():
                 self._events.draining(connection)
+            case wire.FrontendsRequest():
+                self._send(connection, wire.encode_frontends(self._frontends))
             case _:  # a heartbeat, or metadata that we have
                 self._send_keep_alive(connection)
 
@@ -166,6 +179,8 @@ class RpcServer:
             case wire.Heartbeat():
                 reply = wire.encode_heartbeat_reply(HeartbeatType.REQUEST_METADATA, wire.RPC_VERSION_3)
                 self._send_to(identity, reply)
+            case wire.FrontendsRequest():
+                self._send_to(identity, wire.encode_frontends(self._frontends))
             case Response():
                 pass  # of a batch that was given to someone else meanwhile
 
@@ -184,6 +199,7 @@ class RpcServer:
         self._connections[identity] = connection
         if metadata.rpc_version >= wire.RPC_VERSION_4:
             self._send_keep_alive(connection)  # version 3 knows no acknowledgement
+            self._send(connection, wire.encode_frontends(self._frontends))
 
     # --- sending ---
 

@@ -35,6 +35,11 @@ class Loads:
         """That worker accepts none, or is gone."""
         self._table[number] = _CLOSED
 
+    @property
+    def serving(self) -> int:
+        """How many accept connections."""
+        return sum(load != _CLOSED for load in self._table)
+
     def of_others(self, number: int) -> Iterator[int]:
         """The loads of all that accept connections, but for `number`."""
         return (load for seat, load in enumerate(self._table) if load != _CLOSED and seat != number)

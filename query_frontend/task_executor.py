@@ -136,6 +136,11 @@ class TaskExecutor:
         """Of all replicas."""
         return list(self._replicas)
 
+    def can_answer(self, model_id: ModelId) -> bool:
+        """Whether a replica of the model version is here, or none is needed: it is not registered."""
+        state = self._models.get(model_id)
+        return state is None or state.is_served
+
     # --- queries ---
 
     def submit(self, model_id: ModelId, payload: bytes, deadline: float, waiter: Waiter) -> Task | None:

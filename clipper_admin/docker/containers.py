@@ -26,6 +26,9 @@ NETWORK_LABEL: Final = "ai.clipper.network.label"
 """On networks that Clipper made, and so may remove."""
 KUBERNETES_LABEL: Final = "io.kubernetes.pod.name"
 """On the containers of pods, where nodes run on Docker."""
+TOTAL_WORKERS_LABEL: Final = "ai.clipper.query_frontend.total_workers"
+WORKERS_LABEL: Final = "ai.clipper.query_frontend.workers"
+"""How many workers a query frontend was started with, and how many of them make up one of `num_frontend_replicas`."""
 STOPPED_SUFFIX: Final = "-stopped"
 """At the end of the name of a replica that Clipper stopped, and keeps for its log."""
 
@@ -164,17 +167,31 @@ def management_frontend(cluster: Cluster, image: str, port: int, cluster_id: str
 
 
 def query_frontend(
-    cluster: Cluster, image: str, port: int, rpc_port: int, cluster_id: str, options: Mapping[str, int]
+    cluster: Cluster,
+    image: str,
+    port: int,
+    rpc_port: int,
+    cluster_id: str,
+    options: Mapping[str, int],
+    workers: int = 1,
 ) -> Container:
+    """`workers` of all that the options name make up one of `num_frontend_replicas`."""
+    name = query_frontend_name(cluster.name)
+    where = {"redis_ip": cluster.redis_ip, "redis_port": cluster.redis_port, "advertise": name}
     return Container(
-        query_frontend_name(cluster.name),
+        name,
         image,
-        _options(redis_ip=cluster.redis_ip, redis_port=cluster.redis_port, **options, **_cluster_id(cluster_id)),
+        _options(**where, **options, **_cluster_id(cluster_id)),
         ports=(
             Port(constants.QUERY_PORT, port, cm.CLIPPER_QUERY_PORT_LABEL),
             Port(constants.RPC_PORT, rpc_port, cm.CLIPPER_RPC_PORT_LABEL),
         ),
-        labels={cm.CLIPPER_QUERY_FRONTEND_CONTAINER_LABEL: "", **_redis_labels(cluster)},
+        labels={
+            cm.CLIPPER_QUERY_FRONTEND_CONTAINER_LABEL: "",
+            TOTAL_WORKERS_LABEL: str(options.get("workers", 1)),
+            WORKERS_LABEL: str(workers),
+            **_redis_labels(cluster),
+        },
     )
 
 

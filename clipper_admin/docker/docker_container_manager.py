@@ -1,5 +1,6 @@
 """DockerContainerManager: a Clipper cluster of containers on one Docker engine."""
 
+import math
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from clipper_admin import container_manager as labels
+from clipper_admin import workers as frontend_workers
 from clipper_admin.container_manager import (
     UNLIMITED,
     ContainerManager,
@@ -42,6 +44,10 @@ class _Connected:
     management_port: int
     rpc_port: int
     metric_port: int
+    total_workers: int
+    """Of the query frontend, at the start."""
+    workers: int
+    """Of them, those that make up one of `num_frontend_replicas`."""
 
 
 class DockerContainerManager(ContainerManager):
@@ -138,11 +144,7 @@ class DockerContainerManager(ContainerManager):
         workers: int = 1,
     ) -> None:
         """Start the containers and connect to them; images that this machine lacks are pulled first."""
-        if num_frontend_replicas * workers != 1:
-            raise ClipperException(
-                f"num_frontend_replicas={num_frontend_replicas}, workers={workers}: "
-                "DockerContainerManager runs one query frontend so far"
-            )
+        total = frontend_workers.total(num_frontend_replicas, workers)
         plan = Plan(
             self._cluster,
             self._has_own_redis,
@@ -155,7 +157,9 @@ class DockerContainerManager(ContainerManager):
                 "thread_pool_size": qf_http_thread_pool_size,
                 "timeout_request": qf_http_timeout_request,
                 "timeout_content": qf_http_timeout_content,
+                "workers": total,
             },
+            workers,
             **self._ports,
         )
         self._refuse_existing()
@@ -219,6 +223,8 @@ class DockerContainerManager(ContainerManager):
             management_port=containers.read_port(all_labels, labels.CLIPPER_MANAGEMENT_PORT_LABEL),
             rpc_port=containers.read_port(own, labels.CLIPPER_RPC_PORT_LABEL),
             metric_port=containers.read_port(all_labels, labels.CLIPPER_METRIC_PORT_LABEL),
+            total_workers=int(own.get(containers.TOTAL_WORKERS_LABEL, 1)),
+            workers=int(own.get(containers.WORKERS_LABEL, 1)),
         )
 
     def _no_cluster(self, has_rest: bool) -> str:
@@ -253,16 +259,15 @@ class DockerContainerManager(ContainerManager):
     # --- frontends ---
 
     def get_num_frontend_replicas(self) -> int:
-        """How many query frontends there should be."""
-        _ = self.get_query_addr()
-        return 1
+        """How many query frontends there should be: the workers of all, divided by those of one."""
+        state = self._connected
+        total = frontend_workers.wanted(self.get_admin_addr())
+        return math.ceil((state.total_workers if total is None else total) / state.workers)
 
     def set_num_frontend_replicas(self, num_frontend_replicas: int) -> None:
-        """Refuse any number but 1."""
-        if num_frontend_replicas != 1:
-            raise ClipperException(
-                f"num_frontend_replicas={num_frontend_replicas}: DockerContainerManager runs one query frontend so far"
-            )
+        """Start or stop workers of the query frontend, as many as so many query frontends have."""
+        total = frontend_workers.total(num_frontend_replicas, self._connected.workers)
+        frontend_workers.change(self.get_admin_addr(), self.get_query_addr(), total)
 
     # --- models ---
 

@@ -30,6 +30,8 @@ class Plan:
     mgmt_frontend_image: str
     frontend_exporter_image: str
     query_frontend_options: Mapping[str, int]
+    workers: int
+    """Of all that the options name, those that make up one of `num_frontend_replicas`."""
     query_port: int
     management_port: int
     rpc_port: int
@@ -65,6 +67,7 @@ def start(engine: Engine, plan: Plan) -> None:
             plan.rpc_port,
             cluster_id,
             plan.query_frontend_options,
+            plan.workers,
         ),
         containers.prometheus(cluster.name, plan.prometheus_port),
     ]

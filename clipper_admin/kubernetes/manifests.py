@@ -53,7 +53,15 @@ def model_objects(cluster: Cluster, model: Model) -> list[Manifest]:
     template = _model_template(cluster, model, metadata["labels"], selector)
     return [
         objects.disruption_budget(metadata, selector),
-        pods.deployment(metadata, selector, model.num_replicas, template, pods.ROLLING),
+        pods.deployment(
+            metadata,
+            selector,
+            model.num_replicas,
+            template,
+            pods.ROLLING,
+            # Who waits for the Deployment shall not call it failed while a large model is loaded.
+            progressDeadlineSeconds=MODEL_START_SECONDS,
+        ),
     ]
 
 

@@ -79,7 +79,12 @@ def unrestricted(template: Manifest) -> Manifest:
 
 
 def deployment(
-    metadata: Manifest, selector: Mapping[str, str], replicas: int, template: Manifest, strategy: Manifest
+    metadata: Manifest,
+    selector: Mapping[str, str],
+    replicas: int,
+    template: Manifest,
+    strategy: Manifest,
+    **fields: Any,
 ) -> Manifest:
     spec = {
         "replicas": replicas,
@@ -87,6 +92,7 @@ def deployment(
         "selector": {"matchLabels": dict(selector)},
         "strategy": strategy,
         "template": template,
+        **fields,
     }
     return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec}
 

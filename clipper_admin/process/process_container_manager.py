@@ -1,5 +1,6 @@
 """ProcessContainerManager: a Clipper cluster of local processes, without Docker."""
 
+import math
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from clipper_admin import workers as frontend_workers
 from clipper_admin.arguments import check_whole_number
 from clipper_admin.container_manager import UNLIMITED, ContainerManager, ModelVersions, ReplicaFailure, Resources
 from clipper_admin.process import bundles, locks, ports, processes, programs, starting, supervision
@@ -120,14 +122,11 @@ class ProcessContainerManager(ContainerManager):
         workers: int = 1,
     ) -> None:
         """Start the cluster and connect to it. The names of images mean nothing here."""
-        if num_frontend_replicas * workers != 1:
-            raise ClipperException(
-                f"num_frontend_replicas={num_frontend_replicas}, workers={workers}: "
-                "ProcessContainerManager runs one query frontend so far"
-            )
+        total = frontend_workers.total(num_frontend_replicas, workers)
         options = programs.QueryFrontendOptions(
-            cache_size, qf_http_thread_pool_size, qf_http_timeout_request, qf_http_timeout_content
+            cache_size, qf_http_thread_pool_size, qf_http_timeout_request, qf_http_timeout_content, total
         )
+        self._wanted = replace(self._wanted, workers=workers, num_frontend_replicas=num_frontend_replicas)
         with locks.locked(home_lock(), _LOCK_SECONDS):  # so that two starts do not choose the same port
             self._refuse_existing()
             self._files.remove(keep_images=True)
@@ -190,16 +189,15 @@ class ProcessContainerManager(ContainerManager):
     # --- frontends ---
 
     def get_num_frontend_replicas(self) -> int:
-        """How many query frontends there should be."""
-        _ = self.get_query_addr()
-        return 1
+        """How many query frontends there should be: the workers of all, divided by those of one."""
+        cluster = self._cluster()
+        total = frontend_workers.wanted(self.get_admin_addr())
+        return cluster.num_frontend_replicas if total is None else math.ceil(total / cluster.workers)
 
     def set_num_frontend_replicas(self, num_frontend_replicas: int) -> None:
-        """Refuse any number but 1."""
-        if num_frontend_replicas != 1:
-            raise ClipperException(
-                f"num_frontend_replicas={num_frontend_replicas}: ProcessContainerManager runs one query frontend so far"
-            )
+        """Start or stop workers of the query frontend, as many as so many query frontends have."""
+        total = frontend_workers.total(num_frontend_replicas, self._cluster().workers)
+        frontend_workers.change(self.get_admin_addr(), self.get_query_addr(), total)
 
     # --- models ---
 

@@ -47,9 +47,11 @@ class Identity(NamedTuple):
 
 
 def listening_ports(pid: int) -> set[int]:
-    """The TCP ports on which a process of ours listens."""
+    """The TCP ports on which a process of ours listens, or one that it started."""
     try:
-        connections = psutil.Process(pid).net_connections("tcp")
+        process = psutil.Process(pid)
+        family = [process, *process.children(recursive=True)]
+        connections = [connection for member in family for connection in member.net_connections("tcp")]
     except psutil.Error:
         return set()
     return {connection.laddr.port for connection in connections if connection.status == psutil.CONN_LISTEN}

@@ -32,6 +32,7 @@ class QueryFrontendOptions:
     thread_pool_size: int
     timeout_request: int
     timeout_content: int
+    workers: int = 1
 
 
 def redis_server(files: ClusterFiles, port: int) -> Program:
@@ -69,6 +70,7 @@ def frontends(files: ClusterFiles, cluster: Cluster, options: QueryFrontendOptio
     shared = {"redis_ip": cluster.redis_ip, "redis_port": cluster.redis_port, "cluster_id": cluster.id}
     management = {"host": LOOPBACK, "port": cluster.management_port}
     query = {"host": LOOPBACK, "port": cluster.query_port, "rpc_service_port": cluster.rpc_port}
+    query |= {"advertise": LOOPBACK}
     exporter = {
         "query_frontend_name": f"{LOOPBACK}:{cluster.query_port}",
         "host": LOOPBACK,

@@ -64,6 +64,10 @@ class Cluster:
     redis_ip: str
     redis_port: int
     has_own_redis: bool
+    num_frontend_replicas: int = 1
+    """At the start."""
+    workers: int = 1
+    """Of each."""
 
     @property
     def ports(self) -> set[int]:

@@ -195,6 +195,18 @@ def test_a_version_4_response_is_no_version_3_response() -> None:
         wire.decode_from_container(REPLY, 4)
 
 
+@pytest.mark.parametrize("addresses", [[""], ["tcp://a:7000"], ["", "tcp://b:7000", "tcp://é:1"]])
+def test_frontends(addresses: list[str]) -> None:
+    assert wire.decode_from_frontend(wire.encode_frontends(addresses)) == wire.Frontends(addresses)
+    assert wire.decode_from_container(wire.encode_frontends_request(), 3) == wire.FrontendsRequest()
+
+
+@pytest.mark.parametrize("frames", [[], [b"\xff"], [b"x" * 1025]])
+def test_lists_of_frontends_that_make_no_sense(frames: list[bytes]) -> None:
+    with pytest.raises(WireError):
+        wire.decode_from_frontend([*wire.encode_frontends([])[:3], *frames])
+
+
 def test_farewells() -> None:
     assert wire.decode_from_container(wire.encode_drain_request(), 4) == Drain()
     assert wire.decode_from_frontend(wire.encode_drain_reply()) == Drain()

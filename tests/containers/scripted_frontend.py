@@ -1,5 +1,6 @@
 """A query frontend whose every message a test decides."""
 
+import contextlib
 import time
 from collections.abc import Sequence
 from typing import Self, TypeVar
@@ -16,7 +17,7 @@ Message = TypeVar("Message", bound=wire.FromContainer)
 
 
 class ScriptedFrontend:
-    """Speaks to the container that it heard last."""
+    """Speaks to the container that it heard last. Who asks for frontends is answered by the way, and passed over."""
 
     def __init__(self, port: int = 0) -> None:
         self._context = zmq.Context()
@@ -25,6 +26,9 @@ class ScriptedFrontend:
         self._bind(port)
         self.port = int(self._socket.last_endpoint.decode().rpartition(":")[2])
         self.peer = b""
+        self.frontends = [""]
+        """All that there are, to those who ask. If there are none, it does not understand the question."""
+        self._asking: set[bytes] = set()
         self._next_id = 1000
 
     def _bind(self, port: int) -> None:
@@ -47,10 +51,25 @@ class ScriptedFrontend:
         self._socket.send_multipart([self.peer, *frames])
 
     def receive_frames(self, seconds: float = PATIENCE_SECONDS) -> list[bytes]:
-        if not self._socket.poll(int(seconds * 1000)):
-            raise TimeoutError(f"the container said nothing for {seconds} s")
-        self.peer, *frames = self._socket.recv_multipart()
-        return frames
+        give_up = time.monotonic() + seconds
+        while self._socket.poll(max(0, int((give_up - time.monotonic()) * 1000))):
+            peer, *frames = self._socket.recv_multipart()
+            if frames == wire.encode_frontends_request():
+                if not self.frontends:
+                    continue
+                self._asking.add(peer)
+                self._socket.send_multipart([peer, *wire.encode_frontends(self.frontends)])
+            elif peer not in self._asking:
+                self.peer = peer
+                return frames
+        raise TimeoutError(f"the container said nothing for {seconds} s")
+
+    def answer_inquiry(self) -> None:
+        """Wait until somebody asks for frontends."""
+        known = len(self._asking)
+        while len(self._asking) == known:
+            with contextlib.suppress(TimeoutError):
+                self.receive_frames(0.01)
 
     def receive(self, seconds: float = PATIENCE_SECONDS) -> wire.FromContainer:
         return wire.decode_from_container(self.receive_frames(seconds), RPC)

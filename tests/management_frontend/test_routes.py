@@ -342,6 +342,22 @@ async def test_containers_are_those_that_frontends_announced(client: TestClient,
     assert await ask(container(2)) == {}
 
 
+async def test_workers_of_query_frontends(client: TestClient) -> None:
+    async def ask(route: str, **keys: Any) -> tuple[int, str]:
+        answer = await client.post(f"/admin/{route}", json=keys)
+        return answer.status, await answer.text()
+
+    assert await ask("get_query_frontend_workers") == (200, '{"workers":null}')
+    assert await ask("set_query_frontend_workers", workers=3) == (200, "Each query frontend now has 3 workers")
+    assert await ask("get_query_frontend_workers") == (200, '{"workers":3}')
+    for wrong in (0, 65):
+        status, text = await ask("set_query_frontend_workers", workers=wrong)
+        assert (status, text) == (400, f"workers must be from 1 to 64, not {wrong}")
+    status, text = await ask("set_query_frontend_workers")
+    assert status == 400 and '{"workers": int32}' in text
+    assert await ask("get_query_frontend_workers") == (200, '{"workers":3}')
+
+
 async def test_ping(client: TestClient) -> None:
     answer = await client.get("/admin/ping")
     assert (answer.status, answer.content_type, await answer.text()) == (200, "text/plain", "PONG")
@@ -367,8 +383,8 @@ async def test_ping_takes_no_post(client: TestClient) -> None:
 async def test_every_route_of_clipper_0_4_is_there_and_ours() -> None:
     names = (
         "ping add_app delete_app add_model_links delete_model_links add_model delete_versioned_model set_model_version "
-        "set_batching get_all_applications get_application get_linked_models get_all_models get_model "
-        "get_all_containers get_container get_state"
+        "set_batching set_query_frontend_workers get_query_frontend_workers get_all_applications get_application "
+        "get_linked_models get_all_models get_model get_all_containers get_container get_state"
     )
     assert [route.path for route in ROUTES] == [f"/admin/{name}" for name in names.split()]
 

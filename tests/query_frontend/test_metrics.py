@@ -2,8 +2,19 @@ import random
 
 import pytest
 
+from clipper_common import jsontext
 from clipper_common.datatypes import ModelId
-from query_frontend.metrics import Counter, Histogram, Meter, SystemMetrics, percentile
+from query_frontend.metrics import (
+    Counter,
+    Gauge,
+    Histogram,
+    Meter,
+    RatioCounter,
+    SystemMetrics,
+    depart,
+    percentile,
+    render,
+)
 
 
 def test_percentiles_interpolate_at_rank_times_n_plus_one() -> None:
@@ -18,7 +29,7 @@ def test_a_histogram_keeps_a_bounded_sample_and_the_mean_of_all() -> None:
     histogram = Histogram("queries", capacity=10)
     for value in range(1000):
         histogram.add(value)
-    report = histogram.report()
+    report = Histogram.render([histogram.state()])
     assert report["size"] == "10"
     assert float(report["mean"]) == 499.5
     assert report["unit"] == "queries"
@@ -31,7 +42,7 @@ def test_every_value_is_as_likely_to_be_in_the_sample() -> None:
         histogram = Histogram("queries", capacity=20)
         for value in range(500):
             histogram.add_times(float(value), 2)
-        histogram.report()
+        Histogram.render([histogram.state()])
         for value in histogram._sample:
             kept[int(value) // 50] += 1
     assert sum(kept) == 300 * 20
@@ -39,7 +50,7 @@ def test_every_value_is_as_likely_to_be_in_the_sample() -> None:
 
 
 def test_an_empty_histogram_is_all_zero() -> None:
-    report = Histogram("microseconds").report()
+    report = Histogram.render([Histogram("microseconds").state()])
     assert {report[name] for name in ("min", "max", "mean", "std_dev", "p50", "p95", "p99")} == {"0.0"}
 
 
@@ -50,12 +61,12 @@ def test_a_meter_averages_over_minutes() -> None:
     for _ in range(360):
         events.add(50)
         now[0] += 5.0
-        meter.report()
-    report = meter.report()
+        meter.state()
+    report = Meter.render([meter.state()])
     assert float(report["rate"]) == pytest.approx(10.0)
     assert float(report["rate_1min"]) == pytest.approx(10.0)
     now[0] += 60.0
-    report = meter.report()
+    report = Meter.render([meter.state()])
     assert float(report["rate_1min"]) == pytest.approx(10.0 / 2.718, rel=0.01)
     assert float(report["rate_15min"]) > 9.0
 
@@ -91,10 +102,83 @@ def test_the_report_has_the_names_and_the_form_of_0_4() -> None:
             "model:m:1:prediction_latency",
             "model:m:1:batch_size",
         ],
-        "gauges": ["model:m:1:batching"],
+        "gauges": ["internal:workers", "model:m:1:batching"],
     }
     leaves = [leaf for entries in report.values() for entry in entries for leaf in next(iter(entry.values())).values()]
     assert all(isinstance(leaf, str) for leaf in leaves)
     metrics.remove_app("a")
     metrics.remove_model(ModelId("m", "1"))
     assert len(metrics.report()["counters"]) == 2
+
+
+# --- of several workers ---
+
+
+def histogram_of(values: list[float], capacity: int = 4096) -> Histogram:
+    histogram = Histogram("microseconds", capacity)
+    for value in values:
+        histogram.add(value)
+    return histogram
+
+
+def test_counters_and_ratios_of_workers_add_up() -> None:
+    assert Counter.render([3, 4]) == {"count": "7"}
+    assert RatioCounter.render([(1, 1), (0, 3), (0, 0)]) == {"ratio": "0.25"}
+    assert RatioCounter.render([(0, 0), (0, 0)]) == {"ratio": "nan"}
+
+
+def test_meters_of_workers_add_up() -> None:
+    report = Meter.render([(100, 10.0, [5.0, 4.0, 3.0]), (20, 2.0, [1.0, 1.0, 1.0])])
+    assert report["rate"] == "12.0"
+    assert [report[f"rate_{minutes}min"] for minutes in (1, 5, 15)] == ["6.0", "5.0", "4.0"]
+
+
+def test_whole_samples_of_workers_are_one_sample() -> None:
+    one, other = [1.0, 2.0, 9.0], [4.0, 5.0, 6.0, 7.0]
+    merged = Histogram.render([histogram_of(one).state(), histogram_of(other).state()])
+    assert merged == Histogram.render([histogram_of(one + other).state()])
+
+
+def test_a_sample_counts_by_what_it_stands_for() -> None:
+    random.seed(7)
+    busy, idle = histogram_of([10.0] * 9000, capacity=100), histogram_of([1000.0] * 100, capacity=100)
+    report = Histogram.render([busy.state(), idle.state()])
+    assert float(report["mean"]) == pytest.approx((9000 * 10 + 100 * 1000) / 9100)
+    assert report["p95"] == "10.0", "one value in 91 is larger"
+    assert report["max"] == "1000.0"
+
+
+def test_an_idle_worker_changes_no_histogram() -> None:
+    busy = histogram_of([1.0, 2.0, 3.0])
+    assert Histogram.render([busy.state(), histogram_of([]).state()]) == Histogram.render([busy.state()])
+
+
+def test_gauges_of_workers() -> None:
+    one = {"policy": "learned", "replicas": "2", "limit_min": "3", "limit_mean": "4.0", "limit_max": "5"}
+    other = {"policy": "learned", "replicas": "2", "limit_min": "1", "limit_mean": "2.0", "limit_max": "9"}
+    assert Gauge.render([one, other]) == {
+        "policy": "learned",
+        "replicas": "2",
+        "limit_min": "1.0",
+        "limit_mean": "3.0",
+        "limit_max": "9.0",
+    }
+
+
+def test_what_a_departed_worker_counted_stays() -> None:
+    metrics, gone = SystemMetrics(), SystemMetrics()
+    for of in (metrics, gone):
+        of.add_app("a").add_answer(True, 0.001)
+    gone.add_app("forgotten").add_answer(True, 0.001)
+    report = render([metrics.state()], [depart(gone.state())])
+    counters = {name: leaves for entry in report["counters"] for name, leaves in entry.items()}
+    assert counters["app:a:num_predictions"] == {"count": "2"}
+    assert "app:forgotten:num_predictions" not in counters
+
+
+def test_a_report_is_the_same_after_a_journey_as_json() -> None:
+    metrics = SystemMetrics()
+    metrics.add_app("a").add_answer(True, 0.001)
+    metrics.add_model(ModelId("m", "1")).add_batch(3, 0.002)
+    state = metrics.state()
+    assert render([jsontext.parse_object(jsontext.dumps(state))]) == render([state])

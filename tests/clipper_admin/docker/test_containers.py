@@ -27,16 +27,19 @@ def replica(resources: Resources = UNLIMITED, cluster: Cluster = CLUSTER) -> Con
 
 def test_query_frontend() -> None:
     options = {"prediction_cache_size": 1, "thread_pool_size": 2, "timeout_request": 3, "timeout_content": 4}
-    found = arguments(containers.query_frontend(CLUSTER, "image", 1337, 7000, "", options))
+    options |= {"workers": 6}
+    found = arguments(containers.query_frontend(CLUSTER, "image", 1337, 7000, "", options, 2))
     assert found["name"] == containers.query_frontend_name("c")
     assert found["image"] == "image"
     assert found["command"] == [
         "--redis_ip=redis-c",
         "--redis_port=6379",
+        f"--advertise={containers.query_frontend_name('c')}",
         "--prediction_cache_size=1",
         "--thread_pool_size=2",
         "--timeout_request=3",
         "--timeout_content=4",
+        "--workers=6",
     ]
     assert found["ports"] == {"1337/tcp": 1337, "7000/tcp": 7000}
     assert found["labels"] == {
@@ -44,6 +47,8 @@ def test_query_frontend() -> None:
         "ai.clipper.query_frontend.label": "",
         "ai.clipper.query_frontend.query.port": "1337",
         "ai.clipper.query_frontend.rpc.port": "7000",
+        "ai.clipper.query_frontend.total_workers": "6",
+        "ai.clipper.query_frontend.workers": "2",
         "ai.clipper.redis.ip": "redis-c",
         "ai.clipper.redis.port": "6379",
     }

@@ -161,9 +161,9 @@ def test_a_damaged_record_is_named(cm: ProcessContainerManager) -> None:
         manager("one").connect()
 
 
-def test_one_frontend_only(home: Path) -> None:
-    with pytest.raises(ClipperException, match="num_frontend_replicas=2"):
-        start(manager(), num_frontend_replicas=2)
+def test_too_many_frontends(home: Path) -> None:
+    with pytest.raises(ClipperException, match="num_frontend_replicas=65"):
+        start(manager(), num_frontend_replicas=65)
     assert not home.exists()
 
 

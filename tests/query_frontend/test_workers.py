@@ -1,0 +1,399 @@
+"""Several workers behind one port: they come, go and die, and clients see one server that answers."""
+
+import itertools
+import os
+import signal
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from clipper_common import constants, records
+from tests.conftest import OwnRedis, find_free_port
+from tests.query_frontend.conftest import Frontend, http, running_frontend, wait_for
+
+PREDICT = b'POST /app/predict HTTP/1.1\r\nHost: here\r\nContent-Length: 15\r\n\r\n{"input":[1.0]}'
+GENERAL = PREDICT.replace(b"Host", b"Expect: \r\nHost")
+"""Not for the lane."""
+
+
+def workers(frontend: Frontend) -> list[psutil.Process]:
+    return psutil.Process(frontend.process.pid).children()
+
+
+def connections(worker: psutil.Process, port: int) -> int:
+    try:
+        found = worker.net_connections("tcp")
+    except psutil.NoSuchProcess:
+        return 0
+    return sum(one.laddr.port == port and one.status == psutil.CONN_ESTABLISHED for one in found)
+
+
+def spread(frontend: Frontend) -> list[int]:
+    return sorted(connections(worker, frontend.port) for worker in workers(frontend))
+
+
+def wait_until_serving(frontend: Frontend, number: int) -> None:
+    """Until so many workers answer, which new connections show."""
+
+    def serve() -> bool:
+        clients = [Client(frontend.port) for _ in range(4 * number)]
+        for client in clients:
+            client.ask()
+        is_spread = len([load for load in spread(frontend) if load]) == number
+        for client in clients:
+            client.close()
+        return is_spread
+
+    wait_for(serve, f"{number} workers serve, see {frontend.log}")
+
+
+class Client:
+    """A client that keeps its connection until it is told to close it, and knows no mercy."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.socket = socket.create_connection(("127.0.0.1", port), 10)
+        self.connects = 1
+
+    def ask(self, request: bytes = PREDICT) -> bytes:
+        """An answer. Raises ConnectionError when the connection ends before it does."""
+        self.socket.sendall(request)
+        answer = b""
+        while b"\r\n\r\n" not in answer:
+            answer += self._read()
+        head, _, body = answer.partition(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length: ")[2].split()[0])
+        while len(body) < length:
+            body += self._read()
+        assert head.startswith(b"HTTP/1.1 200"), answer
+        if b"connection: close" in head.lower():
+            assert self.socket.recv(1) == b""
+            self.close()
+            self.socket = socket.create_connection(("127.0.0.1", self.port), 10)
+            self.connects += 1
+        return head
+
+    def _read(self) -> bytes:
+        data = self.socket.recv(65536)
+        if not data:
+            raise ConnectionError("closed before the answer")
+        return data
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+class Asking:
+    """Clients in threads that ask without a break. They stop at the first error."""
+
+    def __init__(self, port: int, clients: int, request: bytes = PREDICT) -> None:
+        self.errors: list[str] = []
+        self.answers = 0
+        self.connects = 0
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._ask, args=(port, request)) for _ in range(clients)]
+        for thread in self._threads:
+            thread.start()
+
+    def _ask(self, port: int, request: bytes) -> None:
+        try:
+            with closing(Client(port)) as client:
+                while not self._stop.is_set():
+                    client.ask(request)
+                    self.answers += 1
+                    time.sleep(0.002)
+                self.connects += client.connects
+        except (OSError, AssertionError) as error:
+            self.errors.append(repr(error))
+
+    def __enter__(self) -> "Asking":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(10)
+
+    def wait_for_more(self, answers: int = 200) -> None:
+        goal = self.answers + answers
+        wait_for(lambda: self.errors or self.answers > goal, "more queries are answered")
+
+
+@contextmanager
+def several(redis_port: int, folder: Path, number: int, **flags: object) -> Iterator[Frontend]:
+    with running_frontend(redis_port, folder / "frontend.log", workers=number, **flags) as frontend:
+        frontend.serve("app")
+        wait_until_serving(frontend, number)
+        yield frontend
+
+
+@pytest.fixture
+def two(redis_port: int, tmp_path: Path) -> Iterator[Frontend]:
+    with several(redis_port, tmp_path, 2) as frontend:
+        yield frontend
+
+
+# --- sharing ---
+
+
+@pytest.mark.parametrize("ask_each", [True, False])
+def test_connections_are_spread(ask_each: bool, two: Frontend) -> None:
+    clients = []
+    for _ in range(64):
+        clients.append(Client(two.port))
+        if ask_each:
+            clients[-1].ask()
+    found = wait_for(lambda: (now := spread(two)) and sum(now) == 64 and now, "all connections are accepted")
+    for client in clients:
+        client.close()
+    assert found[0] >= 28, found
+
+
+def test_short_connections_are_spread(two: Frontend) -> None:
+    for _ in range(200):
+        with closing(Client(two.port)) as client:
+            client.ask()
+    seconds = [sum(worker.cpu_times()[:2]) for worker in workers(two)]
+    assert all(seconds)
+    assert len({worker.pid for worker in workers(two)}) == 2
+
+
+def test_a_worker_that_hangs_keeps_no_connection_from_the_other(two: Frontend) -> None:
+    first, second = workers(two)
+    first.suspend()
+    try:
+        for _ in range(40):
+            with closing(Client(two.port)) as client:
+                client.ask()
+    finally:
+        first.resume()
+
+
+def test_a_new_worker_gets_its_share_of_old_connections(redis_port: int, tmp_path: Path) -> None:
+    with several(redis_port, tmp_path, 1) as frontend, Asking(frontend.port, 16) as asking:
+        frontend.configure(records.put_workers(2))
+        wait_for(lambda: spread(frontend)[0] >= 5, "the new worker has connections")
+        asking.wait_for_more()
+    assert not asking.errors
+    assert asking.connects < 16 * 3
+
+
+# --- death ---
+
+
+def test_a_killed_worker_is_replaced(two: Frontend) -> None:
+    """The other goes on, and nobody is refused."""
+    old = workers(two)
+    safe = [client for client in (Client(two.port) for _ in range(16)) if client.ask()]
+    mine = {c.laddr.port for c in old[1].net_connections("tcp") if c.status == psutil.CONN_ESTABLISHED}
+    assert mine
+    of_other = {c.raddr.port for c in old[0].net_connections("tcp") if c.laddr.port == two.port and c.raddr}
+    with two_errors_at_most(two.port):
+        old[1].kill()
+        wait_for(lambda: len(workers(two)) == 2 and old[1] not in workers(two), "a new worker is there")
+        wait_until_serving(two, 2)
+    assert old[0] in workers(two)
+    for client in safe:
+        if client.socket.getsockname()[1] in of_other:
+            client.ask()
+        client.close()
+
+
+@contextmanager
+def two_errors_at_most(port: int) -> Iterator[None]:
+    """New connections are accepted and answered all the time, but for those that the dying worker held."""
+    failed: Counter[str] = Counter()
+    stop = threading.Event()
+
+    def knock() -> None:
+        while not stop.is_set():
+            try:
+                with closing(Client(port)) as client:
+                    client.ask()
+            except ConnectionRefusedError:
+                failed["refused"] += 1
+            except ConnectionError:
+                failed["lost"] += 1
+
+    thread = threading.Thread(target=knock)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(10)
+    assert not failed["refused"]
+    assert failed["lost"] <= 2
+
+
+def test_the_only_worker_is_replaced_while_connections_wait(frontend: Frontend) -> None:
+    frontend.serve("app")
+    (worker,) = workers(frontend)
+    worker.kill()
+    with closing(Client(frontend.port)) as client:
+        client.ask()
+
+
+def test_worker_0_is_replaced_with_its_rpc_port(two: Frontend) -> None:
+    def rpc_owner() -> int | None:
+        for worker in workers(two):
+            if any(one.laddr.port == two.rpc_port for one in worker.net_connections("tcp")):
+                return int(worker.pid)
+        return None
+
+    old = wait_for(rpc_owner, "a worker has the RPC port")
+    os.kill(old, signal.SIGKILL)
+    wait_for(lambda: rpc_owner() not in (None, old), "another worker has the RPC port")
+
+
+def test_workers_end_with_their_owner(two: Frontend) -> None:
+    old = workers(two)
+    two.process.kill()
+    two.process.wait(10)
+    _, alive = psutil.wait_procs(old, 10)
+    assert not alive
+    two.start()
+
+
+def test_a_worker_that_dies_again_and_again_is_put_off(two: Frontend) -> None:
+    starts: list[float] = []
+    for _ in range(4):
+        last = next(worker for worker in reversed(workers(two)))
+        before = set(workers(two))
+        last.kill()
+        began = time.monotonic()
+        wait_for(lambda before=before: set(workers(two)) - before, "a new worker")
+        starts.append(time.monotonic() - began)
+    assert starts[-1] > 0.3, starts
+
+
+# --- exit codes ---
+
+
+def test_a_taken_port_ends_all(redis_port: int, tmp_path: Path) -> None:
+    port = find_free_port()
+    with closing(socket.create_server(("127.0.0.1", port))):
+        for flags in ({"port": port}, {"rpc_service_port": port}):
+            frontend = Frontend(redis_port, tmp_path / "frontend.log", workers=2, **flags)
+            with pytest.raises(AssertionError, match="cannot listen"):
+                frontend.start()
+            assert frontend.process.wait(10) == constants.EXIT_ADDRESS_IN_USE
+
+
+@pytest.mark.parametrize("number", [0, 65])
+def test_a_wrong_number_of_workers(number: int, redis_port: int, tmp_path: Path) -> None:
+    frontend = Frontend(redis_port, tmp_path / "frontend.log", workers=number)
+    with pytest.raises(AssertionError, match="--workers"):
+        frontend.start()
+    assert frontend.process.wait(10) == constants.EXIT_USAGE
+
+
+def test_the_folder_is_removed(redis_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    with several(redis_port, tmp_path, 2) as frontend:
+        (private,) = folder.iterdir()
+        assert private.stat().st_mode & 0o777 == 0o700
+        assert frontend.stop() == 0
+    assert not list(folder.iterdir())
+
+
+# --- a changing number ---
+
+
+@pytest.mark.parametrize("request_", [PREDICT, GENERAL], ids=["lane", "general path"])
+def test_the_number_changes_under_load(request_: bytes, redis_port: int, tmp_path: Path) -> None:
+    with several(redis_port, tmp_path, 1) as frontend, Asking(frontend.port, 12, request_) as asking:
+        for number in (3, 2, 1, 2):
+            frontend.configure(records.put_workers(number))
+            wait_for(lambda number=number: len(spread(frontend)) == number, f"{number} workers run", 15)
+            wait_for(lambda: all(spread(frontend)) or asking.errors, "all of them have connections", 15)
+            asking.wait_for_more()
+        assert not asking.errors
+        assert frontend.stop() == 0
+
+
+def test_the_number_outlives_redis(own_redis: OwnRedis, tmp_path: Path) -> None:
+    own_redis.start()
+    with several(own_redis.port, tmp_path, 1) as frontend:
+        frontend.configure(records.put_workers(2))
+        wait_for(lambda: len(workers(frontend)) == 2, "2 workers run")
+        own_redis.kill()
+        own_redis.start()
+        wait_for(lambda: frontend.snapshot().workers == 2, "the number is back in Redis")
+        assert len(workers(frontend)) == 2
+
+
+def test_the_number_in_redis_counts_after_a_restart(redis_port: int, tmp_path: Path) -> None:
+    with several(redis_port, tmp_path, 1) as frontend:
+        frontend.configure(records.put_workers(2))
+        wait_for(lambda: len(workers(frontend)) == 2, "2 workers run")
+        assert frontend.stop() == 0
+        frontend.start()
+        wait_for(lambda: len(workers(frontend)) == 2, "2 workers run again")
+
+
+# --- draining ---
+
+
+def test_draining(redis_port: int, tmp_path: Path) -> None:
+    """For some seconds all are answered, and each answer closes its connection."""
+    with several(redis_port, tmp_path, 2, drain_seconds=2) as frontend:
+        clients = [Client(frontend.port) for _ in range(8)]
+        for client in clients:
+            client.ask()
+        frontend.process.terminate()
+        wait_for(lambda: http("GET", frontend.url + "/readyz").status == 503, "it says that it is about to go")
+        for client, request in zip(clients, itertools.cycle([PREDICT, GENERAL]), strict=False):
+            assert b"connection: close" in client.ask(request).lower()
+            assert client.connects == 2
+            client.close()
+        assert frontend.process.wait(10) == 0
+
+
+def test_a_query_under_way_is_answered_before_a_worker_goes(redis_port: int, tmp_path: Path) -> None:
+    with several(redis_port, tmp_path, 1, drain_seconds=1) as frontend, closing(Client(frontend.port)) as client:
+        head, _, body = PREDICT.partition(b"\r\n\r\n")
+        client.socket.sendall(head + b"\r\n\r\n" + body[:5])
+        frontend.process.terminate()
+        client.socket.sendall(body[5:])
+        assert client.socket.recv(65536).startswith(b"HTTP/1.1 200")
+        assert frontend.process.wait(10) == 0
+
+
+# --- metrics ---
+
+
+def test_metrics_are_of_all_workers(two: Frontend) -> None:
+    def answered() -> int:
+        return int((two.metric("counters", "app:app:num_predictions") or {"count": 0})["count"])
+
+    before = answered()
+    clients = [Client(two.port) for _ in range(20)]
+    for client in clients:
+        client.ask()
+        client.close()
+    assert {answered() for _ in range(10)} == {before + 20}
+    two.configure(records.put_workers(1))
+    wait_for(lambda: len(workers(two)) == 1, "one worker is left")
+    assert answered() == before + 20
+
+
+def test_metrics_without_a_worker_that_hangs(two: Frontend) -> None:
+    first, second = workers(two)
+    with closing(Client(two.port)) as client:
+        client.ask()
+        hung = next(worker for worker in (first, second) if not connections(worker, two.port))
+        hung.suspend()
+        try:
+            assert b"200" in client.ask(b"GET /metrics HTTP/1.1\r\nHost: here\r\n\r\n")
+        finally:
+            hung.resume()
