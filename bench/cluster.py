@@ -36,10 +36,11 @@ Metrics = dict[str, dict[str, float]]
 class Cluster:
     """Redis, management frontend, query frontend, and model containers as they are asked for. A context manager."""
 
-    def __init__(self, cache_bytes: int = 0, input_type: str = "doubles") -> None:
+    def __init__(self, cache_bytes: int = 0, input_type: str = "doubles", workers: int = 1) -> None:
         self.query_port, self.management_port, self.rpc_port, self.redis_port = (free_port() for _ in range(4))
         self._cache_bytes = cache_bytes
         self._input_type = input_type
+        self._workers = workers
         self._programs: dict[str, Program] = {}
         self._stack = ExitStack()
 
@@ -64,6 +65,8 @@ class Cluster:
             "rpc_service_port": self.rpc_port,
             "prediction_cache_size": self._cache_bytes,
             "timeout_request": _KEEPALIVE_SECONDS,
+            "workers": self._workers,
+            "advertise": HOST,
         }
         self._run("query", python("query_frontend", *options(query)))
         self._wait("the management frontend answers", lambda: _is_ok(self.management_port, "/admin/ping"))
@@ -126,7 +129,8 @@ class Cluster:
     def let_others_go_first(self) -> None:
         """Give way to the load generator, which stands for other machines: it is to be late for no query."""
         for program in self._programs.values():
-            os.setpriority(os.PRIO_PROCESS, program.pid, _NICE)
+            for process in program.family:
+                os.setpriority(os.PRIO_PROCESS, process.pid, _NICE)
 
     def link(self, app: str, model: str) -> None:
         self.manage("add_model_links", app_name=app, model_names=[model])
@@ -141,6 +145,17 @@ class Cluster:
     def wait_until_served(self, app: str) -> None:
         numbers = itertools.count()
         self._wait(f"{app} is answered by its model", lambda: b'"default":false' in self.ask(app, next(numbers)))
+
+    def wait_until_all_serve(self, app: str) -> None:
+        """Until each worker answers by the model: new connections come to each in turn."""
+
+        def all_answer() -> bool:
+            answers = [self.ask(app, number) for number in range(8 * self._workers)]
+            return self.metrics()["internal:workers"]["serving"] == self._workers and all(
+                b'"default":false' in answer for answer in answers
+            )
+
+        self._wait("all workers answer", all_answer)
 
     def ask(self, app: str, number: int) -> bytes:
         value = [float(number)] if self._input_type == "doubles" else f"{number:04}"  # which is base64 too

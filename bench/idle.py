@@ -9,9 +9,12 @@ import time
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import psutil
+
 from bench import report
 from bench.kill import Victims, started_cluster
 from bench.report import Table, progress
+from clipper_admin.process import programs
 
 _SETTLE_SECONDS: Final = 3.0
 
@@ -35,6 +38,8 @@ def spent(pid: int) -> Spent:
 def processes(victims: Victims) -> dict[str, int]:
     """Ids of all processes of the cluster, by name."""
     found = {program: victims.pid(program) for program in victims.files.programs()}
+    workers = enumerate(psutil.Process(found[programs.QUERY_FRONTEND]).children())
+    found |= {f"{programs.QUERY_FRONTEND}, worker {number}": worker.pid for number, worker in workers}
     return {"supervisor": victims.supervisor_pid(), **found}
 
 

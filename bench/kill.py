@@ -60,6 +60,10 @@ class Victims:
     def supervisor_pid(self) -> int:
         return int(self.files.supervisor.read_text())
 
+    def a_worker(self) -> int:
+        workers = psutil.Process(self.pid(programs.QUERY_FRONTEND)).children()
+        return workers[0].pid if workers else 0
+
     def a_replica(self) -> str:
         return self.files.replicas(MODEL, "1")[0].id
 
@@ -108,6 +112,7 @@ class Kill:
 def kills(victims: Victims) -> Iterator[Kill]:
     """Each program in turn; what is asked when the iterator comes there holds for the cluster as it is then."""
     yield _replica(victims, "a replica")
+    yield Kill("a worker of the query frontend", victims.a_worker, victims.queries_are_answered)
     for name, program, works in (
         ("the query frontend", programs.QUERY_FRONTEND, victims.queries_are_answered),
         ("the management frontend", programs.MANAGEMENT_FRONTEND, victims.management_answers),

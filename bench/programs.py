@@ -64,6 +64,11 @@ class Program:
         self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - _TAIL_BYTES))
         return self._log.read().decode(errors="replace")
 
+    @property
+    def family(self) -> list[psutil.Process]:
+        """Itself, and what it started."""
+        return _family(self.pid)
+
     def cpu_seconds(self) -> float:
         """User and system time, with that of its children."""
         return sum(_cpu_seconds(process) for process in _family(self.pid))

@@ -20,6 +20,7 @@ from clipper_common.constants import DEFAULT_PREDICTION_CACHE_SIZE_BYTES
 
 if TYPE_CHECKING:
     from clipper_admin.docker.docker_container_manager import DockerContainerManager
+    from clipper_admin.kubernetes.kubernetes_container_manager import KubernetesContainerManager
     from clipper_admin.process.process_container_manager import ProcessContainerManager
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "ClipperException",
     "ContainerManager",
     "DockerContainerManager",
+    "KubernetesContainerManager",
     "ProcessContainerManager",
     "UnconnectedException",
     "__registry__",
@@ -40,6 +42,7 @@ __all__ = [
 # Each manager has libraries of its own, which nobody should need who uses another one.
 _MANAGERS = {
     "DockerContainerManager": "clipper_admin.docker.docker_container_manager",
+    "KubernetesContainerManager": "clipper_admin.kubernetes.kubernetes_container_manager",
     "ProcessContainerManager": "clipper_admin.process.process_container_manager",
 }
 

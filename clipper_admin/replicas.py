@@ -33,7 +33,7 @@ class Replicas:
         Raises ClipperException when one of them dies meanwhile, or the time is over.
         """
         give_up = time.monotonic() + REPLICAS_SECONDS
-        with _progress(f"{self._name}:{self._version}", num_replicas) as show:
+        with progress(f"{self._name}:{self._version}", num_replicas) as show:
             while (connected := self._count()) != num_replicas:
                 show(connected)
                 self._raise_on_failure()
@@ -78,7 +78,7 @@ def _explain(failure: ReplicaFailure) -> str:
 
 
 @contextlib.contextmanager
-def _progress(what: str, num_replicas: int) -> Iterator[Callable[[int], None]]:
+def progress(what: str, num_replicas: int) -> Iterator[Callable[[int], None]]:
     """A line that tells how many replicas are connected; only in a terminal."""
     from tqdm import tqdm
 

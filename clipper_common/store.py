@@ -279,16 +279,18 @@ class ConfigStore:
         revision = int(await self._eval(_COMMIT, str(based_on.revision), based_on.epoch, _dump(writes)))
         return None if revision < 0 else revision
 
-    async def follow(self) -> AsyncIterator[Snapshot]:
+    async def follow(self, patience_seconds: float = 0.0) -> AsyncIterator[Snapshot]:
         """Yield the configuration, and again each time that it changed.
 
-        While Redis is away nothing is yielded. When Redis came back empty, what was last yielded is written back.
+        While Redis is away nothing is yielded. When Redis came back empty, what was last yielded is written back. Who
+        has yielded nothing yet lets others do that for `patience_seconds`, before taking the Redis for a new one.
         """
+        impatient_at = time.monotonic() + patience_seconds
         last: Snapshot | None = None
         reachable = True
         while True:
             try:
-                async with aclosing(self._follow_while_reachable(last)) as snapshots:
+                async with aclosing(self._follow_while_reachable(last, impatient_at)) as snapshots:
                     async for snapshot in snapshots:
                         if not reachable:
                             logger.info("Redis at %s answers again", self.address)
@@ -302,7 +304,9 @@ class ConfigStore:
                     reachable = False
                 await asyncio.sleep(_RECONNECT_SECONDS)
 
-    async def _follow_while_reachable(self, last: Snapshot | None) -> AsyncGenerator[Snapshot | None, None]:
+    async def _follow_while_reachable(
+        self, last: Snapshot | None, impatient_at: float
+    ) -> AsyncGenerator[Snapshot | None, None]:
         """What is new, or None, after each message and at least each `CONFIG_POLL_SECONDS`."""
         async with self._redis.pubsub() as pubsub:
             await _in_time(pubsub.subscribe(records.CHANGES_CHANNEL))
@@ -311,10 +315,11 @@ class ConfigStore:
             while True:
                 snapshot = None
                 head = await self._read_head()
-                if not head[1]:
+                is_for_others = last is None and time.monotonic() < impatient_at
+                if not head[1] and not is_for_others:
                     await self._begin_epoch(last)
                     head = await self._read_head()
-                if head != seen or time.monotonic() - read_at > CONFIG_REREAD_SECONDS:
+                if head[1] and (head != seen or time.monotonic() - read_at > CONFIG_REREAD_SECONDS):
                     snapshot = await self.read()
                     seen, read_at = (snapshot.revision, snapshot.epoch), time.monotonic()
                     last = snapshot

@@ -5,24 +5,43 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import kubernetes_support
 import psutil
 import pytest
 from docker_support import built_images, docker_client
+from kubernetes_support import ON_EVERY_MANAGER, kubernetes_api, left_nothing_in_kubernetes
 from managers import MANAGERS, NewManager
 
 from clipper_admin import ClipperConnection, ContainerManager, images
 from clipper_admin.container_manager import CLIPPER_DOCKER_LABEL
 from clipper_admin.docker.containers import KUBERNETES_LABEL, NETWORK_LABEL
 
-__all__ = ["built_images", "docker_client"]  # fixtures that are not of this file
+__all__ = [
+    "built_images",
+    "docker_client",
+    "kubernetes_api",
+    "left_nothing_in_kubernetes",
+]  # fixtures that are not of this file
 
 HOME = "CLIPPER_HOME"
 
 NewCluster = Callable[..., ClipperConnection]
 
-NEEDS = {"docker": "left_nothing_in_docker"}
+NEEDS = {"docker": "left_nothing_in_docker", "kubernetes": "left_nothing_in_kubernetes"}
 """The fixture that each manager needs."""
-MARKS = {"docker": [pytest.mark.docker, pytest.mark.timeout(300)]}
+MARKS = {"docker": [pytest.mark.docker, pytest.mark.timeout(300)], "kubernetes": kubernetes_support.MARKS}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what Kubernetes could not do otherwise than Docker."""
+    unwanted = [item for item in items if manager_of(item) == "kubernetes" and item.path.stem not in ON_EVERY_MANAGER]
+    config.hook.pytest_deselected(items=unwanted)
+    items[:] = [item for item in items if item not in unwanted]
+
+
+def manager_of(item: pytest.Item) -> str | None:
+    call = getattr(item, "callspec", None)
+    return call.params.get("new_manager") if call else None
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +98,8 @@ def _environment(process: psutil.Process) -> dict[str, str]:
 @pytest.fixture(scope="module", params=[pytest.param(name, marks=MARKS.get(name, [])) for name in sorted(MANAGERS)])
 def new_manager(request: pytest.FixtureRequest, clipper_home: Path) -> Iterator[NewManager]:
     """Makes managers; whatever their clusters are, they are stopped in the end."""
-    if request.param in NEEDS:
-        request.getfixturevalue(NEEDS[request.param])
-    made: list[ContainerManager] = []
+    needed = request.getfixturevalue(NEEDS[request.param]) if request.param in NEEDS else None
+    made: list[ContainerManager] = [] if needed is None else needed
 
     def new_manager(cluster_name: str = "default-cluster", **options: Any) -> ContainerManager:
         made.append(MANAGERS[request.param](cluster_name, **options))

@@ -3,7 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
-from clipper_admin import ContainerManager, DockerContainerManager, ProcessContainerManager
+from clipper_admin import (
+    ContainerManager,
+    DockerContainerManager,
+    KubernetesContainerManager,
+    ProcessContainerManager,
+)
 
 NewManager = Callable[..., ContainerManager]
 
@@ -22,4 +27,21 @@ def docker_manager(cluster_name: str, **options: Any) -> ContainerManager:
     return DockerContainerManager(cluster_name, **free_ports | options)
 
 
-MANAGERS: dict[str, NewManager] = {"process": process_manager, "docker": docker_manager}
+SMALL = {
+    component: {"requests": {"cpu": "5m", "memory": "16Mi"}}
+    for component in ["redis", "mgmt-frontend", "query-frontend", "frontend-exporter", "metrics", "model"]
+}
+"""What lets many models share a small node."""
+
+
+def kubernetes_manager(cluster_name: str, **options: Any) -> ContainerManager:
+    return KubernetesContainerManager(cluster_name, **{"resources": SMALL} | options)
+
+
+MANAGERS: dict[str, NewManager] = {
+    "process": process_manager,
+    "docker": docker_manager,
+    "kubernetes": kubernetes_manager,
+}
+ON_ONE_MACHINE = ["process", "docker"]
+"""Those that differ in what is inside a container: Kubernetes runs what Docker runs."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from load import Load
 
 from clipper_admin import ClipperConnection, ClipperException, ContainerManager, images
 from clipper_admin.deployers import python as python_deployer
@@ -87,6 +88,35 @@ print(conn.predict("outliving", [1.0, 2.0]))
     assert "'output': 3.0" in said
     assert conn.get_num_replicas("outliving") == 2
     assert conn.predict("outliving", [3.0, 2.0])["output"] == 5
+
+
+# --- query frontends ---
+
+
+def test_query_frontends_come_and_go_under_load(conn: ClipperConnection) -> None:
+    endpoint(conn, "scaled", lambda inputs: ["answered" for _ in inputs], num_replicas=2)
+    load = Load(conn, "scaled")
+    with load.running():
+        for number in (3, 2, 1):
+            conn.set_num_frontend_replicas(number)
+            assert conn.get_num_frontend_replicas() == number
+            load.wait_for("answered", 200)
+    assert not load.mishaps
+
+
+def test_a_cluster_of_several_query_frontends(new_manager: NewManager) -> None:
+    conn = ClipperConnection(new_manager("several"))
+    conn.start_clipper(num_frontend_replicas=2, workers=2)
+    endpoint(conn, "a")
+    assert {conn.predict("a", [float(number), 1.0])["output"] for number in range(20)} == set(range(1, 21))
+    assert len(conn.get_all_model_replicas()) == 1, "one replica, however many query frontends it serves"
+    other = ClipperConnection(new_manager("several"))
+    other.connect()
+    assert other.get_num_frontend_replicas() == 2
+    other.set_num_frontend_replicas(1)
+    assert conn.get_num_frontend_replicas() == 1
+    assert conn.predict("a", [1.0, 2.0])["output"] == 3
+    conn.stop_all()
 
 
 # --- deployment ---
@@ -289,6 +319,7 @@ def test_logs_of_the_stopped_are_kept(conn: ClipperConnection, tmp_path: Path) -
         ("stop_models", ("errors",), "model_names"),
         ("stop_versioned_models", ({"errors": [9]},), "'9'"),
         ("stop_inactive_model_versions", ("errors",), "model_names"),
+        ("set_num_frontend_replicas", (0,), "num_frontend_replicas"),
         ("predict", ("no-app", [1.0]), "no-app"),
         ("predict", ("errors", "text"), "String"),
         ("predict", ("errors", [1.0], 9), "9"),

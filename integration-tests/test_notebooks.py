@@ -11,7 +11,7 @@ import pytest
 from conftest import processes_below
 from docker_support import ROOT, build
 from framework_environments import environment_of
-from managers import MANAGERS
+from managers import MANAGERS, ON_ONE_MACHINE
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
@@ -39,7 +39,7 @@ def cases() -> list[object]:
             ],
         )
         for name in NOTEBOOKS
-        for manager in MANAGERS
+        for manager in ON_ONE_MACHINE
     ]
 
 

@@ -43,6 +43,7 @@ _GC_THRESHOLDS: Final = (50_000, 20, 50)
 """More objects than the queries under way are made of, so that these are not taken for old ones."""
 _FIRST_CONFIGURATION_SECONDS: Final = 2.0
 """Without Redis for so long, HTTP is answered all the same: with 503."""
+_RESTORE_SECONDS: Final = 5.0
 _RETIRE_SECONDS: Final = 30.0
 """So long at most a worker that is not needed any more waits for clients to close idle connections."""
 _POLL_SECONDS: Final = 0.05
@@ -77,6 +78,8 @@ class QueryFrontend:
             self.registry, context, self.metrics, query_ids, config.timeout_content, self.readiness, self.leaving
         )
         self.lane = Lane(self.registry, context, query_ids, config.timeout_content, self.leaving)
+        self.patience_seconds = 0.0
+        """How long others, which know the configuration, are given to write it back into a Redis that lost it."""
         self.configured: list[Callable[[Snapshot], Awaitable[None]]] = []
         """Who else is told of a new configuration."""
 
@@ -124,7 +127,7 @@ class QueryFrontend:
             sys.exit(webapp.address_in_use(f"{self.config.host}:{self.config.rpc_service_port}", error))
 
     async def _follow_configuration(self) -> None:
-        async for snapshot in self.store.follow():
+        async for snapshot in self.store.follow(self.patience_seconds):
             self.registry.apply(snapshot)
             self.presence.report_soon()
             for tell in self.configured:
@@ -179,6 +182,8 @@ class Worker:
     async def make_app(self) -> web.Application:
         self._parts = QueryFrontend(self._config, asyncio.get_running_loop(), self._seat.number)
         self._parts.configured.append(self._follow_wanted)
+        if not self._seat.is_needed:
+            self._parts.patience_seconds = _RESTORE_SECONDS
         self._parts.metrics.workers = Gauge(lambda: {"serving": str(self._seat.loads.serving)})
         self._siblings = Siblings(self._seat, self._parts.metrics.state)
         self._parts.handlers.report_metrics = self._siblings.report

@@ -1,57 +1,86 @@
-"""The prediction cache: bounded in bytes, least recently used goes first, an input is compared itself.
+"""The prediction cache: bounded in bytes, what was not used for long goes first, an input is compared itself.
 
-Inputs are kept with their outputs, so two inputs can never be taken for one another (0.4 compared a 64-bit hash).
+Inputs are kept with their outputs, so two inputs can never be taken for one another (0.4 compared a 64-bit hash). Who
+goes first is decided by the clock algorithm, as in 0.4: the oldest, unless it was used since its turn was last.
 """
 
-from collections import OrderedDict
-from typing import Final
+from collections import deque
+from typing import Final, Generic, TypeVar
 
-_ENTRY_OVERHEAD_BYTES: Final = 250
+Coming = TypeVar("Coming")
+
+_ENTRY_OVERHEAD_BYTES: Final = 170
 """About what Python needs for an entry besides the bytes of input and output (measured on 64-bit CPython 3.11)."""
 
 
-class PredictionCache:
-    """Outputs by owner (an id that a model version is given once) and input. Of size 0 it holds nothing."""
+class Shelf(Generic[Coming]):
+    """The outputs of one model version by their inputs. In the place of one that is on its way stands what gets it."""
+
+    __slots__ = ("entries", "used")
+
+    def __init__(self) -> None:
+        self.entries: dict[bytes, bytes | Coming] = {}
+        self.used: set[bytes] = set()
+        """Inputs whose output was asked for since they were last looked at."""
+
+    def give_up(self, payload: bytes, coming: Coming) -> None:
+        """No output is on its way, as far as `coming` is concerned."""
+        if self.entries.get(payload) is coming:
+            del self.entries[payload]
+
+
+class PredictionCache(Generic[Coming]):
+    """Bounds what is on all shelves. Of size 0 it keeps nothing."""
 
     def __init__(self, max_bytes: int) -> None:
         self.enabled = max_bytes > 0
         self._max_bytes = max_bytes
         self._bytes = 0
-        self._entries: OrderedDict[tuple[int, bytes], bytes] = OrderedDict()
+        # Of each output, oldest first. Two queues need no tuple for each.
+        self._shelves: deque[Shelf[Coming]] = deque()
+        self._payloads: deque[bytes] = deque()
 
     @property
     def size_bytes(self) -> int:
+        """Of the outputs and their inputs. What is on its way is bounded by the queues of the models."""
         return self._bytes
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._payloads)
 
-    def get(self, owner: int, payload: bytes) -> bytes | None:
-        key = (owner, payload)
-        output = self._entries.get(key)
-        if output is not None:
-            self._entries.move_to_end(key)
-        return output
-
-    def put(self, owner: int, payload: bytes, output: bytes) -> None:
+    def put(self, shelf: Shelf[Coming], payload: bytes, output: bytes) -> None:
+        """Keep `output`, unless there is one."""
+        if isinstance(shelf.entries.get(payload), bytes):
+            return
         size = len(payload) + len(output) + _ENTRY_OVERHEAD_BYTES
         if size > self._max_bytes:
+            shelf.entries.pop(payload, None)
             return
-        key = (owner, payload)
-        if key in self._entries:
-            self._remove(key)
-        self._entries[key] = output
+        shelf.entries[payload] = output
+        self._shelves.append(shelf)
+        self._payloads.append(payload)
         self._bytes += size
         while self._bytes > self._max_bytes:
-            (_, payload), output = self._entries.popitem(last=False)
-            self._bytes -= len(payload) + len(output) + _ENTRY_OVERHEAD_BYTES
+            self._drop_oldest()
 
-    def forget(self, owner: int) -> None:
+    def _drop_oldest(self) -> None:
+        shelf, payload = self._shelves.popleft(), self._payloads.popleft()
+        if payload in shelf.used:
+            shelf.used.remove(payload)
+            self._shelves.append(shelf)
+            self._payloads.append(payload)
+            return
+        output = shelf.entries.pop(payload)
+        assert isinstance(output, bytes)
+        self._bytes -= len(payload) + len(output) + _ENTRY_OVERHEAD_BYTES
+
+    def forget(self, shelf: Shelf[Coming]) -> None:
         """Drop everything of a model version that is no more."""
-        for key in [key for key in self._entries if key[0] == owner]:
-            self._remove(key)
-
-    def _remove(self, key: tuple[int, bytes]) -> None:
-        output = self._entries.pop(key, None)
-        if output is not None:
-            self._bytes -= len(key[1]) + len(output) + _ENTRY_OVERHEAD_BYTES
+        others = [pair for pair in zip(self._shelves, self._payloads, strict=True) if pair[0] is not shelf]
+        self._shelves = deque(other for other, _ in others)
+        self._payloads = deque(payload for _, payload in others)
+        for payload, output in shelf.entries.items():
+            if isinstance(output, bytes):
+                self._bytes -= len(payload) + len(output) + _ENTRY_OVERHEAD_BYTES
+        shelf.entries.clear()
+        shelf.used.clear()

@@ -82,14 +82,12 @@ class Lane:
         self._registry = registry
         self._context = context
         self._query_ids = query_ids
-        self._preambles: dict[ModelId | None, tuple[bytes, bytes]] = {}
+        self._templates: dict[ModelId | None, bytes] = {}
         self._second = 0
 
     def recognise(self, head: bytes) -> Head | None:
-        """What `head` says; None if aiohttp alone can tell where its request ends."""
-        if head in self.heads:
-            return self.heads[head]
-        if len(head) > _MAX_HEAD_BYTES:
+        """What a head that is not known yet says; None if aiohttp alone can tell where its request ends."""
+        if not head or head in self.heads or len(head) > _MAX_HEAD_BYTES:
             return None
         if len(self.heads) >= _MAX_KNOWN_HEADS:
             self.heads.clear()
@@ -117,18 +115,18 @@ class Lane:
 
     def render(self, query: Query) -> bytes:
         """The response to an answered query, byte for byte as aiohttp writes it."""
-        second = int(time.time())
-        if second != self._second:
-            self._second = second
-            self._preambles.clear()
+        now = time.time()
+        if not self._second <= now < self._second + 1:
+            self._second = int(now)
+            self._templates.clear()
         answer = query.answer
         assert answer is not None
         model = query.model if type(answer) is bytes else None
-        preamble = self._preambles.get(model)
-        if preamble is None:
-            preamble = self._preambles[model] = _render_preamble(model)
+        template = self._templates.get(model)
+        if template is None:
+            template = self._templates[model] = _render_template(model)
         body = schemas.render_one(next(self._query_ids), answer)
-        return preamble[0] + b"%d" % len(body) + preamble[1] + body
+        return template % (len(body), body)
 
 
 def _read_head(head: bytes) -> Head | None:
@@ -160,12 +158,12 @@ def _read_head(head: bytes) -> Head | None:
     return Head(int(length), path[1] if path is not None and is_plain else None)
 
 
-def _render_preamble(model: ModelId | None) -> tuple[bytes, bytes]:
-    """What stands before and after the length of the body."""
+def _render_template(model: ModelId | None) -> bytes:
+    """A response without its length and its body."""
     named = f"{MODEL_HEADER}: {model_header(model)}\r\n" if model else ""
     before = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n{named}Content-Length: "
     after = f"\r\nDate: {rfc822_formatted_time()}\r\nServer: {SERVER_SOFTWARE}\r\n\r\n"
-    return before.encode(), after.encode()
+    return b"%b%%d%b%%b" % (before.replace("%", "%%").encode(), after.replace("%", "%%").encode())
 
 
 class LaneHandler(RequestHandler):
@@ -228,27 +226,30 @@ class LaneHandler(RequestHandler):
 
     def _take(self, data: bytes, arrival: float) -> None:
         """Answer each request in `data` or pass it on, until one is under way or incomplete."""
+        lane = self._lane
         while data:
             if self._owed:
                 data = self._pass(data, self._owed)
                 continue
             body_at = data.find(_END_OF_HEAD) + 4
-            head = self._lane.recognise(data[:body_at]) if body_at > 3 else None
-            if head is None or self._leaves():
+            text = data[:body_at] if body_at > 3 else b""
+            head = lane.heads.get(text) or lane.recognise(text)
+            if head is None or (not lane.leaving.is_empty and self in lane.leaving):
                 self._passes = True
                 super().data_received(data)
                 return
-            size = body_at + head.length
-            if head.app is None or not self._aiohttp_waits():
+            length, app_name = head
+            size = body_at + length
+            if app_name is None or not self._aiohttp_waits():
                 data = self._pass(data, size)
                 continue
             if len(data) < size:
-                if not self._lane.knows(head.app):  # the handler does not wait for its body either
+                if not lane.knows(app_name):  # the handler does not wait for its body either
                     data = self._pass(data, size)
                     continue
                 self._await_rest(data, size - len(data), arrival)
                 return
-            query = self._lane.ask(head.app, data[body_at:size], arrival, self._reply)
+            query = lane.ask(app_name, data[body_at:size], arrival, self._reply)
             if query is None:
                 data = self._pass(data, size)
                 continue
@@ -261,10 +262,6 @@ class LaneHandler(RequestHandler):
                 self._hold(data)
                 return
 
-    def _leaves(self) -> bool:
-        """Whether the next answer is to close the connection."""
-        return not self._lane.leaving.is_empty and self in self._lane.leaving
-
     def _pass(self, data: bytes, size: int) -> bytes:
         """Give aiohttp the first `size` bytes, as far as they are there. Answers the rest."""
         if not self._owed:
@@ -276,7 +273,8 @@ class LaneHandler(RequestHandler):
 
     def _aiohttp_waits(self) -> bool:
         """Whether its handler has answered everything and waits for the next message."""
-        return self._waiter is not None and not self._waiter.done() and not self._messages
+        waiter = self._waiter  # there is none yet when the first request comes with the connection
+        return not (self._messages or (waiter.done() if waiter is not None else self._request_count))
 
     # --- a body in parts ---
 
@@ -335,8 +333,10 @@ class LaneHandler(RequestHandler):
     def _write(self, query: Query) -> None:
         if self.transport is None or self._manager is None:
             return
-        answer = self._lane.render(query)
-        if leaves := self._leaves():
+        lane = self._lane
+        answer = lane.render(query)
+        leaves = not lane.leaving.is_empty and self in lane.leaving
+        if leaves:
             answer = answer.replace(_END_OF_HEAD, b"\r\nConnection: close" + _END_OF_HEAD, 1)
         self.transport.write(answer)
         self._request_count += 1

@@ -1,7 +1,7 @@
 """What waits for a model version: tasks in the order of their deadlines, bounded in number and bytes."""
 
+from bisect import insort
 from collections.abc import Iterable
-from heapq import heapify, heappop, heappush
 from typing import Protocol
 
 from clipper_common.constants import MAX_QUEUED_BYTES, MAX_QUEUED_QUERIES
@@ -40,14 +40,18 @@ class Task:
             waiter.resolve(output, reason)
 
 
+Entry = tuple[float, Task]
+"""A task, and a deadline by which it is to be drawn."""
+
+
 class ModelQueue:
     """Earliest deadline first. Tasks that nobody waits for any more, or too late to answer, are passed over."""
 
     def __init__(self, max_tasks: int = MAX_QUEUED_QUERIES, max_bytes: int = MAX_QUEUED_BYTES) -> None:
         self._max_tasks = max_tasks
         self._max_bytes = max_bytes
-        self._heap: list[tuple[float, int, Task]] = []
-        self._pushes = 0
+        self._entries: list[Entry] = []
+        """In order. Nearly all come in order, which is why a list is cheaper than a heap."""
         self._tasks = 0
         self._bytes = 0
 
@@ -61,8 +65,11 @@ class ModelQueue:
         task.queued = True  # `put_back` in place: this runs for every query
         self._tasks += 1
         self._bytes += len(task.payload)
-        self._pushes += 1
-        heappush(self._heap, (task.deadline, self._pushes, task))
+        entries, deadline = self._entries, task.deadline
+        if not entries or entries[-1][0] <= deadline:
+            entries.append((deadline, task))
+        else:
+            self.hurry(task, deadline)
         return True
 
     def put_back(self, task: Task) -> None:
@@ -70,17 +77,15 @@ class ModelQueue:
         task.queued = True
         self._tasks += 1
         self._bytes += len(task.payload)
-        self._push(task.deadline, task)
+        self.hurry(task, task.deadline)
 
     def hurry(self, task: Task, deadline: float) -> None:
         """Let a queued task be drawn by an earlier deadline too: someone less patient joined."""
-        self._push(deadline, task)
+        insort(self._entries, (deadline, task), key=_deadline)
 
     def first_deadline(self) -> float:
         """Of what it holds, which must be something."""
-        while not self._heap[0][2].queued:
-            heappop(self._heap)
-        return self._heap[0][0]
+        return next(deadline for deadline, task in self._entries if task.queued)
 
     def draw(self, most: int, now: float, seconds: float = 0.0) -> list[Task]:
         """Take at most `most` tasks that can still be answered in time, if that takes `seconds`.
@@ -88,58 +93,57 @@ class ModelQueue:
         If there is none, take those with the most time left: what was expected of the model may be wrong.
         """
         drawn: list[Task] = []
-        late: list[tuple[float, int, Task]] = []
-        while self._heap and len(drawn) < most:
-            entry = heappop(self._heap)
-            task = entry[2]
+        late: list[Entry] = []
+        looked_at = 0
+        for entry in self._entries:
+            looked_at += 1
+            task = entry[1]
             if not task.queued:
                 continue
             if task.deadline > now + seconds and task.waiters:
                 self._remove(task)
                 drawn.append(task)
+                if len(drawn) >= most:
+                    break
             elif task.deadline > now and task.waiters:
                 late.append(entry)
             else:
                 self._remove(task)
         if late and not drawn:
-            return self._draw_late(late, most)
-        for entry in late:
-            heappush(self._heap, entry)
+            drawn = self._take_last(late, most)
+        self._entries[:looked_at] = late
         return drawn
 
-    def _draw_late(self, late: list[tuple[float, int, Task]], most: int) -> list[Task]:
-        """Take the last ones of `late`, which is all there is."""
+    def _take_last(self, late: list[Entry], most: int) -> list[Task]:
         drawn: list[Task] = []
         while late and len(drawn) < most:
-            task = late.pop()[2]
+            task = late.pop()[1]
             if task.queued:  # it is there twice when somebody less patient joined
                 self._remove(task)
                 drawn.append(task)
-        self._heap = late  # in order, so it is a heap
         return drawn
 
     def drop(self, task: Task) -> None:
-        """Forget a task that nobody waits for. Its place in the heap goes when the heap is mostly such places."""
+        """Forget a task that nobody waits for. Its place goes when most places are of such tasks."""
         if not task.queued:
             return
         self._remove(task)
-        if len(self._heap) > 64 and len(self._heap) > 2 * self._tasks:
-            self._heap = [entry for entry in self._heap if entry[2].queued]
-            heapify(self._heap)
+        if len(self._entries) > 64 and len(self._entries) > 2 * self._tasks:
+            self._entries = [entry for entry in self._entries if entry[1].queued]
 
     def clear(self) -> Iterable[Task]:
         """Take out everything."""
-        tasks = {id(entry[2]): entry[2] for entry in self._heap if entry[2].queued}
+        tasks = {id(task): task for _, task in self._entries if task.queued}
         for task in tasks.values():
             self._remove(task)
-        self._heap.clear()
+        self._entries.clear()
         return tasks.values()
-
-    def _push(self, deadline: float, task: Task) -> None:
-        self._pushes += 1
-        heappush(self._heap, (deadline, self._pushes, task))
 
     def _remove(self, task: Task) -> None:
         task.queued = False
         self._tasks -= 1
         self._bytes -= len(task.payload)
+
+
+def _deadline(entry: Entry) -> float:
+    return entry[0]

@@ -18,7 +18,7 @@ from clipper_common.datatypes import BatchPolicy, ModelId
 from clipper_common.records import Model
 from clipper_common.wire import MESSAGE_ID_LIMIT, PredictRequest, Response
 from query_frontend.batching import BatchSizer, batch_sizer
-from query_frontend.cache import PredictionCache
+from query_frontend.cache import PredictionCache, Shelf
 from query_frontend.metrics import Gauge, Leaves, ModelMetrics, SystemMetrics
 from query_frontend.model_queue import ModelQueue, Task, Waiter
 from query_frontend.rpc_server import Connection, RpcServer
@@ -40,13 +40,13 @@ _QUICK_SECONDS: Final = 0.002
 
 
 class ModelState:
-    """A registered model version: its queue, its replicas, what identical queries can join."""
+    """A registered model version: its queue, its replicas, what is known of it."""
 
-    def __init__(self, model: Model, slo_seconds: float, owner: int, metrics: ModelMetrics) -> None:
+    def __init__(self, model: Model, slo_seconds: float, metrics: ModelMetrics) -> None:
         self.model = model
         self.slo_seconds = slo_seconds
-        self.owner = owner
-        """Of its entries in the cache. A version that is registered again is another owner."""
+        self.shelf = Shelf[Task]()
+        """Of the cache; with it on, also what identical queries can join. Registered again, it has another."""
         self.metrics = metrics
         self.queue = ModelQueue()
         self.replicas: list[ReplicaState] = []
@@ -54,8 +54,6 @@ class ModelState:
         """Whether one of them takes batches."""
         self.idle: deque[ReplicaState] = deque()
         """Longest idle first."""
-        self.pending: dict[bytes, Task] = {}
-        """What is queued or in flight, by input; only with the cache on."""
         self.dispatch_due = False
         self.delayed: TimerHandle | None = None
         """Dispatches, however few have come until then."""
@@ -91,10 +89,6 @@ class ModelState:
             "limit_max": str(max(limits)),
         }
 
-    def forget_pending(self, task: Task) -> None:
-        if self.pending and self.pending.get(task.payload) is task:
-            del self.pending[task.payload]
-
 
 class Batch(NamedTuple):
     """Tasks that travel together."""
@@ -118,13 +112,12 @@ class ReplicaState:
 
 
 class TaskExecutor:
-    def __init__(self, loop: AbstractEventLoop, cache: PredictionCache, metrics: SystemMetrics) -> None:
+    def __init__(self, loop: AbstractEventLoop, cache: PredictionCache[Task], metrics: SystemMetrics) -> None:
         self._loop = loop
         self._cache = cache
         self._metrics = metrics
         self._models: dict[ModelId, ModelState] = {}
         self._replicas: dict[Connection, ReplicaState] = {}
-        self._owners = itertools.count()
         self._message_ids = itertools.cycle(range(MESSAGE_ID_LIMIT))
         self.rpc: RpcServer
         """Set by the composition root: the two need each other."""
@@ -149,13 +142,27 @@ class TaskExecutor:
         if state is None:
             waiter.resolve(None, NO_MODELS)
             return None
-        if self._cache.enabled and (output := self._look_up(state, payload)) is not None:
-            waiter.resolve(output, "")
+        known = self._look_up(state, payload) if self._cache.enabled else None
+        if isinstance(known, bytes):
+            waiter.resolve(known, "")
             return None
         if not state.is_served:
             waiter.resolve(None, NO_MODELS)
             return None
-        return self._join_or_queue(state, payload, deadline, waiter)
+        if known is not None and self._may_join(state, known):
+            self._join(state, known, deadline, waiter)
+            return known
+        task = Task(payload, deadline, waiter)
+        if not state.queue.put(task):
+            waiter.resolve(None, QUEUE_FULL)
+            return None
+        if self._cache.enabled:
+            state.shelf.entries[payload] = task
+        self._metrics.aggregate_num_predictions.count += 1
+        state.metrics.num_predictions.count += 1
+        if state.idle and not state.dispatch_due:
+            self._dispatch_soon(state)
+        return task
 
     def leave(self, task: Task, waiter: Waiter, model_id: ModelId) -> None:
         """`waiter` has no more use for the output of `task`: its time is over, or its client left."""
@@ -164,38 +171,29 @@ class TaskExecutor:
         if state is None or task.waiters or task.sent_at is not None:
             return
         state.queue.drop(task)
-        state.forget_pending(task)
+        state.shelf.give_up(task.payload, task)
 
-    def _look_up(self, state: ModelState, payload: bytes) -> bytes | None:
-        output = self._cache.get(state.owner, payload)
-        self._metrics.count_lookup(output is not None)
-        state.metrics.count_lookup(output is not None)
-        return output
-
-    def _join_or_queue(self, state: ModelState, payload: bytes, deadline: float, waiter: Waiter) -> Task | None:
-        task = state.pending.get(payload) if self._cache.enabled else None
-        if task is not None and self._may_join(state, task):
-            if task.queued and deadline < task.deadline:
-                state.queue.hurry(task, deadline)
-            task.deadline = max(task.deadline, deadline)
-            task.waiters.append(waiter)
-            return task
-        task = Task(payload, deadline, waiter)
-        if not state.queue.put(task):
-            waiter.resolve(None, QUEUE_FULL)
-            return None
-        if self._cache.enabled:
-            state.pending[payload] = task
-        self._metrics.aggregate_num_predictions.count += 1
-        state.metrics.num_predictions.count += 1
-        if state.idle:
-            self._dispatch_soon(state)
-        return task
+    def _look_up(self, state: ModelState, payload: bytes) -> bytes | Task | None:
+        """The output; or the task that gets it; or None."""
+        known = state.shelf.entries.get(payload)
+        is_hit = isinstance(known, bytes)
+        if is_hit:
+            state.shelf.used.add(payload)
+        self._metrics.count_lookup(is_hit)
+        state.metrics.count_lookup(is_hit)
+        return known
 
     @staticmethod
     def _may_join(state: ModelState, task: Task) -> bool:
         """Not what ended unnoticed, nor what a replica keeps for longer than its queries could wait."""
         return task.queued or (task.sent_at is not None and time.monotonic() - task.sent_at < state.slo_seconds)
+
+    @staticmethod
+    def _join(state: ModelState, task: Task, deadline: float, waiter: Waiter) -> None:
+        if task.queued and deadline < task.deadline:
+            state.queue.hurry(task, deadline)
+        task.deadline = max(task.deadline, deadline)
+        task.waiters.append(waiter)
 
     # --- batches ---
 
@@ -290,13 +288,13 @@ class TaskExecutor:
         keep = self._cache.enabled and state.live
         for task, output, failed in zip(batch.tasks, response.outputs, response.failed, strict=True):
             task.sent_at = None
-            state.forget_pending(task)
             if failed:
+                state.shelf.give_up(task.payload, task)
                 task.resolve(None, MODEL_RAISED + output.decode(errors="replace"))
                 continue
             value = jsontext.embed(output)
             if keep:
-                self._cache.put(state.owner, task.payload, value)
+                self._cache.put(state.shelf, task.payload, value)
             task.resolve(value)
 
     def _redo(self, batch: Batch) -> None:
@@ -308,7 +306,7 @@ class TaskExecutor:
             if state.live and task.waiters and task.deadline > now and task.sends < _MAX_SENDS:
                 state.queue.put_back(task)
             else:
-                state.forget_pending(task)
+                state.shelf.give_up(task.payload, task)
                 task.resolve(None, REPLICA_DIED if state.live else NO_MODELS)
         self._dispatch_soon(state)
 
@@ -381,7 +379,7 @@ class TaskExecutor:
                 self._add_model(model, slo)
 
     def _add_model(self, model: Model, slo_seconds: float) -> None:
-        state = ModelState(model, slo_seconds, next(self._owners), self._metrics.add_model(model.id))
+        state = ModelState(model, slo_seconds, self._metrics.add_model(model.id))
         state.metrics.batching = Gauge(state.batching)
         self._models[model.id] = state
         for connection, replica in self._replicas.items():
@@ -405,7 +403,7 @@ class TaskExecutor:
     def _remove_model(self, state: ModelState) -> None:
         state.live = False
         self._metrics.remove_model(state.model.id)
-        self._cache.forget(state.owner)
+        self._cache.forget(state.shelf)
         for replica in state.replicas:
             replica.state = None
         for task in state.queue.clear():

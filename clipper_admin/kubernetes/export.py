@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from clipper_admin.kubernetes.pods import Manifest
 
 
-def to_yaml(objects: Iterable[Manifest]) -> str:
+def to_yaml(found: Iterable[Manifest]) -> str:
     """One document for each object. The same objects make the same text."""
     import yaml
 
@@ -13,13 +13,16 @@ def to_yaml(objects: Iterable[Manifest]) -> str:
         def ignore_aliases(self, data: object) -> bool:
             return True
 
-    documents = [yaml.dump(found, Dumper=Dumper, sort_keys=False, width=120) for found in objects]
-    return "---\n".join(documents)
+    def text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
+
+    Dumper.add_representer(str, text)
+    return "---\n".join(yaml.dump(object_, Dumper=Dumper, sort_keys=False, width=120) for object_ in found)
 
 
-def files(objects: Iterable[Manifest]) -> dict[str, str]:
+def files(found: Iterable[Manifest]) -> dict[str, str]:
     """YAML by file names that sort in the order in which the objects are applied."""
     return {
-        f"{number:02}-{found['kind'].lower()}-{found['metadata']['name']}.yaml": to_yaml([found])
-        for number, found in enumerate(objects)
+        f"{number:02}-{object_['kind'].lower()}-{object_['metadata']['name']}.yaml": to_yaml([object_])
+        for number, object_ in enumerate(found)
     }

@@ -1,7 +1,7 @@
 """All objects of a cluster and of a model version, in the order in which they are applied. Pure."""
 
 import hashlib
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from clipper_admin.docker.containers import REDIS_COMMAND
@@ -11,7 +11,7 @@ from clipper_admin.kubernetes.pods import Manifest
 from clipper_admin.kubernetes.spec import Cluster, FrontendOptions, Images, Model
 from clipper_common import constants
 
-__all__ = ["OLDER_APIS", "cluster_objects", "for_server", "model_objects"]
+__all__ = ["OLDER_APIS", "cluster_objects", "model_objects"]
 
 PRESTOP_SECONDS: Final = 3
 """A pod that shall go still serves for so long, until everybody knows that it does."""
@@ -62,16 +62,6 @@ def model_objects(cluster: Cluster, model: Model) -> list[Manifest]:
             # Who waits for the Deployment shall not call it failed while a large model is loaded.
             progressDeadlineSeconds=MODEL_START_SECONDS,
         ),
-    ]
-
-
-def for_server(found: Iterable[Manifest], offers: Container[str]) -> list[Manifest]:
-    """The same objects in older API groups where the server does not offer those of today."""
-    return [
-        {**object_, "apiVersion": OLDER_APIS[api]}
-        if (api := object_["apiVersion"]) in OLDER_APIS and api not in offers
-        else object_
-        for object_ in found
     ]
 
 

@@ -27,8 +27,9 @@ WRITES = [
     records.put_model(MODEL),
     records.put_current_version(MODEL.id),
     records.put_link("app", "m"),
+    records.put_workers(3),
 ]
-FULL = Snapshot(1, {"app": APP}, {MODEL.id: MODEL}, {"m": "1"}, {"app": ("m",)})
+FULL = Snapshot(1, {"app": APP}, {MODEL.id: MODEL}, {"m": "1"}, {"app": ("m",)}, workers=3)
 
 
 Follow = Callable[[ConfigStore], Any]
@@ -232,6 +233,21 @@ async def test_a_redis_that_comes_back_empty_gets_the_last_snapshot_once(
     # One winner: each restoration is one revision more.
     last = await stores[0].read()
     assert last == replace(FULL, revision=revision + 1, epoch=last.epoch)
+
+
+async def test_who_knows_nothing_lets_others_write_back(
+    store: ConfigStore, client: redis.Redis, connect: Connect, redis_port: int
+) -> None:
+    client.config_resetstat()
+    async with contextlib.aclosing(connect(redis_port).follow(patience_seconds=60.0)) as following:
+        first = asyncio.ensure_future(anext(following))
+        async with asyncio.timeout(10):
+            while client.info("commandstats").get("cmdstat_mget", {"calls": 0})["calls"] < 2:
+                await asyncio.sleep(0.01)
+        assert not client.get(records.EPOCH_KEY)
+        await store._begin_epoch(FULL)
+        async with asyncio.timeout(10):
+            assert (await first).same_configuration(FULL)
 
 
 async def test_what_was_written_since_redis_came_back_empty_stays(store: ConfigStore) -> None:

@@ -4,7 +4,6 @@ import asyncio
 import gc
 import logging
 import re
-import resource
 import signal
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -13,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+import psutil
 import pytest
 from aiohttp import web
 
@@ -232,8 +232,9 @@ def count_answers(line: Line, most: int) -> int:
 
 
 def resident_bytes(server: Server) -> int:
-    pages = Path(f"/proc/{server.frontend.process.pid}/statm").read_text().split()[1]
-    return int(pages) * resource.getpagesize()
+    (worker,) = psutil.Process(server.frontend.process.pid).children()
+    resident: int = worker.memory_info().rss
+    return resident
 
 
 # --- the end -------------------------------------------------------------------------------------

@@ -130,7 +130,7 @@ def test_dropped_tasks_leave_no_memory_behind() -> None:
         queue.drop(task)
         queue.drop(task)
     assert len(queue) == 1
-    assert len(queue._heap) < 200
+    assert len(queue._entries) < 200
     assert queue.draw(10, 0.0) == [kept]
 
 

@@ -92,6 +92,20 @@ def test_manifests_are_those_in_the_files(case: str) -> None:
     assert export.files(objects(case)) == written
 
 
+@every_case
+def test_yaml_says_the_same_and_always_does(case: str) -> None:
+    text = export.to_yaml(objects(case))
+    assert list(yaml.safe_load_all(text)) == objects(case)
+    assert export.to_yaml(objects(case)) == text
+
+
+@every_case
+def test_files_are_applied_in_the_order_of_their_names(case: str) -> None:
+    found = export.files(objects(case))
+    assert sorted(found) == list(found)
+    assert [yaml.safe_load(found[name]) for name in sorted(found)] == objects(case)
+
+
 @every_object
 def test_every_object_is_one_of_kubernetes(found: dict[str, Any]) -> None:
     kubernetes_validate.validate(found, KUBERNETES, strict=True)
@@ -219,13 +233,6 @@ def test_own_redis_needs_no_id_and_another_one_does() -> None:
             container = template["spec"]["containers"][0]
             if "frontend" in container["name"]:
                 assert ("--cluster_id=c/default" in container["args"]) is wanted
-
-
-def test_objects_of_an_older_server() -> None:
-    found = manifests.for_server(objects("plain"), {"policy/v1beta1", "apps/v1"})
-    budgets = [object_["apiVersion"] for object_ in found if object_["kind"] == "PodDisruptionBudget"]
-    assert budgets == ["policy/v1beta1"] * 2
-    assert manifests.for_server(objects("plain"), {"policy/v1"}) == objects("plain")
 
 
 @pytest.mark.parametrize(("cpus", "wanted"), [(1, "1000m"), (0.25, "250m"), (0.0001, "1m")])

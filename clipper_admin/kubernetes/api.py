@@ -1,0 +1,330 @@
+"""What the manager does with the API server of a Kubernetes cluster; its errors become ClipperExceptions here."""
+
+import contextlib
+import functools
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import urllib3
+import yaml
+from kubernetes import client, config, dynamic
+from kubernetes.dynamic.exceptions import ConflictError, DynamicApiError, ForbiddenError, GoneError, NotFoundError
+from kubernetes.watch.watch import iter_resp_lines
+
+from clipper_admin.kubernetes.manifests import OLDER_APIS
+from clipper_common.errors import ClipperException
+
+FIELD_MANAGER: Final = "clipper"
+"""Whose fields of the objects ours are, in the terms of server-side apply."""
+
+_CONNECT_SECONDS: Final = 5.0
+_ANSWER_SECONDS: Final = 60.0
+_WATCH_SECONDS: Final = 2
+"""A watch ends and begins anew so often, so that who waits can look around."""
+_BUSY: Final = (429, 502, 503, 504)
+
+PLURALS: Final = {
+    "ConfigMap": "configmaps",
+    "Deployment": "deployments",
+    "Endpoints": "endpoints",
+    "EndpointSlice": "endpointslices",
+    "Event": "events",
+    "Ingress": "ingresses",
+    "Namespace": "namespaces",
+    "NetworkPolicy": "networkpolicies",
+    "Node": "nodes",
+    "PersistentVolumeClaim": "persistentvolumeclaims",
+    "Pod": "pods",
+    "PodDisruptionBudget": "poddisruptionbudgets",
+    "ReplicaSet": "replicasets",
+    "Role": "roles",
+    "RoleBinding": "rolebindings",
+    "Secret": "secrets",
+    "Service": "services",
+    "ServiceAccount": "serviceaccounts",
+    "StatefulSet": "statefulsets",
+}
+"""How the API calls each kind in its paths."""
+VERSIONS: Final = {
+    "Deployment": "apps/v1",
+    "EndpointSlice": "discovery.k8s.io/v1",
+    "Ingress": "networking.k8s.io/v1",
+    "NetworkPolicy": "networking.k8s.io/v1",
+    "PodDisruptionBudget": "policy/v1",
+    "ReplicaSet": "apps/v1",
+    "Role": "rbac.authorization.k8s.io/v1",
+    "RoleBinding": "rbac.authorization.k8s.io/v1",
+    "StatefulSet": "apps/v1",
+}
+"""Today's API of each kind that is not in the core, ``v1``."""
+_OLDER: Final = {**OLDER_APIS, "discovery.k8s.io/v1": "discovery.k8s.io/v1beta1"}
+"""What says the same on servers that do not have today's."""
+_WITHOUT_NAMESPACE: Final = frozenset({"Namespace", "Node"})
+
+Object = dict[str, Any]
+Logger = logging.Logger | logging.LoggerAdapter[Any]
+
+
+class AlreadyExists(ClipperException):
+    """There is an object of this kind and name."""
+
+
+class Forbidden(ClipperException):
+    """The credentials do not allow this."""
+
+
+@contextlib.contextmanager
+def translated(doing: str) -> Iterator[None]:
+    """Turn what the client raises into a ClipperException that says what could not be done."""
+    try:
+        yield
+    except DynamicApiError as error:
+        kinds: dict[type[Exception], type[ClipperException]] = {ConflictError: AlreadyExists, ForbiddenError: Forbidden}
+        kind = kinds.get(type(error), ClipperException)
+        raise kind(f"Kubernetes could not {doing}: {_text_of(error)}{_advice(error.status)}") from error
+    except (urllib3.exceptions.HTTPError, OSError) as error:
+        raise ClipperException(
+            f"Kubernetes could not {doing}: its API server does not answer ({error}).\nDoes 'kubectl get nodes' work? "
+            "The environment variable KUBECONFIG names the file with the address and the credentials."
+        ) from error
+
+
+def _text_of(error: DynamicApiError) -> str:
+    """What the server says; its own words are in a JSON of type Status."""
+    try:
+        return str(json.loads(error.body or "")["message"])
+    except (TypeError, ValueError, KeyError):
+        return f"{error.status} {error.reason}"
+
+
+def _advice(status: int) -> str:
+    if status == 401:
+        return "\nThe credentials are not accepted. Does 'kubectl get nodes' work?"
+    if status == 403:
+        return "\nThe credentials do not allow it: docs/container-managers.md lists what a cluster needs."
+    return ""
+
+
+class Api:
+    """The API server that the command ``kubectl`` speaks to, or that of the pod this runs in. First called when needed.
+
+    Objects are dictionaries, as in the documents. Methods take kinds, such as ``Deployment``, and speak to the server
+    in the API version of today, or an older one where it has nothing better.
+    """
+
+    def __init__(self, namespace: str) -> None:
+        self._namespace = namespace
+
+    @functools.cached_property
+    def _configuration(self) -> Any:
+        configuration = client.Configuration()
+        try:
+            if _has_kubeconfig():
+                # Named here, as the module looks at the environment only once, when it is imported.
+                path = os.environ.get("KUBECONFIG") or "~/.kube/config"
+                config.load_kube_config(config_file=path, client_configuration=configuration, persist_config=False)
+            else:
+                config.load_incluster_config(client_configuration=configuration)
+        except (config.ConfigException, yaml.YAMLError, OSError, TypeError, ValueError, KeyError) as error:
+            raise ClipperException(
+                f"There are no credentials for Kubernetes: {error}\nThey are read from the file that KUBECONFIG names, "
+                "from ~/.kube/config, or, inside a pod, from its service account. Does 'kubectl get nodes' work?"
+            ) from error
+        configuration.retries = urllib3.Retry(
+            total=6, connect=1, read=1, status_forcelist=_BUSY, allowed_methods=None, backoff_factor=0.2
+        )
+        return configuration
+
+    @functools.cached_property
+    def _client(self) -> Any:
+        if not self._configuration.verify_ssl:  # which the kubeconfig asked for
+            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+        # Without discovery: the kinds are known, and its cache would be a file that all users of the machine share.
+        return dynamic.DynamicClient(client.ApiClient(self._configuration), discoverer=lambda *_: None)
+
+    @property
+    def host(self) -> str:
+        """Where the API server is reached."""
+        return urlsplit(self._configuration.host).hostname or ""
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether this runs in a pod of the cluster."""
+        return not _has_kubeconfig()
+
+    def _call(self, method: str, path: str, body: Any = None, **options: Any) -> Any:
+        options = {"serialize": False, "_request_timeout": (_CONNECT_SECONDS, _ANSWER_SECONDS)} | options
+        # The client adds to these lists, which are its defaults otherwise.
+        options = {"query_params": [], "header_params": {}} | options
+        return self._client.request(method, path, body=body, **options)
+
+    def _answer(self, method: str, path: str, body: Any = None, **options: Any) -> Object:
+        answer: Object = json.loads(self._call(method, path, body, **options).data)
+        return answer
+
+    # --- versions and paths ---
+
+    def _version(self, kind: str) -> str:
+        return self.offered(VERSIONS.get(kind, "v1"))
+
+    def offered(self, version: str) -> str:
+        """`version`, such as ``policy/v1``, or the older one that this server has instead."""
+        return self._offered(version) if version in _OLDER else version
+
+    @functools.cache  # noqa: B019 - lives as long as the manager
+    def _offered(self, version: str) -> str:
+        group = version.partition("/")[0]
+        with translated(f"tell which versions of {group} it has"):
+            try:
+                versions = self._answer("get", f"/apis/{group}")["versions"]
+            except NotFoundError:
+                return version
+        return version if any(one["groupVersion"] == version for one in versions) else _OLDER[version]
+
+    def _path(self, kind: str, name: str = "", part: str = "") -> str:
+        version = self._version(kind)
+        words = ["api" if version == "v1" else "apis", version]
+        if kind not in _WITHOUT_NAMESPACE:
+            words += ["namespaces", self._namespace]
+        return "/" + "/".join(word for word in [*words, PLURALS[kind], name, part] if word)
+
+    # --- objects ---
+
+    def create(self, body: Object) -> Object:
+        """Create an object. Raises AlreadyExists when there is one."""
+        kind, name = body["kind"], body["metadata"]["name"]
+        with translated(f"create {kind} '{name}'"):
+            return self._answer("post", self._path(kind), self.fitted(body), field_manager=FIELD_MANAGER)
+
+    def apply(self, body: Object) -> Object:
+        """Make an object what `body` says, by server-side apply: what others added to it stays."""
+        kind, name = body["kind"], body["metadata"]["name"]
+        with translated(f"apply {kind} '{name}'"):
+            return self._answer(
+                "patch",
+                self._path(kind, name),
+                self.fitted(body),
+                content_type="application/apply-patch+yaml",
+                field_manager=FIELD_MANAGER,
+                force_conflicts=True,
+            )
+
+    def fitted(self, body: Object) -> Object:
+        """`body` in an API version that this server has."""
+        return body | {"apiVersion": self.offered(body["apiVersion"])}
+
+    def get(self, kind: str, name: str) -> Object | None:
+        """An object, or None."""
+        with translated(f"read {kind} '{name}'"):
+            try:
+                return self._answer("get", self._path(kind, name))
+            except NotFoundError:
+                return None
+
+    def list(self, kind: str, labels: str = "", fields: str = "") -> list[Object]:
+        """The objects of a kind with these labels, in the syntax of ``kubectl --selector``."""
+        return list(self._list(kind, labels, fields)["items"])
+
+    def _list(self, kind: str, labels: str, fields: str = "") -> Object:
+        with translated(f"list {PLURALS[kind]}"):
+            try:
+                return self._answer("get", self._path(kind), label_selector=labels, field_selector=fields)
+            except NotFoundError:  # a server without this kind has none of them
+                return {"items": [], "metadata": {}}
+
+    def scale(self, name: str, replicas: int) -> None:
+        """Give a Deployment another number of pods."""
+        with translated(f"scale '{name}' to {replicas}"):
+            body = {"spec": {"replicas": replicas}}
+            path = self._path("Deployment", name, "scale")
+            self._call("patch", path, body, content_type="application/merge-patch+json", field_manager=FIELD_MANAGER)
+
+    def delete(self, kind: str, name: str, grace_seconds: int | None = None) -> None:
+        """Delete an object and what was made for it. One that is gone already is fine.
+
+        A Deployment is there until its pods are gone.
+        """
+        has_pods = kind in ("Deployment", "ReplicaSet")
+        options: dict[str, Any] = {"propagation_policy": "Foreground" if has_pods else "Background"}
+        if grace_seconds is not None:
+            options["grace_period_seconds"] = grace_seconds
+        with translated(f"delete {kind} '{name}'"), contextlib.suppress(NotFoundError):
+            self._call("delete", self._path(kind, name), **options)
+
+    # --- watching ---
+
+    def watch(self, kind: str, labels: str, seconds: float) -> Iterator[Mapping[str, Object]]:
+        """All objects with these labels, by name: now, after each change, and every few seconds without one.
+
+        Ends after `seconds`.
+        """
+        give_up = time.monotonic() + seconds
+        while True:
+            listed = self._list(kind, labels)
+            found = {item["metadata"]["name"]: item for item in listed["items"]}
+            yield found
+            for change, changed in self._changes(kind, labels, listed["metadata"].get("resourceVersion", "")):
+                name = changed["metadata"]["name"]
+                if change == "DELETED":
+                    found.pop(name, None)
+                else:
+                    found[name] = changed
+                yield found
+            if time.monotonic() > give_up:
+                return
+
+    def _changes(self, kind: str, labels: str, since: str) -> Iterator[tuple[str, Object]]:
+        with translated(f"watch {PLURALS[kind]}"):
+            try:
+                stream = self._call(
+                    "get",
+                    self._path(kind),
+                    label_selector=labels,
+                    resource_version=since,
+                    watch=True,
+                    timeout_seconds=_WATCH_SECONDS,
+                )
+            except GoneError:  # too much has changed since: who lists again sees it
+                return
+            try:
+                for line in iter_resp_lines(stream):
+                    event = json.loads(line)
+                    if event["type"] not in ("ADDED", "MODIFIED", "DELETED"):
+                        return
+                    yield event["type"], event["object"]
+            except (urllib3.exceptions.HTTPError, ValueError):  # cut off: the same
+                return
+            finally:
+                stream.close()
+                stream.release_conn()
+
+    # --- logs and events ---
+
+    def log(self, pod: str, container: str, previous: bool = False, lines: int | None = None) -> bytes | None:
+        """What a container wrote; None when there is nothing to read, as it never ran, or is gone."""
+        query = [("container", container), ("previous", str(previous).lower())]
+        query += [] if lines is None else [("tailLines", str(lines))]
+        with translated(f"read the log of '{pod}'"):
+            try:
+                return bytes(self._call("get", self._path("Pod", pod, "log"), query_params=query).data)
+            except DynamicApiError as error:
+                if error.status in (400, 404):
+                    return None
+                raise
+
+    def warnings(self, name: str) -> Sequence[str]:
+        """What Kubernetes complained of about an object, the latest last."""
+        events = self.list("Event", fields=f"involvedObject.name={name},type=Warning")
+        events.sort(key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""))
+        return [f"{event.get('reason')}: {event.get('message')}" for event in events]
+
+
+def _has_kubeconfig() -> bool:
+    if os.environ.get("KUBECONFIG"):
+        return True
+    return "KUBERNETES_SERVICE_HOST" not in os.environ or os.path.exists(os.path.expanduser("~/.kube/config"))

@@ -1,0 +1,624 @@
+"""KubernetesContainerManager: a Clipper cluster of pods on a Kubernetes cluster."""
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from clipper_admin import images
+from clipper_admin.arguments import check_texts
+from clipper_admin.container_manager import (
+    CLIPPER_DOCKER_LABEL,
+    UNLIMITED,
+    ContainerManager,
+    ModelVersions,
+    ReplicaFailure,
+    Resources,
+)
+from clipper_admin.docker.engine import Engine
+from clipper_admin.image_builder import ImageBuilder
+from clipper_admin.kubernetes import export, manifests, names, record, status, waiting
+from clipper_admin.kubernetes.api import AlreadyExists, Api, Forbidden
+from clipper_admin.kubernetes.objects import namespace as namespace_of
+from clipper_admin.kubernetes.spec import (
+    CLUSTER_IP,
+    LOAD_BALANCER,
+    Cluster,
+    FrontendOptions,
+    Images,
+    Ingress,
+    Model,
+    RedisVolume,
+    check_service_types,
+)
+from clipper_admin.kubernetes.status import Viewpoint
+from clipper_common import constants
+from clipper_common.errors import ClipperException, UnconnectedException
+
+MADE_NAMESPACE: Final = "ai.clipper.namespace"
+"""On namespaces that a manager made, and so may remove."""
+
+_KINDS: Final = (
+    *("Ingress", "PodDisruptionBudget", "Deployment", "Service", "ConfigMap", "RoleBinding", "Role"),
+    *("ServiceAccount", "NetworkPolicy", "PersistentVolumeClaim"),
+)
+"""What clusters are made of, in the order in which it is removed."""
+_FOLLOWING: Final = ("ReplicaSet", "Endpoints", "EndpointSlice")
+"""What Kubernetes makes for these, and removes with them."""
+_OTHERS: Final = ("Pod", "Secret", "StatefulSet")
+_IN_EVERY_NAMESPACE: Final = {("ServiceAccount", "default"), ("ConfigMap", "kube-root-ca.crt")}
+
+_THREADS: Final = 8
+_KEPT_LOGS: Final = 3
+"""Of so many replicas of a model version that this manager stopped, the logs are kept."""
+_KEPT_LINES: Final = 10_000
+
+
+@dataclass(frozen=True)
+class _Connected:
+    """What is known of a running cluster."""
+
+    cluster: Cluster
+    services: Mapping[str, status.Object]
+    nodes: Sequence[status.Object]
+
+
+class KubernetesContainerManager(ContainerManager):
+    """Runs Clipper as Deployments on a Kubernetes cluster: the one that the command ``kubectl`` speaks to.
+
+    Credentials come from the file that ``KUBECONFIG`` names, from ``~/.kube/config``, or, in a pod, from its service
+    account. The cluster outlives the interpreter that started it: ``connect()`` finds it again from another, with all
+    that was chosen when it was started.
+
+    Parameters
+    ----------
+    cluster_name : str
+        Several clusters with different names can stand side by side, also in one namespace.
+    kubernetes_proxy_addr : str, optional
+        ``host:port`` of a ``kubectl proxy``, through which all services are then reached.
+    redis_ip : str, optional
+        The host of a Redis to use, as pods reach it. If it is not given, the cluster gets a Redis of its own.
+    redis_port : int
+        The port of Redis.
+    useInternalIP : bool
+        Reach node ports at the internal address of a node, if none has an external one.
+    namespace : str
+        Where all objects of the cluster are.
+    service_types : dict, optional
+        ``NodePort``, ``LoadBalancer`` or ``ClusterIP`` for some of ``redis``, ``management``, ``query``,
+        ``query-rpc`` and ``metric``. By default Redis is a ``ClusterIP`` and the others are ``NodePort``.
+    create_namespace_if_not_exists : bool
+        Make the namespace if there is none. ``stop_all()`` removes it again once nothing else is in it.
+    image_pull_secrets : list of str, optional
+        Secrets of the namespace with which nodes pull images.
+    node_selector : dict, optional
+        Labels of the nodes that pods may run on.
+    tolerations : list of dict, optional
+        Taints of nodes that pods bear, as Kubernetes writes them.
+    ingress : Ingress, optional
+        Reach the query frontends by a host name, through the Kubernetes cluster's ingress controller as well.
+    redis_volume : RedisVolume, optional
+        Keep what the cluster's own Redis holds on a volume, which outlives its pod, until ``stop_all()``.
+    resources : dict, optional
+        Requests and limits, as Kubernetes writes them, for some of ``redis``, ``mgmt-frontend``, ``query-frontend``,
+        ``frontend-exporter``, ``metrics`` and ``model``, instead of the usual ones.
+    network_policies : bool
+        False lets everything in the Kubernetes cluster reach all ports of Clipper's pods.
+    isolate_models : bool
+        Let models speak to the query frontends alone, where the Kubernetes cluster enforces network policies.
+    restrict_models : bool
+        False lets models run with the user and the rights that their images ask for, such as those of Clipper 0.4.
+    """
+
+    def __init__(
+        self,
+        cluster_name: str = "default-cluster",
+        kubernetes_proxy_addr: str | None = None,
+        redis_ip: str | None = None,
+        redis_port: int = constants.REDIS_PORT,
+        useInternalIP: bool = False,
+        namespace: str = "default",
+        service_types: Mapping[str, str] | None = None,
+        create_namespace_if_not_exists: bool = False,
+        *,
+        image_pull_secrets: Sequence[str] = (),
+        node_selector: Mapping[str, str] | None = None,
+        tolerations: Sequence[Mapping[str, Any]] = (),
+        ingress: Ingress | None = None,
+        redis_volume: RedisVolume | None = None,
+        resources: Mapping[str, Mapping[str, Any]] | None = None,
+        network_policies: bool = True,
+        isolate_models: bool = False,
+        restrict_models: bool = True,
+    ) -> None:
+        self._cluster = Cluster(
+            name=cluster_name,
+            namespace=namespace,
+            makes_namespace=create_namespace_if_not_exists,
+            redis_ip=redis_ip,
+            redis_port=redis_port,
+            redis_volume=redis_volume,
+            service_types=check_service_types(service_types),
+            image_pull_secrets=tuple(check_texts("image_pull_secrets", image_pull_secrets)),
+            node_selector=dict(node_selector or {}),
+            tolerations=tuple(tolerations),
+            ingress=ingress,
+            resources=dict(resources or {}),
+            has_network_policies=network_policies,
+            isolates_models=isolate_models,
+            restricts_models=restrict_models,
+        )
+        super().__init__(cluster_name)
+        self.namespace = namespace
+        if namespace != "default":
+            self.cluster_identifier = f"{namespace}-{cluster_name}"
+        self._proxy = kubernetes_proxy_addr
+        self._wants_internal = bool(useInternalIP)
+        self._labels = names.as_text(names.cluster_selector(cluster_name))
+        self._model_labels = names.as_text(names.selector(cluster_name, names.MODEL))
+        self._api = Api(namespace)
+        self._state: _Connected | None = None
+        self._kept_logs: dict[str, dict[str, bytes]] = {}
+
+    # --- start ---
+
+    def start_clipper(
+        self,
+        query_frontend_image: str,
+        mgmt_frontend_image: str,
+        frontend_exporter_image: str,
+        cache_size: int,
+        qf_http_thread_pool_size: int,
+        qf_http_timeout_request: int,
+        qf_http_timeout_content: int,
+        num_frontend_replicas: int,
+        workers: int = 1,
+    ) -> None:
+        """Apply the objects of the cluster, wait until all pods are ready, and connect to them."""
+        options = FrontendOptions(
+            cache_size,
+            qf_http_thread_pool_size,
+            qf_http_timeout_request,
+            qf_http_timeout_content,
+            num_frontend_replicas,
+            workers,
+        )
+        objects = self._objects(options, Images(query_frontend_image, mgmt_frontend_image, frontend_exporter_image))
+        self._check_ways()
+        if self._api.list("Deployment", self._labels):
+            raise self._already_exists()
+        self._start([object_ for object_ in objects if object_["kind"] != "Namespace"])
+        self.logger.info("Clipper listens on %s", self.get_query_addr())
+
+    def _objects(self, options: FrontendOptions, wanted: Images) -> list[dict[str, Any]]:
+        return record.recorded(manifests.cluster_objects(self._cluster, options, wanted), self._cluster)
+
+    def _start(self, objects: Sequence[dict[str, Any]]) -> None:
+        self._ensure_namespace()
+        try:
+            self._api.create(objects[0])  # which only one can do
+        except AlreadyExists:
+            raise self._already_exists() from None
+        try:
+            for object_ in objects:
+                self._api.apply(object_)
+            self._wait_until_ready("Pods of Clipper", self._labels, _count_pods(objects))
+            waiting.until_reachable(self._api, self._balanced(), self._labels)
+            self.connect()
+        except BaseException:
+            self.stop_all(graceful=False)
+            raise
+
+    def _wait_until_ready(self, what: str, labels: str, wanted: int) -> None:
+        waiting.until_pods(self._api, labels, wanted, what, status.is_ready, labels)
+
+    def _check_ways(self) -> None:
+        """Refuse a cluster that this could not speak to."""
+        if self._proxy or self._api.is_inside:
+            return
+        for key, name in self._services_by_key().items():
+            if key != "metric" and self._cluster.service_type(key) == CLUSTER_IP:
+                raise ClipperException(status.no_way_to(name))
+
+    def _services_by_key(self) -> dict[str, str]:
+        """The services that are reached from outside, by their keys in `service_types`."""
+        return {
+            "management": names.management_frontend(self.cluster_name),
+            "query": names.query_frontend(self.cluster_name),
+            "metric": names.metrics(self.cluster_name),
+        }
+
+    def _balanced(self) -> list[str]:
+        keys = self._services_by_key().items()
+        return [] if self._proxy else [name for key, name in keys if self._cluster.service_type(key) == LOAD_BALANCER]
+
+    def _ensure_namespace(self) -> None:
+        name = self._cluster.namespace
+        try:
+            found = self._api.get("Namespace", name)
+        except Forbidden:  # who may work in one namespace alone
+            return
+        if found and status.is_terminating(found):
+            self.logger.info("Waiting until the former namespace %s is gone", name)
+            waiting.until_gone(self._api, "Namespace", "", [name])
+        elif found:
+            return
+        if not self._cluster.makes_namespace:
+            raise ClipperException(
+                f"There is no namespace '{name}'. 'kubectl create namespace {name}' or "
+                "create_namespace_if_not_exists=True makes it."
+            )
+        namespace = namespace_of(self._cluster)
+        namespace["metadata"]["labels"] = {**namespace["metadata"]["labels"], MADE_NAMESPACE: name}
+        try:
+            self._api.create(namespace)
+        except AlreadyExists:
+            self.logger.debug("Somebody else made the namespace %s", name)
+
+    def _already_exists(self) -> ClipperException:
+        return ClipperException(
+            f"Cluster {self.cluster_name} cannot be started because it already exists in the namespace "
+            f"{self._cluster.namespace}. Please use ClipperConnection.connect() to connect to it, or stop_all() to "
+            "stop it."
+        )
+
+    # --- connect ---
+
+    def connect(self) -> None:
+        """Find the cluster, and read how it was started and where its services are."""
+        frontends = self._api.get("Deployment", names.query_frontends(self.cluster_name))
+        services = {status.name_of(service): service for service in self._api.list("Service", self._labels)}
+        missing = [name for name in self._services_by_key().values() if name not in services]
+        if frontends is None or status.is_terminating(frontends) or missing:
+            raise ClipperException(self._no_cluster())
+        has_node_ports = any(service["spec"]["type"] == "NodePort" for service in services.values())
+        nodes = self._api.list("Node") if has_node_ports and not self._proxy else []
+        self._state = _Connected(record.read(frontends, self._cluster), services, nodes)
+
+    def _no_cluster(self) -> str:
+        namespace = self._cluster.namespace
+        found = self._api.list("Deployment", CLIPPER_DOCKER_LABEL)
+        others = {deployment["metadata"]["labels"][CLIPPER_DOCKER_LABEL] for deployment in found}
+        if self.cluster_name in others:
+            return (
+                f"Cluster '{self.cluster_name}' in the namespace {namespace} is incomplete. stop_all() removes the "
+                "rest of it, start_clipper() starts anew."
+            )
+        return f"No cluster named '{self.cluster_name}' runs in the namespace {namespace}. " + (
+            f"Those that do: {', '.join(sorted(others))}." if others else "Start one with start_clipper()."
+        )
+
+    @property
+    def _connected(self) -> _Connected:
+        if self._state is None:
+            raise UnconnectedException()
+        return self._state
+
+    # --- frontends ---
+
+    def get_num_frontend_replicas(self) -> int:
+        """How many pods of query frontends there should be."""
+        _ = self._connected
+        deployment = self._api.get("Deployment", names.query_frontends(self.cluster_name))
+        return deployment["spec"]["replicas"] if deployment else 0
+
+    def set_num_frontend_replicas(self, num_frontend_replicas: int) -> None:
+        """Start or stop pods of query frontends, and wait until those that are started are ready."""
+        before = self.get_num_frontend_replicas()
+        name = names.query_frontends(self.cluster_name)
+        labels = names.as_text(names.selector(self.cluster_name, names.QUERY))
+        with self._scaled(name, num_frontend_replicas, before):
+            self._wait_until_ready("Query frontends", labels, num_frontend_replicas)
+
+    # --- models ---
+
+    def build_model(
+        self,
+        image: str,
+        model_data_path: Path,
+        base_image: str,
+        container_registry: str | None,
+        pkgs_to_install: Sequence[str],
+    ) -> None:
+        """Build an image with Docker on `base_image`, and push it if there is a registry to push it to.
+
+        Nodes that do not share this machine's Docker engine need one.
+        """
+        builder = ImageBuilder(Engine(self.logger), self.logger)
+        builder.build(image, Path(model_data_path), base_image, pkgs_to_install)
+        if container_registry is not None:
+            builder.push(image)
+
+    def remove_model(self, image: str) -> None:
+        """Remove the image from this machine's Docker engine."""
+        ImageBuilder(Engine(self.logger), self.logger).remove(image)
+
+    def deploy_model(
+        self,
+        name: str,
+        version: str,
+        input_type: str,
+        image: str,
+        num_replicas: int = 1,
+        resources: Resources = UNLIMITED,
+    ) -> None:
+        """Apply the Deployment of a model version that has none, and wait until its containers run."""
+        cluster = self._connected.cluster
+        model = Model(name, version, input_type, image, num_replicas, resources)
+        try:
+            for object_ in manifests.model_objects(cluster, model):
+                self._api.apply(object_)
+            self._wait_until_started(name, version, num_replicas)
+        except BaseException:
+            self._remove_models([(name, version)])
+            raise
+
+    def get_num_replicas(self, name: str, version: str) -> int:
+        """How many pods the Deployment of the model version should have."""
+        _ = self._connected
+        deployment = self._deployment_of(name, version)
+        return deployment["spec"]["replicas"] if deployment else 0
+
+    def _deployment_of(self, name: str, version: str) -> status.Object | None:
+        found = self._api.get("Deployment", names.model(self.cluster_name, name, version))
+        return None if found is None or status.is_terminating(found) else found
+
+    def set_num_replicas(self, name: str, version: str, input_type: str, image: str, num_replicas: int) -> None:
+        """Give the Deployment another number of pods. When new ones cannot start, it gets back the number it had."""
+        if num_replicas < 0:
+            raise ClipperException(f"num_replicas is {num_replicas}: it must not be negative")
+        _ = self._connected
+        deployment = self._deployment_of(name, version)
+        if deployment is None:
+            self.deploy_model(name, version, input_type, image, num_replicas)
+            return
+        with self._scaled(status.name_of(deployment), num_replicas, deployment["spec"]["replicas"]):
+            self._wait_until_started(name, version, num_replicas)
+
+    @contextlib.contextmanager
+    def _scaled(self, deployment: str, replicas: int, before: int) -> Iterator[None]:
+        """Scale a Deployment, and back again if the block does not succeed."""
+        self._api.scale(deployment, replicas)
+        try:
+            yield
+        except BaseException:
+            self._api.scale(deployment, before)
+            raise
+
+    def _wait_until_started(self, name: str, version: str, wanted: int) -> None:
+        labels = self._labels_of(name, version)
+        waiting.until_pods(self._api, labels, wanted, f"Pods of {name}:{version}", status.is_started, labels)
+
+    def _labels_of(self, name: str, version: str) -> str:
+        return names.as_text(names.model_selector(self.cluster_name, name, version))
+
+    def find_failures(self, name: str, version: str) -> list[ReplicaFailure]:
+        """The pods that are not ready and ended or cannot start, until they are ready, or gone."""
+        _ = self._connected
+        pods = self._api.list("Pod", self._labels_of(name, version))
+        troubles = [trouble for pod in pods if (trouble := status.trouble_of(pod))]
+        return [
+            ReplicaFailure(trouble.pod, trouble.reason, waiting.last_words(self._api, trouble)) for trouble in troubles
+        ]
+
+    def stop_models(self, models: ModelVersions) -> None:
+        """Delete the Deployments of these model versions, and wait until their pods are gone."""
+        _ = self._connected
+        self._remove_models([(name, str(version)) for name, versions in models.items() for version in versions])
+
+    def stop_all_model_containers(self) -> None:
+        """Delete the Deployments of all models, and wait until their pods are gone."""
+        self._delete_models(self._api.list("Deployment", self._model_labels))
+
+    def _remove_models(self, models: Iterable[tuple[str, str]]) -> None:
+        deployments = (self._deployment_of(name, version) for name, version in models)
+        self._delete_models([deployment for deployment in deployments if deployment])
+
+    def _delete_models(self, deployments: Sequence[status.Object]) -> None:
+        found = [status.name_of(deployment) for deployment in deployments]
+        if not found:
+            return
+        for deployment in deployments:
+            self._keep_logs(deployment)
+            for kind in ("PodDisruptionBudget", "Deployment"):
+                self._api.delete(kind, status.name_of(deployment))
+        for deployment in deployments:
+            waiting.until_pods_gone(self._api, _selector_of(deployment))
+        waiting.until_gone(self._api, "Deployment", self._model_labels, found)
+
+    # --- logs ---
+
+    def get_logs(self, logging_dir: str) -> list[str]:
+        """Write the log of each container into a folder, also that of the one before it if it was started again.
+
+        Kubernetes forgets the logs of deleted pods. Those of the replicas that this manager stopped with their model,
+        the last three of each version, are written too.
+        """
+        _ = self._connected
+        folder = Path(logging_dir).expanduser().absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(_THREADS) as pool:
+            logs = [log for found in pool.map(self._logs_of, self._api.list("Pod", self._labels)) for log in found]
+        logs += [log for kept in self._kept_logs.values() for log in kept.items()]
+        for name, text in logs:
+            (folder / name).write_bytes(text)
+        return [str(folder / name) for name, _ in logs]
+
+    def _logs_of(self, pod: status.Object, lines: int | None = None) -> list[tuple[str, bytes]]:
+        """Names of files, and what they shall hold."""
+        logs = []
+        for container, is_previous in status.logs_of(pod):
+            text = self._api.log(status.name_of(pod), container, is_previous, lines)
+            if text is not None:
+                end = ".previous.log" if is_previous else ".log"
+                logs.append((f"{status.name_of(pod)}_{container}{end}", text))
+        return logs
+
+    def _keep_logs(self, deployment: status.Object) -> None:
+        labels = _selector_of(deployment)
+        kept = self._kept_logs.pop(labels, {})
+        for pod in self._api.list("Pod", labels)[:_KEPT_LOGS]:
+            kept |= self._logs_of(pod, _KEPT_LINES)
+        self._kept_logs[labels] = dict(list(kept.items())[-_KEPT_LOGS:])
+
+    # --- stop ---
+
+    def stop_all(self, graceful: bool = True) -> None:
+        """Delete everything of the cluster, wait until it is gone, and delete the namespace if Clipper made it.
+
+        A namespace in which anything else is stays.
+        """
+        for kind in _KINDS:
+            for object_ in self._api.list(kind, self._labels):
+                self._api.delete(kind, status.name_of(object_))
+        for kind in ("ReplicaSet", "Pod"):  # which somebody left without what they were made for
+            for object_ in self._api.list(kind, self._labels):
+                if "ownerReferences" not in object_["metadata"]:
+                    self._api.delete(kind, status.name_of(object_))
+        # All at the same time: frontends answer what they were asked before they end, and so do replicas.
+        waiting.until_pods_gone(self._api, self._labels, at_once=not graceful)
+        for kind in _KINDS:
+            waiting.until_gone(self._api, kind, self._labels)
+        for kind in _FOLLOWING:
+            with contextlib.suppress(Forbidden):  # who made none of them need not be allowed to see them
+                waiting.until_gone(self._api, kind, self._labels)
+        self._remove_namespace()
+        self._state = None
+        self._kept_logs.clear()
+
+    def _remove_namespace(self) -> None:
+        name = self._cluster.namespace
+        with contextlib.suppress(Forbidden):
+            found = self._api.get("Namespace", name)
+            if found and MADE_NAMESPACE in found["metadata"].get("labels", {}) and not self._holds_anything():
+                self._api.delete("Namespace", name)
+                waiting.until_gone(self._api, "Namespace", f"{MADE_NAMESPACE}={name}")
+
+    def _holds_anything(self) -> bool:
+        """Whether anybody has something in the namespace."""
+        return any(
+            (kind, status.name_of(object_)) not in _IN_EVERY_NAMESPACE
+            and object_.get("type") != "kubernetes.io/service-account-token"
+            for kind in (*_KINDS, *_OTHERS)
+            for object_ in self._api.list(kind)
+        )
+
+    # --- manifests ---
+
+    def export(
+        self,
+        folder: str | Path,
+        query_frontend_image: str = images.image_name(images.QUERY_FRONTEND),
+        mgmt_frontend_image: str = images.image_name(images.MANAGEMENT_FRONTEND),
+        frontend_exporter_image: str = images.image_name(images.FRONTEND_EXPORTER),
+        cache_size: int = constants.DEFAULT_PREDICTION_CACHE_SIZE_BYTES,
+        qf_http_thread_pool_size: int = 1,
+        qf_http_timeout_request: int = 5,
+        qf_http_timeout_content: int = 300,
+        num_frontend_replicas: int = 1,
+        workers: int = 1,
+        *,
+        fits_server: bool = False,
+    ) -> list[str]:
+        """Write what `start_clipper` would apply into a folder, as YAML. Needs no cluster.
+
+        ``kubectl apply -f folder`` then starts the cluster, and ``connect()`` finds it.
+
+        Parameters
+        ----------
+        folder : str
+            It is made if need be.
+        query_frontend_image, mgmt_frontend_image, frontend_exporter_image, cache_size, qf_http_thread_pool_size, \
+qf_http_timeout_request, qf_http_timeout_content, num_frontend_replicas, workers
+            As in ``ClipperConnection.start_clipper``.
+        fits_server : bool, optional
+            Ask the API server which API groups it offers, and write older ones where it has nothing better.
+
+        Returns
+        -------
+        list of str
+            The paths of the files, in the order in which they are to be applied.
+        """
+        options = FrontendOptions(
+            cache_size,
+            qf_http_thread_pool_size,
+            qf_http_timeout_request,
+            qf_http_timeout_content,
+            num_frontend_replicas,
+            workers,
+        )
+        wanted = Images(query_frontend_image, mgmt_frontend_image, frontend_exporter_image)
+        return self._write(folder, self._objects(options, wanted), fits_server)
+
+    def export_model(
+        self,
+        folder: str | Path,
+        name: str,
+        version: str,
+        input_type: str,
+        image: str,
+        num_replicas: int = 1,
+        resources: Resources = UNLIMITED,
+        *,
+        fits_server: bool = False,
+    ) -> list[str]:
+        """Write what `deploy_model` would apply into a folder, as YAML. Needs no cluster.
+
+        Once it was applied, ``ClipperConnection.register_model`` sends queries there.
+
+        Parameters
+        ----------
+        folder : str
+            It is made if need be.
+        name, version, input_type, image, num_replicas, resources
+            As in `deploy_model`.
+        fits_server : bool, optional
+            As in `export`.
+
+        Returns
+        -------
+        list of str
+            The paths of the files.
+        """
+        cluster = self._state.cluster if self._state else self._cluster
+        model = Model(name, str(version), input_type, image, num_replicas, resources)
+        return self._write(folder, manifests.model_objects(cluster, model), fits_server)
+
+    def _write(self, folder: str | Path, objects: Sequence[dict[str, Any]], fits_server: bool) -> list[str]:
+        if fits_server:
+            objects = [self._api.fitted(object_) for object_ in objects]
+        place = Path(folder).expanduser().absolute()
+        place.mkdir(parents=True, exist_ok=True)
+        files = export.files(objects)
+        for name, text in files.items():
+            (place / name).write_text(text)
+        return [str(place / name) for name in files]
+
+    # --- addresses ---
+
+    def get_admin_addr(self) -> str:
+        """``host:port`` of the management frontend, with a path behind it where a proxy is used."""
+        return self._address("management")
+
+    def get_query_addr(self) -> str:
+        """``host:port`` of the query frontends, with a path behind it where a proxy is used."""
+        return self._address("query")
+
+    def get_metric_addr(self) -> str:
+        """``host:port`` of Prometheus, which has the metrics of all programs."""
+        return self._address("metric")
+
+    def _address(self, key: str) -> str:
+        state = self._connected
+        viewpoint = Viewpoint(self._proxy, self._api.host, self._api.is_inside, self._wants_internal)
+        return status.address_of(state.services[self._services_by_key()[key]], state.nodes, viewpoint)
+
+
+def _selector_of(deployment: status.Object) -> str:
+    return names.as_text(deployment["spec"]["selector"]["matchLabels"])
+
+
+def _count_pods(objects: Iterable[Mapping[str, Any]]) -> int:
+    return sum(int(object_["spec"]["replicas"]) for object_ in objects if object_["kind"] == "Deployment")

@@ -1,0 +1,94 @@
+"""What tests with Kubernetes share: its API, or the reason why there is none, and what clusters leave there."""
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import pytest
+from docker_support import missing
+
+from clipper_admin import ClipperException, ContainerManager, KubernetesContainerManager
+from clipper_admin.container_manager import CLIPPER_DOCKER_LABEL
+from clipper_admin.kubernetes import names
+from clipper_admin.kubernetes.api import PLURALS, Api
+from clipper_admin.kubernetes.kubernetes_container_manager import MADE_NAMESPACE
+
+ON_EVERY_MANAGER = {"test_basic_concepts", "test_manager_contract", "test_quickstart"}
+"""The modules that are run on Kubernetes too. What is inside containers is tested with Docker."""
+
+MARKS = [
+    pytest.mark.kubernetes,
+    pytest.mark.timeout(300),
+    # What a kubeconfig without a certificate of the server brings about, as that of a test cluster may be.
+    pytest.mark.filterwarnings("ignore:Unverified HTTPS request"),
+]
+
+
+@pytest.fixture(scope="session")
+def kubernetes_api() -> Api:
+    """The API of a real Kubernetes cluster. Without one the tests are skipped, unless Kubernetes is required."""
+    try:
+        api = Api("default")
+        api.list("Node")
+    except ClipperException as error:
+        missing("kubernetes", f"no Kubernetes cluster answers: {error}")
+    return api
+
+
+@pytest.fixture(scope="module")
+def left_nothing_in_kubernetes(
+    kubernetes_api: Api, docker_client: Any, built_images: dict[str, str]
+) -> Iterator[list[ContainerManager]]:
+    """Checks that the clusters of the managers in the list leave nothing. Nodes share the engine that has images."""
+    namespaces = made_namespaces()
+    managers: list[ContainerManager] = []
+    yield managers
+    assert what_is_left_of({manager.cluster_name for manager in managers}) == set()
+    assert made_namespaces() <= namespaces
+    for image in docker_client.images.list():
+        for tag in image.tags:
+            if any(tag.startswith(f"{manager.cluster_identifier}-") for manager in managers):
+                docker_client.images.remove(tag, force=True)
+
+
+def what_is_left_of(clusters: Iterable[str]) -> set[str]:
+    """All that carries the label of these clusters, of every kind, in any namespace."""
+    kinds = [plural for kind, plural in PLURALS.items() if kind not in ("Event", "Namespace", "Node")]
+    kinds += ["clusterroles", "clusterrolebindings", "persistentvolumes"]
+    selector = f"{CLIPPER_DOCKER_LABEL} in ({','.join(clusters)})"
+    return set(kubectl("get", ",".join(kinds), "--all-namespaces", f"--selector={selector}", "--output=name").split())
+
+
+def made_namespaces() -> set[str]:
+    return set(kubectl("get", "namespaces", f"--selector={MADE_NAMESPACE}", "--output=name").split())
+
+
+def kubectl(*arguments: str, given: str | None = None) -> str:
+    """What the command says. Fails with what it complains of."""
+    command = shutil.which("kubectl") or missing("kubernetes", "there is no command kubectl")
+    result = subprocess.run(
+        [command, *arguments], input=given, capture_output=True, text=True, timeout=120, env=os.environ
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def objects(manager: KubernetesContainerManager, kind: str, component: str = "") -> list[dict[str, Any]]:
+    """The objects of a kind that belong to a cluster, or to one of its components."""
+    selector = (
+        names.selector(manager.cluster_name, component) if component else names.cluster_selector(manager.cluster_name)
+    )
+    arguments = ["get", kind, "--selector", names.as_text(selector), "--output=json"]
+    return list(json.loads(kubectl(*arguments, "--namespace", manager.namespace))["items"])
+
+
+def wait_for(what: str, is_so: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait until `is_so`."""
+    give_up = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < give_up, f"after {seconds} seconds still not: {what}"
+        time.sleep(0.2)
