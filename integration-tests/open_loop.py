@@ -22,6 +22,7 @@ class Step:
     outputs: Counter[Any] = field(default_factory=Counter)
     latencies: list[float] = field(default_factory=list)
     """Seconds since each query was due."""
+    seconds: float = 0.0
 
     @property
     def mishaps(self) -> dict[str, int]:
@@ -32,7 +33,7 @@ class Step:
         p50, p99 = (1000 * latencies[int(share * (len(latencies) - 1))] for share in (0.5, 0.99))
         worst = 1000 * latencies[-1]
         return (
-            f"{self.name}: {self.outcomes.total()} queries, {self.mishaps or 'no mishap'}, "
+            f"{self.name}: {self.seconds:.0f} s, {self.outcomes.total()} queries, {self.mishaps or 'no mishap'}, "
             f"p50 {p50:.1f} ms, p99 {p99:.1f} ms, max {worst:.0f} ms"
         )
 
@@ -64,9 +65,11 @@ class OpenLoop:
         """Note apart what happens during the block, and for some seconds around it."""
         self._step = step = Step(name)
         self.steps.append(step)
+        started = time.monotonic()
         self._wait(before)
         yield step
         self._wait(after)
+        step.seconds = time.monotonic() - started
         self._step = self.between
         self._wait(1.0)  # for answers that are due
 

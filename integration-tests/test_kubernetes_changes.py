@@ -33,10 +33,16 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 
 
 def pods(component: str) -> dict[str, bool]:
-    """The names of all pods, also of those that are ending, and which are ready and stay."""
+    """The names of all pods in which something runs, or shall run, and whether they are ready and stay."""
     selector = names.as_text(names.selector(CLUSTER, component))
     found = json.loads(kubectl("get", "pods", f"--selector={selector}", "--output=json"))["items"]
-    return {pod["metadata"]["name"]: _is_ready(pod) for pod in found}
+    return {pod["metadata"]["name"]: _is_ready(pod) for pod in found if not _has_ended(pod)}
+
+
+def _has_ended(pod: dict[str, Any]) -> bool:
+    """Whether only the name is left, until Kubernetes has cleared up."""
+    containers = pod["status"].get("containerStatuses", [])
+    return "deletionTimestamp" in pod["metadata"] and not any("running" in each["state"] for each in containers)
 
 
 def _is_ready(pod: dict[str, Any]) -> bool:
@@ -45,7 +51,7 @@ def _is_ready(pod: dict[str, Any]) -> bool:
 
 
 def wait_for_pods(component: str, number: int, *gone: str) -> None:
-    """Wait until there are so many pods, all of them ready, and none that is `gone`."""
+    """Wait until there are so many pods, all of them ready, and none that shall be `gone`."""
 
     def settled() -> bool:
         found = pods(component)
@@ -104,9 +110,7 @@ def report(capsys: pytest.CaptureFixture[str]) -> Iterator[list[Step]]:
     steps: list[Step] = []
     yield steps
     with capsys.disabled():
-        print()
-        for step in steps:
-            print(f"  {step}")
+        print("", *steps, sep="\n  ")
 
 
 @pytest.mark.timeout(900)
