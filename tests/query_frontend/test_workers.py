@@ -1,5 +1,6 @@
 """Several workers behind one port: they come, go and die, and clients see one server that answers."""
 
+import contextlib
 import itertools
 import os
 import signal
@@ -10,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -27,12 +29,15 @@ def workers(frontend: Frontend) -> list[psutil.Process]:
     return psutil.Process(frontend.process.pid).children()
 
 
+def tcp(worker: psutil.Process) -> list[Any]:
+    """Its connections; none when it is gone."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return list(worker.net_connections("tcp"))
+    return []
+
+
 def connections(worker: psutil.Process, port: int) -> int:
-    try:
-        found = worker.net_connections("tcp")
-    except psutil.NoSuchProcess:
-        return 0
-    return sum(one.laddr.port == port and one.status == psutil.CONN_ESTABLISHED for one in found)
+    return sum(one.laddr.port == port and one.status == psutil.CONN_ESTABLISHED for one in tcp(worker))
 
 
 def spread(frontend: Frontend) -> list[int]:
@@ -192,9 +197,9 @@ def test_a_killed_worker_is_replaced(two: Frontend) -> None:
     """The other goes on, and nobody is refused."""
     old = workers(two)
     safe = [client for client in (Client(two.port) for _ in range(16)) if client.ask()]
-    mine = {c.laddr.port for c in old[1].net_connections("tcp") if c.status == psutil.CONN_ESTABLISHED}
+    mine = {c.laddr.port for c in tcp(old[1]) if c.status == psutil.CONN_ESTABLISHED}
     assert mine
-    of_other = {c.raddr.port for c in old[0].net_connections("tcp") if c.laddr.port == two.port and c.raddr}
+    of_other = {c.raddr.port for c in tcp(old[0]) if c.laddr.port == two.port and c.raddr}
     with two_errors_at_most(two.port):
         old[1].kill()
         wait_for(lambda: len(workers(two)) == 2 and old[1] not in workers(two), "a new worker is there")
@@ -244,7 +249,7 @@ def test_the_only_worker_is_replaced_while_connections_wait(frontend: Frontend) 
 def test_worker_0_is_replaced_with_its_rpc_port(two: Frontend) -> None:
     def rpc_owner() -> int | None:
         for worker in workers(two):
-            if any(one.laddr.port == two.rpc_port for one in worker.net_connections("tcp")):
+            if any(one.laddr.port == two.rpc_port for one in tcp(worker)):
                 return int(worker.pid)
         return None
 
