@@ -146,12 +146,12 @@ class Cluster:
         numbers = itertools.count()
         self._wait(f"{app} is answered by its model", lambda: b'"default":false' in self.ask(app, next(numbers)))
 
-    def wait_until_all_serve(self, app: str) -> None:
+    def wait_until_all_serve(self, app: str, workers: int) -> None:
         """Until each worker answers by the model: new connections come to each in turn."""
 
         def all_answer() -> bool:
-            answers = [self.ask(app, number) for number in range(8 * self._workers)]
-            return self.metrics()["internal:workers"]["serving"] == self._workers and all(
+            answers = [self.ask(app, number) for number in range(8 * workers)]
+            return self.metrics()["internal:workers"]["serving"] == workers and all(
                 b'"default":false' in answer for answer in answers
             )
 

@@ -41,7 +41,7 @@ def measure(workers: int, arguments: Namespace, first: int) -> Run:
     body, path = workloads.body(workload), f"/{_APP}/predict"
     with Cluster(input_type=workload.input_type, workers=workers) as cluster:
         cluster.serve(_APP, _SLO_SECONDS, NOOP)
-        cluster.wait_until_all_serve(_APP)
+        cluster.wait_until_all_serve(_APP, workers)
         wrk.run(cluster.query_port, path, body, arguments.connections, _WARM_UP_SECONDS, first)
         psutil.cpu_percent()
         defaults, before, bystanders = cluster.defaults(_APP), cluster.cpu_seconds(), Bystanders()

@@ -85,12 +85,14 @@ class Channel:
         self.closed = True
         self.socket.close(_GOODBYE_MILLIS)
 
-    def check_silence(self, now: float) -> None:
-        """Connect anew, if nothing was heard for long. Only for those who would have heard it."""
-        if now - self.heard_at > _SILENCE_SECONDS:
-            self._report_silence()
-            self.socket.close()
-            self._connect()
+    def is_silent(self, now: float) -> bool:
+        """Whether nothing was heard for long. It is time to `reconnect`, for those who would have heard it."""
+        return now - self.heard_at > _SILENCE_SECONDS
+
+    def reconnect(self) -> None:
+        self._report_silence()
+        self.socket.close()
+        self._connect()
 
     def _report_silence(self) -> None:
         if not self._silence_reported:
@@ -243,6 +245,7 @@ class Link(Channel):
         self._refusals.clear()
         metadata = self._metadata
         logger.info("Registered at %s as replica %s of %s.", self.address, metadata.replica_id, metadata.model)
+        self._send(wire.encode_frontends_request())
         self._owner.on_registered(self)
 
     def _become_refused(self, reason: str, now: float) -> None:

@@ -20,6 +20,8 @@ from clipper_common.errors import WireError
 RPC_VERSION_3: Final = 3
 RPC_VERSION_4: Final = 4
 MESSAGE_ID_LIMIT: Final = 1 << 32
+RELAY_PREFIX: Final = "peer:"
+"""Of the replica id of a frontend that relays to replicas of its own."""
 
 Frames = Sequence[bytes]
 
@@ -62,6 +64,11 @@ class Metadata(NamedTuple):
     rpc_version: int
     replica_id: str | None = None
     """Chosen by a version 4 container once in its life, so that it is known again after a reconnect."""
+
+    @property
+    def is_relay(self) -> bool:
+        """Whether it is no container, but another frontend."""
+        return self.replica_id is not None and self.replica_id.startswith(RELAY_PREFIX)
 
 
 class Response(NamedTuple):

@@ -32,6 +32,7 @@ from query_frontend.presence import Presence
 from query_frontend.query_processor import QueryContext
 from query_frontend.readiness import Readiness
 from query_frontend.registry import Registry
+from query_frontend.relay import Relays
 from query_frontend.rpc_server import RpcEvents, RpcServer
 from query_frontend.seat import Seat
 from query_frontend.siblings import Siblings
@@ -57,7 +58,7 @@ class QueryFrontend:
         self.executor = TaskExecutor(loop, PredictionCache(config.prediction_cache_size), self.metrics)
         self.registry = Registry(self.metrics, self._configure_models)
         self.presence = Presence(self.store, self.registry, self.executor, config.advertise, config.cluster_id)
-        self.executor.replicas_changed = self.presence.report_soon
+        self.executor.replicas_changed = self._on_replicas_changed
         self.rpc = self.executor.rpc = RpcServer(
             config.host,
             0 if worker else config.rpc_service_port,
@@ -71,6 +72,7 @@ class QueryFrontend:
         )
         self.presence.reported = self._on_reported
         context = QueryContext(self.executor, DeadlineWheel(loop))
+        self.relays = Relays(context)
         query_ids = itertools.count()
         self.readiness = Readiness(self.registry, self.executor, self.presence)
         self.leaving = Leaving()
@@ -85,10 +87,16 @@ class QueryFrontend:
 
     def _configure_models(self, snapshot: Snapshot, slo_seconds: Mapping[ModelId, float]) -> None:
         self.executor.configure(snapshot.models, slo_seconds)
+        self.relays.review()
+
+    def _on_replicas_changed(self) -> None:
+        self.presence.report_soon()
+        self.relays.review()
 
     def _on_reported(self) -> None:
         peers = [peer.rpc_address for peer in self.presence.peers if peer.rpc_address]
         self.rpc.announce_frontends([self.presence.rpc_address, *peers])
+        self.relays.meet(self.presence.peers)
 
     async def run(self, _: web.Application) -> AsyncIterator[None]:
         """Everything but HTTP, from start to stop. HTTP comes after the start, when there is something to serve."""
@@ -101,6 +109,7 @@ class QueryFrontend:
         await self.registry.wait_until_loaded(_FIRST_CONFIGURATION_SECONDS)
         _spare_queries_garbage_collection()
         yield
+        await self.relays.stop()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -123,6 +132,7 @@ class QueryFrontend:
         try:
             self.presence.listens_on(self.rpc.start())
             self.rpc.announce_frontends([self.presence.rpc_address])
+            self.relays.start(self.presence.id)
         except zmq.ZMQError as error:
             sys.exit(webapp.address_in_use(f"{self.config.host}:{self.config.rpc_service_port}", error))
 

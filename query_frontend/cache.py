@@ -60,19 +60,25 @@ class PredictionCache(Generic[Coming]):
         self._shelves.append(shelf)
         self._payloads.append(payload)
         self._bytes += size
-        while self._bytes > self._max_bytes:
-            self._drop_oldest()
+        if self._bytes > self._max_bytes:
+            self._make_room()
 
-    def _drop_oldest(self) -> None:
-        shelf, payload = self._shelves.popleft(), self._payloads.popleft()
-        if payload in shelf.used:
-            shelf.used.remove(payload)
-            self._shelves.append(shelf)
-            self._payloads.append(payload)
-            return
-        output = shelf.entries.pop(payload)
-        assert isinstance(output, bytes)
-        self._bytes -= len(payload) + len(output) + _ENTRY_OVERHEAD_BYTES
+    def _make_room(self) -> None:
+        """A little more than is needed, so that it is not needed each time."""
+        shelves, payloads = self._shelves, self._payloads
+        surplus = self._bytes - self._max_bytes + (self._max_bytes >> 10)
+        while surplus > 0:
+            shelf, payload = shelves.popleft(), payloads.popleft()
+            if payload in shelf.used:
+                shelf.used.remove(payload)
+                shelves.append(shelf)
+                payloads.append(payload)
+            else:
+                output = shelf.entries.pop(payload)
+                assert isinstance(output, bytes)
+                size = len(payload) + len(output) + _ENTRY_OVERHEAD_BYTES
+                surplus -= size
+                self._bytes -= size
 
     def forget(self, shelf: Shelf[Coming]) -> None:
         """Drop everything of a model version that is no more."""

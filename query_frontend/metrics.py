@@ -48,10 +48,10 @@ class RatioCounter:
 
     def __init__(self, times: Counter) -> None:
         self.hits = 0
-        self._times = times
+        self.times = times
 
     def state(self) -> tuple[int, int]:
-        return self.hits, self._times.count
+        return self.hits, self.times.count
 
     @staticmethod
     def render(states: Sequence[tuple[int, int]]) -> Leaves:
@@ -241,19 +241,13 @@ class ModelMetrics:
 
     def __init__(self) -> None:
         self._outputs = Counter()
-        self._lookups = Counter()
         self.num_predictions = Counter()
         self.prediction_latency = Histogram("microseconds")
         self.prediction_throughput = Meter(self._outputs)
-        self.cache_hit_ratio = RatioCounter(self._lookups)
+        self.cache_hit_ratio = RatioCounter(Counter())
         self.batch_size = Histogram("queries")
         self.batching = Gauge(dict)
         """Of the model version's owner, who knows how it batches at the moment."""
-
-    def count_lookup(self, hit: bool) -> None:
-        self._lookups.count += 1
-        if hit:
-            self.cache_hit_ratio.hits += 1
 
     def add_batch(self, size: int, seconds: float) -> None:
         self.prediction_latency.add_times(seconds * 1e6, size)
@@ -275,11 +269,6 @@ class SystemMetrics:
         """Of the composition root, which knows the other workers."""
         self._apps: dict[str, AppMetrics] = {}
         self._models: dict[ModelId, ModelMetrics] = {}
-
-    def count_lookup(self, hit: bool) -> None:
-        self.prediction_cache_lookups.count += 1
-        if hit:
-            self.prediction_cache_hit_ratio.hits += 1
 
     def add_app(self, name: str) -> AppMetrics:
         self._apps[name] = AppMetrics()

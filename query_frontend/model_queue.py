@@ -60,12 +60,12 @@ class ModelQueue:
 
     def put(self, task: Task) -> bool:
         """Queue `task`; False when there is no room."""
-        if self._tasks >= self._max_tasks or self._bytes + len(task.payload) > self._max_bytes:
+        entries, deadline, size = self._entries, task.deadline, self._bytes + len(task.payload)
+        if self._tasks >= self._max_tasks or size > self._max_bytes:
             return False
         task.queued = True  # `put_back` in place: this runs for every query
         self._tasks += 1
-        self._bytes += len(task.payload)
-        entries, deadline = self._entries, task.deadline
+        self._bytes = size
         if not entries or entries[-1][0] <= deadline:
             entries.append((deadline, task))
         else:

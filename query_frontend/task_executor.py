@@ -126,8 +126,21 @@ class TaskExecutor:
 
     @property
     def connections(self) -> list[Connection]:
-        """Of all replicas."""
-        return list(self._replicas)
+        """Of all replicas that are our own, not relayed to by another frontend."""
+        return [connection for connection in self._replicas if not connection.metadata.is_relay]
+
+    def direct_replicas(self) -> dict[ModelId, list[Connection]]:
+        """Those of our own that take batches, by model version."""
+        found: dict[ModelId, list[Connection]] = {}
+        for connection in self.connections:
+            replica = self._replicas[connection]
+            if replica.state is not None and not replica.draining:
+                found.setdefault(connection.metadata.model, []).append(connection)
+        return found
+
+    def slo_seconds(self, model_id: ModelId) -> float:
+        """The shortest SLO of the applications that ask a model version."""
+        return self._models[model_id].slo_seconds
 
     def can_answer(self, model_id: ModelId) -> bool:
         """Whether a replica of the model version is here, or none is needed: it is not registered."""
@@ -176,11 +189,12 @@ class TaskExecutor:
     def _look_up(self, state: ModelState, payload: bytes) -> bytes | Task | None:
         """The output; or the task that gets it; or None."""
         known = state.shelf.entries.get(payload)
-        is_hit = isinstance(known, bytes)
-        if is_hit:
+        self._metrics.prediction_cache_lookups.count += 1
+        state.metrics.cache_hit_ratio.times.count += 1
+        if isinstance(known, bytes):
             state.shelf.used.add(payload)
-        self._metrics.count_lookup(is_hit)
-        state.metrics.count_lookup(is_hit)
+            self._metrics.prediction_cache_hit_ratio.hits += 1
+            state.metrics.cache_hit_ratio.hits += 1
         return known
 
     @staticmethod
@@ -264,7 +278,8 @@ class TaskExecutor:
         batch.state.metrics.add_batch(len(batch.tasks), seconds)
         self._metrics.aggregate_outputs.count += len(batch.tasks)
         self._rest(replica, len(batch.tasks))
-        self._deliver(batch, response)
+        # What failed elsewhere comes with the whole reason.
+        self._deliver(batch, response, "" if connection.metadata.is_relay else MODEL_RAISED)
 
     def _rest(self, replica: ReplicaState, answered: int) -> None:
         """The replica has nothing to do: let it go, or give it the next batch before the answers are written.
@@ -283,14 +298,14 @@ class TaskExecutor:
                 state.dispatch_due = True
                 self._loop.call_soon(lambda: self._loop.call_soon(self._dispatch, state))
 
-    def _deliver(self, batch: Batch, response: Response) -> None:
+    def _deliver(self, batch: Batch, response: Response, raised: str) -> None:
         state = batch.state
         keep = self._cache.enabled and state.live
         for task, output, failed in zip(batch.tasks, response.outputs, response.failed, strict=True):
             task.sent_at = None
             if failed:
                 state.shelf.give_up(task.payload, task)
-                task.resolve(None, MODEL_RAISED + output.decode(errors="replace"))
+                task.resolve(None, raised + output.decode(errors="replace"))
                 continue
             value = jsontext.embed(output)
             if keep:
@@ -347,6 +362,7 @@ class TaskExecutor:
     def on_draining(self, connection: Connection) -> None:
         replica = self._replicas[connection]
         replica.draining = True
+        self.replicas_changed()
         if replica.state is not None:
             replica.state.replicas_changed()
             if replica in replica.state.idle:

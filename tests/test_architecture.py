@@ -44,6 +44,7 @@ HOMES = {
         "clipper_common/link.py",
         "clipper_common/multipart.py",
         "query_frontend/app.py",
+        "query_frontend/relay.py",
         "query_frontend/rpc_server.py",
         f"{CONTAINERS}/links.py",
         f"{CONTAINERS}/session.py",

@@ -134,7 +134,8 @@ class Links:
     def _review(self, now: float, listening: bool) -> None:
         if listening:
             for channel in self.channels:
-                channel.check_silence(now)
+                if channel.is_silent(now):
+                    channel.reconnect()
         for link in self:
             if self._is_superfluous(link, now):
                 self._close(link)

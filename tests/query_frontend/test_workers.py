@@ -1,5 +1,7 @@
 """Several workers behind one port: they come, go and die, and clients see one server that answers."""
 
+import asyncio
+import contextlib
 import itertools
 import os
 import signal
@@ -10,11 +12,13 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from clipper_common import constants, records
+from query_frontend.seat import Loads, Seat
 from tests.conftest import OwnRedis, find_free_port
 from tests.query_frontend.conftest import Frontend, http, running_frontend, wait_for
 
@@ -27,12 +31,15 @@ def workers(frontend: Frontend) -> list[psutil.Process]:
     return psutil.Process(frontend.process.pid).children()
 
 
+def tcp(worker: psutil.Process) -> list[Any]:
+    """Its connections; none when it is gone."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return list(worker.net_connections("tcp"))
+    return []
+
+
 def connections(worker: psutil.Process, port: int) -> int:
-    try:
-        found = worker.net_connections("tcp")
-    except psutil.NoSuchProcess:
-        return 0
-    return sum(one.laddr.port == port and one.status == psutil.CONN_ESTABLISHED for one in found)
+    return sum(one.laddr.port == port and one.status == psutil.CONN_ESTABLISHED for one in tcp(worker))
 
 
 def spread(frontend: Frontend) -> list[int]:
@@ -192,9 +199,9 @@ def test_a_killed_worker_is_replaced(two: Frontend) -> None:
     """The other goes on, and nobody is refused."""
     old = workers(two)
     safe = [client for client in (Client(two.port) for _ in range(16)) if client.ask()]
-    mine = {c.laddr.port for c in old[1].net_connections("tcp") if c.status == psutil.CONN_ESTABLISHED}
+    mine = {c.laddr.port for c in tcp(old[1]) if c.status == psutil.CONN_ESTABLISHED}
     assert mine
-    of_other = {c.raddr.port for c in old[0].net_connections("tcp") if c.laddr.port == two.port and c.raddr}
+    of_other = {c.raddr.port for c in tcp(old[0]) if c.laddr.port == two.port and c.raddr}
     with two_errors_at_most(two.port):
         old[1].kill()
         wait_for(lambda: len(workers(two)) == 2 and old[1] not in workers(two), "a new worker is there")
@@ -237,6 +244,7 @@ def test_the_only_worker_is_replaced_while_connections_wait(frontend: Frontend) 
     frontend.serve("app")
     (worker,) = workers(frontend)
     worker.kill()
+    worker.wait(10)
     with closing(Client(frontend.port)) as client:
         client.ask()
 
@@ -244,7 +252,7 @@ def test_the_only_worker_is_replaced_while_connections_wait(frontend: Frontend) 
 def test_worker_0_is_replaced_with_its_rpc_port(two: Frontend) -> None:
     def rpc_owner() -> int | None:
         for worker in workers(two):
-            if any(one.laddr.port == two.rpc_port for one in worker.net_connections("tcp")):
+            if any(one.laddr.port == two.rpc_port for one in tcp(worker)):
                 return int(worker.pid)
         return None
 
@@ -260,6 +268,22 @@ def test_workers_end_with_their_owner(two: Frontend) -> None:
     _, alive = psutil.wait_procs(old, 10)
     assert not alive
     two.start()
+
+
+async def test_an_owner_that_died_before_it_read_all(tmp_path: Path) -> None:
+    ours, theirs = socket.socketpair()
+    errors: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+    with theirs:
+        seat = Seat(1, [], theirs, Loads(), tmp_path, True)
+        seat.tell_serving()
+        orphaned = asyncio.Event()
+        seat.listen_to_owner(lambda: None, orphaned.set)
+        ours.close()
+        async with asyncio.timeout(10):
+            await orphaned.wait()
+        asyncio.get_running_loop().remove_reader(theirs)
+    assert not errors, "uvloop would not call again"
 
 
 def test_a_worker_that_dies_again_and_again_is_put_off(two: Frontend) -> None:
@@ -314,8 +338,8 @@ def test_the_number_changes_under_load(request_: bytes, redis_port: int, tmp_pat
     with several(redis_port, tmp_path, 1) as frontend, Asking(frontend.port, 12, request_) as asking:
         for number in (3, 2, 1, 2):
             frontend.configure(records.put_workers(number))
-            wait_for(lambda number=number: len(spread(frontend)) == number, f"{number} workers run", 15)
-            wait_for(lambda: all(spread(frontend)) or asking.errors, "all of them have connections", 15)
+            wait_for(lambda number=number: len(spread(frontend)) == number, f"{number} workers run", 45)
+            wait_for(lambda: all(spread(frontend)) or asking.errors, "all of them have connections", 45)
             asking.wait_for_more()
         assert not asking.errors
         assert frontend.stop() == 0
