@@ -155,6 +155,7 @@ SECTIONS: Final[dict[str, tuple[str, Callable[[list[Document]], str]]]] = {
     "generator": ("open_loop", tables),
     "soak": ("soak", soaking),
     "idle": ("idle", tables),
+    "workers": ("workers", tables),
     "batching": ("batching", batches),
 }
 """By the name of its marker: whose results a section shows, and how."""

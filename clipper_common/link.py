@@ -245,6 +245,7 @@ class Link(Channel):
         self._refusals.clear()
         metadata = self._metadata
         logger.info("Registered at %s as replica %s of %s.", self.address, metadata.replica_id, metadata.model)
+        self._send(wire.encode_frontends_request())
         self._owner.on_registered(self)
 
     def _become_refused(self, reason: str, now: float) -> None:

@@ -29,6 +29,7 @@ EPOCH_KEY: Final = "clipper:epoch"
 CLUSTER_KEY: Final = "clipper:cluster"
 WORKERS_KEY: Final = "clipper:workers"
 FRONTEND_PREFIX: Final = "clipper:frontend:"
+LIVING_KEY: Final = "clipper:living_frontends"
 REPLICA_NUMBER_PREFIX: Final = "clipper:replica_number:"
 REPLICA_COUNT_PREFIX: Final = "clipper:replica_count:"
 CHANGES_CHANNEL: Final = "clipper:changes"
@@ -221,13 +222,9 @@ class FrontendReport:
     replicas: Mapping[str, Replica] = field(default_factory=dict)
     """By name. A replica has the same name at all frontends that it is connected to."""
 
-    def to_hash(self) -> dict[str, str]:
-        replicas = [[name, replica.to_hash()] for name, replica in self.replicas.items()]
-        return {
-            "revision": str(self.revision),
-            "rpc_address": self.rpc_address,
-            "replicas": json.dumps(replicas),
-        }
+    def to_json(self) -> str:
+        """All but the revision."""
+        return json.dumps([self.rpc_address, [[name, replica.to_hash()] for name, replica in self.replicas.items()]])
 
 
 @dataclass(frozen=True, slots=True)

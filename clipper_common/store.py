@@ -111,24 +111,54 @@ end
 return found
 """
 
-# A frontend says that it lives, or leaves. Leases are Redis' own: no clock of another machine counts.
-# ARGV: id, place whose earlier lives are over (or empty), what it says as a JSON object (or empty: it leaves), and the
-# milliseconds of its lease and for which numbers are remembered. Answers as JSON the numbers of its replicas, and all
-# frontends that live: [id, address, models].
+# A frontend says that it lives, or leaves. Leases are Redis' own: no clock of another machine counts. Nearly always
+# nothing has changed since the last report of anybody; then only the leases of its own replicas are renewed.
+# ARGV: id, place whose earlier lives are over (or empty), revision, what it says (or empty: it leaves), milliseconds of
+# its lease and for which numbers are remembered, the version of the frontends that it knows, and a new one. Answers
+# the numbers of its replicas, that version, and unless it is known all frontends that live: each as the JSON of
+# [id, address, models].
 _REPORT: Final = f"""
-local id, lease, memory = ARGV[1], ARGV[4], tonumber(ARGV[5])
+local id, revision, said, lease, memory = ARGV[1], ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6])
 local prefix = '{records.FRONTEND_PREFIX}'
-local lives, ids = {{}}, {{}}
+local ids = {{}}
 for _, key in ipairs(redis.call('KEYS', prefix .. '*')) do
   local other = string.sub(key, #prefix + 1)
-  if other == id or (ARGV[2] ~= '' and string.sub(other, 1, #ARGV[2]) == ARGV[2]) then redis.call('DEL', key)
-  else
-    local said = redis.call('HMGET', key, 'rpc_address', 'replicas')
-    if said[2] then
-      ids[#ids + 1] = other
-      lives[other] = {{address = said[1], replicas = cjson.decode(said[2])}}
-    end
+  if other ~= id and ARGV[2] ~= '' and string.sub(other, 1, #ARGV[2]) == ARGV[2] then redis.call('DEL', key)
+  else ids[#ids + 1] = other end
+end
+table.sort(ids)
+local function answer(numbers, version)
+  redis.call('SELECT', {records.CLIPPER_DB})
+  local texts = {{}}
+  if version ~= ARGV[7] then
+    for index, other in ipairs(ids) do texts[index] = redis.call('HGET', prefix .. other, 'summary') end
   end
+  return {{numbers, version, texts}}
+end
+local function renew()
+  redis.call('HSET', prefix .. id, 'revision', revision)
+  redis.call('PEXPIRE', prefix .. id, lease)
+end
+
+local known = redis.call('HMGET', '{records.LIVING_KEY}', 'ids', 'version')
+local last = redis.call('HMGET', prefix .. id, 'said', 'keys', 'numbers', 'memory')
+if said ~= '' and last[1] == said and known[1] == cjson.encode(ids)
+  and (last[4] == '' or redis.call('PTTL', last[4]) > memory / 2) then
+  renew()
+  redis.call('SELECT', {records.REPLICA_DB})
+  local all_there = true
+  for _, key in ipairs(cjson.decode(last[2])) do
+    if redis.call('PEXPIRE', key, lease) == 0 then all_there = false end
+  end
+  redis.call('SELECT', {records.CLIPPER_DB})
+  if all_there then return answer(last[3], known[2]) end
+end
+
+redis.call('DEL', prefix .. id)
+local lives = {{}}
+for index = #ids, 1, -1 do
+  local replicas = redis.call('HGET', prefix .. ids[index], 'replicas')
+  if replicas then lives[ids[index]] = cjson.decode(replicas) else table.remove(ids, index) end
 end
 local function model(replica) return replica.model_name .. ':' .. replica.model_version end
 local function key_of(replica)
@@ -136,17 +166,16 @@ local function key_of(replica)
 end
 
 -- Numbers: a replica that another frontend has is known by that number, one that came back by its old one.
-local known, taken = {{}}, {{}}
-for _, other in pairs(lives) do
-  for _, pair in ipairs(other.replicas) do
-    known[model(pair[2]) .. '/' .. pair[1]] = pair[2].model_replica_id
+local number_of, taken = {{}}, {{}}
+for _, replicas in pairs(lives) do
+  for _, pair in ipairs(replicas) do
+    number_of[model(pair[2]) .. '/' .. pair[1]] = pair[2].model_replica_id
     taken[key_of(pair[2])] = pair[1]
   end
 end
-local numbers, mine = {{}}, {{}}
-if ARGV[3] ~= '' then
-  local said = cjson.decode(ARGV[3])
-  local replicas = cjson.decode(said.replicas)
+local numbers, keys, mine, first_memory = {{}}, {{}}, {{}}, ''
+if said ~= '' then
+  local address, replicas = unpack(cjson.decode(said))
   local function claim(name, replica)
     local place = key_of(replica)
     if replica.model_replica_id == '{records.UNNUMBERED}' or (taken[place] or name) ~= name then return false end
@@ -157,7 +186,7 @@ if ARGV[3] ~= '' then
   for _, pair in ipairs(replicas) do
     local name, replica = pair[1], pair[2]
     local full = model(replica) .. '/' .. name
-    replica.model_replica_id = known[full] or redis.call('GET', '{records.REPLICA_NUMBER_PREFIX}' .. full)
+    replica.model_replica_id = number_of[full] or redis.call('GET', '{records.REPLICA_NUMBER_PREFIX}' .. full)
       or replica.model_replica_id
     if not claim(name, replica) then new[#new + 1] = pair end
   end
@@ -169,33 +198,37 @@ if ARGV[3] ~= '' then
   end
   for index, pair in ipairs(replicas) do
     numbers[index] = tonumber(pair[2].model_replica_id)
-    mine[key_of(pair[2])] = true
+    keys[index] = key_of(pair[2])
+    mine[keys[index]] = true
     local remembered = '{records.REPLICA_NUMBER_PREFIX}' .. model(pair[2]) .. '/' .. pair[1]
-    if redis.call('PTTL', remembered) < memory / 2 then
+    if index == 1 then first_memory = remembered end
+    if redis.call('PTTL', remembered) < memory * 3 / 4 then
       redis.call('SET', remembered, pair[2].model_replica_id, 'PX', memory)
     end
   end
+  local models, seen = {{}}, {{}}
+  for _, pair in ipairs(replicas) do
+    if not seen[model(pair[2])] then
+      seen[model(pair[2])] = true
+      models[#models + 1] = {{pair[2].model_name, pair[2].model_version}}
+    end
+  end
   ids[#ids + 1] = id
-  lives[id] = {{address = said.rpc_address, replicas = replicas}}
-  redis.call('HSET', prefix .. id, 'revision', said.revision, 'rpc_address', said.rpc_address,
-    'replicas', cjson.encode(replicas))
-  redis.call('PEXPIRE', prefix .. id, lease)
+  lives[id] = replicas
+  redis.call('HSET', prefix .. id, 'said', said, 'replicas', cjson.encode(replicas), 'keys', cjson.encode(keys),
+    'numbers', cjson.encode(numbers), 'summary', cjson.encode({{id, address, models}}),
+    'memory', first_memory)
+  renew()
 end
 
 -- The replicas of all that live; where several have one, the first speaks for it.
 table.sort(ids)
-local wanted, answer = {{}}, {{}}
+redis.call('HSET', '{records.LIVING_KEY}', 'ids', cjson.encode(ids), 'version', ARGV[8])
+local wanted = {{}}
 for _, other in ipairs(ids) do
-  local models, seen = {{}}, {{}}
-  for _, pair in ipairs(lives[other].replicas) do
-    local replica = pair[2]
-    wanted[key_of(replica)] = wanted[key_of(replica)] or replica
-    if not seen[model(replica)] then
-      seen[model(replica)] = true
-      models[#models + 1] = {{replica.model_name, replica.model_version}}
-    end
+  for _, pair in ipairs(lives[other]) do
+    wanted[key_of(pair[2])] = wanted[key_of(pair[2])] or pair[2]
   end
-  answer[#answer + 1] = {{other, lives[other].address, models}}
 end
 redis.call('SELECT', {records.REPLICA_DB})
 for _, key in ipairs(redis.call('KEYS', '*')) do
@@ -210,7 +243,7 @@ for key, replica in pairs(wanted) do
   end
   if is_new or mine[key] then redis.call('PEXPIRE', key, lease) end
 end
-return cjson.encode({{numbers, answer}})
+return answer(cjson.encode(numbers), ARGV[8])
 """
 
 # ARGV: revision. Whether all frontends that live serve by it.
@@ -250,6 +283,9 @@ class ConfigStore:
             socket_connect_timeout=_CALL_SECONDS,
             retry=Retry(NoBackoff(), 1),  # a pooled connection may have died since its last use
         )
+
+        self._frontends: tuple[str, list[Frontend]] = "", []
+        """Those that live, and the version of the list."""
 
     async def close(self) -> None:
         await self._redis.aclose()
@@ -375,19 +411,20 @@ class ConfigStore:
         Answers the number of each replica, and all frontends that live. With `place`, those whose id begins with it are
         known to be dead, and forgotten.
         """
-        return await self._report(report.frontend_id, place, json.dumps(report.to_hash()))
+        return await self._report(report.frontend_id, place, str(report.revision), report.to_json())
 
     async def retire_frontend(self, frontend_id: str) -> None:
         """Say for a query frontend that it goes."""
-        await self._report(frontend_id, "", "")
+        await self._report(frontend_id, "", "", "")
 
-    async def _report(self, frontend_id: str, place: str, said: str) -> tuple[list[int], list[Frontend]]:
+    async def _report(self, *what: str) -> tuple[list[int], list[Frontend]]:
         times = [str(int(seconds * 1000)) for seconds in (FRONTEND_LEASE_SECONDS, _REPLICA_MEMORY_SECONDS)]
-        numbers, frontends = json.loads(await self._eval(_REPORT, frontend_id, place, said, *times))
-        return list(numbers), [
-            Frontend(other, address, frozenset(ModelId(*pair) for pair in models))
-            for other, address, models in frontends
-        ]
+        known, frontends = self._frontends
+        numbers, version, texts = await self._eval(_REPORT, *what, *times, known, uuid.uuid4().hex)
+        if _text(version) != known:
+            frontends = list(map(_read_frontend, texts))
+            self._frontends = _text(version), frontends
+        return list(json.loads(numbers)), frontends
 
     async def wait_until_applied(self, revision: int, seconds: float) -> bool:
         """Wait until every query frontend that lives serves by `revision`; whether they did in time."""
@@ -440,6 +477,11 @@ def _read_models(found: Sequence[Any]) -> Mapping[ModelId, records.Model]:
         else:
             models[model.id] = model
     return models
+
+
+def _read_frontend(text: bytes) -> Frontend:
+    frontend_id, address, models = json.loads(text)
+    return Frontend(frontend_id, address, frozenset(ModelId(*pair) for pair in models))
 
 
 def _dump(writes: Iterable[Write]) -> str:

@@ -54,6 +54,14 @@ def test_open_loop_at_a_rate() -> None:
     assert "Not measured" not in output
 
 
+@needs_wrk
+def test_workers_answer_without_errors() -> None:
+    found = rows(run("workers", "--connections", "16"))
+    for workers in ("1", "2"):
+        *_, errors, defaults = found[workers]
+        assert (errors, defaults) == ("0", "0")
+
+
 def test_each_query_of_a_soak_is_answered_once_by_its_own_answer() -> None:
     found = rows(run("soak"))
     queries = found["queries"]

@@ -39,6 +39,7 @@ class Door:
         """None while it is closed."""
         self._own: list[asyncio.Server] = []
         """Accept for us while we are alone."""
+        self._changing = asyncio.Lock()
         self._yielded = False
         self._pauses: dict[socket.socket, asyncio.TimerHandle] = {}
         self._balancing: asyncio.TimerHandle | None = None
@@ -46,18 +47,19 @@ class Door:
 
     async def open(self, shared: bool) -> None:
         """Accept connections, `shared` with other workers or not; or change between the two."""
-        if shared is self._is_shared:
-            return
-        self._stop_accepting()
-        self._is_shared = shared
-        self._balance()
-        for listener in self._seat.listeners:
-            if shared:
-                listener.listen(_BACKLOG)
-                self._watch(listener)
-            else:
-                own = await self._loop.create_server(self._server, sock=listener.dup(), backlog=_BACKLOG)
-                self._own.append(own)
+        async with self._changing:
+            if shared is self._is_shared:
+                return
+            self._stop_accepting()
+            self._is_shared = shared
+            self._balance()
+            for listener in self._seat.listeners:
+                if shared:
+                    listener.listen(_BACKLOG)
+                    self._watch(listener)
+                else:
+                    own = await self._loop.create_server(self._server, sock=listener.dup(), backlog=_BACKLOG)
+                    self._own.append(own)
 
     def close(self) -> None:
         """Accept no more. What has been accepted stays."""

@@ -24,4 +24,4 @@ class Leaving:
         self._some.intersection_update(connections)
         staying = [connection for connection in connections if connection not in self._some]
         self._some.update(staying[: max(0, surplus - len(self._some))])
-        self.is_empty = not self._some
+        self.is_empty = not (self._all or self._some)

@@ -175,6 +175,8 @@ class Owner:
     # --- what workers do ---
 
     def _on_message(self, worker: _Worker) -> None:
+        if worker not in self._workers:  # its end was told by a signal just now
+            return
         try:
             data = worker.channel.recv(4096)
         except ConnectionResetError:

@@ -42,6 +42,8 @@ class Connection:
     heard_at: float
     busy: bool = field(default=False)
     """Whether a batch is with it: then it is not expected to speak."""
+    follows_frontends: bool = field(default=False)
+    """Whether it asked which there are: then it is told of changes."""
 
     @property
     def rpc_version(self) -> int:
@@ -131,7 +133,7 @@ class RpcServer:
             return
         self._frontends = addresses
         for connection in list(self._connections.values()):
-            if connection.rpc_version >= wire.RPC_VERSION_4:
+            if connection.follows_frontends:
                 self._send(connection, wire.encode_frontends(addresses))
 
     # --- receiving ---
@@ -166,6 +168,7 @@ class RpcServer:
             case wire.Drain():
                 self._events.draining(connection)
             case wire.FrontendsRequest():
+                connection.follows_frontends = True
                 self._send(connection, wire.encode_frontends(self._frontends))
             case _:  # a heartbeat, or metadata that we have
                 self._send_keep_alive(connection)
@@ -199,7 +202,6 @@ class RpcServer:
         self._connections[identity] = connection
         if metadata.rpc_version >= wire.RPC_VERSION_4:
             self._send_keep_alive(connection)  # version 3 knows no acknowledgement
-            self._send(connection, wire.encode_frontends(self._frontends))
 
     # --- sending ---
 

@@ -67,7 +67,11 @@ class Seat:
         """Call one of these when the owner wants us to, or is gone."""
 
         def on_readable() -> None:
-            if self.channel.recv(len(RETIRE)):
+            try:
+                message = self.channel.recv(len(RETIRE))
+            except ConnectionResetError:  # the owner was killed before it read what we told it
+                message = b""
+            if message:
                 retire()
             else:
                 orphaned()

@@ -370,6 +370,25 @@ async def test_a_replica_that_was_away_keeps_its_number(store: ConfigStore) -> N
     assert (await store.report(report("b", "x")))[0] == [0]
 
 
+async def test_numbers_are_remembered_for_long_after_a_replica_was_last_seen(
+    store: ConfigStore, client: redis.Redis
+) -> None:
+    key = f"{records.REPLICA_NUMBER_PREFIX}m:1/x"
+    await store.report(report("a", "x"))
+    assert client.pttl(key) > 3_500_000
+    client.pexpire(key, 1000)
+    await store.report(report("a", "x"))
+    assert client.pttl(key) > 3_500_000
+
+
+async def test_a_record_that_somebody_took_away_comes_back(store: ConfigStore, client: redis.Redis) -> None:
+    await store.report(report("a", "x"))
+    with in_database(client, records.REPLICA_DB) as replicas:
+        replicas.flushdb()
+    await store.report(report("a", "x"))
+    assert await store.read_replicas() == [replica(number=0)]
+
+
 async def test_a_report_says_who_lives_and_which_models_they_have(store: ConfigStore) -> None:
     await store.report(FrontendReport("a", 1, "tcp://a:7000", {"x": replica("n"), "y": replica(), "z": replica()}))
     _, frontends = await store.report(FrontendReport("b", 1))

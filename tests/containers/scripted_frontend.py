@@ -29,6 +29,7 @@ class ScriptedFrontend:
         self.frontends = [""]
         """All that there are, to those who ask. If there are none, it does not understand the question."""
         self._asking: set[bytes] = set()
+        self._introduced: set[bytes] = set()
         self._next_id = 1000
 
     def _bind(self, port: int) -> None:
@@ -57,9 +58,12 @@ class ScriptedFrontend:
             if frames == wire.encode_frontends_request():
                 if not self.frontends:
                     continue
-                self._asking.add(peer)
+                if peer not in self._introduced:
+                    self._asking.add(peer)
                 self._socket.send_multipart([peer, *wire.encode_frontends(self.frontends)])
             elif peer not in self._asking:
+                if frames[1:2] == [b"\0\0\0\0"]:
+                    self._introduced.add(peer)
                 self.peer = peer
                 return frames
         raise TimeoutError(f"the container said nothing for {seconds} s")

@@ -1,5 +1,6 @@
 """Several workers behind one port: they come, go and die, and clients see one server that answers."""
 
+import asyncio
 import contextlib
 import itertools
 import os
@@ -17,6 +18,7 @@ import psutil
 import pytest
 
 from clipper_common import constants, records
+from query_frontend.seat import Loads, Seat
 from tests.conftest import OwnRedis, find_free_port
 from tests.query_frontend.conftest import Frontend, http, running_frontend, wait_for
 
@@ -242,6 +244,7 @@ def test_the_only_worker_is_replaced_while_connections_wait(frontend: Frontend) 
     frontend.serve("app")
     (worker,) = workers(frontend)
     worker.kill()
+    worker.wait(10)
     with closing(Client(frontend.port)) as client:
         client.ask()
 
@@ -265,6 +268,22 @@ def test_workers_end_with_their_owner(two: Frontend) -> None:
     _, alive = psutil.wait_procs(old, 10)
     assert not alive
     two.start()
+
+
+async def test_an_owner_that_died_before_it_read_all(tmp_path: Path) -> None:
+    ours, theirs = socket.socketpair()
+    errors: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+    with theirs:
+        seat = Seat(1, [], theirs, Loads(), tmp_path, True)
+        seat.tell_serving()
+        orphaned = asyncio.Event()
+        seat.listen_to_owner(lambda: None, orphaned.set)
+        ours.close()
+        async with asyncio.timeout(10):
+            await orphaned.wait()
+        asyncio.get_running_loop().remove_reader(theirs)
+    assert not errors, "uvloop would not call again"
 
 
 def test_a_worker_that_dies_again_and_again_is_put_off(two: Frontend) -> None:
@@ -319,8 +338,8 @@ def test_the_number_changes_under_load(request_: bytes, redis_port: int, tmp_pat
     with several(redis_port, tmp_path, 1) as frontend, Asking(frontend.port, 12, request_) as asking:
         for number in (3, 2, 1, 2):
             frontend.configure(records.put_workers(number))
-            wait_for(lambda number=number: len(spread(frontend)) == number, f"{number} workers run", 15)
-            wait_for(lambda: all(spread(frontend)) or asking.errors, "all of them have connections", 15)
+            wait_for(lambda number=number: len(spread(frontend)) == number, f"{number} workers run", 45)
+            wait_for(lambda: all(spread(frontend)) or asking.errors, "all of them have connections", 45)
             asking.wait_for_more()
         assert not asking.errors
         assert frontend.stop() == 0
