@@ -15,7 +15,7 @@ from clipper_admin import ClipperException, ContainerManager, KubernetesContaine
 from clipper_admin.container_manager import CLIPPER_DOCKER_LABEL
 from clipper_admin.kubernetes import names
 from clipper_admin.kubernetes.api import PLURALS, Api
-from clipper_admin.kubernetes.kubernetes_container_manager import MADE_NAMESPACE
+from clipper_admin.kubernetes.namespaces import MADE_LABEL
 
 ON_EVERY_MANAGER = {"test_basic_concepts", "test_manager_contract", "test_quickstart"}
 """The modules that are run on Kubernetes too. What is inside containers is tested with Docker."""
@@ -64,7 +64,7 @@ def what_is_left_of(clusters: Iterable[str]) -> set[str]:
 
 
 def made_namespaces() -> set[str]:
-    return set(kubectl("get", "namespaces", f"--selector={MADE_NAMESPACE}", "--output=name").split())
+    return set(kubectl("get", "namespaces", f"--selector={MADE_LABEL}", "--output=name").split())
 
 
 def kubectl(*arguments: str, given: str | None = None) -> str:

@@ -20,7 +20,7 @@ from managers import SMALL
 
 from clipper_admin import ClipperConnection, ClipperException, ContainerManager, KubernetesContainerManager, images
 from clipper_admin.deployers import python as python_deployer
-from clipper_admin.kubernetes import names
+from clipper_admin.kubernetes import names, status
 from clipper_admin.kubernetes.api import Api
 from clipper_admin.kubernetes.spec import RedisVolume
 from clipper_common.errors import UnconnectedException
@@ -30,8 +30,8 @@ pytestmark = [pytest.mark.integration, *MARKS]
 NAMESPACE = "clipper-tests"
 DOCUMENT = Path(__file__).parents[1] / "docs" / "container-managers.md"
 SLO_MICROS = 2_000_000
-AT_ONCE_SECONDS = 25
-"""Far below any time that something waits for; the machine may be busy."""
+AT_ONCE_SECONDS = 60
+"""Far below what anything waits for, on a busy machine, and with the time that it takes to clean up."""
 
 NewConnection = Callable[..., ClipperConnection]
 
@@ -209,22 +209,17 @@ def test_frontends_come_and_go(conn: ClipperConnection) -> None:
     assert conn.get_num_frontend_replicas() == 1
     conn.set_num_frontend_replicas(2)
     assert conn.get_num_frontend_replicas() == 2
-    assert len(ready_pods(conn, names.QUERY)) == 2
+    assert all(map(status.is_ready, living_pods(conn, names.QUERY)))
+    assert len(living_pods(conn, names.QUERY)) == 2
     conn.set_num_frontend_replicas(1)
-    assert len(ready_pods(conn, names.QUERY)) == 1
+    assert len(living_pods(conn, names.QUERY)) == 1
     wait_for("answers", lambda: conn.predict("scaled-out", [1.0, 2.0])["output"] == 3)
 
 
-def ready_pods(conn: ClipperConnection, component: str) -> list[dict[str, Any]]:
-    """Those that are to stay."""
+def living_pods(conn: ClipperConnection, component: str, of: str = "") -> list[dict[str, Any]]:
+    """Those that are to stay, of a component, or of a model."""
     pods = objects(manager_of(conn), "pods", component)
-    assert all(
-        condition["status"] == "True"
-        for pod in pods
-        if "deletionTimestamp" not in pod["metadata"]
-        for condition in pod["status"]["conditions"]
-    )
-    return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+    return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"] and of in pod["metadata"]["name"]]
 
 
 # --- models ---
@@ -235,7 +230,7 @@ def test_no_replicas(conn: ClipperConnection) -> None:
     conn.deploy_model("none-yet", 1, "doubles", image, num_replicas=0)
     assert conn.get_num_replicas("none-yet") == 0
     conn.set_num_replicas("none-yet", 2)
-    assert len(ready_pods(conn, names.MODEL)) >= 2
+    assert len(living_pods(conn, names.MODEL, "none-yet-1")) == 2
     conn.set_num_replicas("none-yet", 0)
     assert conn.get_num_replicas("none-yet") == 0
     conn.cm.deploy_model("nothing", "1", "doubles", image, num_replicas=0)
@@ -247,7 +242,7 @@ def test_no_replicas(conn: ClipperConnection) -> None:
 def test_limits_reach_the_pods(conn: ClipperConnection) -> None:
     endpoint(conn, "limited", resources={"memory": "300m", "cpus": 0.5})
     conn.set_num_replicas("limited", 2)
-    pods = [pod for pod in ready_pods(conn, names.MODEL) if pod["metadata"]["name"].startswith("limited-")]
+    pods = living_pods(conn, names.MODEL, "limited-1")
     limits = [pod["spec"]["containers"][0]["resources"]["limits"] for pod in pods]
     assert limits == [{"memory": str(300 * 2**20), "cpu": "500m"}] * 2
 
@@ -266,7 +261,7 @@ def test_disruption_budget(conn: ClipperConnection) -> None:
 
     assert find_budget()["apiVersion"] == "policy/v1beta1"
     wait_for("one replica may be evicted", lambda: allowed() == 1)
-    first, second = (pod["metadata"]["name"] for pod in ready_pods(conn, names.MODEL) if "budgeted" in str(pod))
+    first, second = (pod["metadata"]["name"] for pod in living_pods(conn, names.MODEL, "budgeted-1"))
     evict(first)
     with pytest.raises(AssertionError, match="disruption budget"):
         evict(second)
@@ -295,14 +290,13 @@ def test_logs_of_a_container_that_was_started_again(conn: ClipperConnection, tmp
     (before,) = (name for name in logs if name.startswith("dying-") and name.endswith(".previous.log"))
     assert "about to die" in logs[before]
     assert "about to die" not in logs[before.replace(".previous.log", ".log")]
-    ours = {pod["metadata"]["name"] for pod in objects(manager_of(conn), "pods")}
-    assert {name.partition("_")[0] for name in logs} <= ours, "logs of another cluster"
+    assert all("-at-kube-" in name for name in logs), "logs of another cluster"
     conn.stop_models(["dying"])
 
 
 def test_a_pod_that_was_deleted_comes_back(conn: ClipperConnection) -> None:
     endpoint(conn, "deleted")
-    (pod,) = (pod["metadata"]["name"] for pod in ready_pods(conn, names.MODEL) if "deleted-1" in str(pod))
+    (pod,) = (pod["metadata"]["name"] for pod in living_pods(conn, names.MODEL, "deleted-1"))
     kubectl("delete", "pod", pod, "--namespace", NAMESPACE, "--wait=false")
     wait_for("another serves", lambda: pod not in str(conn.get_all_model_replicas(verbose=True)))
     wait_for("answers", lambda: conn.predict("deleted", [1.0, 2.0])["default"] is False)
@@ -320,8 +314,8 @@ def test_prometheus_finds_all(conn: ClipperConnection) -> None:
         return {(target["labels"]["job"], target["scrapeUrl"]) for target in found if target["health"] == "up"}
 
     def expected() -> set[tuple[str, str]]:
-        pods = [("query", pod) for pod in ready_pods(conn, names.QUERY)]
-        pods += [("models", pod) for pod in ready_pods(conn, names.MODEL)]
+        pods = [("query", pod) for pod in living_pods(conn, names.QUERY)]
+        pods += [("models", pod) for pod in living_pods(conn, names.MODEL)]
         return {(job, f"http://{pod['status']['podIP']}:1390/metrics") for job, pod in pods}
 
     wait_for("all targets are up", lambda: up() == expected())
@@ -339,7 +333,7 @@ def test_prometheus_may_look_at_pods_only(conn: ClipperConnection) -> None:
         ("watch", "pods", NAMESPACE, "yes"),
         ("delete", "pods", NAMESPACE, "no"),
         ("get", "secrets", NAMESPACE, "no"),
-        ("get", "pods/log", NAMESPACE, "no"),
+        ("get", "pods --subresource=log", NAMESPACE, "no"),
         ("list", "pods", "default", "no"),
         ("list", "nodes", NAMESPACE, "no"),
     ]:
@@ -347,7 +341,7 @@ def test_prometheus_may_look_at_pods_only(conn: ClipperConnection) -> None:
 
 
 def can(account: str, verb: str, what: str, namespace: str) -> str:
-    command = ["kubectl", "auth", "can-i", verb, what, "--as", account, "--namespace", namespace]
+    command = ["kubectl", "auth", "can-i", verb, *what.split(), "--as", account, "--namespace", namespace]
     return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout.strip()
 
 
@@ -392,11 +386,9 @@ def test_load_balancers(new_connection: NewConnection) -> None:
         name = names.query_frontend("balanced")
         while not done.wait(0.2):
             if (service := api.get("Service", name)) and not service["status"]["loadBalancer"]:
-                address = [{"ip": service["spec"]["clusterIP"]}]
-                body = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}}
-                status = body | {"status": {"loadBalancer": {"ingress": address}}}
+                service["status"]["loadBalancer"]["ingress"] = [{"ip": service["spec"]["clusterIP"]}]
                 path = f"/api/v1/namespaces/{NAMESPACE}/services/{name}/status"
-                api._answer("patch", path, status, content_type="application/merge-patch+json")
+                kubectl("replace", "--raw", path, "--filename=-", given=json.dumps(service))
                 return
 
     thread = threading.Thread(target=balance)
@@ -427,7 +419,7 @@ def test_a_start_without_images_leaves_nothing(new_connection: NewConnection) ->
 def test_a_frontend_that_crashes_is_reported_with_its_last_lines(new_connection: NewConnection) -> None:
     conn = new_connection("crashing")
     start = lambda: conn.start_clipper(mgmt_frontend_image=images.image_name(images.NOOP_CONTAINER))  # noqa: E731
-    fails_at_once(start, "Pod mgmt-frontend-at-crashing", "exited with code", "CLIPPER_MODEL_NAME")
+    fails_at_once(start, "Pod mgmt-frontend-at-crashing", "exited with code 127", "--redis_ip", "not found")
     assert what_is_left_of(["crashing"]) == set()
 
 
@@ -454,7 +446,7 @@ def test_a_replica_that_fits_on_no_node(conn: ClipperConnection) -> None:
     )
     assert conn.get_num_replicas("huge", 1) == 0
     fails_at_once(lambda: conn.deploy_model("gpu", 1, "doubles", image, gpus=1), "nvidia.com/gpu")
-    with pytest.raises(ClipperException, match="Kubernetes chooses"):
+    with pytest.raises(ClipperException, match="chooses the GPUs"):
         conn.deploy_model("gpu", 1, "doubles", image, gpus="all")
 
 
@@ -537,7 +529,7 @@ def test_credentials_that_are_not_accepted(monkeypatch: pytest.MonkeyPatch, tmp_
 
 
 def test_the_documented_rights_are_enough(
-    namespace: str, proxy: str, new_connection: NewConnection, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    namespace: str, proxy: str, built_images: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """But for node ports, which need to know the nodes."""
     (rules,) = re.findall(r"```yaml\n(rules:.*?)```", DOCUMENT.read_text(), re.DOTALL)
@@ -548,15 +540,14 @@ def test_the_documented_rights_are_enough(
     kubectl("create", "rolebinding", "user", "--role=clipper", to_user, "--namespace", namespace)
     (tmp_path / "kubeconfig").write_text(KUBECONFIG % (server(), token_of("user", namespace)))
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
-    conn = new_connection("humble", namespace, kubernetes_proxy_addr=proxy, create_namespace_if_not_exists=False)
+    near = KubernetesContainerManager("humble", namespace=namespace)
+    fails_at_once(ClipperConnection(near).start_clipper, "list nodes", "container-managers.md")
+    conn = ClipperConnection(KubernetesContainerManager("humble", proxy, namespace=namespace, resources=SMALL))
     conn.start_clipper()
-    endpoint(conn, "a")
-    assert conn.predict("a", [1.0, 2.0])["output"] == 3
-    conn.set_num_replicas("a", 2)
+    conn.deploy_model("noop", 1, "doubles", images.image_name(images.NOOP_CONTAINER))
+    conn.set_num_replicas("noop", 2)
     assert conn.get_clipper_logs(str(tmp_path / "logs"))
     conn.stop_all(graceful=False)
-    near = new_connection("humble", namespace, create_namespace_if_not_exists=False)
-    fails_at_once(near.start_clipper, "list nodes", "container-managers.md")
 
 
 def server() -> str:
@@ -589,7 +580,7 @@ def test_exported_manifests_make_the_same_cluster(new_connection: NewConnection,
     for component in (names.REDIS, names.QUERY, names.MANAGEMENT, names.METRICS):
         (deployment,) = objects(manager_of(conn), "deployments", component)
         kubectl("rollout", "status", f"deployment/{deployment['metadata']['name']}", "--namespace", NAMESPACE)
-    conn.connect()
+    wait_for("node ports lead to the pods", lambda: succeeds(conn.connect))
     image = images.image_name(images.SUM_CONTAINER)
     manager_of(conn).export_model(tmp_path / "model", "sum", "1", "doubles", image, fits_server=True)
     kubectl("apply", "--filename", str(tmp_path / "model"))
@@ -600,3 +591,11 @@ def test_exported_manifests_make_the_same_cluster(new_connection: NewConnection,
     conn.set_num_replicas("sum", 2)
     conn.stop_all()
     assert what_is_left_of(["gitops"]) == set()
+
+
+def succeeds(doing: Callable[[], object]) -> bool:
+    try:
+        doing()
+    except ClipperException:
+        return False
+    return True

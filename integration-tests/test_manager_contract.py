@@ -94,8 +94,8 @@ print(conn.predict("outliving", [1.0, 2.0]))
 
 
 def test_query_frontends_come_and_go_under_load(conn: ClipperConnection) -> None:
-    endpoint(conn, "scaled", lambda inputs: ["answered" for _ in inputs], num_replicas=2)
-    load = Load(conn, "scaled")
+    endpoint(conn, "scaled-out", lambda inputs: ["answered" for _ in inputs], num_replicas=2)
+    load = Load(conn, "scaled-out")
     with load.running():
         for number in (3, 2, 1):
             conn.set_num_frontend_replicas(number)

@@ -52,12 +52,13 @@ class _BatchTimes:
 
     def _forget(self) -> None:
         self._weight = self._sizes = self._squares = self._times = self._products = 0.0
+        self._base = self._slope = 0.0
+        """The line, when the last batch was observed."""
         self._variance = 0.0
         self._surprises = 0
 
     def observe(self, size: int, seconds: float) -> None:
-        base, slope = self._line()
-        expected = base + slope * size
+        expected = self._base + self._slope * size
         if self._weight <= self._SETTLED:
             if expected > self._OUTLIER * seconds:
                 self._forget()
@@ -73,6 +74,7 @@ class _BatchTimes:
         self._times = self._times * memory + seconds
         self._products = self._products * memory + size * seconds
         self._reach = max(float(size), self._reach * memory)
+        self._base, self._slope = self._line()
 
     def _is_surprising(self, seconds: float, expected: float) -> bool:
         """Whether this is one too many that is far off the line."""
@@ -81,8 +83,7 @@ class _BatchTimes:
         return self._surprises >= self._BELIEVED
 
     def expect(self, size: int) -> float:
-        base, slope = self._line()
-        return base + slope * size + sqrt(self._variance)
+        return self._base + self._slope * size + sqrt(self._variance)
 
     def _line(self) -> tuple[float, float]:
         weight = self._weight + self._ORIGIN_WEIGHT
@@ -101,7 +102,7 @@ class _BatchTimes:
         """The largest size that keeps `seconds` by the line; or more, if it takes little longer than a single input."""
         if not self._weight:
             return self._FIRST
-        base, slope = self._line()
+        base, slope = self._base, self._slope
         limit = (max(seconds, self._CHEAP * (base + slope)) - base) / slope if slope > 0 else inf
         limit = min(limit, max(self._FIRST, self._GROWTH * self._reach))
         if self._is_uniform():
@@ -153,9 +154,8 @@ class QuantileBatchSize(_BatchTimes):
         self._factor = 1.0
 
     def observe(self, size: int, seconds: float) -> None:
-        base, slope = self._line()
         if self._weight > self._SETTLED:
-            exceeds = seconds > self._factor * (base + slope * size)
+            exceeds = seconds > self._factor * (self._base + self._slope * size)
             self._factor = max(1.0, self._factor + self._STEP * (self._RANK - (not exceeds)))
         super().observe(size, seconds)
 

@@ -19,12 +19,12 @@ from clipper_admin.container_manager import (
 )
 from clipper_admin.docker.engine import Engine
 from clipper_admin.image_builder import ImageBuilder
-from clipper_admin.kubernetes import export, manifests, names, record, status, waiting
-from clipper_admin.kubernetes.api import AlreadyExists, Api, Forbidden
-from clipper_admin.kubernetes.objects import namespace as namespace_of
+from clipper_admin.kubernetes import export, manifests, names, namespaces, record, removal, status, waiting
+from clipper_admin.kubernetes.api import AlreadyExists, Api
 from clipper_admin.kubernetes.spec import (
     CLUSTER_IP,
     LOAD_BALANCER,
+    NODE_PORT,
     Cluster,
     FrontendOptions,
     Images,
@@ -36,19 +36,6 @@ from clipper_admin.kubernetes.spec import (
 from clipper_admin.kubernetes.status import Viewpoint
 from clipper_common import constants
 from clipper_common.errors import ClipperException, UnconnectedException
-
-MADE_NAMESPACE: Final = "ai.clipper.namespace"
-"""On namespaces that a manager made, and so may remove."""
-
-_KINDS: Final = (
-    *("Ingress", "PodDisruptionBudget", "Deployment", "Service", "ConfigMap", "RoleBinding", "Role"),
-    *("ServiceAccount", "NetworkPolicy", "PersistentVolumeClaim"),
-)
-"""What clusters are made of, in the order in which it is removed."""
-_FOLLOWING: Final = ("ReplicaSet", "Endpoints", "EndpointSlice")
-"""What Kubernetes makes for these, and removes with them."""
-_OTHERS: Final = ("Pod", "Secret", "StatefulSet")
-_IN_EVERY_NAMESPACE: Final = {("ServiceAccount", "default"), ("ConfigMap", "kube-root-ca.crt")}
 
 _THREADS: Final = 8
 _KEPT_LOGS: Final = 3
@@ -196,7 +183,7 @@ class KubernetesContainerManager(ContainerManager):
         return record.recorded(manifests.cluster_objects(self._cluster, options, wanted), self._cluster)
 
     def _start(self, objects: Sequence[dict[str, Any]]) -> None:
-        self._ensure_namespace()
+        namespaces.ensure(self._api, self._cluster)
         try:
             self._api.create(objects[0])  # which only one can do
         except AlreadyExists:
@@ -216,6 +203,7 @@ class KubernetesContainerManager(ContainerManager):
 
     def _check_ways(self) -> None:
         """Refuse a cluster that this could not speak to."""
+        self._nodes(self._cluster)
         if self._proxy or self._api.is_inside:
             return
         for key, name in self._services_by_key().items():
@@ -234,29 +222,6 @@ class KubernetesContainerManager(ContainerManager):
         keys = self._services_by_key().items()
         return [] if self._proxy else [name for key, name in keys if self._cluster.service_type(key) == LOAD_BALANCER]
 
-    def _ensure_namespace(self) -> None:
-        name = self._cluster.namespace
-        try:
-            found = self._api.get("Namespace", name)
-        except Forbidden:  # who may work in one namespace alone
-            return
-        if found and status.is_terminating(found):
-            self.logger.info("Waiting until the former namespace %s is gone", name)
-            waiting.until_gone(self._api, "Namespace", "", [name])
-        elif found:
-            return
-        if not self._cluster.makes_namespace:
-            raise ClipperException(
-                f"There is no namespace '{name}'. 'kubectl create namespace {name}' or "
-                "create_namespace_if_not_exists=True makes it."
-            )
-        namespace = namespace_of(self._cluster)
-        namespace["metadata"]["labels"] = {**namespace["metadata"]["labels"], MADE_NAMESPACE: name}
-        try:
-            self._api.create(namespace)
-        except AlreadyExists:
-            self.logger.debug("Somebody else made the namespace %s", name)
-
     def _already_exists(self) -> ClipperException:
         return ClipperException(
             f"Cluster {self.cluster_name} cannot be started because it already exists in the namespace "
@@ -273,9 +238,13 @@ class KubernetesContainerManager(ContainerManager):
         missing = [name for name in self._services_by_key().values() if name not in services]
         if frontends is None or status.is_terminating(frontends) or missing:
             raise ClipperException(self._no_cluster())
-        has_node_ports = any(service["spec"]["type"] == "NodePort" for service in services.values())
-        nodes = self._api.list("Node") if has_node_ports and not self._proxy else []
-        self._state = _Connected(record.read(frontends, self._cluster), services, nodes)
+        cluster = record.read(frontends, self._cluster)
+        self._state = _Connected(cluster, services, self._nodes(cluster))
+
+    def _nodes(self, cluster: Cluster) -> list[dict[str, Any]]:
+        """The nodes of the Kubernetes cluster, if it takes their addresses to speak to Clipper."""
+        has_node_ports = any(cluster.service_type(key) == NODE_PORT for key in self._services_by_key())
+        return self._api.list("Node") if has_node_ports and not self._proxy else []
 
     def _no_cluster(self) -> str:
         namespace = self._cluster.namespace
@@ -470,40 +439,10 @@ class KubernetesContainerManager(ContainerManager):
 
         A namespace in which anything else is stays.
         """
-        for kind in _KINDS:
-            for object_ in self._api.list(kind, self._labels):
-                self._api.delete(kind, status.name_of(object_))
-        for kind in ("ReplicaSet", "Pod"):  # which somebody left without what they were made for
-            for object_ in self._api.list(kind, self._labels):
-                if "ownerReferences" not in object_["metadata"]:
-                    self._api.delete(kind, status.name_of(object_))
-        # All at the same time: frontends answer what they were asked before they end, and so do replicas.
-        waiting.until_pods_gone(self._api, self._labels, at_once=not graceful)
-        for kind in _KINDS:
-            waiting.until_gone(self._api, kind, self._labels)
-        for kind in _FOLLOWING:
-            with contextlib.suppress(Forbidden):  # who made none of them need not be allowed to see them
-                waiting.until_gone(self._api, kind, self._labels)
-        self._remove_namespace()
+        removal.remove_cluster(self._api, self._labels, graceful)
+        namespaces.remove_if_unused(self._api, self.namespace)
         self._state = None
         self._kept_logs.clear()
-
-    def _remove_namespace(self) -> None:
-        name = self._cluster.namespace
-        with contextlib.suppress(Forbidden):
-            found = self._api.get("Namespace", name)
-            if found and MADE_NAMESPACE in found["metadata"].get("labels", {}) and not self._holds_anything():
-                self._api.delete("Namespace", name)
-                waiting.until_gone(self._api, "Namespace", f"{MADE_NAMESPACE}={name}")
-
-    def _holds_anything(self) -> bool:
-        """Whether anybody has something in the namespace."""
-        return any(
-            (kind, status.name_of(object_)) not in _IN_EVERY_NAMESPACE
-            and object_.get("type") != "kubernetes.io/service-account-token"
-            for kind in (*_KINDS, *_OTHERS)
-            for object_ in self._api.list(kind)
-        )
 
     # --- manifests ---
 
