@@ -324,12 +324,11 @@ class ConfigStore:
         While Redis is away nothing is yielded. When Redis came back empty, what was last yielded is written back. Who
         has yielded nothing yet lets others do that for `patience_seconds`, before taking the Redis for a new one.
         """
-        impatient_at = time.monotonic() + patience_seconds
         last: Snapshot | None = None
         reachable = True
         while True:
             try:
-                async with aclosing(self._follow_while_reachable(last, impatient_at)) as snapshots:
+                async with aclosing(self._follow_while_reachable(last, patience_seconds)) as snapshots:
                     async for snapshot in snapshots:
                         if not reachable:
                             logger.info("Redis at %s answers again", self.address)
@@ -344,11 +343,12 @@ class ConfigStore:
                 await asyncio.sleep(_RECONNECT_SECONDS)
 
     async def _follow_while_reachable(
-        self, last: Snapshot | None, impatient_at: float
+        self, last: Snapshot | None, patience_seconds: float
     ) -> AsyncGenerator[Snapshot | None, None]:
         """What is new, or None, after each message and at least each `CONFIG_POLL_SECONDS`."""
         async with self._redis.pubsub() as pubsub:
             await _in_time(pubsub.subscribe(records.CHANGES_CHANNEL))
+            impatient_at = time.monotonic() + patience_seconds  # not while Redis is away: so it is for the others too
             seen: tuple[int, str] | None = None
             read_at = 0.0
             while True:

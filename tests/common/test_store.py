@@ -250,6 +250,22 @@ async def test_who_knows_nothing_lets_others_write_back(
             assert (await first).same_configuration(FULL)
 
 
+async def test_patience_begins_when_redis_answers(
+    own_redis: Any, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with contextlib.aclosing(connect(own_redis.port).follow(patience_seconds=1.5)) as following:
+        first = asyncio.ensure_future(anext(following))
+        async with asyncio.timeout(10):
+            while "does not answer" not in caplog.text:
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(1.5)  # what it must not count
+        started = time.monotonic()
+        await asyncio.to_thread(own_redis.start)
+        async with asyncio.timeout(10):
+            await first
+        assert time.monotonic() - started >= 1.5
+
+
 async def test_who_knows_nothing_takes_the_configuration_from_nobody(
     store: ConfigStore,
     client: redis.Redis,
