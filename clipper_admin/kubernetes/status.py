@@ -39,6 +39,11 @@ def is_ready(pod: Object) -> bool:
     )
 
 
+def is_over(pod: Object) -> bool:
+    """Whether it will never run again: it was evicted, say. It is kept for who asks why."""
+    return pod.get("status", {}).get("phase") in ("Failed", "Succeeded")
+
+
 def is_started(pod: Object) -> bool:
     """Whether all its containers run."""
     containers = pod.get("status", {}).get("containerStatuses") or ()

@@ -101,6 +101,12 @@ def test_started_and_running() -> None:
     assert not status.has_running(pod(waiting))
 
 
+@pytest.mark.parametrize(("phase", "is_over"), [("Running", False), ("Pending", False), ("Failed", True)])
+def test_pods_that_never_run_again(phase: str, is_over: bool) -> None:
+    assert status.is_over(pod(phase=phase)) is is_over
+    assert not status.is_over({"metadata": {"name": "p"}})
+
+
 def test_logs() -> None:
     again = {"name": "b", "restartCount": 1}
     assert list(status.logs_of(pod({"restartCount": 0}, again))) == [("model", False), ("b", True), ("b", False)]
