@@ -40,7 +40,7 @@ def is_ready(pod: Object) -> bool:
 
 
 def is_over(pod: Object) -> bool:
-    """Whether it will never run again: it was evicted, say. It is kept for who asks why."""
+    """Whether it was evicted, or ended in another way after which Kubernetes makes a new one and keeps the old."""
     return pod.get("status", {}).get("phase") in ("Failed", "Succeeded")
 
 

@@ -101,9 +101,9 @@ def test_started_and_running() -> None:
     assert not status.has_running(pod(waiting))
 
 
-@pytest.mark.parametrize(("phase", "is_over"), [("Running", False), ("Pending", False), ("Failed", True)])
-def test_pods_that_never_run_again(phase: str, is_over: bool) -> None:
-    assert status.is_over(pod(phase=phase)) is is_over
+def test_a_pod_that_was_evicted_is_over() -> None:
+    assert status.is_over(pod(phase="Failed", reason="Evicted"))
+    assert not status.is_over(pod(RUNNING))
     assert not status.is_over({"metadata": {"name": "p"}})
 
 
