@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 _CALL_SECONDS: Final = 2.0
 _RECONNECT_SECONDS: Final = 0.2
+_UNKNOWING: Final = "unknowing-"
+"""Of an epoch begun by who had never seen a configuration. Who has one writes it back all the same."""
 _REPLICA_MEMORY_SECONDS: Final = 3600.0
 """For so long a version 4 container that is away keeps its number."""
 
@@ -82,9 +84,10 @@ return revision
 """
 
 # As _COMMIT, for a Redis that came back empty: only one frontend wins, and what was written since stays.
-# ARGV: new epoch, least revision, writes.
+# ARGV: new epoch, least revision, writes, the epoch that it follows (or empty).
 _RESTORE: Final = f"""
-if not redis.call('SET', '{records.EPOCH_KEY}', ARGV[1], 'NX') then return 0 end
+if (redis.call('GET', '{records.EPOCH_KEY}') or '') ~= ARGV[4] then return 0 end
+redis.call('SET', '{records.EPOCH_KEY}', ARGV[1])
 local existed = {{}}
 for _, write in ipairs(cjson.decode(ARGV[3])) do
   redis.call('SELECT', write[1])
@@ -352,8 +355,8 @@ class ConfigStore:
                 snapshot = None
                 head = await self._read_head()
                 is_for_others = last is None and time.monotonic() < impatient_at
-                if not head[1] and not is_for_others:
-                    await self._begin_epoch(last)
+                while _is_to_begin(head[1], last) and not is_for_others:
+                    await self._begin_epoch(last, head[1])
                     head = await self._read_head()
                 if head[1] and (head != seen or time.monotonic() - read_at > CONFIG_REREAD_SECONDS):
                     snapshot = await self.read()
@@ -362,13 +365,13 @@ class ConfigStore:
                 yield snapshot
                 await _wait_for_message(pubsub)
 
-    async def _begin_epoch(self, last: Snapshot | None) -> None:
-        """Mark a Redis that has no epoch: a new one, or one that lost all."""
+    async def _begin_epoch(self, last: Snapshot | None, following: str = "") -> None:
+        """Mark a Redis that is a new one, or lost all, if its epoch is still `following`."""
         if last is not None:
             logger.warning("Redis at %s lost the configuration: writing it back", self.address)
+        epoch = uuid.uuid4().hex if last is not None else _UNKNOWING + uuid.uuid4().hex
         last = last or Snapshot()
-        writes = _dump(records.put_snapshot(last))
-        await self._eval(_RESTORE, uuid.uuid4().hex, str(last.revision), writes)
+        await self._eval(_RESTORE, epoch, str(last.revision), _dump(records.put_snapshot(last)), following)
 
     async def _read_head(self) -> tuple[int, str]:
         revision, epoch = await _in_time(self._redis.mget(records.REVISION_KEY, records.EPOCH_KEY))
@@ -437,6 +440,11 @@ class ConfigStore:
 
     async def _eval(self, script: str, *args: str) -> Any:
         return await _in_time(self._redis.eval(script, 0, *args))
+
+
+def _is_to_begin(epoch: str, last: Snapshot | None) -> bool:
+    """Whether a new epoch is due: there is none, or one of somebody who did not know what we know."""
+    return not epoch or (last is not None and epoch.startswith(_UNKNOWING) and epoch != last.epoch)
 
 
 async def _in_time(call: Awaitable[Any]) -> Any:

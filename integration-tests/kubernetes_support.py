@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from docker_support import missing
 
-from clipper_admin import ClipperException, ContainerManager, KubernetesContainerManager
+from clipper_admin import ClipperException, KubernetesContainerManager
 from clipper_admin.container_manager import CLIPPER_DOCKER_LABEL
 from clipper_admin.kubernetes import names
 from clipper_admin.kubernetes.api import PLURALS, Api
@@ -42,13 +42,14 @@ def kubernetes_api() -> Api:
 @pytest.fixture(scope="module")
 def left_nothing_in_kubernetes(
     kubernetes_api: Api, docker_client: Any, built_images: dict[str, str]
-) -> Iterator[list[ContainerManager]]:
+) -> Iterator[list[KubernetesContainerManager]]:
     """Checks that the clusters of the managers in the list leave nothing. Nodes share the engine that has images."""
-    namespaces = made_namespaces()
-    managers: list[ContainerManager] = []
+    before = made_namespaces()
+    managers: list[KubernetesContainerManager] = []
     yield managers
     assert what_is_left_of({manager.cluster_name for manager in managers}) == set()
-    assert made_namespaces() <= namespaces
+    namespaces = {f"namespace/{manager.namespace}" for manager in managers}
+    assert namespaces & made_namespaces() <= before
     for image in docker_client.images.list():
         for tag in image.tags:
             if any(tag.startswith(f"{manager.cluster_identifier}-") for manager in managers):

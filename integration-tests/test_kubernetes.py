@@ -18,7 +18,7 @@ import yaml
 from kubernetes_support import MARKS, kubectl, made_namespaces, objects, wait_for, what_is_left_of
 from managers import SMALL
 
-from clipper_admin import ClipperConnection, ClipperException, ContainerManager, KubernetesContainerManager, images
+from clipper_admin import ClipperConnection, ClipperException, KubernetesContainerManager, images
 from clipper_admin.deployers import python as python_deployer
 from clipper_admin.kubernetes import names, status
 from clipper_admin.kubernetes.api import Api
@@ -37,7 +37,7 @@ NewConnection = Callable[..., ClipperConnection]
 
 
 @pytest.fixture(scope="module")
-def new_connection(left_nothing_in_kubernetes: list[ContainerManager]) -> Iterator[NewConnection]:
+def new_connection(left_nothing_in_kubernetes: list[KubernetesContainerManager]) -> Iterator[NewConnection]:
     """Makes connections; whatever their clusters are, they are stopped in the end."""
 
     def new_connection(cluster_name: str, namespace: str = NAMESPACE, **options: Any) -> ClipperConnection:
@@ -301,6 +301,17 @@ def test_a_pod_that_was_deleted_comes_back(conn: ClipperConnection) -> None:
     wait_for("another serves", lambda: pod not in str(conn.get_all_model_replicas(verbose=True)))
     wait_for("answers", lambda: conn.predict("deleted", [1.0, 2.0])["default"] is False)
     conn.stop_models(["deleted"])
+
+
+def test_a_pod_that_was_evicted_is_no_replica(conn: ClipperConnection) -> None:
+    """Kubernetes keeps it, and makes another one."""
+    conn.deploy_model("evicted", 1, "doubles", images.image_name(images.NOOP_CONTAINER))
+    (pod,) = (pod["metadata"]["name"] for pod in living_pods(conn, names.MODEL, "evicted-1"))
+    kubectl("patch", "pod", pod, "--namespace", NAMESPACE, "--patch", '{"spec": {"activeDeadlineSeconds": 1}}')
+    wait_for("there is another one", lambda: len(living_pods(conn, names.MODEL, "evicted-1")) == 2)
+    conn.set_num_replicas("evicted", 2)
+    assert conn.get_num_replicas("evicted") == 2
+    conn.stop_models(["evicted"])
 
 
 # --- metrics ---

@@ -39,6 +39,11 @@ def is_ready(pod: Object) -> bool:
     )
 
 
+def is_over(pod: Object) -> bool:
+    """Whether it was evicted, or ended in another way after which Kubernetes makes a new one and keeps the old."""
+    return pod.get("status", {}).get("phase") in ("Failed", "Succeeded")
+
+
 def is_started(pod: Object) -> bool:
     """Whether all its containers run."""
     containers = pod.get("status", {}).get("containerStatuses") or ()

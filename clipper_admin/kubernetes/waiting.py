@@ -34,10 +34,13 @@ def until_pods(
     `deployments` are the labels of what makes the pods.
     """
     patience = _Patience()
+    replaced: set[str] | None = None
     pods: Sequence[status.Object] = ()
     with progress(what, wanted) as show:
         for found in api.watch("Pod", labels, PODS_SECONDS):
-            pods = [pod for pod in found.values() if not status.is_terminating(pod)]
+            if replaced is None:  # long before
+                replaced = {name for name, pod in found.items() if status.is_over(pod)}
+            pods = [pod for name, pod in found.items() if name not in replaced and not status.is_terminating(pod)]
             done = sum(map(is_done, pods))
             show(done)
             if done == wanted == len(pods):

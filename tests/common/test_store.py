@@ -250,6 +250,30 @@ async def test_who_knows_nothing_lets_others_write_back(
             assert (await first).same_configuration(FULL)
 
 
+async def test_who_knows_nothing_takes_the_configuration_from_nobody(
+    store: ConfigStore,
+    client: redis.Redis,
+    connect: Connect,
+    redis_port: int,
+    follow: Follow,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(store_module, "CONFIG_POLL_SECONDS", 60.0)
+    others = [follow(connect(redis_port)) for _ in range(2)]
+    for other in others:
+        await other.until(lambda _: True)
+    await store.commit(await store.read(), WRITES)
+    for other in others:
+        await other.until(FULL.same_configuration)
+    first = (await store.read()).epoch
+    client.flushall()
+    await store._begin_epoch(None)  # as by one that was started meanwhile, and finds Redis first
+    known = {first, (await store.read()).epoch}
+    for other in others:
+        restored = await other.until(lambda snapshot: snapshot.epoch not in known)
+        assert restored.same_configuration(FULL)
+
+
 async def test_what_was_written_since_redis_came_back_empty_stays(store: ConfigStore) -> None:
     other = replace(APP, default_output="new")
     await store.commit(Snapshot(), [*records.put_application(other), records.put_link("app", "new")])

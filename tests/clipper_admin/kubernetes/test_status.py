@@ -101,6 +101,12 @@ def test_started_and_running() -> None:
     assert not status.has_running(pod(waiting))
 
 
+def test_a_pod_that_was_evicted_is_over() -> None:
+    assert status.is_over(pod(phase="Failed", reason="Evicted"))
+    assert not status.is_over(pod(RUNNING))
+    assert not status.is_over({"metadata": {"name": "p"}})
+
+
 def test_logs() -> None:
     again = {"name": "b", "restartCount": 1}
     assert list(status.logs_of(pod({"restartCount": 0}, again))) == [("model", False), ("b", True), ("b", False)]
