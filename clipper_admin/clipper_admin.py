@@ -2,11 +2,12 @@
 
 import logging
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from clipper_admin import functions, images
+from clipper_admin import functions, images, startup
 from clipper_admin.arguments import (
     INT32_MAX,
     check_batch_delay,
@@ -28,7 +29,6 @@ from clipper_admin.log_setup import show_messages
 from clipper_admin.management_client import NO_CONTAINER, ManagementClient, ModelVersion
 from clipper_admin.query_client import QueryClient
 from clipper_admin.replicas import Replicas
-from clipper_admin.startup import wait_until_up
 from clipper_common.constants import DEFAULT_BATCH_SIZE, DEFAULT_PREDICTION_CACHE_SIZE_BYTES, MAX_WORKERS
 from clipper_common.datatypes import InputType
 from clipper_common.errors import ClipperException, UnconnectedException
@@ -144,7 +144,7 @@ class ClipperConnection:
         )
         self.cm.start_clipper(*cm_arguments)
         checks = (self._query_client.check_ready, self._query_client.metrics, self._management_client.ping)
-        wait_until_up(self.cm, checks)
+        startup.wait_until_up(self.cm, checks)
         self.connected = True
         self.logger.info("Clipper is running")
 
@@ -154,10 +154,10 @@ class ClipperConnection:
         Raises
         ------
         ClipperException
-            When no cluster of this name is found, or its management frontend does not answer.
+            When no cluster of this name is found, or its management frontend does not answer within ten seconds.
         """
         self.cm.connect()
-        self._management_client.ping()
+        startup.repeat(self._management_client.ping, time.monotonic() + startup.CONNECT_SECONDS)
         self.connected = True
         self.logger.info("Successfully connected to Clipper cluster at %s", self.cm.get_query_addr())
 

@@ -10,6 +10,8 @@ from clipper_admin.container_manager import ContainerManager
 from clipper_common.errors import ClipperException
 
 STARTUP_SECONDS: Final = 60.0
+CONNECT_SECONDS: Final = 10.0
+"""How long a management frontend that is there may refuse connections: it was just started, or a node just knows it."""
 _POLL_SECONDS: Final = 0.05
 _TAIL_LINES: Final = 8
 
@@ -19,7 +21,7 @@ def wait_until_up(cm: ContainerManager, checks: Sequence[Callable[[], object]]) 
     give_up = time.monotonic() + STARTUP_SECONDS
     try:
         for check in checks:
-            _repeat(check, give_up)
+            repeat(check, give_up)
     except ClipperException as error:
         said = _last_words(cm)
         cm.stop_all(graceful=False)
@@ -31,7 +33,8 @@ def wait_until_up(cm: ContainerManager, checks: Sequence[Callable[[], object]]) 
         raise
 
 
-def _repeat(check: Callable[[], object], give_up: float) -> None:
+def repeat(check: Callable[[], object], give_up: float) -> None:
+    """Call it until it raises nothing, or the time (of `time.monotonic`) is over."""
     while True:
         try:
             check()

@@ -19,6 +19,7 @@ from kubernetes_support import MARKS, kubectl, made_namespaces, objects, wait_fo
 from managers import SMALL
 
 from clipper_admin import ClipperConnection, ClipperException, KubernetesContainerManager, images
+from clipper_admin.container_manager import Resources
 from clipper_admin.deployers import python as python_deployer
 from clipper_admin.kubernetes import names, status
 from clipper_admin.kubernetes.api import Api
@@ -467,6 +468,22 @@ def test_replicas_that_run_stay_when_more_cannot(conn: ClipperConnection) -> Non
     assert conn.get_num_replicas("crowded") == 1
     assert conn.predict("crowded", [1.0, 2.0])["output"] == 3
     conn.stop_models(["crowded"])
+
+
+def test_a_deployment_that_is_removed_while_it_starts(conn: ClipperConnection) -> None:
+    image = images.image_name(images.NOOP_CONTAINER)
+    made = names.model("kube", "removed", "1")
+
+    def remove() -> None:
+        wait_for("the Deployment is made", lambda: bool(Api(NAMESPACE).get("Deployment", made)))
+        kubectl("delete", "deployment", made, "--namespace", NAMESPACE)
+
+    removing = threading.Thread(target=remove)
+    removing.start()
+    # Too large for any node, which is borne for some seconds.
+    huge = Resources(memory_bytes=2**50)
+    fails_at_once(lambda: conn.cm.deploy_model("removed", "1", "doubles", image, 1, huge), "somebody else removed")
+    removing.join()
 
 
 def test_a_quota_is_named(new_connection: NewConnection, namespace: str) -> None:

@@ -277,11 +277,11 @@ class TaskExecutor:
         replica.sizer.observe(len(batch.tasks), seconds)
         batch.state.metrics.add_batch(len(batch.tasks), seconds)
         self._metrics.aggregate_outputs.count += len(batch.tasks)
-        self._rest(replica, len(batch.tasks))
+        self._rest(replica, is_quick=len(batch.tasks) > 1 and seconds < _QUICK_SECONDS)
         # What failed elsewhere comes with the whole reason.
         self._deliver(batch, response, "" if connection.metadata.is_relay else MODEL_RAISED)
 
-    def _rest(self, replica: ReplicaState, answered: int) -> None:
+    def _rest(self, replica: ReplicaState, is_quick: bool) -> None:
         """The replica has nothing to do: let it go, or give it the next batch before the answers are written.
 
         Except that a quick model waits for what comes while they are written, and in the turn of the loop after that:
@@ -292,7 +292,7 @@ class TaskExecutor:
             self.rpc.dismiss(replica.connection)
         elif state is not None:
             state.idle.append(replica)
-            if answered == 1 or replica.sizer.expect(len(state.queue)) > _QUICK_SECONDS:
+            if not is_quick or len(state.queue) >= replica.sizer.choose(state.batch_budget_seconds):
                 self._dispatch(state)
             elif not state.dispatch_due:
                 state.dispatch_due = True

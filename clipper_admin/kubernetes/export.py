@@ -1,8 +1,12 @@
 """Manifests as YAML, for people and for tools that apply folders. Pure."""
 
+import re
 from collections.abc import Iterable
+from typing import Final
 
 from clipper_admin.kubernetes.pods import Manifest
+
+_NUMBER: Final = re.compile(r"^\d\d-")
 
 
 def to_yaml(found: Iterable[Manifest]) -> str:
@@ -26,3 +30,13 @@ def files(found: Iterable[Manifest]) -> dict[str, str]:
         f"{number:02}-{object_['kind'].lower()}-{object_['metadata']['name']}.yaml": to_yaml([object_])
         for number, object_ in enumerate(found)
     }
+
+
+def replaced(files: Iterable[str], there: Iterable[str]) -> list[str]:
+    """Those of the files that are there which hold a former state of these, under another number.
+
+    ``kubectl apply`` would apply both, the former one last if its number is higher.
+    """
+    new = set(files)
+    objects = {_NUMBER.sub("", name) for name in new}
+    return [name for name in there if name not in new and _NUMBER.match(name) and _NUMBER.sub("", name) in objects]

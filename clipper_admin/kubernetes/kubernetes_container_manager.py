@@ -31,7 +31,10 @@ from clipper_admin.kubernetes.spec import (
     Ingress,
     Model,
     RedisVolume,
+    check_node_selector,
+    check_resources,
     check_service_types,
+    check_tolerations,
 )
 from clipper_admin.kubernetes.status import Viewpoint
 from clipper_common import constants
@@ -129,10 +132,10 @@ class KubernetesContainerManager(ContainerManager):
             redis_volume=redis_volume,
             service_types=check_service_types(service_types),
             image_pull_secrets=tuple(check_texts("image_pull_secrets", image_pull_secrets)),
-            node_selector=dict(node_selector or {}),
-            tolerations=tuple(tolerations),
+            node_selector=check_node_selector(node_selector),
+            tolerations=check_tolerations(tolerations),
             ingress=ingress,
-            resources=dict(resources or {}),
+            resources=check_resources(resources),
             has_network_policies=network_policies,
             isolates_models=isolate_models,
             restricts_models=restrict_models,
@@ -250,10 +253,10 @@ class KubernetesContainerManager(ContainerManager):
         namespace = self._cluster.namespace
         found = self._api.list("Deployment", CLIPPER_DOCKER_LABEL)
         others = {deployment["metadata"]["labels"][CLIPPER_DOCKER_LABEL] for deployment in found}
-        if self.cluster_name in others:
+        if self.cluster_name in others or self._api.list("ServiceAccount", self._labels):
             return (
                 f"Cluster '{self.cluster_name}' in the namespace {namespace} is incomplete. stop_all() removes the "
-                "rest of it, start_clipper() starts anew."
+                "rest of it, then start_clipper() starts anew."
             )
         return f"No cluster named '{self.cluster_name}' runs in the namespace {namespace}. " + (
             f"Those that do: {', '.join(sorted(others))}." if others else "Start one with start_clipper()."
@@ -352,6 +355,8 @@ class KubernetesContainerManager(ContainerManager):
         self._api.scale(deployment, replicas)
         try:
             yield
+        except waiting.Overruled:  # what somebody else wants stays
+            raise
         except BaseException:
             self._api.scale(deployment, before)
             raise
@@ -531,6 +536,8 @@ qf_http_timeout_request, qf_http_timeout_content, num_frontend_replicas, workers
         place = Path(folder).expanduser().absolute()
         place.mkdir(parents=True, exist_ok=True)
         files = export.files(objects)
+        for former in export.replaced(files, [path.name for path in place.iterdir()]):
+            (place / former).unlink()
         for name, text in files.items():
             (place / name).write_text(text)
         return [str(place / name) for name in files]

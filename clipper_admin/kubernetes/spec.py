@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from clipper_admin import images
-from clipper_admin.arguments import check_text, check_whole_number
+from clipper_admin.arguments import check_text, check_texts, check_whole_number
 from clipper_admin.container_manager import UNLIMITED, Resources
 from clipper_admin.docker.containers import PROMETHEUS_IMAGE, REDIS_IMAGE
 from clipper_admin.kubernetes import names
@@ -102,9 +102,13 @@ class Cluster:
             )
         if self.isolates_models and not self.has_network_policies:
             raise ClipperException("Models are isolated by network policies, and there shall be none: choose one")
+        _check_type("ingress", self.ingress, Ingress)
+        _check_type("redis_volume", self.redis_volume, RedisVolume)
         check_service_types(self.service_types)
-        _check_scheduling(self.image_pull_secrets, self.node_selector, self.tolerations)
-        _check_resources(self.resources)
+        check_texts("image_pull_secrets", self.image_pull_secrets)
+        check_node_selector(self.node_selector)
+        check_tolerations(self.tolerations)
+        check_resources(self.resources)
 
     def service_type(self, key: str) -> str:
         return self.service_types.get(key, DEFAULT_SERVICE_TYPES[key])
@@ -175,31 +179,36 @@ def check_service_types(value: Mapping[str, str] | None) -> dict[str, str]:
     return dict(value)
 
 
-def _check_scheduling(secrets: Sequence[str], node_selector: Mapping[str, str], tolerations: Sequence[Any]) -> None:
-    if isinstance(secrets, str):
-        raise ClipperException(f"Invalid value: image_pull_secrets={secrets!r}. It should be a list of names.")
-    for secret in secrets:
-        check_text("an element of image_pull_secrets", secret)
-    if not isinstance(node_selector, Mapping) or not all(isinstance(value, str) for value in node_selector.values()):
+def check_node_selector(value: Mapping[str, str] | None) -> dict[str, str]:
+    """Labels of nodes; None is none."""
+    found = {} if value is None else value
+    if not isinstance(found, Mapping) or not all(isinstance(text, str) for text in found.values()):
         raise ClipperException(
-            f"Invalid value: node_selector={node_selector!r}. It should be a dictionary of texts, such as "
+            f"Invalid value: node_selector={value!r}. It should be a dictionary of texts, such as "
             "{'disktype': 'ssd'}."
         )
-    for toleration in [tolerations] if isinstance(tolerations, (str, Mapping)) else tolerations:
-        if not isinstance(toleration, Mapping) or isinstance(tolerations, Mapping) or toleration.keys() - _TOLERATION:
-            raise ClipperException(
-                f"Invalid value: tolerations={tolerations!r}. It should be a list of dictionaries with some of "
-                f"{', '.join(_TOLERATION)}."
-            )
+    return dict(found)
 
 
-def _check_resources(value: Mapping[str, Mapping[str, Any]]) -> None:
-    if not isinstance(value, Mapping) or set(map(str, value)) - set(_COMPONENTS):
+def check_tolerations(value: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
+    """Taints that pods bear."""
+    is_list = isinstance(value, Sequence) and not isinstance(value, str)
+    if not is_list or not all(isinstance(one, Mapping) and not one.keys() - set(_TOLERATION) for one in value):
+        raise ClipperException(
+            f"Invalid value: tolerations={value!r}. It should be a list of dictionaries with some of "
+            f"{', '.join(_TOLERATION)}."
+        )
+    return tuple(value)
+
+
+def check_resources(value: Mapping[str, Mapping[str, Any]] | None) -> dict[str, Mapping[str, Any]]:
+    """Requests and limits by component; None is none."""
+    if not isinstance(value, (Mapping, type(None))) or set(map(str, value or ())) - set(_COMPONENTS):
         raise ClipperException(
             f"Invalid value: resources={value!r}. It should be a dictionary, with some of {', '.join(_COMPONENTS)} "
             "as its keys."
         )
-    for component, kinds in value.items():
+    for component, kinds in (value or {}).items():
         is_map = isinstance(kinds, Mapping) and all(isinstance(quantities, Mapping) for quantities in kinds.values())
         if not is_map or kinds.keys() - {"requests", "limits"}:
             raise ClipperException(
@@ -209,6 +218,14 @@ def _check_resources(value: Mapping[str, Mapping[str, Any]]) -> None:
         for kind, quantities in kinds.items():
             for name, quantity in quantities.items():
                 _check_quantity(f"resources[{component!r}][{kind!r}][{name!r}]", quantity)
+    return dict(value or {})
+
+
+def _check_type(what: str, value: object, kind: type) -> None:
+    if value is not None and not isinstance(value, kind):
+        raise ClipperException(
+            f"Invalid value: {what}={value!r}. It should be {kind.__name__}(...) from {kind.__module__}."
+        )
 
 
 def _check_quantity(what: str, value: object) -> None:

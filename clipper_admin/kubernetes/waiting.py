@@ -25,6 +25,10 @@ class PodTrouble(ClipperException):
     """A pod cannot start, or ended."""
 
 
+class Overruled(ClipperException):
+    """Somebody else wants another number of pods now, or none."""
+
+
 def until_pods(
     api: Api, labels: str, wanted: int, what: str, is_done: Callable[[status.Object], bool], deployments: str
 ) -> None:
@@ -45,10 +49,10 @@ def until_pods(
             show(done)
             if done == wanted == len(pods):
                 return
-            if len(pods) <= wanted:  # of too many, those in trouble go first
-                patience.check(api, pods)
-            if len(pods) < wanted:
-                _check_refusals(api, deployments)
+            if len(pods) != wanted:
+                _check_deployments(api, deployments, wanted)
+            # Of too many, those in trouble go first.
+            patience.check(api, pods if len(pods) <= wanted else list(filter(status.is_over, pods)))
     raise ClipperException(_too_late(api, what, wanted, [pod for pod in pods if not is_done(pod)]))
 
 
@@ -70,10 +74,20 @@ class _Patience:
         return time.monotonic() - self._since.setdefault(pod, time.monotonic()) > _PATIENCE_SECONDS
 
 
-def _check_refusals(api: Api, labels: str) -> None:
-    for deployment in api.list("Deployment", labels):
+def _check_deployments(api: Api, labels: str, wanted: int) -> None:
+    """Raise when Kubernetes refuses pods, or somebody else removed or scaled what makes them."""
+    deployments = [one for one in api.list("Deployment", labels) if not status.is_terminating(one)]
+    for deployment in deployments:
         if refusal := status.refusal_of(deployment):
             raise PodTrouble(f"Kubernetes does not let {status.name_of(deployment)} have its pods: {refusal}")
+    if not deployments:
+        raise Overruled(f"{wanted} pods were waited for, and somebody else removed their Deployments meanwhile.")
+    now = sum(int(deployment["spec"]["replicas"]) for deployment in deployments)
+    if now != wanted:
+        raise Overruled(
+            f"{wanted} pods were waited for, and somebody else wants {now} now: another program, or an autoscaler, "
+            f"changed {', '.join(map(status.name_of, deployments))} meanwhile."
+        )
 
 
 def explain(api: Api, trouble: Trouble) -> str:

@@ -105,7 +105,19 @@ def test_interrupted_start_stops_the_cluster(
     assert not conn.connected
 
 
-def test_connect_to_a_dead_management_frontend(free_port: int) -> None:
+def test_connect_waits_for_a_management_frontend_that_is_about_to_answer(
+    conn: ClipperConnection, cm: FakeContainerManager, free_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused, address = [f"127.0.0.1:{free_port}"] * 2, cm.get_admin_addr()
+    monkeypatch.setattr(cm, "get_admin_addr", lambda: refused.pop() if refused else address)
+    conn = ClipperConnection(cm)
+    conn.connect()
+    assert conn.connected
+    assert not refused
+
+
+def test_connect_to_a_dead_management_frontend(free_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(startup, "CONNECT_SECONDS", 0.1)
     conn = ClipperConnection(FakeContainerManager(f"127.0.0.1:{free_port}", "", 1))
     with pytest.raises(ClipperException, match=f"management frontend at 127.0.0.1:{free_port} could not be reached"):
         conn.connect()

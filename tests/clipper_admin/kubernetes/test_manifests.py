@@ -106,6 +106,12 @@ def test_files_are_applied_in_the_order_of_their_names(case: str) -> None:
     assert [yaml.safe_load(found[name]) for name in sorted(found)] == objects(case)
 
 
+def test_files_of_a_former_export_are_replaced() -> None:
+    there = ["00-deployment-a.yaml", "01-service-a.yaml", "02-service-b.yaml", "kustomization.yaml", "service-a.yaml"]
+    assert export.replaced(["00-service-a.yaml", "01-deployment-a.yaml"], there) == there[:2]
+    assert export.replaced(there, there) == []
+
+
 @every_object
 def test_every_object_is_one_of_kubernetes(found: dict[str, Any]) -> None:
     kubernetes_validate.validate(found, KUBERNETES, strict=True)
@@ -284,6 +290,10 @@ WRONG = [
     ({"image_pull_secrets": (1,)}, r"an element of image_pull_secrets=1"),
     ({"node_selector": {"a": True}}, r"node_selector=\{'a': True\}"),
     ({"tolerations": {"key": "gpu"}}, r"tolerations=\{'key': 'gpu'\}"),
+    ({"tolerations": 3}, r"tolerations=3"),
+    ({"node_selector": ["disktype"]}, r"node_selector=\['disktype'\]"),
+    ({"ingress": "a.example.com"}, r"ingress='a.example.com'.*Ingress\(...\) from clipper_admin.kubernetes.spec"),
+    ({"redis_volume": "1Gi"}, r"redis_volume='1Gi'.*RedisVolume\(...\) from clipper_admin.kubernetes.spec"),
     ({"tolerations": ({"keys": "gpu"},)}, r"tolerations="),
     ({"resources": {"frontend": {}}}, r"resources=.*query-frontend"),
     ({"resources": {"redis": {"cpu": 1}}}, r"resources\['redis'\]"),
