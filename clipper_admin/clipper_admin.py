@@ -157,6 +157,7 @@ class ClipperConnection:
             When no cluster of this name is found, or its management frontend does not answer within ten seconds.
         """
         self.cm.connect()
+        self.cm.get_admin_addr()  # no address is nothing to wait for
         startup.repeat(self._management_client.ping, time.monotonic() + startup.CONNECT_SECONDS)
         self.connected = True
         self.logger.info("Successfully connected to Clipper cluster at %s", self.cm.get_query_addr())

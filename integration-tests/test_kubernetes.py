@@ -509,6 +509,7 @@ def test_unknown_namespace(new_connection: NewConnection) -> None:
         ({"service_types": {"query": "ExternalName"}}, "Clipper does not support 'ExternalName' service"),
         ({"namespace": "No_Namespace"}, "namespace='No_Namespace'"),
         ({"cluster_name": "Upper"}, "cluster_name='Upper'"),
+        ({"kubernetes_proxy_addr": 8001}, "kubernetes_proxy_addr=8001"),
     ],
 )
 def test_wrong_arguments(options: dict[str, Any], said: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from clipper_admin import images
-from clipper_admin.arguments import check_texts
+from clipper_admin.arguments import check_text, check_texts
 from clipper_admin.container_manager import (
     CLIPPER_DOCKER_LABEL,
     UNLIMITED,
@@ -144,6 +144,8 @@ class KubernetesContainerManager(ContainerManager):
         self.namespace = namespace
         if namespace != "default":
             self.cluster_identifier = f"{namespace}-{cluster_name}"
+        if kubernetes_proxy_addr is not None:
+            check_text("kubernetes_proxy_addr", kubernetes_proxy_addr)
         self._proxy = kubernetes_proxy_addr
         self._wants_internal = bool(useInternalIP)
         self._labels = names.as_text(names.cluster_selector(cluster_name))

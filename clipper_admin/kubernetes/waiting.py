@@ -19,6 +19,8 @@ _KILL_SECONDS: Final = 1
 _PATIENCE_SECONDS: Final = 5.0
 """How long a pod may be in a trouble that may pass."""
 _TAIL_LINES: Final = 30
+_FEW_LINES: Final = 5
+"""Of pods that nobody knows to be in trouble."""
 
 
 class PodTrouble(ClipperException):
@@ -109,11 +111,20 @@ def last_words(api: Api, trouble: Trouble) -> str:
 
 
 def _too_late(api: Api, what: str, wanted: int, pods: Sequence[status.Object]) -> str:
-    complaints = [f"\n  {status.name_of(pod)}: {'; '.join(api.warnings(status.name_of(pod))[-2:])}" for pod in pods]
+    complaints = [
+        f"\n  {status.name_of(pod)}: {'; '.join(api.warnings(status.name_of(pod))[-2:])}{_tails(api, pod)}"
+        for pod in pods
+    ]
     return (
         f"{what}: {wanted} pods are wanted, and after {PODS_SECONDS:.0f} seconds these are not there yet:"
         f"{''.join(complaints) or ' some that Kubernetes has not even made'}"
     )
+
+
+def _tails(api: Api, pod: status.Object) -> str:
+    """The last lines that each of its containers wrote."""
+    logs = [api.log(status.name_of(pod), container, before, _FEW_LINES) for container, before in status.logs_of(pod)]
+    return "".join(f"\n    {line}" for log in logs for line in str(log or b"", "utf-8", "replace").splitlines())
 
 
 def until_pods_gone(api: Api, labels: str, at_once: bool = False) -> None:

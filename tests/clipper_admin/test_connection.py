@@ -108,7 +108,7 @@ def test_interrupted_start_stops_the_cluster(
 def test_connect_waits_for_a_management_frontend_that_is_about_to_answer(
     conn: ClipperConnection, cm: FakeContainerManager, free_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    refused, address = [f"127.0.0.1:{free_port}"] * 2, cm.get_admin_addr()
+    refused, address = [f"127.0.0.1:{free_port}"] * 3, cm.get_admin_addr()
     monkeypatch.setattr(cm, "get_admin_addr", lambda: refused.pop() if refused else address)
     conn = ClipperConnection(cm)
     conn.connect()
