@@ -207,6 +207,7 @@ if said ~= '' then
     if index == 1 then first_memory = remembered end
     if redis.call('PTTL', remembered) < memory * 3 / 4 then
       redis.call('SET', remembered, pair[2].model_replica_id, 'PX', memory)
+      redis.call('PEXPIRE', '{records.REPLICA_COUNT_PREFIX}' .. model(pair[2]), memory)
     end
   end
   local models, seen = {{}}, {{}}

@@ -80,7 +80,7 @@ class QueryFrontend:
             self.registry, context, self.metrics, query_ids, config.timeout_content, self.readiness, self.leaving
         )
         self.lane = Lane(self.registry, context, query_ids, config.timeout_content, self.leaving)
-        self.patience_seconds = 0.0
+        self.patience_seconds: float = config.restore_seconds
         """How long others, which know the configuration, are given to write it back into a Redis that lost it."""
         self.configured: list[Callable[[Snapshot], Awaitable[None]]] = []
         """Who else is told of a new configuration."""

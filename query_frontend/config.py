@@ -24,6 +24,7 @@ class Config:
     workers: int = 1
     advertise: str = ""
     drain_seconds: int = 0
+    restore_seconds: int = 0
 
 
 _HELP: Final = {
@@ -40,6 +41,7 @@ _HELP: Final = {
     "workers": "processes that share the port, until Redis says another number",
     "advertise": "host by which model containers and other frontends reach this one; needed where there are several",
     "drain_seconds": "on SIGTERM, seconds in which connections are still accepted and each answer closes its own",
+    "restore_seconds": "seconds given to others to write back into an empty Redis, before it is taken for a new one",
     "cluster_id": "name/id of the cluster; with it, a second cluster on the same Redis is refused",
 }
 _AT_LEAST: Final = {
@@ -49,6 +51,7 @@ _AT_LEAST: Final = {
     "thread_pool_size": 1,
     "workers": 1,
     "drain_seconds": 0,
+    "restore_seconds": 0,
 }
 
 

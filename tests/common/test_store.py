@@ -421,6 +421,18 @@ async def test_numbers_are_remembered_for_long_after_a_replica_was_last_seen(
     assert client.pttl(key) > 3_500_000
 
 
+async def test_what_numbers_are_counted_by_goes_with_the_last_of_them(store: ConfigStore, client: redis.Redis) -> None:
+    count, number = f"{records.REPLICA_COUNT_PREFIX}m:1", f"{records.REPLICA_NUMBER_PREFIX}m:1/x"
+    await store.report(report("a", "x"))
+    assert client.pttl(count) >= client.pttl(number) > 3_500_000
+    for key in (count, number):
+        client.pexpire(key, 1000)
+    await store.report(report("a", "x"))
+    assert client.pttl(count) >= client.pttl(number) > 3_500_000
+    client.delete(count)
+    assert (await store.report(report("b", "y")))[0] == [1], "not that of one that lives"
+
+
 async def test_a_record_that_somebody_took_away_comes_back(store: ConfigStore, client: redis.Redis) -> None:
     await store.report(report("a", "x"))
     with in_database(client, records.REPLICA_DB) as replicas:
