@@ -22,6 +22,7 @@ class Config:
     cluster_id: str = ""
     fast_lane: int = 1
     workers: int = 1
+    follow_workers: int = 1
     advertise: str = ""
     drain_seconds: int = 0
 
@@ -38,6 +39,7 @@ _HELP: Final = {
     "port": "HTTP port",
     "fast_lane": "0 answers predictions by aiohttp's general path too: the same bytes, several times slower",
     "workers": "processes that share the port, until Redis says another number",
+    "follow_workers": "0 keeps to --workers, whatever number is in Redis",
     "advertise": "host by which model containers and other frontends reach this one; needed where there are several",
     "drain_seconds": "on SIGTERM, seconds in which connections are still accepted and each answer closes its own",
     "cluster_id": "name/id of the cluster; with it, a second cluster on the same Redis is refused",
