@@ -190,7 +190,7 @@ def test_what_many_that_departed_leave_is_no_more_than_what_one_leaves() -> None
     report = render([metrics.state()], left)
     leaves = {name: leaves for of in report.values() for entry in of for name, leaves in entry.items()}
     assert leaves["app:a:num_predictions"] == {"count": "25000"}
-    assert float(leaves["app:a:meter"]["rate_1min"]) == 0.0
+    assert float(leaves["app:a:prediction_throughput"]["rate_1min"]) == 0.0
     latency = leaves["app:a:prediction_latency"]
     assert int(latency["size"]) <= 4096
     assert float(latency["mean"]) == pytest.approx(2499.5)

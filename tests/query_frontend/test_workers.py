@@ -18,9 +18,11 @@ from typing import Any
 
 import psutil
 import pytest
+import redis
 from aiohttp import web
 
 from clipper_common import constants, records
+from query_frontend.app import QueryFrontend
 from query_frontend.config import Config
 from query_frontend.door import Door
 from query_frontend.leaving import Leaving
@@ -509,3 +511,25 @@ def test_an_owner_whose_seats_are_all_taken_sleeps(monkeypatch: pytest.MonkeyPat
     assert owner._seconds_to_next_start() == 0.0
     monkeypatch.setattr(owner, "_free_number", lambda: None)
     assert owner._seconds_to_next_start() is None
+
+
+async def test_a_frontend_that_is_stopped_while_it_starts_says_goodbye(
+    redis_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = Config(redis_ip="127.0.0.1", redis_port=redis_port, host="127.0.0.1", rpc_service_port=find_free_port())
+    parts = QueryFrontend(config, asyncio.get_running_loop())
+    waits = asyncio.Event()
+
+    async def wait_until_loaded(_: float) -> None:
+        waits.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(parts.registry, "wait_until_loaded", wait_until_loaded)
+    starting = asyncio.ensure_future(anext(aiter(parts.run(web.Application()))))
+    await asyncio.wait_for(waits.wait(), 10)
+    with redis.Redis(port=redis_port) as client:
+        assert client.keys(records.FRONTEND_PREFIX + "*")
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        assert not client.keys(records.FRONTEND_PREFIX + "*")
