@@ -17,6 +17,7 @@ from clipper_admin.container_manager import (
     ReplicaFailure,
     Resources,
 )
+from clipper_admin.docker.containers import PROMETHEUS_IMAGE, REDIS_IMAGE
 from clipper_admin.docker.engine import Engine
 from clipper_admin.image_builder import ImageBuilder
 from clipper_admin.kubernetes import export, manifests, names, namespaces, record, removal, status, waiting
@@ -100,6 +101,8 @@ class KubernetesContainerManager(ContainerManager):
         Let models speak to the query frontends alone, where the Kubernetes cluster enforces network policies.
     restrict_models : bool
         False lets models run with the user and the rights that their images ask for, such as those of Clipper 0.4.
+    redis_image, prometheus_image : str
+        Images to run instead of the usual ones, such as copies in a registry that your nodes can reach.
     """
 
     def __init__(
@@ -122,6 +125,8 @@ class KubernetesContainerManager(ContainerManager):
         network_policies: bool = True,
         isolate_models: bool = False,
         restrict_models: bool = True,
+        redis_image: str = REDIS_IMAGE,
+        prometheus_image: str = PROMETHEUS_IMAGE,
     ) -> None:
         self._cluster = Cluster(
             name=cluster_name,
@@ -146,6 +151,8 @@ class KubernetesContainerManager(ContainerManager):
             self.cluster_identifier = f"{namespace}-{cluster_name}"
         if kubernetes_proxy_addr is not None:
             check_text("kubernetes_proxy_addr", kubernetes_proxy_addr)
+        self._redis_image = check_text("redis_image", redis_image)
+        self._prometheus_image = check_text("prometheus_image", prometheus_image)
         self._proxy = kubernetes_proxy_addr
         self._wants_internal = bool(useInternalIP)
         self._labels = names.as_text(names.cluster_selector(cluster_name))
@@ -177,14 +184,15 @@ class KubernetesContainerManager(ContainerManager):
             num_frontend_replicas,
             workers,
         )
-        objects = self._objects(options, Images(query_frontend_image, mgmt_frontend_image, frontend_exporter_image))
+        objects = self._objects(options, query_frontend_image, mgmt_frontend_image, frontend_exporter_image)
         self._check_ways()
         if self._api.list("Deployment", self._labels):
             raise self._already_exists()
         self._start([object_ for object_ in objects if object_["kind"] != "Namespace"])
         self.logger.info("Clipper listens on %s", self.get_query_addr())
 
-    def _objects(self, options: FrontendOptions, wanted: Images) -> list[dict[str, Any]]:
+    def _objects(self, options: FrontendOptions, query: str, management: str, exporter: str) -> list[dict[str, Any]]:
+        wanted = Images(query, management, exporter, self._redis_image, self._prometheus_image)
         return record.recorded(manifests.cluster_objects(self._cluster, options, wanted), self._cluster)
 
     def _start(self, objects: Sequence[dict[str, Any]]) -> None:
@@ -495,8 +503,8 @@ qf_http_timeout_request, qf_http_timeout_content, num_frontend_replicas, workers
             num_frontend_replicas,
             workers,
         )
-        wanted = Images(query_frontend_image, mgmt_frontend_image, frontend_exporter_image)
-        return self._write(folder, self._objects(options, wanted), fits_server)
+        objects = self._objects(options, query_frontend_image, mgmt_frontend_image, frontend_exporter_image)
+        return self._write(folder, objects, fits_server)
 
     def export_model(
         self,
