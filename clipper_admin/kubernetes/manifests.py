@@ -146,6 +146,7 @@ def _query_frontend(cluster: Cluster, options: FrontendOptions, image: str) -> M
         "timeout_request": options.timeout_request,
         "timeout_content": options.timeout_content,
         "workers": options.workers,
+        "follow_workers": 0,  # CPU and memory are requested for so many
         "advertise": f"$({_POD_IP})",
         "drain_seconds": DRAIN_SECONDS,
         "restore_seconds": RESTORE_SECONDS,

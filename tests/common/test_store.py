@@ -516,6 +516,22 @@ async def test_a_redis_belongs_to_one_cluster(connect: Connect, redis_port: int)
     await second.claim("second/456")
 
 
+async def test_another_cluster_begins_with_its_own_number_of_workers(connect: Connect, redis_port: int) -> None:
+    store = connect(redis_port)
+    await store.claim("first/123")
+    assert await store.commit(await store.read(), [records.put_workers(3), *WRITES]) is not None
+    before = await store.read()
+    await store.release("first/123")
+    await store.claim("first/123")
+    assert await store.read() == before, "a restart"
+    await store.release("first/123")
+    await store.claim("second/456")
+    after = await store.read()
+    assert after.workers is None
+    assert after.revision > before.revision
+    assert after.applications == before.applications, "the rest is taken over"
+
+
 async def test_only_the_owner_can_release(store: ConfigStore) -> None:
     await store.claim("first/123")
     await store.release("second/456")
