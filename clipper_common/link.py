@@ -36,6 +36,11 @@ _SOCKET_OPTIONS: Final = {
 }
 
 
+def tcp_address(host: str, port: int) -> str:
+    """As ZeroMQ writes it."""
+    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+
+
 class Event(IntEnum):
     """Codes of the event history."""
 
@@ -68,6 +73,7 @@ class Channel:
         self.socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
         for option, value in _SOCKET_OPTIONS.items():
             self.socket.setsockopt(option, value)
+        self.socket.setsockopt(zmq.IPV6, "[" in self.address)  # names go on standing for IPv4 addresses
         try:
             self.socket.connect(self.address)
         except zmq.ZMQError:
@@ -261,4 +267,5 @@ class Link(Channel):
         """Ask for no more batches. `drained` says when none is left."""
         if not self._draining:
             self._draining = True
-            self.drained = not (self.registered and self._send(wire.encode_drain_request()))
+            # Not registered yet: the frontend may be about to accept us, and to give us a batch.
+            self.drained = not (self.reached and self._send(wire.encode_drain_request()))

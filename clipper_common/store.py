@@ -207,6 +207,7 @@ if said ~= '' then
     if index == 1 then first_memory = remembered end
     if redis.call('PTTL', remembered) < memory * 3 / 4 then
       redis.call('SET', remembered, pair[2].model_replica_id, 'PX', memory)
+      redis.call('PEXPIRE', '{records.REPLICA_COUNT_PREFIX}' .. model(pair[2]), memory)
     end
   end
   local models, seen = {{}}, {{}}
@@ -258,11 +259,16 @@ end
 return 1
 """
 
+# What a cluster leaves behind is taken over by the next, but for the number of workers: an argument of its start.
 # ARGV: cluster id, lease in milliseconds. Answers the owner.
 _CLAIM: Final = f"""
 local owner = redis.call('GET', '{records.CLUSTER_KEY}')
 if owner and owner ~= ARGV[1] then return owner end
 redis.call('SET', '{records.CLUSTER_KEY}', ARGV[1], 'PX', ARGV[2])
+local last = redis.call('GETSET', '{records.LAST_CLUSTER_KEY}', ARGV[1])
+if last and last ~= ARGV[1] and redis.call('DEL', '{records.WORKERS_KEY}') == 1 then
+  redis.call('INCR', '{records.REVISION_KEY}')
+end
 return ARGV[1]
 """
 

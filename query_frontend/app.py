@@ -6,6 +6,7 @@ import gc
 import itertools
 import logging
 import os
+import shutil
 import signal
 import sys
 import time
@@ -80,7 +81,7 @@ class QueryFrontend:
             self.registry, context, self.metrics, query_ids, config.timeout_content, self.readiness, self.leaving
         )
         self.lane = Lane(self.registry, context, query_ids, config.timeout_content, self.leaving)
-        self.patience_seconds = 0.0
+        self.patience_seconds: float = config.restore_seconds
         """How long others, which know the configuration, are given to write it back into a Redis that lost it."""
         self.configured: list[Callable[[Snapshot], Awaitable[None]]] = []
         """Who else is told of a new configuration."""
@@ -106,9 +107,14 @@ class QueryFrontend:
             _start(self._follow_configuration()),
             _start(self.presence.keep_reporting()),
         ]
-        await self.registry.wait_until_loaded(_FIRST_CONFIGURATION_SECONDS)
-        _spare_queries_garbage_collection()
-        yield
+        try:
+            await self.registry.wait_until_loaded(_FIRST_CONFIGURATION_SECONDS)  # and may be stopped meanwhile
+            _spare_queries_garbage_collection()
+            yield
+        finally:
+            await self._stop(tasks)
+
+    async def _stop(self, tasks: list[asyncio.Task[None]]) -> None:
         await self.relays.stop()
         for task in tasks:
             task.cancel()
@@ -188,6 +194,7 @@ class Worker:
         self._told = 0
         self._door: Door | None = None
         self._retires = False
+        self._waits_for_clients = True
 
     async def make_app(self) -> web.Application:
         self._parts = QueryFrontend(self._config, asyncio.get_running_loop(), self._seat.number)
@@ -197,11 +204,12 @@ class Worker:
         self._parts.metrics.workers = Gauge(lambda: {"serving": str(self._seat.loads.serving)})
         self._siblings = Siblings(self._seat, self._parts.metrics.state)
         self._parts.handlers.report_metrics = self._siblings.report
-        self._seat.listen_to_owner(self._retire, orphaned=lambda: os._exit(1))
+        self._seat.listen_to_owner(self._retire, self._end_as_orphan)
         return _make_app(self._parts)
 
     async def _follow_wanted(self, snapshot: Snapshot) -> None:
-        self._wanted = snapshot.workers or self._config.workers
+        in_redis = snapshot.workers if self._config.follow_workers else None
+        self._wanted = in_redis or self._config.workers
         if self._seat.number == 0 and self._told != self._wanted:
             self._told = self._wanted
             self._seat.tell_wanted(self._wanted)
@@ -228,9 +236,17 @@ class Worker:
             self._siblings.stop()
 
     def _retire(self) -> None:
-        """Go, as the owner wants, while the others go on."""
+        """Go, as the owner wants, while the others go on; told again, when they all go, without waiting."""
+        if self._retires:
+            self._waits_for_clients = False
+            return
         self._retires = True
         os.kill(os.getpid(), signal.SIGTERM)
+
+    def _end_as_orphan(self) -> None:
+        """The owner was killed: do for it what it cannot do any more."""
+        shutil.rmtree(self._seat.folder, ignore_errors=True)
+        os._exit(1)
 
     async def _drain(self, door: Door, server: web.Server) -> None:
         """Let clients go without a reset: an answer closes its connection, and idle ones close after a while anyway."""
@@ -240,7 +256,7 @@ class Worker:
         if self._retires:
             door.close()
             give_up = time.monotonic() + min(self._config.timeout_request, _RETIRE_SECONDS) + 1.0
-            while server.connections and time.monotonic() < give_up:
+            while server.connections and self._waits_for_clients and time.monotonic() < give_up:
                 await asyncio.sleep(_POLL_SECONDS)
         else:
             await asyncio.sleep(self._config.drain_seconds)

@@ -22,8 +22,10 @@ class Config:
     cluster_id: str = ""
     fast_lane: int = 1
     workers: int = 1
+    follow_workers: int = 1
     advertise: str = ""
     drain_seconds: int = 0
+    restore_seconds: int = 0
 
 
 _HELP: Final = {
@@ -38,8 +40,10 @@ _HELP: Final = {
     "port": "HTTP port",
     "fast_lane": "0 answers predictions by aiohttp's general path too: the same bytes, several times slower",
     "workers": "processes that share the port, until Redis says another number",
+    "follow_workers": "0 keeps to --workers, whatever number is in Redis",
     "advertise": "host by which model containers and other frontends reach this one; needed where there are several",
     "drain_seconds": "on SIGTERM, seconds in which connections are still accepted and each answer closes its own",
+    "restore_seconds": "seconds given to others to write back into an empty Redis, before it is taken for a new one",
     "cluster_id": "name/id of the cluster; with it, a second cluster on the same Redis is refused",
 }
 _AT_LEAST: Final = {
@@ -49,6 +53,7 @@ _AT_LEAST: Final = {
     "thread_pool_size": 1,
     "workers": 1,
     "drain_seconds": 0,
+    "restore_seconds": 0,
 }
 
 

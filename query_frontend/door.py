@@ -59,6 +59,9 @@ class Door:
                     self._watch(listener)
                 else:
                     own = await self._loop.create_server(self._server, sock=listener.dup(), backlog=_BACKLOG)
+                    if self._is_shared is None:  # closed meanwhile
+                        own.close()
+                        return
                     self._own.append(own)
 
     def close(self) -> None:

@@ -39,8 +39,12 @@ class Counter:
         return self.count
 
     @staticmethod
-    def render(states: Sequence[int]) -> Leaves:
-        return {"count": str(sum(states))}
+    def merge(states: Sequence[int]) -> int:
+        return sum(states)
+
+    @classmethod
+    def render(cls, states: Sequence[int]) -> Leaves:
+        return {"count": str(cls.merge(states))}
 
 
 class RatioCounter:
@@ -54,8 +58,13 @@ class RatioCounter:
         return self.hits, self.times.count
 
     @staticmethod
-    def render(states: Sequence[tuple[int, int]]) -> Leaves:
-        hits, times = (sum(column) for column in zip(*states, strict=True))
+    def merge(states: Sequence[tuple[int, int]]) -> tuple[int, int]:
+        hits, times = zip(*states, strict=True)
+        return sum(hits), sum(times)
+
+    @classmethod
+    def render(cls, states: Sequence[tuple[int, int]]) -> Leaves:
+        hits, times = cls.merge(states)
         return {"ratio": str(hits / times) if times else "nan"}
 
 
@@ -88,13 +97,17 @@ class Meter:
         self._catch_up()
         return self._events.count, self._clock() - self._started, self._rates or [0.0] * len(self._MINUTES)
 
+    @staticmethod
+    def merge(states: Sequence[tuple[int, float, list[float]]]) -> tuple[int, float, list[float]]:
+        counts, times, rates = zip(*states, strict=True)
+        return sum(counts), max(times), [sum(of_each) for of_each in zip(*rates, strict=True)]
+
     @classmethod
     def render(cls, states: Sequence[tuple[int, float, list[float]]]) -> Leaves:
-        counts, times, rates = zip(*states, strict=True)
-        elapsed = max(times)
-        leaves = {"unit": "events per second", "rate": str(sum(counts) / elapsed if elapsed > 0 else 0.0)}
-        for minutes, *of_each in zip(cls._MINUTES, *rates, strict=True):
-            leaves[f"rate_{minutes}min"] = str(sum(of_each))
+        count, elapsed, rates = cls.merge(states)
+        leaves = {"unit": "events per second", "rate": str(count / elapsed if elapsed > 0 else 0.0)}
+        for minutes, rate in zip(cls._MINUTES, rates, strict=True):
+            leaves[f"rate_{minutes}min"] = str(rate)
         return leaves
 
 
@@ -152,13 +165,17 @@ class Histogram:
         return self._unit, self._count, self._sum, sorted(self._sample)
 
     @staticmethod
-    def render(states: Sequence[tuple[str, int, float, list[float]]]) -> Leaves:
+    def merge(states: Sequence[tuple[str, int, float, list[float]]]) -> tuple[str, int, float, list[float]]:
         """Of several samples each gives values in proportion to how many it stands for."""
         units, counts, sums, samples = zip(*states, strict=True)
         share = min((len(sample) / count for count, sample in zip(counts, samples, strict=True) if count), default=1.0)
         thinned = [_thin(sample, round(count * share)) for count, sample in zip(counts, samples, strict=True)]
-        sample = sorted(itertools.chain.from_iterable(thinned))
-        mean = sum(sums) / sum(counts) if sum(counts) else 0.0
+        return units[0], sum(counts), sum(sums), sorted(itertools.chain.from_iterable(thinned))
+
+    @classmethod
+    def render(cls, states: Sequence[tuple[str, int, float, list[float]]]) -> Leaves:
+        unit, count, total, sample = cls.merge(states)
+        mean = total / count if count else 0.0
         deviation = math.sqrt(sum((value - mean) ** 2 for value in sample) / len(sample)) if sample else 0.0
         values = {
             "min": sample[0] if sample else 0.0,
@@ -169,7 +186,7 @@ class Histogram:
             "p95": percentile(sample, 0.95),
             "p99": percentile(sample, 0.99),
         }
-        return {"unit": units[0], "size": str(len(sample))} | {name: str(value) for name, value in values.items()}
+        return {"unit": unit, "size": str(len(sample))} | {name: str(value) for name, value in values.items()}
 
 
 def _thin(ordered: list[float], size: int) -> list[float]:
@@ -210,14 +227,15 @@ def _agree(name: str, values: Sequence[str]) -> str:
     return str(min(numbers) if name.endswith("_min") else max(numbers) if name.endswith("_max") else fmean(numbers))
 
 
-Metric = Counter | RatioCounter | Meter | Histogram | Gauge
-_CATEGORIES: Final[dict[str, type[Metric]]] = {
+Lasting = Counter | RatioCounter | Meter | Histogram
+Metric = Lasting | Gauge
+_LASTING: Final[dict[str, type[Lasting]]] = {
     "counters": Counter,
     "ratio_counters": RatioCounter,
     "meters": Meter,
     "histograms": Histogram,
-    "gauges": Gauge,
 }
+_CATEGORIES: Final[dict[str, type[Metric]]] = {**_LASTING, "gauges": Gauge}
 _NAMES: Final = {kind: category for category, kind in _CATEGORIES.items()}
 
 
@@ -314,17 +332,30 @@ def render(states: Sequence[State], departed: Sequence[State] = ()) -> Report:
 
     What the `departed` counted stays counted, as long as others know the metric.
     """
+    known = [*states, *departed]
     return {
-        category: [
-            {name: kind.render([of[category][name] for of in known if name in of[category]])}
-            for name in dict.fromkeys(itertools.chain.from_iterable(state[category] for state in states))
-        ]
+        category: [{name: kind.render(_each(known, category, name))} for name in _names(states, category)]
         for category, kind in _CATEGORIES.items()
-        for known in [[*states, *departed]]
     }
 
 
-def depart(state: State) -> State:
-    """What is left of a worker that is gone: what it counted, and nothing of the moment."""
-    meters = {name: (count, elapsed, [0.0] * len(rates)) for name, (count, elapsed, rates) in state["meters"].items()}
-    return state | {"meters": meters, "gauges": {}}
+def depart(states: Sequence[State]) -> State:
+    """What is left of workers that are gone: what they counted, and nothing of the moment. Bounded, as one's is."""
+    left: State = {
+        category: {name: kind.merge(_each(states, category, name)) for name in _names(states, category)}
+        for category, kind in _LASTING.items()
+    }
+    for name, (count, elapsed, rates) in left["meters"].items():
+        left["meters"][name] = count, elapsed, [0.0] * len(rates)
+    for name, (unit, count, total, sample) in left["histograms"].items():
+        left["histograms"][name] = unit, count, total, _thin(sample, _RESERVOIR)
+    return left | {"gauges": {}}
+
+
+def _names(states: Sequence[State], category: str) -> list[str]:
+    return list(dict.fromkeys(itertools.chain.from_iterable(state[category] for state in states)))
+
+
+def _each(states: Sequence[State], category: str, name: str) -> list[Any]:
+    """The metric of that name, of each that knows it."""
+    return [state[category][name] for state in states if name in state[category]]

@@ -31,7 +31,9 @@ _MAX_DELAY_SECONDS: Final = 10.0
 _STABLE_SECONDS: Final = 30.0
 """A worker that lived so long is started again as if it had never died."""
 _STOPPING_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
-_MEMORY_FOLDER: Final = Path("/dev/shm")
+_OTHER_TEMPORARY_FOLDERS: Final = ("/tmp", "/dev/shm")
+_LONGEST_FOLDER: Final = 94
+"""A Unix socket's path has at most 103 bytes, on Linux a few more."""
 
 Work = Callable[[Config, Seat], None]
 """What a worker does, until it ends."""
@@ -114,6 +116,8 @@ class Owner:
             listener.close()
         for worker in self._workers:
             os.kill(worker.pid, signal.SIGTERM)
+            if worker.retires:
+                _tell_to_retire(worker)
 
     # --- starting ---
 
@@ -127,7 +131,9 @@ class Owner:
             self._start(number, start.delay)
 
     def _seconds_to_next_start(self) -> float | None:
-        return max(0.0, min(start.due for start in self._starts) - time.monotonic()) if self._starts else None
+        if not self._starts or self._free_number() is None:
+            return None
+        return max(0.0, min(start.due for start in self._starts) - time.monotonic())
 
     def _free_number(self) -> int | None:
         taken = {worker.number for worker in self._workers}
@@ -235,8 +241,12 @@ class Owner:
     def _retire(self, worker: _Worker) -> None:
         worker.retires = True
         self._loads.close(worker.number)
-        with contextlib.suppress(OSError):  # it has just ended
-            worker.channel.sendall(RETIRE)
+        _tell_to_retire(worker)
+
+
+def _tell_to_retire(worker: _Worker) -> None:
+    with contextlib.suppress(OSError):  # it has just ended
+        worker.channel.sendall(RETIRE)
 
 
 def _bind(host: str, port: int) -> list[socket.socket]:
@@ -259,11 +269,16 @@ def _bound(family: int, address: object) -> socket.socket:
 
 
 def _private_folder() -> Path:
-    """A new one; in memory where no other place can be written to, as in a container with a read-only file system."""
-    try:
-        return Path(tempfile.mkdtemp(prefix="clipper-"))
-    except OSError:
-        return Path(tempfile.mkdtemp(prefix="clipper-", dir=_MEMORY_FOLDER))
+    """A new one with a short name; in memory where no other place can be written to, as in a read-only container."""
+    for parent in (None, *_OTHER_TEMPORARY_FOLDERS):
+        with contextlib.suppress(OSError):
+            folder = Path(tempfile.mkdtemp(prefix="clipper-", dir=parent))
+            if len(os.fsencode(folder)) <= _LONGEST_FOLDER:
+                return folder
+            folder.rmdir()
+    places = ", ".join(("TMPDIR", *_OTHER_TEMPORARY_FOLDERS))
+    logger.critical("no folder for sockets: none of %s can be written to and has a short path", places)
+    sys.exit(1)
 
 
 def run(config: Config, work: Work) -> NoReturn:

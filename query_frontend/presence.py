@@ -13,6 +13,7 @@ from typing import Final
 
 from clipper_common.constants import CONFIG_POLL_SECONDS
 from clipper_common.errors import ClipperException
+from clipper_common.link import tcp_address
 from clipper_common.records import UNNUMBERED, Frontend, FrontendReport, Replica
 from clipper_common.store import ConfigStore, StoreError
 from query_frontend.registry import Registry
@@ -53,7 +54,7 @@ class Presence:
         """Know this frontend's port, which makes up its place: nobody else can have it at the same time."""
         self._place = f"{socket.gethostname()}:{rpc_port}:"
         self.id = self._place + uuid.uuid4().hex[:12]
-        self.rpc_address = f"tcp://{self._advertise}:{rpc_port}" if self._advertise else ""
+        self.rpc_address = tcp_address(self._advertise, rpc_port) if self._advertise else ""
 
     def report_soon(self) -> None:
         """Something changed."""

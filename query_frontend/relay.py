@@ -130,6 +130,10 @@ class Relay:
 
     def tick(self, now: float) -> None:
         if self.link.is_silent(now):
+            self._on_readable()  # it may be that we did not listen
+        if self.link.closed:
+            return
+        if self.link.is_silent(now):
             self._loop.remove_reader(self._descriptor)
             self.link.reconnect()
             self._listen()
@@ -245,7 +249,7 @@ class Relays:
 
     def _forget_drained(self) -> None:
         for relay in list(self._leaving):
-            if relay.link.closed or relay.link.drained or not relay.link.registered:
+            if relay.link.closed or relay.link.drained or not relay.link.reached:
                 relay.close()
                 self._leaving.remove(relay)
 

@@ -19,6 +19,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from clipper_common import constants, wire
 from clipper_common.errors import WireError
+from clipper_common.link import tcp_address
 from clipper_common.multipart import receive_frames, send_frames
 from clipper_common.wire import HeartbeatType, Metadata, PredictRequest, Response
 from query_frontend.metrics import Histogram
@@ -68,7 +69,7 @@ class RpcEvents:
 
 class RpcServer:
     def __init__(self, host: str, port: int, events: RpcEvents, send_micros: Histogram) -> None:
-        self._address = f"tcp://{'*' if host == '0.0.0.0' else host}:{port}"
+        self._address = tcp_address("*" if host == "0.0.0.0" else host, port)
         self._events = events
         self._send_micros = send_micros
         self._connections: dict[bytes, Connection] = {}
@@ -85,6 +86,7 @@ class RpcServer:
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         _configure(self._socket)
+        self._socket.setsockopt(zmq.IPV6, "[" in self._address)
         self._socket.bind(self._address)
         self._monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._loop.add_reader(self._socket.FD, self._on_readable)

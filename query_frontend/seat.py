@@ -13,7 +13,7 @@ SERVING: Final = b"serving\n"
 WANTED: Final = b"wanted %d\n"
 """To the owner: so many workers there should be."""
 RETIRE: Final = b"retire\n"
-"""To the worker: leave the connections to the others, and go once there are none left."""
+"""To the worker: leave the connections to the others, and go once there are none left. Again: go without waiting."""
 
 MAX_SEATS: Final = 128
 """Twice as many as workers: those that retire keep their seats until they are gone."""

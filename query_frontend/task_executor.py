@@ -52,6 +52,8 @@ class ModelState:
         self.replicas: list[ReplicaState] = []
         self.is_served = False
         """Whether one of them takes batches."""
+        self.is_counted = True
+        """Whether what is queued is counted here: not if only relays take it, since their frontends count it."""
         self.idle: deque[ReplicaState] = deque()
         """Longest idle first."""
         self.dispatch_due = False
@@ -64,7 +66,9 @@ class ModelState:
         return model is not None and self.model.with_batching_of(model) == model
 
     def replicas_changed(self) -> None:
-        self.is_served = any(not replica.draining for replica in self.replicas)
+        serving = [replica for replica in self.replicas if not replica.draining]
+        self.is_served = bool(serving)
+        self.is_counted = not serving or any(not replica.is_relay for replica in serving)
 
     @property
     def batch_budget_seconds(self) -> float:
@@ -104,6 +108,7 @@ class ReplicaState:
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
+        self.is_relay = connection.metadata.is_relay
         self.state: ModelState | None = None
         """None while its model version is not registered."""
         self.sizer = batch_sizer(BatchPolicy.LEARNED, 0)
@@ -171,8 +176,9 @@ class TaskExecutor:
             return None
         if self._cache.enabled:
             state.shelf.entries[payload] = task
-        self._metrics.aggregate_num_predictions.count += 1
-        state.metrics.num_predictions.count += 1
+        if state.is_counted:
+            self._metrics.aggregate_num_predictions.count += 1
+            state.metrics.num_predictions.count += 1
         if state.idle and not state.dispatch_due:
             self._dispatch_soon(state)
         return task
@@ -275,11 +281,12 @@ class TaskExecutor:
         replica.batch = None
         seconds = time.monotonic() - batch.sent_at
         replica.sizer.observe(len(batch.tasks), seconds)
-        batch.state.metrics.add_batch(len(batch.tasks), seconds)
-        self._metrics.aggregate_outputs.count += len(batch.tasks)
+        if not replica.is_relay:
+            batch.state.metrics.add_batch(len(batch.tasks), seconds)
+            self._metrics.aggregate_outputs.count += len(batch.tasks)
         self._rest(replica, is_quick=len(batch.tasks) > 1 and seconds < _QUICK_SECONDS)
         # What failed elsewhere comes with the whole reason.
-        self._deliver(batch, response, "" if connection.metadata.is_relay else MODEL_RAISED)
+        self._deliver(batch, response, "" if replica.is_relay else MODEL_RAISED)
 
     def _rest(self, replica: ReplicaState, is_quick: bool) -> None:
         """The replica has nothing to do: let it go, or give it the next batch before the answers are written.

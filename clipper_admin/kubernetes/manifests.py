@@ -17,6 +17,8 @@ PRESTOP_SECONDS: Final = 3
 """A pod that shall go still serves for so long, until everybody knows that it does."""
 DRAIN_SECONDS: Final = 5
 """For so long a frontend that was told to go accepts connections, and asks its clients to use others."""
+RESTORE_SECONDS: Final = 1
+"""For so long a frontend that starts at an empty Redis lets others write back what they know."""
 FRONTEND_GRACE_SECONDS: Final = 60
 MODEL_GRACE_SECONDS: Final = int(constants.DRAIN_SECONDS) + 20
 MODEL_START_SECONDS: Final = 3600
@@ -144,8 +146,10 @@ def _query_frontend(cluster: Cluster, options: FrontendOptions, image: str) -> M
         "timeout_request": options.timeout_request,
         "timeout_content": options.timeout_content,
         "workers": options.workers,
+        "follow_workers": 0,  # CPU and memory are requested for so many
         "advertise": f"$({_POD_IP})",
         "drain_seconds": DRAIN_SECONDS,
+        "restore_seconds": RESTORE_SECONDS,
     }
     return pods.container(
         names.QUERY,

@@ -97,7 +97,7 @@ class Links:
     @property
     def drained(self) -> bool:
         """Whether all of them let us go, or are gone themselves."""
-        return all(link.drained or not link.registered for link in self)
+        return all(link.drained or not link.reached for link in self)
 
     def excuse_silence(self) -> None:
         """Nobody listened for a while: that was our silence, not the frontends'."""

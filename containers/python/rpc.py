@@ -23,6 +23,7 @@ from typing import Any, Final, NoReturn
 from clipper_common import constants, wire
 from clipper_common.datatypes import InputType, ModelId
 from clipper_common.errors import ClipperException
+from clipper_common.link import tcp_address
 
 from .prediction import BatchReport, Predict, PredictionError, Predictor
 from .session import Session
@@ -200,7 +201,7 @@ class RPCService:
         )
         predict: Predict = getattr(model, f"predict_{input_type.name.lower()}")
         predictor = Predictor(predict, input_type, self._start_metrics())
-        address = f"tcp://{self.host}:{self.port}"
+        address = tcp_address(self.host, self.port)
         logger.info("Serving %s, input type %s, for %s.", metadata.model, input_type.canonical_name, address)
         return Session(address, metadata, predictor.answer, stop, lambda: self._set_ready(True))
 

@@ -421,6 +421,18 @@ async def test_numbers_are_remembered_for_long_after_a_replica_was_last_seen(
     assert client.pttl(key) > 3_500_000
 
 
+async def test_what_numbers_are_counted_by_goes_with_the_last_of_them(store: ConfigStore, client: redis.Redis) -> None:
+    count, number = f"{records.REPLICA_COUNT_PREFIX}m:1", f"{records.REPLICA_NUMBER_PREFIX}m:1/x"
+    await store.report(report("a", "x"))
+    assert client.pttl(count) >= client.pttl(number) > 3_500_000
+    for key in (count, number):
+        client.pexpire(key, 1000)
+    await store.report(report("a", "x"))
+    assert client.pttl(count) >= client.pttl(number) > 3_500_000
+    client.delete(count)
+    assert (await store.report(report("b", "y")))[0] == [1], "not that of one that lives"
+
+
 async def test_a_record_that_somebody_took_away_comes_back(store: ConfigStore, client: redis.Redis) -> None:
     await store.report(report("a", "x"))
     with in_database(client, records.REPLICA_DB) as replicas:
@@ -502,6 +514,22 @@ async def test_a_redis_belongs_to_one_cluster(connect: Connect, redis_port: int)
         await second.claim("first/456")  # the same name, and yet another cluster
     await first.release("first/123")
     await second.claim("second/456")
+
+
+async def test_another_cluster_begins_with_its_own_number_of_workers(connect: Connect, redis_port: int) -> None:
+    store = connect(redis_port)
+    await store.claim("first/123")
+    assert await store.commit(await store.read(), [records.put_workers(3), *WRITES]) is not None
+    before = await store.read()
+    await store.release("first/123")
+    await store.claim("first/123")
+    assert await store.read() == before, "a restart"
+    await store.release("first/123")
+    await store.claim("second/456")
+    after = await store.read()
+    assert after.workers is None
+    assert after.revision > before.revision
+    assert after.applications == before.applications, "the rest is taken over"
 
 
 async def test_only_the_owner_can_release(store: ConfigStore) -> None:

@@ -263,6 +263,15 @@ class TestLeaving:
         frontend.answer_drain()
         assert served.has_ended(1)
 
+    def test_while_the_frontend_is_about_to_accept_it(self, frontend: ScriptedFrontend, serve: Serve) -> None:
+        served = serve(zeros)
+        frontend.receive_a(wire.Metadata, wire.HeartbeatType.REQUEST_METADATA)
+        served.stop.request()
+        frontend.receive_a(wire.Drain)
+        assert frontend.predict([ONE]).outputs == [b"0"]
+        frontend.send(wire.encode_drain_reply())
+        assert served.has_ended(1)
+
     def test_at_once_if_never_registered(self, frontend: ScriptedFrontend, serve: Serve) -> None:
         served = serve(zeros)
         frontend.receive()

@@ -90,6 +90,17 @@ class Frontend:
         self.process.terminate()
         return self.process.wait(10)
 
+    def end(self) -> None:
+        """However it is; one that is killed leaves files behind."""
+        if not hasattr(self, "process") or self.process.poll() is not None:
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(10)
+
     # --- what a client does ---
 
     def post(self, path: str, body: object) -> Reply:
@@ -157,9 +168,7 @@ def running_frontend(redis_port: int, log: Path, **flags: object) -> Iterator[Fr
         frontend.start()
         yield frontend
     finally:
-        if frontend.process.poll() is None:
-            frontend.process.kill()
-            frontend.process.wait(10)
+        frontend.end()
 
 
 @pytest.fixture

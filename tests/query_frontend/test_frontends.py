@@ -1,5 +1,6 @@
 """Several real query frontends on one real Redis."""
 
+import asyncio
 import contextlib
 import http.client
 import itertools
@@ -20,6 +21,8 @@ import redis
 
 from clipper_common import records
 from clipper_common.datatypes import InputType, ModelId
+from clipper_common.records import Application, Snapshot
+from clipper_common.store import ConfigStore
 from clipper_common.wire import Metadata
 from tests.conftest import OwnRedis
 from tests.query_frontend.conftest import Frontend, RawContainer, running_container, running_frontend, wait_for
@@ -117,6 +120,25 @@ def test_redis_away_and_emptied(start: Start, join: Any, own_redis: OwnRedis) ->
     join(first, "both")
     own_redis.start()
     wait_for(lambda: numbers(first) == [0, 1, 2], "all replicas are known again, by their numbers")
+
+
+def test_one_that_starts_at_an_empty_redis_lets_others_write_back(start: Start, own_redis: OwnRedis) -> None:
+    own_redis.start()
+
+    async def write_back() -> None:  # as a frontend that knew an application does
+        store = ConfigStore("127.0.0.1", own_redis.port)
+        app = Application("app", InputType.DOUBLES, "default", 1000)
+        await store._begin_epoch(Snapshot(applications={"app": app}))
+        await store.close()
+
+    with redis.Redis(port=own_redis.port) as client, ThreadPoolExecutor() as pool:
+        starting = pool.submit(start, own_redis.port, restore_seconds=60)
+        wait_for(
+            lambda: client.info("commandstats").get("cmdstat_mget", {"calls": 0})["calls"] >= 2, "it has looked twice"
+        )
+        assert not client.get(records.EPOCH_KEY)
+        asyncio.run(write_back())
+        assert starting.result(10).predict("app", input=[1.0])["output"] == "default"
 
 
 # --- containers with a link to each frontend ---

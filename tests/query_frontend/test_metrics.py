@@ -10,6 +10,7 @@ from query_frontend.metrics import (
     Histogram,
     Meter,
     RatioCounter,
+    State,
     SystemMetrics,
     depart,
     percentile,
@@ -170,10 +171,31 @@ def test_what_a_departed_worker_counted_stays() -> None:
     for of in (metrics, gone):
         of.add_app("a").add_answer(True, 0.001)
     gone.add_app("forgotten").add_answer(True, 0.001)
-    report = render([metrics.state()], [depart(gone.state())])
+    report = render([metrics.state()], [depart([gone.state()])])
     counters = {name: leaves for entry in report["counters"] for name, leaves in entry.items()}
     assert counters["app:a:num_predictions"] == {"count": "2"}
     assert "app:forgotten:num_predictions" not in counters
+
+
+def test_what_many_that_departed_leave_is_no_more_than_what_one_leaves() -> None:
+    left: list[State] = []
+    for _ in range(5):
+        gone = SystemMetrics()
+        app = gone.add_app("a")
+        for microseconds in range(5000):
+            app.add_answer(False, microseconds / 1e6)
+        left = [depart([*left, gone.state()])]
+    metrics = SystemMetrics()
+    metrics.add_app("a")
+    report = render([metrics.state()], left)
+    leaves = {name: leaves for of in report.values() for entry in of for name, leaves in entry.items()}
+    assert leaves["app:a:num_predictions"] == {"count": "25000"}
+    assert float(leaves["app:a:prediction_throughput"]["rate_1min"]) == 0.0
+    latency = leaves["app:a:prediction_latency"]
+    assert int(latency["size"]) <= 4096
+    assert float(latency["mean"]) == pytest.approx(2499.5)
+    assert float(latency["p50"]) == pytest.approx(2500, rel=0.1)
+    assert len(jsontext.dumps(left[0])) < 1.2 * len(jsontext.dumps(depart([gone.state()])))
 
 
 def test_a_report_is_the_same_after_a_journey_as_json() -> None:

@@ -65,6 +65,10 @@ async def test_two_frontends_know_each_other_and_share_numbers(make: Any) -> Non
     ]
 
 
+async def test_an_ipv6_address_is_advertised_as_zeromq_wants_it(make: Any) -> None:
+    assert make(rpc_port=7000, advertise="fd00::2").presence.rpc_address == "tcp://[fd00::2]:7000"
+
+
 async def test_a_frontend_that_goes_takes_only_its_own_along(make: Any) -> None:
     first, second = make(rpc_port=7000, cluster_id="c/1"), make(rpc_port=7001, cluster_id="c/1")
     for frontend in (first, second):

@@ -1,5 +1,6 @@
 """Containers of RPC version 3, which are connected to one of several frontends, serve all of them."""
 
+import asyncio
 import re
 import struct
 import threading
@@ -10,10 +11,17 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
+import zmq
 
 from clipper_common import wire
 from clipper_common.datatypes import InputType, ModelId
 from clipper_common.wire import Metadata
+from query_frontend.cache import PredictionCache
+from query_frontend.deadlines import DeadlineWheel
+from query_frontend.metrics import SystemMetrics
+from query_frontend.query_processor import QueryContext
+from query_frontend.relay import Place, Relay
+from query_frontend.task_executor import TaskExecutor
 from tests.conftest import OwnRedis
 from tests.query_frontend.conftest import Frontend, RawContainer, running_container, wait_for
 from tests.query_frontend.test_frontends import Clients, Start, is_served, numbers, start, wait_until_served
@@ -94,6 +102,53 @@ def test_a_version_3_container_serves_all_frontends(start: Start, number: int) -
         assert clients.defaults() == []
         assert relays(frontends[1]) == [""] * (number - 1)
         assert all(relays(frontend) == [] for frontend in frontends if frontend is not frontends[1])
+
+
+def test_a_relayed_query_counts_once(start: Start) -> None:
+    first, second = start(), start()
+    first.serve("app", slo_ms=5000)
+
+    def count(category: str, name: str, field: str, *frontends: Frontend) -> int:
+        metrics = [frontend.metric(category, name) for frontend in frontends]
+        return sum(int(metric[field]) for metric in metrics if metric is not None)
+
+    def counts(*frontends: Frontend) -> list[int]:
+        return [
+            count("counters", "app:app:num_predictions", "count", *frontends),
+            count("counters", "model:m:1:num_predictions", "count", *frontends),
+            count("counters", "internal:aggregate_num_predictions", "count", *frontends),
+            count("histograms", "model:m:1:prediction_latency", "size", *frontends),
+        ]
+
+    with old_container(first):
+        wait_until_served(first, second)
+        before, before_second = counts(first, second), counts(second)
+        for number in range(10):
+            assert second.predict("app", input=[float(number)])["default"] is False
+        assert first.predict("app", input=[0.5])["default"] is False
+        assert counts(first, second) == [known + 11 for known in before]
+        assert counts(second) == [before_second[0] + 10, 0, 0, 0]
+
+
+async def test_what_came_while_we_stalled_is_no_silence_of_the_peer() -> None:
+    loop, metrics = asyncio.get_running_loop(), SystemMetrics()
+    context = QueryContext(TaskExecutor(loop, PredictionCache(0), metrics), DeadlineWheel(loop))
+    with zmq.Context() as zmq_context, zmq_context.socket(zmq.ROUTER) as peer:
+        port = peer.bind_to_random_port("tcp://127.0.0.1")
+        relay = Relay(zmq_context, context, Place(f"tcp://127.0.0.1:{port}", MODEL, 0), InputType.DOUBLES, "peer:x")
+        first = relay.link.socket
+        assert first.poll(5000, zmq.POLLOUT)
+        relay.link.greet()
+        identity = peer.recv_multipart()[0]
+        peer.send_multipart([identity, *wire.encode_heartbeat_reply(wire.HeartbeatType.KEEP_ALIVE, 4)])
+        assert first.poll(5000)
+        relay.link.heard_at -= 60
+        relay.tick(time.monotonic())
+        assert relay.link.socket is first and relay.link.registered
+        relay.link.heard_at -= 60
+        relay.tick(time.monotonic())
+        assert relay.link.socket is not first
+        relay.close()
 
 
 def test_outputs_of_a_batch_keep_their_order_and_errors_are_per_input(start: Start) -> None:

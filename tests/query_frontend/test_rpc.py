@@ -1,20 +1,27 @@
 """The RPC as containers see it, with bytes written by hand from the facts (sections 1.3, 1.4, 1.11)."""
 
+import asyncio
 import os
 import random
 import signal
 import socket
 import struct
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+import zmq
 
 from clipper_common import wire
 from clipper_common.datatypes import InputType, ModelId
+from clipper_common.link import Link, tcp_address
 from clipper_common.wire import Metadata
+from query_frontend.metrics import Histogram
+from query_frontend.rpc_server import RpcEvents, RpcServer
 from tests.query_frontend.conftest import Frontend, RawContainer, running_container, wait_for
 
 pytestmark = pytest.mark.integration
@@ -65,6 +72,27 @@ def test_a_container_of_0_4_is_served(frontend: Frontend, raw_container: MakeCon
         ]
         container.send(CONTENT, message_id, struct.pack("<Q", 16), struct.pack("<QQ", 1, 1), b"3")
         assert reply.result()["output"] == 3
+
+
+async def test_containers_reach_an_ipv6_address() -> None:
+    no_events = RpcEvents(lambda _: None, lambda _, reason: None, lambda _, response: None, lambda _: None)
+    server = RpcServer("::1", 0, no_events, Histogram("microseconds"))
+    try:
+        port = server.start()
+    except zmq.ZMQError as error:
+        pytest.skip(f"this machine has no IPv6: {error}")
+    owner: Any = Mock()
+    with zmq.Context() as context:
+        metadata = Metadata(ModelId("m", "1"), InputType.DOUBLES, 4, "x")
+        link = Link(context, tcp_address("::1", port), metadata, owner, deque(maxlen=9))
+        async with asyncio.timeout(10):
+            while not link.registered:
+                if time.monotonic() > link.due or link.is_mute:
+                    link.greet()
+                link.receive()
+                await asyncio.sleep(0.01)
+        link.close()
+    server.stop()
 
 
 def test_inputs_of_a_batch_travel_in_frames_of_their_own(frontend: Frontend, raw_container: MakeContainer) -> None:

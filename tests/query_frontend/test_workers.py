@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import itertools
 import os
+import shutil
 import signal
 import socket
 import threading
@@ -12,12 +13,20 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import psutil
 import pytest
+import redis
+from aiohttp import web
 
 from clipper_common import constants, records
+from query_frontend.app import QueryFrontend
+from query_frontend.config import Config
+from query_frontend.door import Door
+from query_frontend.leaving import Leaving
+from query_frontend.owner import Owner
 from query_frontend.seat import Loads, Seat
 from tests.conftest import OwnRedis, find_free_port
 from tests.query_frontend.conftest import Frontend, http, running_frontend, wait_for
@@ -147,6 +156,14 @@ def two(redis_port: int, tmp_path: Path) -> Iterator[Frontend]:
         yield frontend
 
 
+@pytest.fixture
+def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where a frontend puts its own; with a name that is short enough, as pytest's are not."""
+    with TemporaryDirectory(prefix="t-") as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        yield Path(folder)
+
+
 # --- sharing ---
 
 
@@ -261,13 +278,16 @@ def test_worker_0_is_replaced_with_its_rpc_port(two: Frontend) -> None:
     wait_for(lambda: rpc_owner() not in (None, old), "another worker has the RPC port")
 
 
-def test_workers_end_with_their_owner(two: Frontend) -> None:
-    old = workers(two)
-    two.process.kill()
-    two.process.wait(10)
-    _, alive = psutil.wait_procs(old, 10)
-    assert not alive
-    two.start()
+def test_workers_end_with_their_owner(redis_port: int, tmp_path: Path, folder: Path) -> None:
+    """And leave nothing of it behind."""
+    with several(redis_port, tmp_path, 2) as frontend:
+        old = workers(frontend)
+        frontend.process.kill()
+        frontend.process.wait(10)
+        _, alive = psutil.wait_procs(old, 10)
+        assert not alive
+        assert not list(folder.iterdir())
+        frontend.start()
 
 
 async def test_an_owner_that_died_before_it_read_all(tmp_path: Path) -> None:
@@ -319,15 +339,31 @@ def test_a_wrong_number_of_workers(number: int, redis_port: int, tmp_path: Path)
     assert frontend.process.wait(10) == constants.EXIT_USAGE
 
 
-def test_the_folder_is_removed(redis_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "temporary"
-    folder.mkdir()
-    monkeypatch.setenv("TMPDIR", str(folder))
+def test_the_folder_is_removed(redis_port: int, tmp_path: Path, folder: Path) -> None:
     with several(redis_port, tmp_path, 2) as frontend:
         (private,) = folder.iterdir()
         assert private.stat().st_mode & 0o777 == 0o700
         assert frontend.stop() == 0
     assert not list(folder.iterdir())
+
+
+def test_a_temporary_folder_with_a_long_name(redis_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / ("long" * 25)
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    with several(redis_port, tmp_path, 2) as frontend:
+        assert http("GET", frontend.url + "/metrics").status == 200
+        assert frontend.stop() == 0
+    assert not list(folder.iterdir())
+
+
+def test_metrics_without_the_folder(redis_port: int, tmp_path: Path, folder: Path) -> None:
+    """Something cleans up in /tmp."""
+    with several(redis_port, tmp_path, 2) as frontend:
+        shutil.rmtree(*folder.iterdir())
+        assert http("GET", frontend.url + "/metrics").status == 200
+        assert frontend.stop() == 0
+        assert "Traceback" not in frontend.log.read_text()
 
 
 # --- a changing number ---
@@ -365,7 +401,28 @@ def test_the_number_in_redis_counts_after_a_restart(redis_port: int, tmp_path: P
         wait_for(lambda: len(workers(frontend)) == 2, "2 workers run again")
 
 
+def test_the_number_in_redis_is_not_for_all(redis_port: int, tmp_path: Path) -> None:
+    with several(redis_port, tmp_path, 2, follow_workers=0) as frontend:
+        frontend.configure(records.put_workers(1))
+        assert frontend.stop() == 0
+        frontend.start()
+        wait_until_serving(frontend, 2)
+
+
 # --- draining ---
+
+
+def test_a_retiring_worker_does_not_hold_up_the_end(redis_port: int, tmp_path: Path) -> None:
+    with several(redis_port, tmp_path, 2, timeout_request=60) as frontend:
+        clients = [Client(frontend.port) for _ in range(8)]
+        for client in clients:
+            client.ask()
+        frontend.configure(records.put_workers(1))
+        wait_for(lambda: frontend.metric("gauges", "internal:workers") == {"serving": "1"}, "one retires")
+        assert len(workers(frontend)) == 2, "it waits for its clients"
+        assert frontend.stop() == 0
+        for client in clients:
+            client.close()
 
 
 def test_draining(redis_port: int, tmp_path: Path) -> None:
@@ -421,3 +478,58 @@ def test_metrics_without_a_worker_that_hangs(two: Frontend) -> None:
             assert b"200" in client.ask(b"GET /metrics HTTP/1.1\r\nHost: here\r\n\r\n")
         finally:
             hung.resume()
+
+
+# --- parts ---
+
+
+async def test_a_door_that_is_closed_while_it_opens(tmp_path: Path) -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        seat = Seat(0, [listener], theirs, Loads(), tmp_path, True)
+
+        async def handle(_: web.BaseRequest) -> web.Response:
+            return web.Response()
+
+        door = Door(seat, web.Server(handle), Leaving())
+        opening = asyncio.create_task(door.open(shared=False))
+        await asyncio.sleep(0)  # as far as the first wait
+        assert not opening.done()
+        door.close()
+        await opening
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port), 10)
+
+
+def test_an_owner_whose_seats_are_all_taken_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    owner = Owner(Config(host="127.0.0.1", port=0), lambda config, seat: None)
+    owner._folder.rmdir()
+    for end in (*owner._listeners, owner._wakeup, owner._signals, owner._selector):
+        end.close()
+    assert owner._seconds_to_next_start() == 0.0
+    monkeypatch.setattr(owner, "_free_number", lambda: None)
+    assert owner._seconds_to_next_start() is None
+
+
+async def test_a_frontend_that_is_stopped_while_it_starts_says_goodbye(
+    redis_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = Config(redis_ip="127.0.0.1", redis_port=redis_port, host="127.0.0.1", rpc_service_port=find_free_port())
+    parts = QueryFrontend(config, asyncio.get_running_loop())
+    waits = asyncio.Event()
+
+    async def wait_until_loaded(_: float) -> None:
+        waits.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(parts.registry, "wait_until_loaded", wait_until_loaded)
+    starting = asyncio.ensure_future(anext(aiter(parts.run(web.Application()))))
+    await asyncio.wait_for(waits.wait(), 10)
+    with redis.Redis(port=redis_port) as client:
+        assert client.keys(records.FRONTEND_PREFIX + "*")
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        assert not client.keys(records.FRONTEND_PREFIX + "*")
