@@ -136,7 +136,7 @@ class Api:
                 "from ~/.kube/config, or, inside a pod, from its service account. Does 'kubectl get nodes' work?"
             ) from error
         configuration.retries = urllib3.Retry(
-            total=6, connect=1, read=1, status_forcelist=_BUSY, allowed_methods=None, backoff_factor=0.2
+            total=6, connect=3, read=3, status_forcelist=_BUSY, allowed_methods=None, backoff_factor=0.2
         )
         return configuration
 
