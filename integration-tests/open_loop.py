@@ -7,9 +7,14 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import aiohttp
+
+
+LATE: Final = "default: Failed to retrieve a prediction response within the specified latency SLO"
+_PRESSURE: Final = Path("/proc/pressure/cpu")
 
 
 @dataclass
@@ -23,10 +28,17 @@ class Step:
     latencies: list[float] = field(default_factory=list)
     """Seconds since each query was due."""
     seconds: float = 0.0
+    pressure: float = 0.0
+    """The share of the time in which something on this machine waited for a processor (PSI of the Linux kernel)."""
 
     @property
     def mishaps(self) -> dict[str, int]:
         return {outcome: number for outcome, number in self.outcomes.items() if outcome != "ok"}
+
+    @property
+    def losses(self) -> dict[str, int]:
+        """The mishaps, but not what came late on a machine that had too much to do."""
+        return {outcome: number for outcome, number in self.mishaps.items() if outcome != LATE or self.pressure < 0.6}
 
     def __str__(self) -> str:
         latencies = sorted(self.latencies)
@@ -34,7 +46,7 @@ class Step:
         worst = 1000 * latencies[-1]
         return (
             f"{self.name}: {self.seconds:.0f} s, {self.outcomes.total()} queries, {self.mishaps or 'no mishap'}, "
-            f"p50 {p50:.1f} ms, p99 {p99:.1f} ms, max {worst:.0f} ms"
+            f"p50 {p50:.1f} ms, p99 {p99:.1f} ms, max {worst:.0f} ms, processors short {self.pressure:.0%} of the time"
         )
 
 
@@ -65,11 +77,12 @@ class OpenLoop:
         """Note apart what happens during the block, and for some seconds around it."""
         self._step = step = Step(name)
         self.steps.append(step)
-        started = time.monotonic()
+        started, stalled = time.monotonic(), _stalled_seconds()
         self._wait(before)
         yield step
         self._wait(after)
         step.seconds = time.monotonic() - started
+        step.pressure = (_stalled_seconds() - stalled) / step.seconds
         self._step = self.between
         self._wait(1.0)  # for answers that are due
 
@@ -101,3 +114,7 @@ class OpenLoop:
             step.outputs[answer.get("output")] += 1
         step.outcomes[outcome] += 1
         step.latencies.append(time.monotonic() - due)
+
+
+def _stalled_seconds() -> float:
+    return int(_PRESSURE.read_text().split()[4].removeprefix("total=")) / 1e6 if _PRESSURE.exists() else 0.0

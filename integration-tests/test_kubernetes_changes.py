@@ -171,7 +171,7 @@ def load(conn: ClipperConnection, report: list[Step]) -> Iterator[OpenLoop]:
             report += loop.steps
     for step in [*loop.steps, loop.between]:
         assert step.outcomes.total() > 0
-        assert not step.mishaps, str(step)
+        assert not step.losses, str(step)
 
 
 def assert_configured(conn: ClipperConnection) -> None:
