@@ -12,7 +12,6 @@ from typing import Any, Final
 
 import aiohttp
 
-
 LATE: Final = "default: Failed to retrieve a prediction response within the specified latency SLO"
 _PRESSURE: Final = Path("/proc/pressure/cpu")
 
