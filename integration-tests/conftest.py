@@ -9,7 +9,7 @@ import kubernetes_support
 import psutil
 import pytest
 from docker_support import built_images, docker_client
-from kubernetes_support import CONTRACT, ON_EVERY_MANAGER, kubernetes_api, left_nothing_in_kubernetes
+from kubernetes_support import IN_EVERY_RUN, ON_EVERY_MANAGER, kubernetes_api, left_nothing_in_kubernetes
 from managers import MANAGERS, NewManager
 
 from clipper_admin import ClipperConnection, ContainerManager, images
@@ -34,10 +34,9 @@ MARKS = {"docker": [pytest.mark.docker, pytest.mark.timeout(300)], "kubernetes":
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what Kubernetes could not do otherwise than Docker, or only when there is time for it."""
-    on_kubernetes = [item for item in items if manager_of(item) == "kubernetes"]
-    unwanted = [item for item in on_kubernetes if item.path.stem not in ON_EVERY_MANAGER]
-    for item in on_kubernetes:
-        if item.path.stem != CONTRACT:
+    unwanted = [item for item in items if manager_of(item) == "kubernetes" and item.path.stem not in ON_EVERY_MANAGER]
+    for item in items:
+        if item.get_closest_marker("kubernetes") and not IN_EVERY_RUN & {item.path.stem, item.name}:
             item.add_marker(pytest.mark.long)
     config.hook.pytest_deselected(items=unwanted)
     items[:] = [item for item in items if item not in unwanted]

@@ -17,9 +17,11 @@ from clipper_admin.kubernetes import names
 from clipper_admin.kubernetes.api import PLURALS, Api
 from clipper_admin.kubernetes.namespaces import MADE_LABEL
 
-CONTRACT = "test_manager_contract"
-ON_EVERY_MANAGER = {CONTRACT, "test_basic_concepts", "test_quickstart"}
+ON_EVERY_MANAGER = {"test_basic_concepts", "test_manager_contract", "test_quickstart"}
 """The modules that are run on Kubernetes too. What is inside containers is tested with Docker."""
+
+IN_EVERY_RUN = {"test_manager_contract", "test_clusters_side_by_side"}
+"""Of the tests on Kubernetes, the module and the test that `make test` runs. `make test-all` runs all."""
 
 MARKS = [
     pytest.mark.kubernetes,

@@ -493,6 +493,7 @@ def redis_with_volume(docker_client: DockerClient, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(containers, "REDIS_IMAGE", "clipper-test-redis:volume")
 
 
+@pytest.mark.long
 def test_ten_cycles_leave_nothing(docker_client: DockerClient, redis_with_volume: None) -> None:
     def everything() -> list[Any]:
         every = docker_client.containers.list(all=True, ignore_removed=True)

@@ -110,7 +110,6 @@ def test_clusters_side_by_side(conn: ClipperConnection, new_connection: NewConne
     assert f"namespace/{NAMESPACE}" in made_namespaces(), "the other cluster is in it"
 
 
-@pytest.mark.long
 def test_another_program_goes_on_with_what_was_chosen(new_connection: NewConnection) -> None:
     chosen = {
         "node_selector": {"kubernetes.io/os": "linux"},
@@ -139,7 +138,6 @@ def test_applying_twice_changes_nothing(conn: ClipperConnection, tmp_path: Path)
     assert all(it["metadata"].get("generation", 1) == 1 for it in second if it["kind"] != "Deployment")
 
 
-@pytest.mark.long
 def test_starting_twice_at_the_same_time(new_connection: NewConnection) -> None:
     errors: list[BaseException] = []
 
@@ -161,7 +159,6 @@ def test_starting_twice_at_the_same_time(new_connection: NewConnection) -> None:
     survivor.stop_all(graceful=False)
 
 
-@pytest.mark.long
 def test_a_damaged_cluster(conn: ClipperConnection, new_connection: NewConnection) -> None:
     damaged = new_connection("damaged")
     damaged.start_clipper()
@@ -187,7 +184,6 @@ def test_names_as_long_as_they_may_be(conn: ClipperConnection) -> None:
     assert conn.get_num_replicas(name, version) == 0
 
 
-@pytest.mark.long
 def test_nothing_is_left(new_connection: NewConnection) -> None:
     conn = new_connection("gone", redis_volume=None)
     conn.start_clipper()
@@ -199,7 +195,6 @@ def test_nothing_is_left(new_connection: NewConnection) -> None:
         conn.cm.get_num_replicas("a", "1")
 
 
-@pytest.mark.long
 def test_a_namespace_of_somebody_else_stays(new_connection: NewConnection, namespace: str) -> None:
     conn = new_connection("guest", namespace)
     conn.start_clipper()
@@ -374,7 +369,6 @@ def proxy() -> Iterator[str]:
         process.terminate()
 
 
-@pytest.mark.long
 def test_through_a_proxy(conn: ClipperConnection, new_connection: NewConnection, proxy: str) -> None:
     types = dict.fromkeys(["redis", "management", "query", "query-rpc", "metric"], "ClusterIP")
     proxied = new_connection("proxied", kubernetes_proxy_addr=proxy, service_types=types)
@@ -395,7 +389,6 @@ def test_a_cluster_that_could_not_be_reached(new_connection: NewConnection) -> N
     assert what_is_left_of(["closed"]) == set()
 
 
-@pytest.mark.long
 def test_load_balancers(new_connection: NewConnection) -> None:
     """This Kubernetes has none: the test says what one would."""
     balanced = new_connection("balanced", service_types={"query": "LoadBalancer"})
@@ -477,7 +470,6 @@ def test_replicas_that_run_stay_when_more_cannot(conn: ClipperConnection) -> Non
     conn.stop_models(["crowded"])
 
 
-@pytest.mark.long
 def test_a_deployment_that_is_removed_while_it_starts(conn: ClipperConnection) -> None:
     image = images.image_name(images.NOOP_CONTAINER)
     made = names.model("kube", "removed", "1")
@@ -494,7 +486,6 @@ def test_a_deployment_that_is_removed_while_it_starts(conn: ClipperConnection) -
     removing.join()
 
 
-@pytest.mark.long
 def test_a_quota_is_named(new_connection: NewConnection, namespace: str) -> None:
     kubectl("create", "quota", "few", "--hard=pods=3", "--namespace", namespace)
     conn = new_connection("limited", namespace)
@@ -566,7 +557,6 @@ def test_credentials_that_are_not_accepted(monkeypatch: pytest.MonkeyPatch, tmp_
     fails_at_once(KubernetesContainerManager("nobody").connect, "credentials are not accepted")
 
 
-@pytest.mark.long
 def test_the_documented_rights_are_enough(
     namespace: str, proxy: str, built_images: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -610,7 +600,6 @@ def token_of(account: str, namespace: str) -> str:
 # --- manifests ---
 
 
-@pytest.mark.long
 def test_exported_manifests_make_the_same_cluster(new_connection: NewConnection, tmp_path: Path) -> None:
     conn = new_connection("gitops")
     conn.cm.stop_all()

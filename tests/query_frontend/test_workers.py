@@ -177,7 +177,7 @@ def test_connections_are_spread(ask_each: bool, two: Frontend) -> None:
     found = wait_for(lambda: (now := spread(two)) and sum(now) == 64 and now, "all connections are accepted")
     for client in clients:
         client.close()
-    assert found[0] >= 28, found
+    assert found[0] >= 16, found  # left to themselves, one would have nearly all
 
 
 def test_short_connections_are_spread(two: Frontend) -> None:
