@@ -12,6 +12,7 @@ CLIPPER = ["yardstick", "ceiling", "clipper", "clipper-cached"]
 
 pytestmark = [
     pytest.mark.integration,
+    pytest.mark.long,
     pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler"),
 ]
 needs_wrk = pytest.mark.skipif(not shutil.which("wrk"), reason="needs wrk")
