@@ -23,12 +23,7 @@ ON_EVERY_MANAGER = {"test_basic_concepts", "test_manager_contract", "test_quicks
 IN_EVERY_RUN = {"test_manager_contract", "test_clusters_side_by_side"}
 """Of the tests on Kubernetes, the module and the test that `make test` runs. `make test-all` runs all."""
 
-MARKS = [
-    pytest.mark.kubernetes,
-    pytest.mark.timeout(300),
-    # What a kubeconfig without a certificate of the server brings about, as that of a test cluster may be.
-    pytest.mark.filterwarnings("ignore:Unverified HTTPS request"),
-]
+MARKS = [pytest.mark.kubernetes, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="session")
