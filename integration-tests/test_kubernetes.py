@@ -306,6 +306,21 @@ def test_logs_of_a_container_that_was_started_again(conn: ClipperConnection, tmp
     conn.stop_models(["dying"])
 
 
+def test_the_log_of_a_pod_whose_node_is_away(namespace: str) -> None:
+    """A Node that is only a name."""
+    node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": namespace}, "spec": {"unschedulable": True}}
+    container = {"name": "it", "image": "none"}
+    spec = {"nodeName": namespace, "terminationGracePeriodSeconds": 0, "containers": [container]}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "it", "namespace": namespace}, "spec": spec}
+    kubectl("create", "--filename=-", given=json.dumps(node))
+    try:
+        kubectl("create", "--filename=-", given=json.dumps(pod))
+        assert b"could not read this log" in (Api(namespace).log("it", "it") or b"")
+        kubectl("delete", "pod", "it", "--namespace", namespace, "--force", "--grace-period=0")
+    finally:
+        kubectl("delete", "node", namespace)
+
+
 def test_a_pod_that_was_deleted_comes_back(conn: ClipperConnection) -> None:
     endpoint(conn, "deleted")
     (pod,) = (pod["metadata"]["name"] for pod in living_pods(conn, names.MODEL, "deleted-1"))

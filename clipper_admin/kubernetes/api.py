@@ -344,7 +344,10 @@ class Api:
     # --- logs and events ---
 
     def log(self, pod: str, container: str, previous: bool = False, lines: int | None = None) -> bytes | None:
-        """What a container wrote; None when there is nothing to read, as it never ran, or is gone."""
+        """What a container wrote; None when there is nothing to read, as it never ran, or is gone.
+
+        When its node does not answer, this says so: what does not need the log shall not fail for it.
+        """
         query = [("container", container), ("previous", str(previous).lower())]
         query += [] if lines is None else [("tailLines", str(lines))]
         with translated(f"read the log of '{pod}'"):
@@ -353,6 +356,8 @@ class Api:
             except DynamicApiError as error:
                 if error.status in (400, 404):
                     return None
+                if error.status >= 500:
+                    return f"(Kubernetes could not read this log: {_text_of(error)})\n".encode()
                 raise
 
     def warnings(self, name: str) -> Sequence[str]:
