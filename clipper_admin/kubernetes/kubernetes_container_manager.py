@@ -33,11 +33,13 @@ from clipper_admin.kubernetes.spec import (
     Model,
     RedisVolume,
     check_node_selector,
+    check_proxy,
     check_resources,
     check_service_types,
     check_tolerations,
 )
 from clipper_admin.kubernetes.status import Viewpoint
+from clipper_admin.undoing import undone_on_failure
 from clipper_common import constants
 from clipper_common.errors import ClipperException, UnconnectedException
 
@@ -149,11 +151,9 @@ class KubernetesContainerManager(ContainerManager):
         self.namespace = namespace
         if namespace != "default":
             self.cluster_identifier = f"{namespace}-{cluster_name}"
-        if kubernetes_proxy_addr is not None:
-            check_text("kubernetes_proxy_addr", kubernetes_proxy_addr)
         self._redis_image = check_text("redis_image", redis_image)
         self._prometheus_image = check_text("prometheus_image", prometheus_image)
-        self._proxy = kubernetes_proxy_addr
+        self._proxy = None if kubernetes_proxy_addr is None else check_proxy(kubernetes_proxy_addr)
         self._wants_internal = bool(useInternalIP)
         self._labels = names.as_text(names.cluster_selector(cluster_name))
         self._model_labels = names.as_text(names.selector(cluster_name, names.MODEL))
@@ -201,15 +201,13 @@ class KubernetesContainerManager(ContainerManager):
             self._api.create(objects[0])  # which only one can do
         except AlreadyExists:
             raise self._already_exists() from None
-        try:
+        complaint = "The cluster could not be removed again, which stop_all() does"
+        with undone_on_failure(lambda: self.stop_all(graceful=False), complaint, self.logger):
             for object_ in objects:
                 self._api.apply(object_)
             self._wait_until_ready("Pods of Clipper", self._labels, _count_pods(objects))
-            waiting.until_reachable(self._api, self._balanced(), self._labels)
+            waiting.until_reachable(self._api, self._balanced(), self._labels, self.logger)
             self.connect()
-        except BaseException:
-            self.stop_all(graceful=False)
-            raise
 
     def _wait_until_ready(self, what: str, labels: str, wanted: int) -> None:
         waiting.until_pods(self._api, labels, wanted, what, status.is_ready, labels)
@@ -329,13 +327,11 @@ class KubernetesContainerManager(ContainerManager):
         """Apply the Deployment of a model version that has none, and wait until its containers run."""
         cluster = self._connected.cluster
         model = Model(name, version, input_type, image, num_replicas, resources)
-        try:
+        complaint = f"The replicas of {name}:{version} could not be removed again, which stop_models() does"
+        with undone_on_failure(lambda: self._remove_models([(name, version)]), complaint, self.logger):
             for object_ in manifests.model_objects(cluster, model):
                 self._api.apply(object_)
             self._wait_until_started(name, version, num_replicas)
-        except BaseException:
-            self._remove_models([(name, version)])
-            raise
 
     def get_num_replicas(self, name: str, version: str) -> int:
         """How many pods the Deployment of the model version should have."""
@@ -363,13 +359,10 @@ class KubernetesContainerManager(ContainerManager):
     def _scaled(self, deployment: str, replicas: int, before: int) -> Iterator[None]:
         """Scale a Deployment, and back again if the block does not succeed."""
         self._api.scale(deployment, replicas)
-        try:
+        complaint = f"{deployment} could not be scaled back to {before}"
+        # What somebody else wants stays.
+        with undone_on_failure(lambda: self._api.scale(deployment, before), complaint, self.logger, waiting.Overruled):
             yield
-        except waiting.Overruled:  # what somebody else wants stays
-            raise
-        except BaseException:
-            self._api.scale(deployment, before)
-            raise
 
     def _wait_until_started(self, name: str, version: str, wanted: int) -> None:
         labels = self._labels_of(name, version)
