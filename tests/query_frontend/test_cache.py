@@ -6,7 +6,7 @@ from query_frontend.cache import PredictionCache, Shelf
 A_TASK, ANOTHER_TASK = 1, 2
 
 
-ENTRY, BATCH = 170, 250
+ENTRY, BATCH = 190, 170
 """Bytes that an entry takes beside input and output, and a batch of them."""
 
 
