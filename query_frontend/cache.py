@@ -8,9 +8,7 @@ was answered together came together and goes together, so most of the work is do
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from itertools import repeat
-from typing import Any, Final, Generic, NamedTuple, TypeVar
-
-Coming = TypeVar("Coming")
+from typing import Any, Final, NamedTuple
 
 _ENTRY_OVERHEAD_BYTES: Final = 190
 """About what Python needs for an entry besides the bytes of input and output (measured on 64-bit CPython 3.11)."""
@@ -20,39 +18,39 @@ _PARTS: Final = 64
 """No batch is a larger part of the cache, unless it is a single entry."""
 
 
-class Shelf(Generic[Coming]):
+class Shelf:
     """The outputs of one model version by their inputs. In the place of one that is on its way stands what gets it."""
 
     __slots__ = ("entries", "used")
 
     def __init__(self) -> None:
-        self.entries: dict[bytes, bytes | Coming] = {}
+        self.entries: dict[bytes, bytes | Any] = {}
         self.used: set[bytes] = set()
         """Inputs whose output was asked for since they were last looked at."""
 
-    def give_up(self, payload: bytes, coming: Coming) -> None:
+    def give_up(self, payload: bytes, coming: object) -> None:
         """No output is on its way, as far as `coming` is concerned."""
         if self.entries.get(payload) is coming:
             del self.entries[payload]
 
 
-class _Batch(NamedTuple, Generic[Coming]):
+class _Batch(NamedTuple):
     """Inputs whose outputs came together."""
 
-    shelf: Shelf[Coming]
+    shelf: Shelf
     payloads: Sequence[bytes]
     size: int
     """With the outputs, in bytes."""
 
 
-class PredictionCache(Generic[Coming]):
+class PredictionCache:
     """Bounds what is on all shelves. Of size 0 it keeps nothing."""
 
     def __init__(self, max_bytes: int) -> None:
         self.enabled = max_bytes > 0
         self._max_bytes = max_bytes
         self._bytes = 0
-        self._batches: deque[_Batch[Coming]] = deque()
+        self._batches: deque[_Batch] = deque()
         """Oldest first."""
 
     @property
@@ -60,7 +58,7 @@ class PredictionCache(Generic[Coming]):
         """Of the outputs and their inputs. What is on its way is bounded by the queues of the models."""
         return self._bytes
 
-    def put(self, shelf: Shelf[Coming], payloads: Sequence[bytes], outputs: Sequence[bytes]) -> None:
+    def put(self, shelf: Shelf, payloads: Sequence[bytes], outputs: Sequence[bytes]) -> None:
         """Keep `outputs`, each as that of the input in the same place, instead of what is there."""
         size = _size(payloads, outputs)
         if len(payloads) > 1 and size * _PARTS > self._max_bytes:
@@ -75,7 +73,7 @@ class PredictionCache(Generic[Coming]):
             while self._bytes > self._max_bytes:
                 self._judge_oldest()
 
-    def _append(self, batch: _Batch[Coming]) -> None:
+    def _append(self, batch: _Batch) -> None:
         self._batches.append(batch)
         self._bytes += batch.size
 
@@ -90,7 +88,7 @@ class PredictionCache(Generic[Coming]):
             self._append(_Batch(shelf, list(kept), _size(kept, kept.values())))
         _forget(shelf, payloads)
 
-    def forget(self, shelf: Shelf[Coming]) -> None:
+    def forget(self, shelf: Shelf) -> None:
         """Drop everything of a model version that is no more."""
         self._batches = deque(batch for batch in self._batches if batch.shelf is not shelf)
         self._bytes = sum(batch.size for batch in self._batches)
@@ -103,5 +101,5 @@ def _size(payloads: Collection[bytes], outputs: Collection[bytes]) -> int:
     return entries + _BATCH_OVERHEAD_BYTES
 
 
-def _forget(shelf: Shelf[Any], payloads: Iterable[bytes]) -> None:
+def _forget(shelf: Shelf, payloads: Iterable[bytes]) -> None:
     deque(map(shelf.entries.pop, payloads, repeat(None)), maxlen=0)

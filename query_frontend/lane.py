@@ -19,9 +19,9 @@ import asyncio
 import contextlib
 import logging
 import re
-import time
 from collections.abc import Callable, Iterator
-from typing import Any, Final, NamedTuple
+from time import monotonic, time
+from typing import Any, Final
 
 import aiohttp
 from aiohttp import hdrs, web
@@ -53,14 +53,17 @@ _MAX_HELD_BYTES: Final = 1 << 16
 _END_OF_HEAD: Final = b"\r\n\r\n"
 _PREDICT_PATH: Final = re.compile(r"/([^/]+)/predict/?")
 _LENGTH: Final = re.compile(r"[0-9]{1,9}")
+_DOUBLES: Final = InputType.DOUBLES
 _NOT_PLAIN: Final = (hdrs.CONTENT_ENCODING, hdrs.EXPECT, hdrs.TRANSFER_ENCODING, hdrs.UPGRADE)
 
 
-class Head(NamedTuple):
+class Head:
     """What a request's head says: its body's length, and if it is plain, the application."""
 
-    length: int
-    app: str | None
+    def __init__(self, text: bytes, length: int, app: str | None) -> None:
+        self.text = text
+        self.length = length
+        self.app = app
 
 
 class Lane:
@@ -107,7 +110,7 @@ class Lane:
         app = self._registry.app(app_name)
         if app is None:
             return None
-        payload = schemas.parse_doubles(body) if app.input_type is InputType.DOUBLES else None
+        payload = schemas.parse_doubles(body) if app.input_type is _DOUBLES else None
         if not payload:
             try:
                 inputs, version = schemas.parse_predict(body, app.input_type)
@@ -121,7 +124,7 @@ class Lane:
     def render(self, query: Query, now: float) -> bytes:
         """The response to an answered query, byte for byte as aiohttp writes it."""
         if now >= self._second_ends:
-            self._second_ends = now + 1 - time.time() % 1
+            self._second_ends = now + 1 - time() % 1
             self._forget_heads()
         answer = query.answer
         assert answer is not None
@@ -169,7 +172,7 @@ def _read_head(head: bytes) -> Head | None:
         and not payload.is_eof()
         and not payload.total_bytes
     )
-    return Head(int(length), path[1] if path is not None and is_plain else None)
+    return Head(head, int(length), path[1] if path is not None and is_plain else None)
 
 
 def _render_head(model: ModelId | None, length: int) -> bytes:
@@ -180,63 +183,65 @@ def _render_head(model: ModelId | None, length: int) -> bytes:
     ).encode()
 
 
-class LaneHandler(RequestHandler):
-    """A connection: aiohttp's, with the lane before it."""
+class LaneConnection:
+    """A connection's part in the lane.
 
-    __slots__ = (
-        "_arrival",
-        "_held",
-        "_held_bytes",
-        "_holds_back",
-        "_idle",
-        "_lane",
-        "_missing",
-        "_owed",
-        "_parts",
-        "_passes",
-        "_query",
-        "_slot",
-        "_body_due",
-    )
+    aiohttp's class has slots, so nothing compiled can inherit from it: what runs for each request is here, and
+    `LaneHandler` holds it.
+    """
 
-    def __init__(self, lane: Lane, server: web.Server, **options: Any) -> None:
-        super().__init__(server, **options)
+    def __init__(self, handler: "LaneHandler", lane: Lane) -> None:
+        self._handler = handler
         self._lane = lane
+        self.transport: asyncio.Transport | None = None
+        self._reply = self.reply
+        """Bound once. Broken by `lose`."""
         self._passes = False
         """Everything goes to aiohttp from now on."""
+        self.ends = False
+        """Nothing more is answered."""
+        self.paused = False
+        """The client does not read its answers."""
+        self._aiohttp_waits = False
+        """Its handler is known to have answered everything and to wait for the next message."""
+        self._head: Head | None = None
+        """The last, since a client's heads are all alike."""
+        self.answers = 0
+        """That aiohttp has not counted yet."""
+        self.answered_at = 0.0
         self._owed = 0
         """How many of the next bytes are the rest of a request that aiohttp has begun to read."""
-        self._query: Query | None = None
+        self.query: Query | None = None
         """Under way in the lane."""
-        self._held: list[bytes] = []
+        self.held: list[bytes] = []
         self._held_bytes = 0
         """What came meanwhile."""
         self._holds_back = False
         """The transport is paused: too much is held."""
-        self._parts: list[bytes] = []
+        self.parts: list[bytes] = []
         """A plain request whose body is not complete. Below: since when, what it lacks, its slot of the wheel."""
         self._arrival = 0.0
         self._missing = 0
         self._slot: Slot = {}
         self._body_due: float | None = None
-        self._idle: asyncio.Future[None] | None = None
+        self.idle: asyncio.Future[None] | None = None
         """Who shuts down waits here for the query."""
 
     # --- what arrives ---
 
     def data_received(self, data: bytes) -> None:
         if self._passes or not data:  # aiohttp itself calls with nothing, so that its parser goes on
-            super().data_received(data)
-        elif self._close or self._force_close:
+            self._aiohttp_takes(data)
+        elif self.ends:
             return
-        elif self._query is not None or self._held:
+        elif self.query is not None or self.held:
             self._hold(data)
-        elif self._parts:
+        elif self.parts:
             self._add_part(data)
-        elif self._paused:  # the client does not read its answers
+        elif self.paused:
             self._hold(data)
         else:
-            self._take(data, time.monotonic())
+            self._take(data, monotonic())
 
     def _take(self, data: bytes, arrival: float) -> None:
         """Answer each request in `data` or pass it on, until one is under way or incomplete."""
@@ -245,18 +250,15 @@ class LaneHandler(RequestHandler):
             if self._owed:
                 data = self._pass(data, self._owed)
                 continue
-            body_at = data.find(_END_OF_HEAD) + 4
-            text = data[:body_at] if body_at > 3 else b""
-            head = lane.heads.get(text) or lane.recognise(text)
-            if head is None or (not lane.leaving.is_empty and self in lane.leaving):
+            head = self._find_head(data)
+            if head is None or (not lane.leaving.is_empty and self._handler in lane.leaving):
                 self._passes = True
-                super().data_received(data)
+                self._aiohttp_takes(data)
                 return
-            length, app_name = head
-            size = body_at + length
-            waiter = self._waiter  # aiohttp's: there is none yet when the first request comes with the connection
-            aiohttp_waits = not (self._messages or (waiter.done() if waiter is not None else self._request_count))
-            if app_name is None or not aiohttp_waits:
+            body_at = len(head.text)
+            app_name = head.app
+            size = body_at + head.length
+            if app_name is None or not (self._aiohttp_waits or self._find_aiohttp_waiting()):
                 data = self._pass(data, size)
                 continue
             if len(data) < size:
@@ -269,14 +271,22 @@ class LaneHandler(RequestHandler):
             if query is None:
                 data = self._pass(data, size)
                 continue
-            data = data[size:]
+            data = data[size:] if len(data) > size else b""
             if query.answer is None:
-                self._query = query
+                self.query = query
             else:
-                self._write(query, time.monotonic())
-            if data and (self._query is not None or self._paused):
+                self._write(query, monotonic())
+            if data and (self.query is not None or self.paused):
                 self._hold(data)
                 return
+
+    def _find_head(self, data: bytes) -> Head | None:
+        """That of the next request; None if aiohttp alone can tell where it ends."""
+        head = self._head
+        if head is None or not data.startswith(head.text):
+            text = data[: data.find(_END_OF_HEAD) + 4] if _END_OF_HEAD in data else b""
+            head = self._head = self._lane.heads.get(text) or self._lane.recognise(text)
+        return head
 
     def _pass(self, data: bytes, size: int) -> bytes:
         """Give aiohttp the first `size` bytes, as far as they are there. Answers the rest."""
@@ -284,33 +294,55 @@ class LaneHandler(RequestHandler):
             self._body_due = None  # of a request before this one, whose body nobody asked for
         part = data[:size]
         self._owed = size - len(part)
-        super().data_received(part)
+        self._aiohttp_takes(part)
         return data[size:]
+
+    def _aiohttp_takes(self, data: bytes) -> None:
+        self._aiohttp_waits = False
+        self.tell_answers()
+        RequestHandler.data_received(self._handler, data)
+
+    def tell_answers(self) -> None:
+        """Let aiohttp count what was answered without it."""
+        if self.answers:
+            self._handler._request_count += self.answers
+            if self._handler._manager is not None:
+                self._handler._manager.requests_count += self.answers
+            self.answers = 0
+
+    def _find_aiohttp_waiting(self) -> bool:
+        """What `_aiohttp_waits` says, when it is not known."""
+        handler = self._handler
+        waiter = handler._waiter  # there is none yet when the first request comes with the connection
+        if waiter is None:
+            return not (handler._messages or handler._request_count or self.answers)
+        self._aiohttp_waits = not (handler._messages or waiter.done())
+        return self._aiohttp_waits
 
     # --- a body in parts ---
 
     def _await_rest(self, data: bytes, missing: int, arrival: float) -> None:
-        self._parts, self._missing, self._arrival = [data], missing, arrival
+        self.parts, self._missing, self._arrival = [data], missing, arrival
         self._slot = self._lane.wheel.add(self, arrival + self._lane.content_seconds)
 
     def _add_part(self, data: bytes) -> None:
-        self._parts.append(data)
+        self.parts.append(data)
         self._missing -= len(data)
         if self._missing <= 0:
-            self._take(self._take_parts(), self._arrival)
+            self._take(self.take_parts(), self._arrival)
 
-    def _take_parts(self) -> bytes:
+    def take_parts(self) -> bytes:
         self._slot.pop(self, None)
-        parts, self._parts = self._parts, []
+        parts, self.parts = self.parts, []
         return b"".join(parts)
 
     def expire(self) -> None:
         """The body took too long; aiohttp's handler says so."""
-        self._pass_parts()
+        self.pass_parts()
 
-    def _pass_parts(self) -> None:
-        if self._parts:
-            data = self._take_parts()
+    def pass_parts(self) -> None:
+        if self.parts:
+            data = self.take_parts()
             self._pass(data, len(data) + self._missing)
             self._body_due = self._arrival + self._lane.content_seconds
 
@@ -322,91 +354,130 @@ class LaneHandler(RequestHandler):
     # --- what is under way ---
 
     def _hold(self, data: bytes) -> None:
-        self._held.append(data)
+        self.held.append(data)
         self._held_bytes += len(data)
         if not self._holds_back and self._held_bytes > _MAX_HELD_BYTES:
             self._holds_back = True
-            self._pause_transport_reading()
+            self._handler._pause_transport_reading()
 
-    def _reply(self, query: Query, now: float) -> None:
+    def reply(self, query: Query, now: float) -> None:
         """The query is answered."""
-        self._query = None
+        self.query = None
         try:
             self._write(query, now)
-            if self._idle is not None and not self._idle.done():
-                self._idle.set_result(None)
-            if self._held:
-                self._go_on()
+            if self.idle is not None and not self.idle.done():
+                self.idle.set_result(None)
+            if self.held:
+                self.go_on()
         except Exception:  # the other queries of the batch are not to suffer from it
             logger.exception("a connection failed")
-            self.force_close()
+            self._handler.force_close()
 
     def _write(self, query: Query, now: float) -> None:
-        if self.transport is None or self._manager is None:
+        lane, transport = self._lane, self.transport
+        if transport is None:
             return
-        lane = self._lane
         answer = lane.render(query, now)
-        leaves = not lane.leaving.is_empty and self in lane.leaving
+        leaves = not lane.leaving.is_empty and self._handler in lane.leaving
         if leaves:
             answer = answer.replace(_END_OF_HEAD, b"\r\nConnection: close" + _END_OF_HEAD, 1)
-        self.transport.write(answer)
-        self._request_count += 1
-        self._manager.requests_count += 1
-        if self._close or self._force_close or leaves:
-            self.transport.close()
-        else:
-            self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        transport.write(answer)
+        self.answers += 1
+        self.answered_at = now
+        if self.ends or leaves:
+            transport.close()
 
-    def _go_on(self) -> None:
+    def go_on(self) -> None:
         """Look at what was held back."""
-        if self._query is not None or self._paused:
+        if self.query is not None or self.paused:
             return
-        data = b"".join(self._held)
-        self._held.clear()
+        data = b"".join(self.held)
+        self.held.clear()
         self._held_bytes = 0
         if self._holds_back:
             self._holds_back = False
-            if not (self._reading_paused or self._buffer_paused):
-                self._resume_transport_reading()
-        if not (self._close or self._force_close):
-            self._take(data, time.monotonic())
+            if not (self._handler._reading_paused or self._handler._buffer_paused):
+                self._handler._resume_transport_reading()
+        if not self.ends:
+            self._take(data, monotonic())
+
+    def lose(self) -> None:
+        """The connection is gone."""
+        self.transport = None
+        self.tell_answers()
+        if self.query is not None:
+            self.query.abandon()
+            self.query = None
+        if self.idle is not None and not self.idle.done():
+            self.idle.set_result(None)
+        if self.parts:
+            self.take_parts()
+        self.held.clear()
+        self._handler = self._reply = None  # type: ignore[assignment]  # nothing waits for the garbage collector
+
+
+def _ignore(data: bytes) -> None:
+    """What comes after the end."""
+
+
+class LaneHandler(RequestHandler):
+    """A connection: aiohttp's, with the lane before it."""
+
+    __slots__ = ("_in_lane", "data_received")
+
+    def __init__(self, lane: Lane, server: web.Server, **options: Any) -> None:
+        super().__init__(server, **options)
+        self._in_lane = LaneConnection(self, lane)
+        self.data_received = self._in_lane.data_received  # type: ignore[method-assign]
+
+    def take_body_due(self) -> float | None:
+        return self._in_lane.take_body_due()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._in_lane.transport = self.transport
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._in_lane.paused = True
 
     def resume_writing(self) -> None:
         super().resume_writing()
+        self._in_lane.paused = False
         self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
-        if self._held:
-            self._go_on()
-
-    # --- the end ---
+        if self._in_lane.held:
+            self._in_lane.go_on()
 
     def _process_keepalive(self) -> None:
-        if self._query is None and not self._parts and not self._paused:
+        if self._in_lane.query is None and not self._in_lane.parts and not self._paused:
+            answered_until = self._in_lane.answered_at + self._keepalive_timeout
+            self._next_keepalive_close_time = max(self._next_keepalive_close_time, answered_until)
             super()._process_keepalive()
         else:  # aiohttp believes that the connection is idle
             self._keepalive_handle = self._loop.call_later(self._keepalive_timeout, self._process_keepalive)
 
     def close(self) -> None:
         """Take no more requests. One that has begun to arrive is aiohttp's to finish."""
-        self._pass_parts()
+        self._in_lane.pass_parts()
+        self._in_lane.ends = True
         super().close()
 
+    def force_close(self) -> None:
+        self._in_lane.ends = True
+        super().force_close()
+
     async def shutdown(self, timeout: float | None = 15.0) -> None:
-        if self._query is not None:
-            self._idle = self._loop.create_future()
+        if self._in_lane.query is not None:
+            self._in_lane.idle = self._loop.create_future()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout):
-                    await self._idle
+                    await self._in_lane.idle
+        self._in_lane.ends = True
         await super().shutdown(timeout)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        if self._query is not None:
-            self._query.abandon()
-            self._query = None
-        if self._idle is not None and not self._idle.done():
-            self._idle.set_result(None)
-        if self._parts:
-            self._take_parts()
-        self._held.clear()
+        self._in_lane.lose()
+        self.data_received = _ignore  # type: ignore[method-assign]
         super().connection_lost(exc)
 
 

@@ -248,6 +248,14 @@ class AppMetrics:
         self.prediction_throughput = Meter(self.num_predictions)
         self.default_prediction_ratio = RatioCounter(self.num_predictions)
 
+    def named(self) -> list[tuple[str, Metric]]:
+        return [
+            ("num_predictions", self.num_predictions),
+            ("prediction_latency", self.prediction_latency),
+            ("prediction_throughput", self.prediction_throughput),
+            ("default_prediction_ratio", self.default_prediction_ratio),
+        ]
+
     def add_answer(self, is_default: bool, seconds: float) -> None:
         self.num_predictions.count += 1
         if is_default:
@@ -267,6 +275,16 @@ class ModelMetrics:
         self.batch_size = Histogram("queries")
         self.batching = Gauge(dict)
         """Of the model version's owner, who knows how it batches at the moment."""
+
+    def named(self) -> list[tuple[str, Metric]]:
+        return [
+            ("num_predictions", self.num_predictions),
+            ("prediction_latency", self.prediction_latency),
+            ("prediction_throughput", self.prediction_throughput),
+            ("cache_hit_ratio", self.cache_hit_ratio),
+            ("batch_size", self.batch_size),
+            ("batching", self.batching),
+        ]
 
     def add_batch(self, size: int, seconds: float) -> None:
         self.prediction_latency.add_times(seconds * 1e6, size)
@@ -342,7 +360,7 @@ class SystemMetrics:
         groups: list[tuple[str, Any]] = [(f"app:{name}", group) for name, group in self._apps.items()]
         groups += [(f"model:{model}", group) for model, group in self._models.items()]
         for prefix, group in groups:
-            metrics += [(f"{prefix}:{name}", metric) for name, metric in vars(group).items() if name[0] != "_"]
+            metrics += [(f"{prefix}:{name}", metric) for name, metric in group.named()]
         return metrics
 
 

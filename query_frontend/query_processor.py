@@ -1,8 +1,8 @@
 """One input -> a task -> an answer by the deadline: the model's, or the default."""
 
-import time
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from time import monotonic
+from typing import Final
 
 from clipper_common.datatypes import ModelId
 from query_frontend.deadlines import DeadlineWheel, Slot
@@ -14,11 +14,12 @@ from query_frontend.task_executor import NO_MODELS, TaskExecutor
 SLO_MISSED: Final = "Failed to retrieve a prediction response within the specified latency SLO"
 
 
-class QueryContext(NamedTuple):
+class QueryContext:
     """What all queries need."""
 
-    executor: TaskExecutor
-    wheel: DeadlineWheel
+    def __init__(self, executor: TaskExecutor, wheel: DeadlineWheel) -> None:
+        self.executor = executor
+        self.wheel = wheel
 
 
 class Query(Task):
@@ -39,7 +40,6 @@ class Query(Task):
         done: Callable[["Query", float], None],
     ) -> None:
         self.payload = payload  # `super().__init__` in place: this runs for every query
-        self.deadline = deadline = arrival + app.slo_seconds
         self.wanted = True
         self.host = self.joined = None
         self.queued = False
@@ -50,16 +50,17 @@ class Query(Task):
         self.model = model
         self.arrival = arrival
         """When the request came, by the monotonic clock."""
+        self.deadline = self.arrival + self.app.slo_seconds
         self.answer: Answer | None = None
         self._done: Callable[[Query, float], None] | None = None
         self._slot: Slot | None = None
         if model is None:
             self.take(None, NO_MODELS, arrival)
             return
-        context.executor.submit(model, self)
+        self._context.executor.submit(model, self)
         if self.answer is None:
             self._done = done
-            self._slot = context.wheel.add(self, deadline)
+            self._slot = self._context.wheel.add(self, self.deadline)
 
     def take(self, output: bytes | None, reason: str, now: float) -> None:
         """Have the answer: the model's output, or a reason for the default."""
@@ -78,7 +79,7 @@ class Query(Task):
 
     def expire(self) -> None:
         """The deadline is over."""
-        self.take(None, SLO_MISSED, time.monotonic())
+        self.take(None, SLO_MISSED, monotonic())
         self._leave()
 
     def abandon(self) -> None:

@@ -115,7 +115,9 @@ def parse_doubles(body: bytes) -> bytes | None:
     what a long vector costs. It would flatten nested arrays, and of repeated keys it takes the first.
     """
     start = body.find(b"[")
-    if _simdjson is None or len(body) > _MAX_SIMDJSON_BYTES or body[:1] != b"{" or body.find(b"[", start + 1) > 0:
+    if _simdjson is None or len(body) > _MAX_SIMDJSON_BYTES:
+        return None
+    if not body.startswith(b"{") or body.find(b"[", start + 1) > 0:
         return None
     try:
         fields = _simdjson.parse(body)

@@ -6,11 +6,11 @@ itself, and a slow replica slows nobody.
 
 import itertools
 import logging
-import time
 from asyncio import AbstractEventLoop, TimerHandle
 from collections import deque
 from collections.abc import Callable, Mapping
 from statistics import fmean
+from time import monotonic
 from typing import Final, NamedTuple
 
 from clipper_common import jsontext
@@ -45,7 +45,7 @@ class ModelState:
     def __init__(self, model: Model, slo_seconds: float, metrics: ModelMetrics) -> None:
         self.model = model
         self.slo_seconds = slo_seconds
-        self.shelf = Shelf[Task]()
+        self.shelf = Shelf()
         """Of the cache; with it on, also what identical queries can join. Registered again, it has another."""
         self.metrics = metrics
         self.queue = ModelQueue()
@@ -117,7 +117,7 @@ class ReplicaState:
 
 
 class TaskExecutor:
-    def __init__(self, loop: AbstractEventLoop, cache: PredictionCache[Task], metrics: SystemMetrics) -> None:
+    def __init__(self, loop: AbstractEventLoop, cache: PredictionCache, metrics: SystemMetrics) -> None:
         self._loop = loop
         self._cache = cache
         self._metrics = metrics
@@ -158,7 +158,7 @@ class TaskExecutor:
         """Get `task` its output, which it may have at once."""
         state = self._models.get(model_id)
         if state is None:
-            task.take(None, NO_MODELS, time.monotonic())
+            task.take(None, NO_MODELS, monotonic())
             return
         known: bytes | Task | None = None
         if self._cache.enabled:
@@ -167,16 +167,16 @@ class TaskExecutor:
         if isinstance(known, bytes):
             state.metrics.cache_hit_ratio.hits += 1
             state.shelf.used.add(task.payload)
-            task.take(known, "", time.monotonic())
+            task.take(known, "", monotonic())
             return
         if not state.is_served:
-            task.take(None, NO_MODELS, time.monotonic())
+            task.take(None, NO_MODELS, monotonic())
             return
         if known is not None and self._may_join(state, known):
             self._join(state, known, task)
             return
         if not state.queue.put(task):
-            task.take(None, QUEUE_FULL, time.monotonic())
+            task.take(None, QUEUE_FULL, monotonic())
             return
         if self._cache.enabled:
             state.shelf.entries[task.payload] = task
@@ -197,7 +197,7 @@ class TaskExecutor:
     @staticmethod
     def _may_join(state: ModelState, task: Task) -> bool:
         """Not what ended unnoticed, nor what a replica keeps for longer than its queries could wait."""
-        return task.queued or (task.sent_at is not None and time.monotonic() - task.sent_at < state.slo_seconds)
+        return task.queued or (task.sent_at is not None and monotonic() - task.sent_at < state.slo_seconds)
 
     @staticmethod
     def _join(state: ModelState, host: Task, task: Task) -> None:
@@ -218,7 +218,7 @@ class TaskExecutor:
         while state.idle and state.queue:
             sizer = state.idle[0].sizer
             most = sizer.choose(state.batch_budget_seconds)
-            now = time.monotonic()
+            now = monotonic()
             if state.model.batch_delay_micros:
                 if not waited and self._delay(state, sizer, most, now):
                     return
@@ -251,7 +251,7 @@ class TaskExecutor:
         self._dispatch(state, waited=True)
 
     def _send(self, state: ModelState, replica: ReplicaState, tasks: list[Task]) -> None:
-        replica.batch = batch = Batch(state, next(self._message_ids), tasks, time.monotonic())
+        replica.batch = batch = Batch(state, next(self._message_ids), tasks, monotonic())
         request = PredictRequest(batch.message_id, state.model.input_type, [task.payload for task in tasks])
         if self.rpc.send_batch(replica.connection, request):  # if not, `on_left` was called
             for task in tasks:
@@ -268,7 +268,7 @@ class TaskExecutor:
             self.rpc.expel(connection, reason)
             return
         replica.batch = None
-        seconds = time.monotonic() - batch.sent_at
+        seconds = monotonic() - batch.sent_at
         replica.sizer.observe(len(batch.tasks), seconds)
         if not replica.is_relay:
             batch.state.metrics.add_batch(len(batch.tasks), seconds)
@@ -305,21 +305,21 @@ class TaskExecutor:
             self._cache.put(state.shelf, [task.payload for task in tasks], values)
         for task, value in zip(tasks, values, strict=True):
             if task.joined is None:
-                task.take(value, "", time.monotonic())  # `resolve` in place: this runs for every query
+                task.take(value, "", monotonic())  # `resolve` in place: this runs for every query
             else:
-                task.resolve(value, "", time.monotonic())
+                task.resolve(value, "", monotonic())
 
     @staticmethod
     def _deliver_failures(batch: Batch, response: Response, raised: str) -> None:
         for task, output, failed in zip(batch.tasks, response.outputs, response.failed, strict=True):
             if failed:
                 batch.state.shelf.give_up(task.payload, task)
-                task.resolve(None, raised + output.decode(errors="replace"), time.monotonic())
+                task.resolve(None, raised + output.decode(errors="replace"), monotonic())
 
     def _redo(self, batch: Batch) -> None:
         """Queue the batch of a replica that was lost once more, as far as that can still help."""
         state = batch.state
-        now = time.monotonic()
+        now = monotonic()
         for task in batch.tasks:
             task.sent_at = None
             if state.live and (task.wanted or task.joined) and task.deadline > now and task.sends < _MAX_SENDS:
@@ -427,4 +427,4 @@ class TaskExecutor:
         for replica in state.replicas:
             replica.state = None
         for task in state.queue.clear():
-            task.resolve(None, NO_MODELS, time.monotonic())
+            task.resolve(None, NO_MODELS, monotonic())

@@ -10,23 +10,23 @@ ENTRY, BATCH = 190, 170
 """Bytes that an entry takes beside input and output, and a batch of them."""
 
 
-def put(cache: PredictionCache[int], shelf: Shelf[int], payload: bytes, output: bytes) -> None:
+def put(cache: PredictionCache, shelf: Shelf, payload: bytes, output: bytes) -> None:
     cache.put(shelf, [payload], [output])
 
 
-def known(shelf: Shelf[int], *payloads: bytes) -> list[bytes | int | None]:
+def known(shelf: Shelf, *payloads: bytes) -> list[bytes | int | None]:
     return [shelf.entries.get(payload) for payload in payloads]
 
 
 def test_keeps_what_was_put_on_that_shelf() -> None:
-    cache, shelf, other = PredictionCache[int](10_000), Shelf[int](), Shelf[int]()
+    cache, shelf, other = PredictionCache(10_000), Shelf(), Shelf()
     put(cache, shelf, b"input", b"output")
     assert known(shelf, b"input", b"inpuT") == [b"output", None]
     assert known(other, b"input") == [None]
 
 
 def test_the_oldest_goes_first_unless_it_was_used() -> None:
-    cache, shelf = PredictionCache[int](3 * (ENTRY + BATCH + 2)), Shelf[int]()
+    cache, shelf = PredictionCache(3 * (ENTRY + BATCH + 2)), Shelf()
     for payload in (b"a", b"b", b"c"):
         put(cache, shelf, payload, b"x")
     shelf.used.add(b"a")
@@ -41,7 +41,7 @@ def test_the_oldest_goes_first_unless_it_was_used() -> None:
 
 
 def test_of_size_zero_it_is_off() -> None:
-    cache, shelf = PredictionCache[int](0), Shelf[int]()
+    cache, shelf = PredictionCache(0), Shelf()
     put(cache, shelf, b"", b"")
     assert not cache.enabled
     assert cache.size_bytes == 0
@@ -49,7 +49,7 @@ def test_of_size_zero_it_is_off() -> None:
 
 
 def test_what_is_larger_than_the_cache_is_not_kept_and_pushes_nothing_out() -> None:
-    cache, shelf = PredictionCache[int](1000), Shelf[int]()
+    cache, shelf = PredictionCache(1000), Shelf()
     put(cache, shelf, b"a", b"x")
     shelf.entries[b"b"] = A_TASK
     put(cache, shelf, b"b", b"x" * 1000)
@@ -57,7 +57,7 @@ def test_what_is_larger_than_the_cache_is_not_kept_and_pushes_nothing_out() -> N
 
 
 def test_what_is_on_its_way_takes_no_room_and_is_not_pushed_out() -> None:
-    cache, shelf = PredictionCache[int](2 * (ENTRY + BATCH + 2)), Shelf[int]()
+    cache, shelf = PredictionCache(2 * (ENTRY + BATCH + 2)), Shelf()
     shelf.entries[b"s"] = A_TASK
     assert cache.size_bytes == 0
     for payload in (b"a", b"b", b"c"):
@@ -68,7 +68,7 @@ def test_what_is_on_its_way_takes_no_room_and_is_not_pushed_out() -> None:
 
 
 def test_only_what_is_on_its_way_can_give_up() -> None:
-    shelf = Shelf[int]()
+    shelf = Shelf()
     shelf.entries[b"a"] = ANOTHER_TASK
     shelf.give_up(b"a", A_TASK)
     assert known(shelf, b"a") == [ANOTHER_TASK]
@@ -77,7 +77,7 @@ def test_only_what_is_on_its_way_can_give_up() -> None:
 
 
 def test_forgets_a_shelf() -> None:
-    cache, shelf, other = PredictionCache[int](3 * (ENTRY + BATCH + 2)), Shelf[int](), Shelf[int]()
+    cache, shelf, other = PredictionCache(3 * (ENTRY + BATCH + 2)), Shelf(), Shelf()
     put(cache, shelf, b"a", b"x")
     put(cache, other, b"a", b"y")
     shelf.entries[b"b"] = A_TASK
@@ -91,7 +91,7 @@ def test_forgets_a_shelf() -> None:
 
 def test_what_came_together_goes_together_except_what_was_used() -> None:
     room = 3 * ENTRY + BATCH + 6
-    cache, shelf = PredictionCache[int](64 * room), Shelf[int]()
+    cache, shelf = PredictionCache(64 * room), Shelf()
     first = [b"a", b"b", b"c"]
     cache.put(shelf, first, [b"1", b"2", b"3"])
     shelf.used.add(b"b")
@@ -102,7 +102,7 @@ def test_what_came_together_goes_together_except_what_was_used() -> None:
 
 
 def test_a_batch_of_any_size_is_a_small_part_of_the_cache_when_it_goes() -> None:
-    cache, shelf = PredictionCache[int](100_000), Shelf[int]()
+    cache, shelf = PredictionCache(100_000), Shelf()
     payloads = [b"%04d" % number for number in range(200)]
     cache.put(shelf, payloads, [b"1"] * 200)
     for number in range(200):
@@ -113,7 +113,7 @@ def test_a_batch_of_any_size_is_a_small_part_of_the_cache_when_it_goes() -> None
 
 
 def test_what_is_answered_twice_is_forgotten_once() -> None:
-    cache, shelf = PredictionCache[int](100_000), Shelf[int]()
+    cache, shelf = PredictionCache(100_000), Shelf()
     cache.put(shelf, [b"a", b"a", b"b"], [b"1", b"2", b"3"])
     put(cache, shelf, b"a", b"4")
     assert known(shelf, b"a", b"b") == [b"4", b"3"]
@@ -134,7 +134,7 @@ Puts = st.lists(
 
 @given(Puts)
 def test_never_exceeds_its_bytes(puts: list[tuple[int, list[tuple[bytes, bytes]], bool]]) -> None:
-    cache, shelves = PredictionCache[int](2000), [Shelf[int]() for _ in range(3)]
+    cache, shelves = PredictionCache(2000), [Shelf() for _ in range(3)]
     for number, pairs, is_used in puts:
         shelf = shelves[number]
         cache.put(shelf, [payload for payload, _ in pairs], [output for _, output in pairs])

@@ -1,0 +1,51 @@
+# cython: language_level=3
+cimport cython
+
+from query_frontend.cache cimport PredictionCache, Shelf
+from query_frontend.metrics cimport ModelMetrics, SystemMetrics
+from query_frontend.model_queue cimport ModelQueue, Task
+
+
+cdef class ModelState:
+    cdef public object model
+    cdef public double slo_seconds
+    cdef public Shelf shelf
+    cdef public ModelMetrics metrics
+    cdef public ModelQueue queue
+    cdef public list replicas
+    cdef public bint is_served
+    cdef public bint is_counted
+    cdef public object idle
+    cdef public bint dispatch_due
+    cdef public object delayed
+    cdef public bint live
+
+
+cdef class ReplicaState:
+    cdef public object connection
+    cdef public bint is_relay
+    cdef public ModelState state
+    cdef public object sizer
+    cdef public object batch
+    cdef public bint draining
+
+
+cdef class TaskExecutor:
+    cdef object _loop
+    cdef PredictionCache _cache
+    cdef SystemMetrics _metrics
+    cdef dict _models
+    cdef dict _replicas
+    cdef object _message_ids
+    cdef public object rpc
+    cdef public object replicas_changed
+
+    @cython.locals(state=ModelState)
+    cpdef submit(self, model_id, Task task)
+    @cython.locals(state=ModelState, host=Task)
+    cpdef leave(self, Task task, model_id)
+    @cython.locals(task=Task)
+    cpdef _send(self, ModelState state, ReplicaState replica, list tasks)
+    @cython.locals(state=ModelState, task=Task, value=bytes)
+    cpdef _deliver(self, batch, response, str raised)
+    cpdef _dispatch_soon(self, ModelState state)
