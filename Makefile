@@ -7,7 +7,7 @@ VENV := .venv-$(VERSION)
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := default
-.PHONY: default quickstart test test-all unit check format images bench docs clean
+.PHONY: default quickstart test test-all compiled test-compiled unit check format images bench docs clean
 
 default: check unit
 
@@ -19,6 +19,18 @@ test: $(VENV)/.has-test
 
 test-all: $(VENV)/.has-test
 	$(BIN)/pytest --cov --cov-report=term:skip-covered
+
+# A copy of the checkout that has the query path compiled, as a wheel has, if there is a C compiler; its tests.
+COMPILED := build/compiled
+compiled: $(BIN)/python
+	rm -rf build
+	mkdir -p $(COMPILED)
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel .
+	git ls-files -z | xargs -0 cp --parents --target-directory $(COMPILED)
+	$(BIN)/python -m zipfile --extract build/wheel/*.whl $(COMPILED)
+
+test-compiled: compiled $(VENV)/.has-test
+	cd $(COMPILED) && CLIPPER_REQUIRE=compiled $(abspath $(BIN))/pytest tests/query_frontend
 
 unit: $(VENV)/.has-test
 	$(BIN)/pytest tests -m "not integration"

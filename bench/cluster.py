@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -36,11 +37,15 @@ Metrics = dict[str, dict[str, float]]
 class Cluster:
     """Redis, management frontend, query frontend, and model containers as they are asked for. A context manager."""
 
-    def __init__(self, cache_bytes: int = 0, input_type: str = "doubles", workers: int = 1) -> None:
+    def __init__(
+        self, cache_bytes: int = 0, input_type: str = "doubles", workers: int = 1, checkout: Path = ROOT
+    ) -> None:
         self.query_port, self.management_port, self.rpc_port, self.redis_port = (free_port() for _ in range(4))
         self._cache_bytes = cache_bytes
         self._input_type = input_type
         self._workers = workers
+        self._checkout = checkout
+        """Where the query frontend's code is."""
         self._programs: dict[str, Program] = {}
         self._stack = ExitStack()
 
@@ -68,12 +73,14 @@ class Cluster:
             "workers": self._workers,
             "advertise": HOST,
         }
-        self._run("query", python("query_frontend", *options(query)))
+        self._run("query", python("query_frontend", *options(query)), folder=self._checkout)
         self._wait("the management frontend answers", lambda: _is_ok(self.management_port, "/admin/ping"))
         self._wait("the query frontend is ready", lambda: _is_ok(self.query_port, "/readyz"))
 
-    def _run(self, name: str, argv: list[str], environment: Mapping[str, str] | None = None) -> None:
-        self._programs[name] = self._stack.enter_context(Program(argv, environment))
+    def _run(
+        self, name: str, argv: list[str], environment: Mapping[str, str] | None = None, folder: Path = ROOT
+    ) -> None:
+        self._programs[name] = self._stack.enter_context(Program(argv, environment, folder))
 
     def _wait(self, what: str, is_so: Any) -> None:
         wait_until(what, is_so, self._programs.values())
@@ -214,9 +221,11 @@ def _numbers(leaves: Mapping[str, str]) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def noop_cluster(app: str, slo_seconds: float, cache_bytes: int = 0, input_type: str = "doubles") -> Iterator[Cluster]:
+def noop_cluster(
+    app: str, slo_seconds: float, cache_bytes: int = 0, input_type: str = "doubles", checkout: Path = ROOT
+) -> Iterator[Cluster]:
     """A cluster with a no-op model."""
-    with Cluster(cache_bytes, input_type) as cluster:
+    with Cluster(cache_bytes, input_type, checkout=checkout) as cluster:
         cluster.serve(app, slo_seconds, NOOP)
         yield cluster
 

@@ -21,6 +21,7 @@ from clipper_common.constants import DEFAULT_PREDICTION_CACHE_SIZE_BYTES
 
 _PEERS: Final = ROOT / "bench" / "peers"
 PEERS: Final = sorted(path.stem.removesuffix("_") for path in _PEERS.glob("*_.py"))
+_COMPILED: Final = ROOT / "build" / "compiled"
 _ENVIRONMENTS: Final = ROOT / "bench" / ".venvs"
 _METADATA: Final = re.compile(r"^# /// script\n(.*?)^# ///$", re.MULTILINE | re.DOTALL)
 _SPARE_PORTS: Final = 4
@@ -33,6 +34,12 @@ _SLO_SECONDS: Final = 0.5
 
 def _own_versions() -> dict[str, str]:
     return {package: metadata.version(package) for package in _OWN_PACKAGES}
+
+
+def _compiled_versions() -> dict[str, str]:
+    if not list(_COMPILED.glob("query_frontend/lane.*.so")):
+        raise ProgramFailed("nothing is compiled: `make compiled` does that, with a C compiler")
+    return _own_versions()
 
 
 class Running(NamedTuple):
@@ -70,8 +77,8 @@ def _own(module: str, input_type: str) -> Iterator[Running]:
 
 
 @contextmanager
-def _clipper(cache_bytes: int, input_type: str) -> Iterator[Running]:
-    with noop_cluster(_APP, _SLO_SECONDS, cache_bytes, input_type) as cluster:
+def _clipper(cache_bytes: int, checkout: Path, input_type: str) -> Iterator[Running]:
+    with noop_cluster(_APP, _SLO_SECONDS, cache_bytes, input_type, checkout) as cluster:
         yield Running(cluster.query_port, f"/{_APP}/predict", cluster.cpu_seconds, lambda: cluster.defaults(_APP))
 
 
@@ -149,13 +156,18 @@ SERVERS: Final = {
     "ceiling": Server("a bare protocol, batches, a worker process, and nothing else", _start(_own, "ceiling")),
     "clipper": Server(
         "all features on, also the cache, which distinct inputs do not hit",
-        _start(_clipper, DEFAULT_PREDICTION_CACHE_SIZE_BYTES),
+        _start(_clipper, DEFAULT_PREDICTION_CACHE_SIZE_BYTES, ROOT),
     ),
-    "clipper-no-cache": Server("the cache turned off", _start(_clipper, 0)),
+    "clipper-no-cache": Server("the cache turned off", _start(_clipper, 0, ROOT)),
     "clipper-cached": Server(
         "one repeated input, answered from the cache",
-        _start(_clipper, DEFAULT_PREDICTION_CACHE_SIZE_BYTES),
+        _start(_clipper, DEFAULT_PREDICTION_CACHE_SIZE_BYTES, ROOT),
         distinct=False,
+    ),
+    "clipper-compiled": Server(
+        "as clipper, with the query path compiled (`make compiled`)",
+        _start(_clipper, DEFAULT_PREDICTION_CACHE_SIZE_BYTES, _COMPILED),
+        versions=lambda: _compiled_versions(),
     ),
     "mosec": _as_peer("mosec", "/inference", "Rust in front, batches, a worker process"),
     "mosec-orjson": _as_peer(
