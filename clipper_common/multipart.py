@@ -17,6 +17,9 @@ class Socket(Protocol):
     def recv(self, flags: int, *, copy: bool) -> Any: ...
 
 
+_LARGE_BYTES: Final = 1 << 14
+
+
 def send_frames(socket: Socket, frames: Sequence[bytes]) -> None:
     """Send a message. Raises `zmq.Again`, having sent nothing of it, if that cannot be done at once."""
     send = socket.send
@@ -27,10 +30,22 @@ def send_frames(socket: Socket, frames: Sequence[bytes]) -> None:
 
 def receive_frames(socket: Socket) -> list[bytes]:
     """Receive a message. Raises `zmq.Again` if there is none."""
+    return [frame.bytes for frame in _receive(socket)]
+
+
+def receive_views(socket: Socket) -> list[bytes | memoryview]:
+    """As `receive_frames`, but what is large stays where ZeroMQ has put it.
+
+    A copy of a large frame, made and dropped for each message, is memory that comes from the system each time.
+    """
+    return [frame.bytes if len(frame) < _LARGE_BYTES else frame.buffer for frame in _receive(socket)]
+
+
+def _receive(socket: Socket) -> list[Any]:
     receive = socket.recv
     frame = receive(_NOBLOCK, copy=False)
-    frames = [frame.bytes]
+    frames = [frame]
     while frame.more:
         frame = receive(_NOBLOCK, copy=False)
-        frames.append(frame.bytes)
+        frames.append(frame)
     return frames
