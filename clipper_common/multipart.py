@@ -1,31 +1,28 @@
 """Whole messages over a ZeroMQ socket, at half of what pyzmq's own `send_multipart` and `recv_multipart` take.
 
-Those ask the socket for an option, and combine flags that are Python enums, for each frame.
+Those ask the socket for an option, combine flags that are Python enums, and pass through a function of Python, for each
+frame.
 """
 
 from collections.abc import Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
+
+import zmq
+from zmq.backend import Socket as Backend
 
 _NOBLOCK: Final = 1
 _NOBLOCK_MORE: Final = 1 | 2
-
-
-class Socket(Protocol):
-    """What is used here of a `zmq.Socket`."""
-
-    def send(self, data: bytes, flags: int) -> Any: ...
-    def recv(self, flags: int, *, copy: bool) -> Any: ...
-
-
 _LARGE_BYTES: Final = 1 << 14
+
+Socket = zmq.Socket[bytes]
 
 
 def send_frames(socket: Socket, frames: Sequence[bytes]) -> None:
     """Send a message. Raises `zmq.Again`, having sent nothing of it, if that cannot be done at once."""
-    send = socket.send
+    send = Backend.send
     for frame in frames[:-1]:
-        send(frame, _NOBLOCK_MORE)
-    send(frames[-1], _NOBLOCK)
+        send(socket, frame, _NOBLOCK_MORE)
+    send(socket, frames[-1], _NOBLOCK)
 
 
 def receive_frames(socket: Socket) -> list[bytes]:

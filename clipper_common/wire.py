@@ -56,6 +56,11 @@ class RequestType(IntEnum):
     PREDICT = 0
 
 
+_CONTENT: Final = _U32.pack(MessageType.CONTAINER_CONTENT)
+_PREDICT: Final = _U32.pack(RequestType.PREDICT)
+"""Frames of each batch, made once."""
+
+
 class Heartbeat(NamedTuple):
     """A container lives."""
 
@@ -140,7 +145,7 @@ def encode_response(response: Response, rpc_version: int) -> list[bytes]:
     sizes = _pack_u64s([len(response.outputs), *map(len, response.outputs)])
     frames = [
         b"",
-        _U32.pack(MessageType.CONTAINER_CONTENT),
+        _CONTENT,
         _U32.pack(response.message_id),
         _U64.pack(len(sizes)),
         sizes,
@@ -166,12 +171,12 @@ def decode_from_container(frames: Frames, rpc_version: int = RPC_VERSION_3) -> F
     """
     if len(frames) < 2 or frames[0]:
         raise WireError("a message begins with an empty frame and its type")
+    if frames[1] == _CONTENT:
+        return _decode_response(frames[2:], rpc_version)
     kind = _read_u32(frames[1], "message type")
     match kind:
         case MessageType.HEARTBEAT:
             return Heartbeat()
-        case MessageType.CONTAINER_CONTENT:
-            return _decode_response(frames[2:], rpc_version)
         case MessageType.NEW_CONTAINER:
             return _decode_metadata(frames[2:])
         case MessageType.DRAIN:
@@ -238,9 +243,9 @@ def encode_predict_request(request: PredictRequest, rpc_version: int) -> list[by
     return [
         b"",
         _U32.pack(rpc_version),
-        _U32.pack(MessageType.CONTAINER_CONTENT),
+        _CONTENT,
         _U32.pack(request.message_id),
-        _U32.pack(RequestType.PREDICT),
+        _PREDICT,
         _U64.pack(len(sizes)),
         sizes,
         *data,
@@ -298,7 +303,7 @@ def _decode_predict_request(frames: Views, rpc_version: int) -> PredictRequest:
     if len(frames) < 4:
         raise WireError(f"a request of {len(frames)} frames is too short")
     message_id = _read_u32(frames[0], "message id")
-    if _read_u32(frames[1], "request type") != RequestType.PREDICT:
+    if frames[1] != _PREDICT:
         raise WireError("unknown request type")
     sizes = _read_u64s(frames[3], "input sizes")
     if len(sizes) < 2:
