@@ -49,6 +49,10 @@ def parse_model_container_label(label: str) -> tuple[str, str]:
     return name, version
 
 
+class Unreachable(ClipperException):
+    """What runs the programs does not answer. It may do so later."""
+
+
 class ClusterAdapter(logging.LoggerAdapter[logging.Logger]):
     """Puts the name of the cluster in front of each message."""
 
@@ -203,7 +207,10 @@ class ContainerManager(ABC):
 
     @abstractmethod
     def find_failures(self, name: str, version: str) -> list[ReplicaFailure]:
-        """The replicas of a model version that died, or cannot start, since they were asked for."""
+        """The replicas of a model version that died, or cannot start, since they were asked for.
+
+        Raises `Unreachable` when that cannot be known now.
+        """
 
     @abstractmethod
     def get_logs(self, logging_dir: str) -> list[str]:

@@ -5,8 +5,9 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from clipper_admin.container_manager import ClusterAdapter, ContainerManager, ReplicaFailure
+from clipper_admin.container_manager import ClusterAdapter, ContainerManager, ReplicaFailure, Unreachable
 from clipper_admin.management_client import ManagementClient
+from clipper_admin.undoing import undone_on_failure
 from clipper_common.errors import ClipperException
 
 REPLICAS_SECONDS: Final = 300.0
@@ -46,7 +47,11 @@ class Replicas:
         return self._management.count_replicas(self._name, self._version) - self._not_managed
 
     def _raise_on_failure(self) -> None:
-        for failure in self._cm.find_failures(self._name, self._version):
+        try:
+            failures = self._cm.find_failures(self._name, self._version)
+        except Unreachable:  # it may be back before the time is over
+            return
+        for failure in failures:
             if failure not in self._old_failures:
                 raise ClipperException(_explain(failure))
 
@@ -59,15 +64,12 @@ class Replicas:
     @contextlib.contextmanager
     def removed_on_failure(self) -> Iterator[None]:
         """Stop the replicas again when the block does not succeed, or is interrupted."""
-        try:
+        with undone_on_failure(self._remove, "They could not be stopped", self._logger):
             yield
-        except BaseException:
-            self._logger.warning("Stopping the replicas of %s:%s again", self._name, self._version)
-            try:
-                self._cm.stop_models({self._name: [self._version]})
-            except ClipperException as error:
-                self._logger.warning("They could not be stopped: %s", error)
-            raise
+
+    def _remove(self) -> None:
+        self._logger.warning("Stopping the replicas of %s:%s again", self._name, self._version)
+        self._cm.stop_models({self._name: [self._version]})
 
 
 def _explain(failure: ReplicaFailure) -> str:

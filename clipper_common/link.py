@@ -6,6 +6,7 @@ when it `is_mute` and its socket is writable, and to `receive` when that is read
 
 import logging
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from enum import IntEnum
 from typing import Final, Protocol
@@ -54,7 +55,7 @@ class Event(IntEnum):
 Events = deque[tuple[float, Event]]
 
 
-class Channel:
+class Channel(ABC):
     """A socket to the frontend at `address`, which is greeted each second, and gets a new one when it is silent.
 
     Raises `zmq.ZMQError` when that is no address.
@@ -113,8 +114,9 @@ class Channel:
         self.due = time.monotonic() + constants.HEARTBEAT_SECONDS
         self.is_mute = not self._send_greeting()
 
+    @abstractmethod
     def _send_greeting(self) -> bool:
-        raise NotImplementedError
+        """Whether there was a frontend to send it to."""
 
     def _send(self, frames: list[bytes]) -> bool:
         """Whether there was a frontend to send to."""
@@ -141,8 +143,9 @@ class Channel:
             logger.warning("Dropped a message that makes no sense: %s.", error)
         return True
 
+    @abstractmethod
     def _handle(self, message: wire.FromFrontend, received_at: float) -> None:
-        raise NotImplementedError
+        """Act on a message."""
 
 
 class LinkOwner(Protocol):

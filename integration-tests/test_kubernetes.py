@@ -2,6 +2,7 @@
 
 import base64
 import json
+import logging
 import os
 import re
 import subprocess
@@ -217,6 +218,16 @@ def test_frontends_come_and_go(conn: ClipperConnection) -> None:
     wait_for("answers", lambda: conn.predict("scaled-out", [1.0, 2.0])["output"] == 3)
 
 
+def test_the_number_of_workers_is_the_deployments(conn: ClipperConnection) -> None:
+    url = f"http://{conn.cm.get_admin_addr()}/admin/set_query_frontend_workers"
+    wanted = urllib.request.Request(url, json.dumps({"workers": 2}).encode())
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(wanted, timeout=10)
+    with refused.value as answer:
+        assert answer.code == 400
+        assert "Deployment" in str(answer.read(), "utf-8")
+
+
 def living_pods(conn: ClipperConnection, component: str, of: str = "") -> list[dict[str, Any]]:
     """Those that are to stay, of a component, or of a model."""
     pods = objects(manager_of(conn), "pods", component)
@@ -293,6 +304,21 @@ def test_logs_of_a_container_that_was_started_again(conn: ClipperConnection, tmp
     assert "about to die" not in logs[before.replace(".previous.log", ".log")]
     assert all("-at-kube-" in name for name in logs), "logs of another cluster"
     conn.stop_models(["dying"])
+
+
+def test_the_log_of_a_pod_whose_node_is_away(namespace: str) -> None:
+    """A Node that is only a name."""
+    node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": namespace}, "spec": {"unschedulable": True}}
+    container = {"name": "it", "image": "none"}
+    spec = {"nodeName": namespace, "terminationGracePeriodSeconds": 0, "containers": [container]}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "it", "namespace": namespace}, "spec": spec}
+    kubectl("create", "--filename=-", given=json.dumps(node))
+    try:
+        kubectl("create", "--filename=-", given=json.dumps(pod))
+        assert b"could not read this log" in (Api(namespace).log("it", "it") or b"")
+        kubectl("delete", "pod", "it", "--namespace", namespace, "--force", "--grace-period=0")
+    finally:
+        kubectl("delete", "node", namespace)
 
 
 def test_a_pod_that_was_deleted_comes_back(conn: ClipperConnection) -> None:
@@ -389,7 +415,7 @@ def test_a_cluster_that_could_not_be_reached(new_connection: NewConnection) -> N
     assert what_is_left_of(["closed"]) == set()
 
 
-def test_load_balancers(new_connection: NewConnection) -> None:
+def test_load_balancers(new_connection: NewConnection, caplog: pytest.LogCaptureFixture) -> None:
     """This Kubernetes has none: the test says what one would."""
     balanced = new_connection("balanced", service_types={"query": "LoadBalancer"})
     api, done = Api(NAMESPACE), threading.Event()
@@ -406,10 +432,13 @@ def test_load_balancers(new_connection: NewConnection) -> None:
     thread = threading.Thread(target=balance)
     thread.start()
     try:
-        balanced.start_clipper()
+        with caplog.at_level(logging.INFO, "clipper_admin"):
+            balanced.start_clipper()
     finally:
         done.set()
         thread.join()
+    assert "the load balancers of query-frontend-at-balanced" in caplog.text
+    assert "All load balancers have addresses" in caplog.text
     service = api.get("Service", names.query_frontend("balanced"))
     assert service and balanced.get_query_addr() == f"{service['spec']['clusterIP']}:1337"
     endpoint(balanced, "a")
@@ -510,6 +539,7 @@ def test_unknown_namespace(new_connection: NewConnection) -> None:
         ({"namespace": "No_Namespace"}, "namespace='No_Namespace'"),
         ({"cluster_name": "Upper"}, "cluster_name='Upper'"),
         ({"kubernetes_proxy_addr": 8001}, "kubernetes_proxy_addr=8001"),
+        ({"kubernetes_proxy_addr": "https://127.0.0.1:8001"}, "It speaks plain HTTP"),
     ],
 )
 def test_wrong_arguments(options: dict[str, Any], said: str) -> None:

@@ -14,7 +14,7 @@ from clipper_common.constants import EXIT_REDIS_TAKEN
 from clipper_common.errors import ClipperException
 from clipper_common.store import ConfigStore, StoreError
 from management_frontend.config import Config
-from management_frontend.handlers import ROUTES, SERVICE, STORE, errors_as_text
+from management_frontend.handlers import FOLLOW_WORKERS, ROUTES, SERVICE, STORE, errors_as_text
 from management_frontend.service import ChangeService
 
 logger = logging.getLogger(__name__)
@@ -35,6 +35,7 @@ def create_app(config: Config) -> web.Application:
     app.add_routes(ROUTES)
     store = app[STORE] = ConfigStore(config.redis_ip, config.redis_port)
     app[SERVICE] = ChangeService(store)
+    app[FOLLOW_WORKERS] = bool(config.follow_workers)
 
     async def lifetime(_: web.Application) -> AsyncIterator[None]:
         async with _open(store, config.cluster_id):

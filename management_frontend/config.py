@@ -21,6 +21,7 @@ class Config:
     host: str = _option("0.0.0.0", "address to listen on")
     port: int = _option(MANAGEMENT_PORT, "port to listen on", int)
     cluster_id: str | None = _option(None, "refuse a Redis that a cluster with another id uses")
+    follow_workers: int = _option(1, "0 if query frontends keep to their --workers: then nothing can change that", int)
 
     @classmethod
     def parse(cls, arguments: Sequence[str]) -> Self:

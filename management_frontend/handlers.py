@@ -7,7 +7,7 @@ from typing import Final, TypeVar
 
 from aiohttp import web
 
-from clipper_common.errors import RequestError
+from clipper_common.errors import QueryError, RequestError
 from clipper_common.records import Snapshot
 from clipper_common.store import ConfigStore, StoreError
 from clipper_common.webapp import Handler, json_response
@@ -17,6 +17,7 @@ from management_frontend.service import Change, ChangeService
 
 STORE: Final = web.AppKey("store", ConfigStore)
 SERVICE: Final = web.AppKey("service", ChangeService)
+FOLLOW_WORKERS: Final = web.AppKey("follow_workers", bool)
 
 Source = TypeVar("Source")
 
@@ -65,6 +66,19 @@ def _add_model(snapshot: Snapshot, wanted: schemas.AddModel) -> Change:
     return service.add_model(snapshot, wanted, registration=uuid.uuid4().hex)
 
 
+_set_workers = changes(schemas.SetWorkers, service.set_query_frontend_workers)
+
+
+async def set_query_frontend_workers(request: web.Request) -> web.StreamResponse:
+    if not request.app[FOLLOW_WORKERS]:
+        raise QueryError(
+            "The query frontends of this cluster keep to their --workers. On Kubernetes that is an argument of their "
+            "Deployment: change it there, together with the CPU and memory that are requested for so many, or let "
+            "set_num_frontend_replicas start more pods."
+        )
+    return await _set_workers(request)
+
+
 async def get_state(request: web.Request) -> web.Response:
     """The one selection policy there is keeps as its state what it answers by default."""
     wanted = schemas.parse(schemas.SelectionState, await request.read())
@@ -85,7 +99,7 @@ ROUTES: Final = [
     web.post("/admin/delete_versioned_model", changes(schemas.VersionedModel, service.delete_versioned_model)),
     web.post("/admin/set_model_version", changes(schemas.VersionedModel, service.set_model_version)),
     web.post("/admin/set_batching", changes(schemas.SetBatching, service.set_batching)),
-    web.post("/admin/set_query_frontend_workers", changes(schemas.SetWorkers, service.set_query_frontend_workers)),
+    web.post("/admin/set_query_frontend_workers", set_query_frontend_workers),
     web.post("/admin/get_query_frontend_workers", _configuration(schemas.Nothing, view=views.query_frontend_workers)),
     web.post("/admin/get_all_applications", _configuration(schemas.Listing, view=views.applications)),
     web.post("/admin/get_application", _configuration(schemas.NamedApplication, view=views.application)),

@@ -1,16 +1,23 @@
 """The prediction cache: bounded in bytes, what was not used for long goes first, an input is compared itself.
 
 Inputs are kept with their outputs, so two inputs can never be taken for one another (0.4 compared a 64-bit hash). Who
-goes first is decided by the clock algorithm, as in 0.4: the oldest, unless it was used since its turn was last.
+goes first is decided by the clock algorithm, as in 0.4: the oldest, unless it was used since its turn was last. What
+was answered together came together and goes together, so most of the work is done once for each batch.
 """
 
 from collections import deque
-from typing import Final, Generic, TypeVar
+from collections.abc import Collection, Iterable, Sequence
+from itertools import repeat
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 Coming = TypeVar("Coming")
 
-_ENTRY_OVERHEAD_BYTES: Final = 170
+_ENTRY_OVERHEAD_BYTES: Final = 190
 """About what Python needs for an entry besides the bytes of input and output (measured on 64-bit CPython 3.11)."""
+_BATCH_OVERHEAD_BYTES: Final = 170
+"""The same for a batch."""
+_PARTS: Final = 64
+"""No batch is a larger part of the cache, unless it is a single entry."""
 
 
 class Shelf(Generic[Coming]):
@@ -29,6 +36,15 @@ class Shelf(Generic[Coming]):
             del self.entries[payload]
 
 
+class _Batch(NamedTuple, Generic[Coming]):
+    """Inputs whose outputs came together."""
+
+    shelf: Shelf[Coming]
+    payloads: Sequence[bytes]
+    size: int
+    """With the outputs, in bytes."""
+
+
 class PredictionCache(Generic[Coming]):
     """Bounds what is on all shelves. Of size 0 it keeps nothing."""
 
@@ -36,57 +52,56 @@ class PredictionCache(Generic[Coming]):
         self.enabled = max_bytes > 0
         self._max_bytes = max_bytes
         self._bytes = 0
-        # Of each output, oldest first. Two queues need no tuple for each.
-        self._shelves: deque[Shelf[Coming]] = deque()
-        self._payloads: deque[bytes] = deque()
+        self._batches: deque[_Batch[Coming]] = deque()
+        """Oldest first."""
 
     @property
     def size_bytes(self) -> int:
         """Of the outputs and their inputs. What is on its way is bounded by the queues of the models."""
         return self._bytes
 
-    def __len__(self) -> int:
-        return len(self._payloads)
+    def put(self, shelf: Shelf[Coming], payloads: Sequence[bytes], outputs: Sequence[bytes]) -> None:
+        """Keep `outputs`, each as that of the input in the same place, instead of what is there."""
+        size = _size(payloads, outputs)
+        if len(payloads) > 1 and size * _PARTS > self._max_bytes:
+            half = len(payloads) // 2
+            self.put(shelf, payloads[:half], outputs[:half])
+            self.put(shelf, payloads[half:], outputs[half:])
+        elif size > self._max_bytes:
+            _forget(shelf, payloads)
+        elif payloads:
+            shelf.entries.update(zip(payloads, outputs, strict=True))
+            self._append(_Batch(shelf, payloads, size))
+            while self._bytes > self._max_bytes:
+                self._judge_oldest()
 
-    def put(self, shelf: Shelf[Coming], payload: bytes, output: bytes) -> None:
-        """Keep `output`, unless there is one."""
-        if isinstance(shelf.entries.get(payload), bytes):
-            return
-        size = len(payload) + len(output) + _ENTRY_OVERHEAD_BYTES
-        if size > self._max_bytes:
-            shelf.entries.pop(payload, None)
-            return
-        shelf.entries[payload] = output
-        self._shelves.append(shelf)
-        self._payloads.append(payload)
-        self._bytes += size
-        if self._bytes > self._max_bytes:
-            self._make_room()
+    def _append(self, batch: _Batch[Coming]) -> None:
+        self._batches.append(batch)
+        self._bytes += batch.size
 
-    def _make_room(self) -> None:
-        """A little more than is needed, so that it is not needed each time."""
-        shelves, payloads = self._shelves, self._payloads
-        surplus = self._bytes - self._max_bytes + (self._max_bytes >> 10)
-        while surplus > 0:
-            shelf, payload = shelves.popleft(), payloads.popleft()
-            if payload in shelf.used:
-                shelf.used.remove(payload)
-                shelves.append(shelf)
-                payloads.append(payload)
-            else:
-                output = shelf.entries.pop(payload)
-                assert isinstance(output, bytes)
-                size = len(payload) + len(output) + _ENTRY_OVERHEAD_BYTES
-                surplus -= size
-                self._bytes -= size
+    def _judge_oldest(self) -> None:
+        """Forget the oldest batch, except what of it was used."""
+        shelf, payloads, size = self._batches.popleft()
+        self._bytes -= size
+        if shelf.used and (used := shelf.used.intersection(payloads)):
+            shelf.used -= used
+            payloads = [payload for payload in payloads if payload not in used]
+            kept = {payload: output for payload in used if isinstance(output := shelf.entries.get(payload), bytes)}
+            self._append(_Batch(shelf, list(kept), _size(kept, kept.values())))
+        _forget(shelf, payloads)
 
     def forget(self, shelf: Shelf[Coming]) -> None:
         """Drop everything of a model version that is no more."""
-        others = [pair for pair in zip(self._shelves, self._payloads, strict=True) if pair[0] is not shelf]
-        self._shelves = deque(other for other, _ in others)
-        self._payloads = deque(payload for _, payload in others)
-        for payload, output in shelf.entries.items():
-            if isinstance(output, bytes):
-                self._bytes -= len(payload) + len(output) + _ENTRY_OVERHEAD_BYTES
+        self._batches = deque(batch for batch in self._batches if batch.shelf is not shelf)
+        self._bytes = sum(batch.size for batch in self._batches)
         shelf.entries.clear()
         shelf.used.clear()
+
+
+def _size(payloads: Collection[bytes], outputs: Collection[bytes]) -> int:
+    entries = sum(map(len, payloads)) + sum(map(len, outputs)) + len(payloads) * _ENTRY_OVERHEAD_BYTES
+    return entries + _BATCH_OVERHEAD_BYTES
+
+
+def _forget(shelf: Shelf[Any], payloads: Iterable[bytes]) -> None:
+    deque(map(shelf.entries.pop, payloads, repeat(None)), maxlen=0)

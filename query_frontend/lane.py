@@ -46,6 +46,7 @@ AIOHTTP_VERSIONS: Final = re.compile(r"3\.14\.\d+")
 
 _MAX_HEAD_BYTES: Final = 4096
 _MAX_KNOWN_HEADS: Final = 4096
+_MAX_KNOWN_LENGTHS: Final = 1024
 _MAX_BODY_BYTES: Final = 1 << 20
 """Of longer ones, HTTP is not what they cost."""
 _MAX_HELD_BYTES: Final = 1 << 16
@@ -82,8 +83,12 @@ class Lane:
         self._registry = registry
         self._context = context
         self._query_ids = query_ids
-        self._templates: dict[ModelId | None, bytes] = {}
-        self._second = 0
+        self._second_ends = 0.0
+        self._heads: dict[ModelId | None, dict[int, bytes]] = {}
+        """Of responses in this second: by who answered, and how many bytes."""
+        self._answerer: ModelId | None = None
+        """Who answered last. Below, its heads."""
+        self._its_heads: dict[int, bytes] = {}
 
     def recognise(self, head: bytes) -> Head | None:
         """What a head that is not known yet says; None if aiohttp alone can tell where its request ends."""
@@ -97,7 +102,7 @@ class Lane:
     def knows(self, app_name: str) -> bool:
         return self._registry.app(app_name) is not None
 
-    def ask(self, app_name: str, body: bytes, arrival: float, done: Callable[[Query], None]) -> Query | None:
+    def ask(self, app_name: str, body: bytes, arrival: float, done: Callable[[Query, float], None]) -> Query | None:
         """Begin to answer a request. None if that is for the general path to do."""
         app = self._registry.app(app_name)
         if app is None:
@@ -113,20 +118,29 @@ class Lane:
             payload = inputs[0]
         return Query(self._context, app, app.model, payload, arrival, done)
 
-    def render(self, query: Query) -> bytes:
+    def render(self, query: Query, now: float) -> bytes:
         """The response to an answered query, byte for byte as aiohttp writes it."""
-        now = time.time()
-        if not self._second <= now < self._second + 1:
-            self._second = int(now)
-            self._templates.clear()
+        if now >= self._second_ends:
+            self._second_ends = now + 1 - time.time() % 1
+            self._forget_heads()
         answer = query.answer
         assert answer is not None
         model = query.model if type(answer) is bytes else None
-        template = self._templates.get(model)
-        if template is None:
-            template = self._templates[model] = _render_template(model)
+        if model is not self._answerer:
+            self._answerer = model
+            self._its_heads = self._heads.setdefault(model, {})
         body = schemas.render_one(next(self._query_ids), answer)
-        return template % (len(body), body)
+        return (self._its_heads.get(len(body)) or self._render_head(len(body))) + body
+
+    def _render_head(self, length: int) -> bytes:
+        if len(self._its_heads) >= _MAX_KNOWN_LENGTHS:
+            self._forget_heads()
+        head = self._its_heads[length] = _render_head(self._answerer, length)
+        return head
+
+    def _forget_heads(self) -> None:
+        self._its_heads = {}
+        self._heads = {self._answerer: self._its_heads}
 
 
 def _read_head(head: bytes) -> Head | None:
@@ -158,12 +172,12 @@ def _read_head(head: bytes) -> Head | None:
     return Head(int(length), path[1] if path is not None and is_plain else None)
 
 
-def _render_template(model: ModelId | None) -> bytes:
-    """A response without its length and its body."""
+def _render_head(model: ModelId | None, length: int) -> bytes:
     named = f"{MODEL_HEADER}: {model_header(model)}\r\n" if model else ""
-    before = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n{named}Content-Length: "
-    after = f"\r\nDate: {rfc822_formatted_time()}\r\nServer: {SERVER_SOFTWARE}\r\n\r\n"
-    return b"%b%%d%b%%b" % (before.replace("%", "%%").encode(), after.replace("%", "%%").encode())
+    return (
+        f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n{named}Content-Length: {length}\r\n"
+        f"Date: {rfc822_formatted_time()}\r\nServer: {SERVER_SOFTWARE}\r\n\r\n"
+    ).encode()
 
 
 class LaneHandler(RequestHandler):
@@ -240,7 +254,9 @@ class LaneHandler(RequestHandler):
                 return
             length, app_name = head
             size = body_at + length
-            if app_name is None or not self._aiohttp_waits():
+            waiter = self._waiter  # aiohttp's: there is none yet when the first request comes with the connection
+            aiohttp_waits = not (self._messages or (waiter.done() if waiter is not None else self._request_count))
+            if app_name is None or not aiohttp_waits:
                 data = self._pass(data, size)
                 continue
             if len(data) < size:
@@ -257,7 +273,7 @@ class LaneHandler(RequestHandler):
             if query.answer is None:
                 self._query = query
             else:
-                self._write(query)
+                self._write(query, time.monotonic())
             if data and (self._query is not None or self._paused):
                 self._hold(data)
                 return
@@ -270,11 +286,6 @@ class LaneHandler(RequestHandler):
         self._owed = size - len(part)
         super().data_received(part)
         return data[size:]
-
-    def _aiohttp_waits(self) -> bool:
-        """Whether its handler has answered everything and waits for the next message."""
-        waiter = self._waiter  # there is none yet when the first request comes with the connection
-        return not (self._messages or (waiter.done() if waiter is not None else self._request_count))
 
     # --- a body in parts ---
 
@@ -317,11 +328,11 @@ class LaneHandler(RequestHandler):
             self._holds_back = True
             self._pause_transport_reading()
 
-    def _reply(self, query: Query) -> None:
+    def _reply(self, query: Query, now: float) -> None:
         """The query is answered."""
         self._query = None
         try:
-            self._write(query)
+            self._write(query, now)
             if self._idle is not None and not self._idle.done():
                 self._idle.set_result(None)
             if self._held:
@@ -330,11 +341,11 @@ class LaneHandler(RequestHandler):
             logger.exception("a connection failed")
             self.force_close()
 
-    def _write(self, query: Query) -> None:
+    def _write(self, query: Query, now: float) -> None:
         if self.transport is None or self._manager is None:
             return
         lane = self._lane
-        answer = lane.render(query)
+        answer = lane.render(query, now)
         leaves = not lane.leaving.is_empty and self in lane.leaving
         if leaves:
             answer = answer.replace(_END_OF_HEAD, b"\r\nConnection: close" + _END_OF_HEAD, 1)

@@ -250,7 +250,8 @@ class AppMetrics:
 
     def add_answer(self, is_default: bool, seconds: float) -> None:
         self.num_predictions.count += 1
-        self.default_prediction_ratio.hits += is_default
+        if is_default:
+            self.default_prediction_ratio.hits += 1
         self.prediction_latency.add(seconds * 1e6)
 
 
@@ -280,13 +281,15 @@ class SystemMetrics:
         self.rpc_request_queueing_delay = Histogram("microseconds", _SYSTEM_RESERVOIR)
         self.prediction_cache_lookups = Counter()
         self.prediction_cache_hit_ratio = RatioCounter(self.prediction_cache_lookups)
+        self.aggregate_num_predictions = Counter()
         self.aggregate_outputs = Counter()
         self.aggregate_throughput = Meter(self.aggregate_outputs)
-        self.aggregate_num_predictions = Counter()
         self.workers = Gauge(lambda: {"serving": "1"})
         """Of the composition root, which knows the other workers."""
         self._apps: dict[str, AppMetrics] = {}
         self._models: dict[ModelId, ModelMetrics] = {}
+        self._gone = ModelMetrics()
+        """What models counted that are no more, as far as it is summed up."""
 
     def add_app(self, name: str) -> AppMetrics:
         self._apps[name] = AppMetrics()
@@ -300,12 +303,28 @@ class SystemMetrics:
         return self._models[model]
 
     def remove_model(self, model: ModelId) -> None:
-        del self._models[model]
+        self._add_up(self._gone, self._models.pop(model))
+
+    def _sum_up(self) -> None:
+        """Count what all models counted: it is not done for each query."""
+        total = ModelMetrics()
+        for metrics in (self._gone, *self._models.values()):
+            self._add_up(total, metrics)
+        self.prediction_cache_lookups.count = total.cache_hit_ratio.times.count
+        self.prediction_cache_hit_ratio.hits = total.cache_hit_ratio.hits
+        self.aggregate_num_predictions.count = total.num_predictions.count
+
+    @staticmethod
+    def _add_up(total: ModelMetrics, part: ModelMetrics) -> None:
+        total.cache_hit_ratio.times.count += part.cache_hit_ratio.times.count
+        total.cache_hit_ratio.hits += part.cache_hit_ratio.hits
+        total.num_predictions.count += part.num_predictions.count
 
     def report(self) -> Report:
         return render([self.state()])
 
     def state(self) -> State:
+        self._sum_up()
         found: State = {category: {} for category in _CATEGORIES}
         for name, metric in self._all():
             found[_NAMES[type(metric)]][name] = metric.state()

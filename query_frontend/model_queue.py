@@ -2,42 +2,60 @@
 
 from bisect import insort
 from collections.abc import Iterable
-from typing import Protocol
 
 from clipper_common.constants import MAX_QUEUED_BYTES, MAX_QUEUED_QUERIES
 
 
-class Waiter(Protocol):
-    """Who wants to know the outcome of a task."""
-
-    def resolve(self, output: bytes | None, reason: str) -> None:
-        """Take the output, or the reason why there is none."""
-
-
 class Task:
-    """An input on its way through a model version, and everyone who waits for its output."""
+    """An input on its way through a model version, and who waits for its output: itself, and those that joined it.
 
-    __slots__ = ("deadline", "payload", "queued", "sends", "sent_at", "waiters")
+    Who asks is a task from the beginning, of a class with a `take` of its own: most inputs are asked for once, so a
+    waiter beside the task would be one object more for each query.
+    """
 
-    def __init__(self, payload: bytes, deadline: float, waiter: Waiter) -> None:
+    __slots__ = ("deadline", "host", "joined", "payload", "queued", "sends", "sent_at", "wanted")
+
+    def __init__(self, payload: bytes, deadline: float) -> None:
         self.payload = payload
         self.deadline = deadline
-        """Of the most patient waiter."""
-        self.waiters = [waiter]
+        """Of the most patient that waits."""
+        self.wanted = True
+        """Whether it waits itself."""
+        self.host: Task | None = None
+        """The task that gets the output for it, if it joined one."""
+        self.joined: list[Task] | None = None
         self.queued = False
         self.sends = 0
         self.sent_at: float | None = None
         """Since when it is with a replica, if it is."""
 
-    def leave(self, waiter: Waiter) -> None:
-        """`waiter` has no more use for the output."""
-        if waiter in self.waiters:
-            self.waiters.remove(waiter)
+    def take(self, output: bytes | None, reason: str, now: float) -> None:
+        """Have the output, or the reason why there is none. What is not wanted any more is to be ignored."""
+        self.wanted = False
 
-    def resolve(self, output: bytes | None, reason: str = "") -> None:
-        waiters, self.waiters = self.waiters, []
-        for waiter in waiters:
-            waiter.resolve(output, reason)
+    def resolve(self, output: bytes | None, reason: str, now: float) -> None:
+        """Give the output, or the reason why there is none, to everyone who waits."""
+        joined, self.joined = self.joined, None
+        self.take(output, reason, now)
+        if joined is not None:
+            for other in joined:
+                other.take(output, reason, now)
+
+    def join(self, host: "Task") -> None:
+        """Wait for what `host` gets."""
+        self.host = host
+        host.deadline = max(host.deadline, self.deadline)
+        if host.joined is None:
+            host.joined = []
+        host.joined.append(self)
+
+    def leave(self) -> "Task":
+        """It is not `wanted` any more: let go of the task that gets the output. Answers that task, which may be it."""
+        if self.host is None:
+            return self
+        if self.host.joined is not None and self in self.host.joined:
+            self.host.joined.remove(self)
+        return self.host
 
 
 Entry = tuple[float, Task]
@@ -94,21 +112,26 @@ class ModelQueue:
         """
         drawn: list[Task] = []
         late: list[Entry] = []
-        looked_at = 0
+        in_time = now + seconds
+        looked_at = size = 0
         for entry in self._entries:
             looked_at += 1
             task = entry[1]
             if not task.queued:
                 continue
-            if task.deadline > now + seconds and task.waiters:
-                self._remove(task)
+            is_awaited = task.wanted or task.joined
+            if is_awaited and task.deadline > in_time:
+                task.queued = False  # `_remove` in place: this runs for every query
+                size += len(task.payload)
                 drawn.append(task)
                 if len(drawn) >= most:
                     break
-            elif task.deadline > now and task.waiters:
+            elif is_awaited and task.deadline > now:
                 late.append(entry)
             else:
                 self._remove(task)
+        self._tasks -= len(drawn)
+        self._bytes -= size
         if late and not drawn:
             drawn = self._take_last(late, most)
         self._entries[:looked_at] = late

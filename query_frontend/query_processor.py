@@ -6,6 +6,7 @@ from typing import Final, NamedTuple
 
 from clipper_common.datatypes import ModelId
 from query_frontend.deadlines import DeadlineWheel, Slot
+from query_frontend.model_queue import Task
 from query_frontend.registry import AppState
 from query_frontend.schemas import Answer
 from query_frontend.task_executor import NO_MODELS, TaskExecutor
@@ -20,13 +21,13 @@ class QueryContext(NamedTuple):
     wheel: DeadlineWheel
 
 
-class Query:
+class Query(Task):
     """An input, which gets exactly one answer, at the latest when the application's SLO is over since `arrival`.
 
-    It is asked when it is made. If there is no answer then, `done` is called with it when there is.
+    It is asked when it is made. If there is no answer then, `done` is called with it when there is, and with the time.
     """
 
-    __slots__ = ("_context", "_done", "_slot", "_task", "answer", "app", "arrival", "model")
+    __slots__ = ("_context", "_done", "_slot", "answer", "app", "arrival", "model")
 
     def __init__(
         self,
@@ -35,43 +36,50 @@ class Query:
         model: ModelId | None,
         payload: bytes,
         arrival: float,
-        done: Callable[["Query"], None],
+        done: Callable[["Query", float], None],
     ) -> None:
+        self.payload = payload  # `super().__init__` in place: this runs for every query
+        self.deadline = deadline = arrival + app.slo_seconds
+        self.wanted = True
+        self.host = self.joined = None
+        self.queued = False
+        self.sends = 0
+        self.sent_at = None
         self._context = context
         self.app = app
         self.model = model
         self.arrival = arrival
         """When the request came, by the monotonic clock."""
         self.answer: Answer | None = None
-        self._done: Callable[[Query], None] | None = None
+        self._done: Callable[[Query, float], None] | None = None
         self._slot: Slot | None = None
         if model is None:
-            self.resolve(None, NO_MODELS)
+            self.take(None, NO_MODELS, arrival)
             return
-        deadline = arrival + app.slo_seconds
-        self._task = context.executor.submit(model, payload, deadline, self)
+        context.executor.submit(model, self)
         if self.answer is None:
             self._done = done
             self._slot = context.wheel.add(self, deadline)
 
-    def resolve(self, output: bytes | None, reason: str) -> None:
-        """Take the answer: the model's output, or a reason for the default."""
-        if self.answer is not None:
+    def take(self, output: bytes | None, reason: str, now: float) -> None:
+        """Have the answer: the model's output, or a reason for the default."""
+        if not self.wanted:
             return
+        self.wanted = False
         app = self.app
         self.answer = output if output is not None else app.default_answer(reason)
-        app.metrics.add_answer(output is None, time.monotonic() - self.arrival)
+        app.metrics.add_answer(output is None, now - self.arrival)
         if self._slot is not None:
             self._slot.pop(self, None)
             self._slot = None
         if self._done is not None:
-            self._done(self)
-            self._done = None
+            done, self._done = self._done, None
+            done(self, now)
 
     def expire(self) -> None:
         """The deadline is over."""
+        self.take(None, SLO_MISSED, time.monotonic())
         self._leave()
-        self.resolve(None, SLO_MISSED)
 
     def abandon(self) -> None:
         """The client is gone. `done` is not called any more."""
@@ -79,11 +87,12 @@ class Query:
             self._done = None
             self._slot.pop(self, None)
             self._slot = None
+            self.wanted = False
             self._leave()
 
     def _leave(self) -> None:
-        if self._task is not None and self.model is not None:
-            self._context.executor.leave(self._task, self, self.model)
+        if self.model is not None:
+            self._context.executor.leave(self, self.model)
 
 
 class Request:
@@ -104,7 +113,7 @@ class Request:
         if not self._missing:
             done()
 
-    def _on_answered(self, _: Query) -> None:
+    def _on_answered(self, _: Query, now: float) -> None:
         self._missing -= 1
         if not self._missing:
             self._done()

@@ -42,22 +42,25 @@ class Place(NamedTuple):
     number: int
 
 
-class RelayedInput:
+class RelayedInput(Task):
     """An input of a relayed batch, as the task executor and the deadlines see it."""
 
-    __slots__ = ("_batch", "_index", "_slot", "_task")
+    __slots__ = ("_batch", "_index", "_slot")
 
     def __init__(self, batch: "RelayedBatch", index: int, payload: bytes) -> None:
+        super().__init__(payload, batch.deadline)
         self._batch = batch
         self._index = index
         self._slot: Slot | None = None
-        context = batch.context
-        self._task: Task | None = context.executor.submit(batch.model, payload, batch.deadline, self)
-        if self._task is not None:
-            self._slot = context.wheel.add(self, batch.deadline)
+        batch.context.executor.submit(batch.model, self)
+        if self.wanted:
+            self._slot = batch.context.wheel.add(self, batch.deadline)
 
-    def resolve(self, output: bytes | None, reason: str) -> None:
-        """Take the output, or the reason why there is none."""
+    def take(self, output: bytes | None, reason: str, now: float) -> None:
+        """Have the output, or the reason why there is none."""
+        if not self.wanted:
+            return
+        self.wanted = False
         if self._slot is not None:
             self._slot.pop(self, None)
             self._slot = None
@@ -65,9 +68,8 @@ class RelayedInput:
 
     def expire(self) -> None:
         """The deadline is over."""
-        if self._task is not None:
-            self._batch.context.executor.leave(self._task, self, self._batch.model)
-        self.resolve(None, SLO_MISSED)
+        self.take(None, SLO_MISSED, time.monotonic())
+        self._batch.context.executor.leave(self, self._batch.model)
 
 
 class RelayedBatch:

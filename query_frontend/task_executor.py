@@ -20,7 +20,7 @@ from clipper_common.wire import MESSAGE_ID_LIMIT, PredictRequest, Response
 from query_frontend.batching import BatchSizer, batch_sizer
 from query_frontend.cache import PredictionCache, Shelf
 from query_frontend.metrics import Gauge, Leaves, ModelMetrics, SystemMetrics
-from query_frontend.model_queue import ModelQueue, Task, Waiter
+from query_frontend.model_queue import ModelQueue, Task
 from query_frontend.rpc_server import Connection, RpcServer
 
 logger = logging.getLogger(__name__)
@@ -154,54 +154,45 @@ class TaskExecutor:
 
     # --- queries ---
 
-    def submit(self, model_id: ModelId, payload: bytes, deadline: float, waiter: Waiter) -> Task | None:
-        """Get `waiter` the output for an input. Answers the task to `leave`, or None when it has its answer."""
+    def submit(self, model_id: ModelId, task: Task) -> None:
+        """Get `task` its output, which it may have at once."""
         state = self._models.get(model_id)
         if state is None:
-            waiter.resolve(None, NO_MODELS)
-            return None
-        known = self._look_up(state, payload) if self._cache.enabled else None
-        if isinstance(known, bytes):
-            waiter.resolve(known, "")
-            return None
-        if not state.is_served:
-            waiter.resolve(None, NO_MODELS)
-            return None
-        if known is not None and self._may_join(state, known):
-            self._join(state, known, deadline, waiter)
-            return known
-        task = Task(payload, deadline, waiter)
-        if not state.queue.put(task):
-            waiter.resolve(None, QUEUE_FULL)
-            return None
+            task.take(None, NO_MODELS, time.monotonic())
+            return
+        known: bytes | Task | None = None
         if self._cache.enabled:
-            state.shelf.entries[payload] = task
+            known = state.shelf.entries.get(task.payload)
+            state.metrics.cache_hit_ratio.times.count += 1
+        if isinstance(known, bytes):
+            state.metrics.cache_hit_ratio.hits += 1
+            state.shelf.used.add(task.payload)
+            task.take(known, "", time.monotonic())
+            return
+        if not state.is_served:
+            task.take(None, NO_MODELS, time.monotonic())
+            return
+        if known is not None and self._may_join(state, known):
+            self._join(state, known, task)
+            return
+        if not state.queue.put(task):
+            task.take(None, QUEUE_FULL, time.monotonic())
+            return
+        if self._cache.enabled:
+            state.shelf.entries[task.payload] = task
         if state.is_counted:
-            self._metrics.aggregate_num_predictions.count += 1
             state.metrics.num_predictions.count += 1
         if state.idle and not state.dispatch_due:
             self._dispatch_soon(state)
-        return task
 
-    def leave(self, task: Task, waiter: Waiter, model_id: ModelId) -> None:
-        """`waiter` has no more use for the output of `task`: its time is over, or its client left."""
-        task.leave(waiter)
+    def leave(self, task: Task, model_id: ModelId) -> None:
+        """`task` has no more use for its output: its time is over, or its client left."""
+        host = task.leave()
         state = self._models.get(model_id)
-        if state is None or task.waiters or task.sent_at is not None:
+        if state is None or host.wanted or host.joined or host.sent_at is not None:
             return
-        state.queue.drop(task)
-        state.shelf.give_up(task.payload, task)
-
-    def _look_up(self, state: ModelState, payload: bytes) -> bytes | Task | None:
-        """The output; or the task that gets it; or None."""
-        known = state.shelf.entries.get(payload)
-        self._metrics.prediction_cache_lookups.count += 1
-        state.metrics.cache_hit_ratio.times.count += 1
-        if isinstance(known, bytes):
-            state.shelf.used.add(payload)
-            self._metrics.prediction_cache_hit_ratio.hits += 1
-            state.metrics.cache_hit_ratio.hits += 1
-        return known
+        state.queue.drop(host)
+        state.shelf.give_up(host.payload, host)
 
     @staticmethod
     def _may_join(state: ModelState, task: Task) -> bool:
@@ -209,11 +200,10 @@ class TaskExecutor:
         return task.queued or (task.sent_at is not None and time.monotonic() - task.sent_at < state.slo_seconds)
 
     @staticmethod
-    def _join(state: ModelState, task: Task, deadline: float, waiter: Waiter) -> None:
-        if task.queued and deadline < task.deadline:
-            state.queue.hurry(task, deadline)
-        task.deadline = max(task.deadline, deadline)
-        task.waiters.append(waiter)
+    def _join(state: ModelState, host: Task, task: Task) -> None:
+        if host.queued and task.deadline < host.deadline:
+            state.queue.hurry(host, task.deadline)
+        task.join(host)
 
     # --- batches ---
 
@@ -262,11 +252,10 @@ class TaskExecutor:
 
     def _send(self, state: ModelState, replica: ReplicaState, tasks: list[Task]) -> None:
         replica.batch = batch = Batch(state, next(self._message_ids), tasks, time.monotonic())
-        for task in tasks:
-            task.sent_at = batch.sent_at
         request = PredictRequest(batch.message_id, state.model.input_type, [task.payload for task in tasks])
         if self.rpc.send_batch(replica.connection, request):  # if not, `on_left` was called
             for task in tasks:
+                task.sent_at = batch.sent_at
                 task.sends += 1
 
     def on_answered(self, connection: Connection, response: Response) -> None:
@@ -306,18 +295,26 @@ class TaskExecutor:
                 self._loop.call_soon(lambda: self._loop.call_soon(self._dispatch, state))
 
     def _deliver(self, batch: Batch, response: Response, raised: str) -> None:
-        state = batch.state
-        keep = self._cache.enabled and state.live
+        state, tasks, outputs = batch.state, batch.tasks, response.outputs
+        if any(response.failed):
+            self._deliver_failures(batch, response, raised)
+            answered = [index for index, failed in enumerate(response.failed) if not failed]
+            tasks, outputs = [tasks[index] for index in answered], [outputs[index] for index in answered]
+        values = list(map(jsontext.embed, outputs))
+        if self._cache.enabled and state.live:
+            self._cache.put(state.shelf, [task.payload for task in tasks], values)
+        for task, value in zip(tasks, values, strict=True):
+            if task.joined is None:
+                task.take(value, "", time.monotonic())  # `resolve` in place: this runs for every query
+            else:
+                task.resolve(value, "", time.monotonic())
+
+    @staticmethod
+    def _deliver_failures(batch: Batch, response: Response, raised: str) -> None:
         for task, output, failed in zip(batch.tasks, response.outputs, response.failed, strict=True):
-            task.sent_at = None
             if failed:
-                state.shelf.give_up(task.payload, task)
-                task.resolve(None, raised + output.decode(errors="replace"))
-                continue
-            value = jsontext.embed(output)
-            if keep:
-                self._cache.put(state.shelf, task.payload, value)
-            task.resolve(value)
+                batch.state.shelf.give_up(task.payload, task)
+                task.resolve(None, raised + output.decode(errors="replace"), time.monotonic())
 
     def _redo(self, batch: Batch) -> None:
         """Queue the batch of a replica that was lost once more, as far as that can still help."""
@@ -325,11 +322,11 @@ class TaskExecutor:
         now = time.monotonic()
         for task in batch.tasks:
             task.sent_at = None
-            if state.live and task.waiters and task.deadline > now and task.sends < _MAX_SENDS:
+            if state.live and (task.wanted or task.joined) and task.deadline > now and task.sends < _MAX_SENDS:
                 state.queue.put_back(task)
             else:
                 state.shelf.give_up(task.payload, task)
-                task.resolve(None, REPLICA_DIED if state.live else NO_MODELS)
+                task.resolve(None, REPLICA_DIED if state.live else NO_MODELS, now)
         self._dispatch_soon(state)
 
     # --- replicas ---
@@ -430,4 +427,4 @@ class TaskExecutor:
         for replica in state.replicas:
             replica.state = None
         for task in state.queue.clear():
-            task.resolve(None, NO_MODELS)
+            task.resolve(None, NO_MODELS, time.monotonic())

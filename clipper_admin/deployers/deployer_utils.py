@@ -14,6 +14,7 @@ from clipper_admin import functions, images, pickling
 from clipper_admin.arguments import check_text
 from clipper_admin.clipper_admin import CLIPPER_TEMP_DIR, ClipperConnection, Version
 from clipper_admin.images import ModelImage
+from clipper_admin.undoing import undone_on_failure
 from clipper_common import modeldir
 from clipper_common.constants import DEFAULT_BATCH_SIZE
 from clipper_common.errors import ClipperException
@@ -313,12 +314,7 @@ def endpoint(
     When the block fails, the application is gone again.
     """
     clipper_conn.register_application(name, input_type, default_output, slo_micros)
-    try:
+    complaint = f"Application {name} could not be removed again"
+    with undone_on_failure(lambda: clipper_conn.unregister_application(name), complaint, clipper_conn.logger):
         yield
         clipper_conn.link_model_to_app(name, name)
-    except BaseException:
-        try:
-            clipper_conn.unregister_application(name)
-        except ClipperException as error:
-            clipper_conn.logger.warning("Application %s could not be removed again: %s", name, error)
-        raise

@@ -3,9 +3,9 @@
 import contextlib
 import functools
 import json
-import logging
 import os
 import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -16,7 +16,8 @@ from kubernetes import client, config, dynamic
 from kubernetes.dynamic.exceptions import ConflictError, DynamicApiError, ForbiddenError, GoneError, NotFoundError
 from kubernetes.watch.watch import iter_resp_lines
 
-from clipper_admin.kubernetes.manifests import OLDER_APIS
+from clipper_admin.container_manager import Unreachable
+from clipper_admin.kubernetes.objects import OLDER_APIS, annotated
 from clipper_common.errors import ClipperException
 
 FIELD_MANAGER: Final = "clipper"
@@ -27,6 +28,12 @@ _ANSWER_SECONDS: Final = 60.0
 _WATCH_SECONDS: Final = 2
 """A watch ends and begins anew so often, so that who waits can look around."""
 _BUSY: Final = (429, 502, 503, 504)
+_AWAY_SECONDS: Final = 30.0
+"""For so long a call is repeated when a server that has answered before does not: it may just be started again."""
+_AWAY: Final = (urllib3.exceptions.HTTPError, OSError)
+_REPEAT_SECONDS: Final = 0.5
+_CREATION: Final = "ai.clipper.creation"
+"""The annotation that tells what a call created from what others did."""
 
 PLURALS: Final = {
     "ConfigMap": "configmaps",
@@ -67,11 +74,10 @@ _OLDER: Final = {**OLDER_APIS, "discovery.k8s.io/v1": "discovery.k8s.io/v1beta1"
 _WITHOUT_NAMESPACE: Final = frozenset({"Namespace", "Node"})
 
 Object = dict[str, Any]
-Logger = logging.Logger | logging.LoggerAdapter[Any]
 
 
 class AlreadyExists(ClipperException):
-    """There is an object of this kind and name."""
+    """Somebody else made an object of this kind and name."""
 
 
 class Forbidden(ClipperException):
@@ -87,8 +93,8 @@ def translated(doing: str) -> Iterator[None]:
         kinds: dict[type[Exception], type[ClipperException]] = {ConflictError: AlreadyExists, ForbiddenError: Forbidden}
         kind = kinds.get(type(error), ClipperException)
         raise kind(f"Kubernetes could not {doing}: {_text_of(error)}{_advice(error.status)}") from error
-    except (urllib3.exceptions.HTTPError, OSError) as error:
-        raise ClipperException(
+    except _AWAY as error:
+        raise Unreachable(
             f"Kubernetes could not {doing}: its API server does not answer ({error}).\nDoes 'kubectl get nodes' work? "
             "The environment variable KUBECONFIG names the file with the address and the credentials."
         ) from error
@@ -119,6 +125,7 @@ class Api:
 
     def __init__(self, namespace: str) -> None:
         self._namespace = namespace
+        self._has_answered = False
 
     @functools.cached_property
     def _configuration(self) -> Any:
@@ -157,15 +164,33 @@ class Api:
         """Whether this runs in a pod of the cluster."""
         return not _has_kubeconfig()
 
-    def _call(self, method: str, path: str, body: Any = None, **options: Any) -> Any:
-        options = {"serialize": False, "_request_timeout": (_CONNECT_SECONDS, _ANSWER_SECONDS)} | options
-        # The client adds to these lists, which are its defaults otherwise.
-        options = {"query_params": [], "header_params": {}} | options
-        return self._client.request(method, path, body=body, **options)
-
     def _answer(self, method: str, path: str, body: Any = None, **options: Any) -> Object:
-        answer: Object = json.loads(self._call(method, path, body, **options).data)
+        answer: Object = json.loads(self._call(method, path, body, **options))
         return answer
+
+    def _call(self, method: str, path: str, body: Any = None, **options: Any) -> bytes:
+        """What the server says. While one that was there is away, this asks again, so each call must bear that."""
+        give_up = time.monotonic() + (_AWAY_SECONDS if self._has_answered else 0)
+        while True:
+            try:
+                data = bytes(self._request(method, path, body, **options).data)
+            except _AWAY:
+                if time.monotonic() > give_up:
+                    raise
+            else:
+                self._has_answered = True
+                return data
+            time.sleep(_REPEAT_SECONDS)
+
+    def _request(
+        self, method: str, path: str, body: Any = None, answer_seconds: float = _ANSWER_SECONDS, **options: Any
+    ) -> Any:
+        # The client adds to these lists, which are its defaults otherwise.
+        lists = {"query_params": list(options.pop("query_params", ())), "header_params": {}}
+        timeout = (_CONNECT_SECONDS, answer_seconds)
+        return self._client.request(
+            method, path, body=body, serialize=False, _request_timeout=timeout, **lists, **options
+        )
 
     # --- versions and paths ---
 
@@ -196,10 +221,17 @@ class Api:
     # --- objects ---
 
     def create(self, body: Object) -> Object:
-        """Create an object. Raises AlreadyExists when there is one."""
-        kind, name = body["kind"], body["metadata"]["name"]
+        """Create an object. Raises AlreadyExists when somebody else did."""
+        kind, name, mark = body["kind"], body["metadata"]["name"], uuid.uuid4().hex
+        marked = annotated(self.fitted(body), {_CREATION: mark})
         with translated(f"create {kind} '{name}'"):
-            return self._answer("post", self._path(kind), self.fitted(body), field_manager=FIELD_MANAGER)
+            try:
+                return self._answer("post", self._path(kind), marked, field_manager=FIELD_MANAGER)
+            except ConflictError:
+                found = self.get(kind, name)
+                if found is None or found["metadata"].get("annotations", {}).get(_CREATION) != mark:
+                    raise
+                return found  # asked for twice, as the first answer was lost
 
     def apply(self, body: Object) -> Object:
         """Make an object what `body` says, by server-side apply: what others added to it stays."""
@@ -261,11 +293,16 @@ class Api:
     def watch(self, kind: str, labels: str, seconds: float) -> Iterator[Mapping[str, Object]]:
         """All objects with these labels, by name: now, after each change, and every few seconds without one.
 
-        Ends after `seconds`.
+        Ends after `seconds`; a server that is away for less is waited for.
         """
         give_up = time.monotonic() + seconds
         while True:
-            listed = self._list(kind, labels)
+            try:
+                listed = self._list(kind, labels)
+            except Unreachable:
+                if not self._has_answered or time.monotonic() > give_up:
+                    raise
+                continue
             found = {item["metadata"]["name"]: item for item in listed["items"]}
             yield found
             for change, changed in self._changes(kind, labels, listed["metadata"].get("resourceVersion", "")):
@@ -281,15 +318,16 @@ class Api:
     def _changes(self, kind: str, labels: str, since: str) -> Iterator[tuple[str, Object]]:
         with translated(f"watch {PLURALS[kind]}"):
             try:
-                stream = self._call(
+                stream = self._request(
                     "get",
                     self._path(kind),
+                    answer_seconds=_WATCH_SECONDS + _CONNECT_SECONDS,
                     label_selector=labels,
                     resource_version=since,
                     watch=True,
                     timeout_seconds=_WATCH_SECONDS,
                 )
-            except GoneError:  # too much has changed since: who lists again sees it
+            except (GoneError, *_AWAY):  # too much has changed since, or nobody is there: who lists again sees it
                 return
             try:
                 for line in iter_resp_lines(stream):
@@ -297,7 +335,7 @@ class Api:
                     if event["type"] not in ("ADDED", "MODIFIED", "DELETED"):
                         return
                     yield event["type"], event["object"]
-            except (urllib3.exceptions.HTTPError, ValueError):  # cut off: the same
+            except (*_AWAY, ValueError):  # cut off: the same
                 return
             finally:
                 stream.close()
@@ -306,15 +344,20 @@ class Api:
     # --- logs and events ---
 
     def log(self, pod: str, container: str, previous: bool = False, lines: int | None = None) -> bytes | None:
-        """What a container wrote; None when there is nothing to read, as it never ran, or is gone."""
+        """What a container wrote; None when there is nothing to read, as it never ran, or is gone.
+
+        When its node does not answer, this says so: what does not need the log shall not fail for it.
+        """
         query = [("container", container), ("previous", str(previous).lower())]
         query += [] if lines is None else [("tailLines", str(lines))]
         with translated(f"read the log of '{pod}'"):
             try:
-                return bytes(self._call("get", self._path("Pod", pod, "log"), query_params=query).data)
+                return self._call("get", self._path("Pod", pod, "log"), query_params=query)
             except DynamicApiError as error:
                 if error.status in (400, 404):
                     return None
+                if error.status >= 500:
+                    return f"(Kubernetes could not read this log: {_text_of(error)})\n".encode()
                 raise
 
     def warnings(self, name: str) -> Sequence[str]:

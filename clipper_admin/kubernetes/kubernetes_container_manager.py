@@ -2,10 +2,9 @@
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from clipper_admin import images
 from clipper_admin.arguments import check_text, check_texts
@@ -22,6 +21,7 @@ from clipper_admin.docker.engine import Engine
 from clipper_admin.image_builder import ImageBuilder
 from clipper_admin.kubernetes import export, manifests, names, namespaces, record, removal, status, waiting
 from clipper_admin.kubernetes.api import AlreadyExists, Api
+from clipper_admin.kubernetes.logs import Logs
 from clipper_admin.kubernetes.spec import (
     CLUSTER_IP,
     LOAD_BALANCER,
@@ -33,18 +33,15 @@ from clipper_admin.kubernetes.spec import (
     Model,
     RedisVolume,
     check_node_selector,
+    check_proxy,
     check_resources,
     check_service_types,
     check_tolerations,
 )
 from clipper_admin.kubernetes.status import Viewpoint
+from clipper_admin.undoing import undone_on_failure
 from clipper_common import constants
 from clipper_common.errors import ClipperException, UnconnectedException
-
-_THREADS: Final = 8
-_KEPT_LOGS: Final = 3
-"""Of so many replicas of a model version that this manager stopped, the logs are kept."""
-_KEPT_LINES: Final = 10_000
 
 
 @dataclass(frozen=True)
@@ -149,17 +146,15 @@ class KubernetesContainerManager(ContainerManager):
         self.namespace = namespace
         if namespace != "default":
             self.cluster_identifier = f"{namespace}-{cluster_name}"
-        if kubernetes_proxy_addr is not None:
-            check_text("kubernetes_proxy_addr", kubernetes_proxy_addr)
         self._redis_image = check_text("redis_image", redis_image)
         self._prometheus_image = check_text("prometheus_image", prometheus_image)
-        self._proxy = kubernetes_proxy_addr
+        self._proxy = None if kubernetes_proxy_addr is None else check_proxy(kubernetes_proxy_addr)
         self._wants_internal = bool(useInternalIP)
         self._labels = names.as_text(names.cluster_selector(cluster_name))
         self._model_labels = names.as_text(names.selector(cluster_name, names.MODEL))
         self._api = Api(namespace)
         self._state: _Connected | None = None
-        self._kept_logs: dict[str, dict[str, bytes]] = {}
+        self._logs = Logs(self._api)
 
     # --- start ---
 
@@ -201,15 +196,13 @@ class KubernetesContainerManager(ContainerManager):
             self._api.create(objects[0])  # which only one can do
         except AlreadyExists:
             raise self._already_exists() from None
-        try:
+        complaint = "The cluster could not be removed again, which stop_all() does"
+        with undone_on_failure(lambda: self.stop_all(graceful=False), complaint, self.logger):
             for object_ in objects:
                 self._api.apply(object_)
             self._wait_until_ready("Pods of Clipper", self._labels, _count_pods(objects))
-            waiting.until_reachable(self._api, self._balanced(), self._labels)
+            waiting.until_reachable(self._api, self._balanced(), self._labels, self.logger)
             self.connect()
-        except BaseException:
-            self.stop_all(graceful=False)
-            raise
 
     def _wait_until_ready(self, what: str, labels: str, wanted: int) -> None:
         waiting.until_pods(self._api, labels, wanted, what, status.is_ready, labels)
@@ -329,13 +322,11 @@ class KubernetesContainerManager(ContainerManager):
         """Apply the Deployment of a model version that has none, and wait until its containers run."""
         cluster = self._connected.cluster
         model = Model(name, version, input_type, image, num_replicas, resources)
-        try:
+        complaint = f"The replicas of {name}:{version} could not be removed again, which stop_models() does"
+        with undone_on_failure(lambda: self._remove_models([(name, version)]), complaint, self.logger):
             for object_ in manifests.model_objects(cluster, model):
                 self._api.apply(object_)
             self._wait_until_started(name, version, num_replicas)
-        except BaseException:
-            self._remove_models([(name, version)])
-            raise
 
     def get_num_replicas(self, name: str, version: str) -> int:
         """How many pods the Deployment of the model version should have."""
@@ -363,13 +354,10 @@ class KubernetesContainerManager(ContainerManager):
     def _scaled(self, deployment: str, replicas: int, before: int) -> Iterator[None]:
         """Scale a Deployment, and back again if the block does not succeed."""
         self._api.scale(deployment, replicas)
-        try:
+        complaint = f"{deployment} could not be scaled back to {before}"
+        # What somebody else wants stays.
+        with undone_on_failure(lambda: self._api.scale(deployment, before), complaint, self.logger, waiting.Overruled):
             yield
-        except waiting.Overruled:  # what somebody else wants stays
-            raise
-        except BaseException:
-            self._api.scale(deployment, before)
-            raise
 
     def _wait_until_started(self, name: str, version: str, wanted: int) -> None:
         labels = self._labels_of(name, version)
@@ -405,7 +393,7 @@ class KubernetesContainerManager(ContainerManager):
         if not found:
             return
         for deployment in deployments:
-            self._keep_logs(deployment)
+            self._logs.keep(_selector_of(deployment))
             for kind in ("PodDisruptionBudget", "Deployment"):
                 self._api.delete(kind, status.name_of(deployment))
         for deployment in deployments:
@@ -421,31 +409,7 @@ class KubernetesContainerManager(ContainerManager):
         the last three of each version, are written too.
         """
         _ = self._connected
-        folder = Path(logging_dir).expanduser().absolute()
-        folder.mkdir(parents=True, exist_ok=True)
-        with ThreadPoolExecutor(_THREADS) as pool:
-            logs = [log for found in pool.map(self._logs_of, self._api.list("Pod", self._labels)) for log in found]
-        logs += [log for kept in self._kept_logs.values() for log in kept.items()]
-        for name, text in logs:
-            (folder / name).write_bytes(text)
-        return [str(folder / name) for name, _ in logs]
-
-    def _logs_of(self, pod: status.Object, lines: int | None = None) -> list[tuple[str, bytes]]:
-        """Names of files, and what they shall hold."""
-        logs = []
-        for container, is_previous in status.logs_of(pod):
-            text = self._api.log(status.name_of(pod), container, is_previous, lines)
-            if text is not None:
-                end = ".previous.log" if is_previous else ".log"
-                logs.append((f"{status.name_of(pod)}_{container}{end}", text))
-        return logs
-
-    def _keep_logs(self, deployment: status.Object) -> None:
-        labels = _selector_of(deployment)
-        kept = self._kept_logs.pop(labels, {})
-        for pod in self._api.list("Pod", labels)[:_KEPT_LOGS]:
-            kept |= self._logs_of(pod, _KEPT_LINES)
-        self._kept_logs[labels] = dict(list(kept.items())[-_KEPT_LOGS:])
+        return self._logs.write(self._labels, Path(logging_dir).expanduser().absolute())
 
     # --- stop ---
 
@@ -457,7 +421,7 @@ class KubernetesContainerManager(ContainerManager):
         removal.remove_cluster(self._api, self._labels, graceful)
         namespaces.remove_if_unused(self._api, self.namespace)
         self._state = None
-        self._kept_logs.clear()
+        self._logs.forget()
 
     # --- manifests ---
 

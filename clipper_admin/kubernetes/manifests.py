@@ -6,12 +6,9 @@ from typing import Any, Final
 
 from clipper_admin.docker.containers import REDIS_COMMAND
 from clipper_admin.kubernetes import names, network, objects, pods, prometheus, resources
-from clipper_admin.kubernetes.objects import OLDER_APIS
 from clipper_admin.kubernetes.pods import Manifest
 from clipper_admin.kubernetes.spec import Cluster, FrontendOptions, Images, Model
 from clipper_common import constants
-
-__all__ = ["OLDER_APIS", "cluster_objects", "model_objects"]
 
 PRESTOP_SECONDS: Final = 3
 """A pod that shall go still serves for so long, until everybody knows that it does."""
@@ -28,6 +25,8 @@ READY_FILE: Final = "/model_is_ready.check"
 _START_SECONDS: Final = 300
 """Frontends wait for Redis before they listen."""
 _POD_IP: Final = "POD_IP"
+_FIXED_WORKERS: Final = {"follow_workers": 0}
+"""CPU and memory are requested for as many as there are at first."""
 _PRESTOP: Final[Manifest] = {"preStop": {"exec": {"command": ["sleep", str(PRESTOP_SECONDS)]}}}
 
 
@@ -101,7 +100,7 @@ def _management_frontend(cluster: Cluster, images: Images) -> list[Manifest]:
     container = pods.container(
         names.MANAGEMENT,
         images.mgmt_frontend,
-        args=_options(_redis_options(cluster)),
+        args=_options({**_redis_options(cluster), **_FIXED_WORKERS}),
         ports=[pods.port("http", constants.MANAGEMENT_PORT)],
         resources=resources.of(cluster, names.MANAGEMENT),
         volumeMounts=[pods.TMP_MOUNT],
@@ -146,7 +145,7 @@ def _query_frontend(cluster: Cluster, options: FrontendOptions, image: str) -> M
         "timeout_request": options.timeout_request,
         "timeout_content": options.timeout_content,
         "workers": options.workers,
-        "follow_workers": 0,  # CPU and memory are requested for so many
+        **_FIXED_WORKERS,
         "advertise": f"$({_POD_IP})",
         "drain_seconds": DRAIN_SECONDS,
         "restore_seconds": RESTORE_SECONDS,

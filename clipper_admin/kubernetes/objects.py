@@ -17,6 +17,12 @@ def metadata(cluster: Cluster, name: str, component: str) -> Manifest:
     return {"name": name, "namespace": cluster.namespace, "labels": names.labels(cluster.name, component)}
 
 
+def annotated(manifest: Manifest, annotations: Mapping[str, str]) -> Manifest:
+    """The same object with more annotations."""
+    metadata = manifest["metadata"]
+    return manifest | {"metadata": metadata | {"annotations": {**metadata.get("annotations", {}), **annotations}}}
+
+
 def namespace(cluster: Cluster) -> Manifest:
     labels = {"app.kubernetes.io/part-of": "clipper", "app.kubernetes.io/managed-by": names.MANAGED_BY}
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": cluster.namespace, "labels": labels}}

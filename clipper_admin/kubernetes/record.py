@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from clipper_admin.kubernetes import names
+from clipper_admin.kubernetes.objects import annotated
 from clipper_admin.kubernetes.spec import Cluster, Ingress, RedisVolume
 
 ANNOTATION: Final = "ai.clipper.cluster"
@@ -18,16 +19,11 @@ def recorded(objects: Iterable[Manifest], cluster: Cluster) -> list[Manifest]:
     """The same objects, one of them with the values of the cluster."""
     keeper = ("Deployment", names.query_frontends(cluster.name))
     return [
-        _annotated(object_, {ANNOTATION: json.dumps(asdict(cluster), sort_keys=True)})
+        annotated(object_, {ANNOTATION: json.dumps(asdict(cluster), sort_keys=True)})
         if (object_["kind"], object_["metadata"]["name"]) == keeper
         else object_
         for object_ in objects
     ]
-
-
-def _annotated(object_: Manifest, annotations: Mapping[str, str]) -> Manifest:
-    metadata = object_["metadata"]
-    return object_ | {"metadata": metadata | {"annotations": {**metadata.get("annotations", {}), **annotations}}}
 
 
 def read(deployment: Mapping[str, Any], otherwise: Cluster) -> Cluster:

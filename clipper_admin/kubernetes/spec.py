@@ -29,6 +29,7 @@ _SERVICE_TYPES: Final = (CLUSTER_IP, NODE_PORT, LOAD_BALANCER)
 _COMPONENTS: Final = (names.REDIS, names.MANAGEMENT, names.QUERY, names.EXPORTER, names.METRICS, names.MODEL)
 _TOLERATION: Final = ("key", "operator", "value", "effect", "tolerationSeconds")
 _QUANTITY: Final = re.compile(r"\d+(?:\.\d+)?(?:[kMGTPE]|[KMGTPE]i|m|e\d+)?")
+_PROXY: Final = re.compile(r"(?:[\w.-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?(?:/[\w./~-]*)?")
 _HOST: Final = re.compile(r"(?:\*\.)?[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*")
 
 
@@ -157,6 +158,17 @@ class Model:
 
 
 # --- checks ---
+
+
+def check_proxy(address: str) -> str:
+    """The address of a ``kubectl proxy`` without its scheme. Raises ClipperException for what cannot be one."""
+    bare = check_text("kubernetes_proxy_addr", address).removeprefix("http://").rstrip("/")
+    if not _PROXY.fullmatch(bare):
+        raise ClipperException(
+            f"Invalid value: kubernetes_proxy_addr={address!r}. It should be the host:port at which 'kubectl proxy' "
+            "listens, such as '127.0.0.1:8001'. It speaks plain HTTP: no other scheme can be used."
+        )
+    return bare
 
 
 def check_service_types(value: Mapping[str, str] | None) -> dict[str, str]:

@@ -169,8 +169,7 @@ def address_of(service: Object, nodes: Iterable[Object], viewpoint: Viewpoint) -
     name, namespace = name_of(service), service["metadata"]["namespace"]
     kind, port = service["spec"]["type"], service["spec"]["ports"][0]
     if viewpoint.proxy:
-        proxy = viewpoint.proxy.removeprefix("http://").rstrip("/")
-        return f"{proxy}/api/v1/namespaces/{namespace}/services/{name}:{port['port']}/proxy"
+        return f"{viewpoint.proxy}/api/v1/namespaces/{namespace}/services/{name}:{port['port']}/proxy"
     if kind == "LoadBalancer":
         if not (host := balancer_of(service)):
             raise ClipperException(

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from clipper_admin.container_manager import ClusterAdapter
 from clipper_admin.kubernetes import status
 from clipper_admin.kubernetes.api import Api
 from clipper_admin.kubernetes.status import Trouble
@@ -162,16 +163,18 @@ def _still_there(kind: str, left: Iterable[str]) -> ClipperException:
     )
 
 
-def until_reachable(api: Api, wanted: Sequence[str], labels: str) -> None:
-    """Wait until these services have load balancers."""
+def until_reachable(api: Api, wanted: Sequence[str], labels: str, logger: ClusterAdapter) -> None:
+    """Wait until these services have load balancers, of which some clusters of Kubernetes have none to give."""
     if not wanted:
         return
     missing = list(wanted)
+    logger.info("Waiting up to %.0f s for the load balancers of %s", PODS_SECONDS, ", ".join(wanted))
     with progress("Load balancers", len(wanted)) as show:
         for services in api.watch("Service", labels, PODS_SECONDS):
             missing = [name for name in wanted if not _has_balancer(services, name)]
             show(len(wanted) - len(missing))
             if not missing:
+                logger.info("All load balancers have addresses")
                 return
     raise ClipperException(
         f"The load balancers of {', '.join(missing)} have no address after {PODS_SECONDS:.0f} seconds. Does this "

@@ -10,7 +10,14 @@ from typing import Any
 
 import redis
 
-from clipper_admin.container_manager import UNLIMITED, ContainerManager, ModelVersions, ReplicaFailure, Resources
+from clipper_admin.container_manager import (
+    UNLIMITED,
+    ContainerManager,
+    ModelVersions,
+    ReplicaFailure,
+    Resources,
+    Unreachable,
+)
 from clipper_common.datatypes import InputType, ModelId
 from clipper_common.errors import ClipperException
 from clipper_common.records import REPLICA_DB, Replica
@@ -144,6 +151,22 @@ class InterruptedWhileWaiting(NeverConnects):
         if self.called("deploy_model"):
             raise KeyboardInterrupt
         return []
+
+
+class AwayForAWhile(FakeContainerManager):
+    """What runs its replicas does not answer at first, and they are seen only then."""
+
+    absences = 3
+
+    def find_failures(self, name: str, version: str) -> list[ReplicaFailure]:
+        if self.absences and self.called("deploy_model"):
+            self.absences -= 1
+            raise Unreachable("nobody is there")
+        super().connect_replicas(name, version, self.get_num_replicas(name, version))
+        return []
+
+    def connect_replicas(self, name: str, version: str, number: int) -> None:
+        pass
 
 
 class LacksImage(FakeContainerManager):

@@ -13,6 +13,7 @@ from clipper_admin import ClipperConnection, ClipperException, UnconnectedExcept
 from clipper_admin.container_manager import ReplicaFailure
 from tests.clipper_admin.conftest import Connect
 from tests.clipper_admin.fakes import (
+    AwayForAWhile,
     CannotStop,
     DiesDuringStart,
     FakeContainerManager,
@@ -89,6 +90,26 @@ def test_cluster_that_does_not_answer_is_stopped(
         conn.start_clipper()
     assert cm.called("stop_all") == [(False,)]
     assert not conn.connected
+
+
+def test_a_cluster_that_cannot_be_stopped_again_does_not_hide_why(
+    conn: ClipperConnection,
+    cm: FakeContainerManager,
+    query_frontend: FakeQueryFrontend,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(graceful: bool) -> None:
+        raise ClipperException("stopping is broken")
+
+    monkeypatch.setattr(startup, "STARTUP_SECONDS", 0.1)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(cm, "stop_all", fail)
+    query_frontend.answers["/readyz"] = (503, "still starting")
+    with pytest.raises(ClipperException, match="still starting"):
+        conn.start_clipper()
+    assert "stopping is broken" in caplog.text
 
 
 def test_interrupted_start_stops_the_cluster(
@@ -357,6 +378,13 @@ def test_registration_that_fails_at_the_end(connect: Connect) -> None:
     with pytest.raises(ClipperException, match="already exists"):
         deploy(conn)
     assert conn.cm.called("stop_models") == [({"m": ["1"]},)]  # type: ignore[attr-defined]
+
+
+def test_a_deployment_lives_through_an_absence(connect: Connect) -> None:
+    conn = connect(AwayForAWhile)
+    deploy(conn)
+    assert conn.cm.absences == 0  # type: ignore[attr-defined]
+    assert conn.get_all_models() == ["m:1"]
 
 
 def test_first_error_is_told_when_the_roll_back_fails_too(connect: Connect, caplog: pytest.LogCaptureFixture) -> None:

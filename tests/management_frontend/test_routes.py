@@ -4,11 +4,13 @@ import asyncio
 from typing import Any, NamedTuple
 
 import pytest
-from aiohttp.test_utils import TestClient
+from aiohttp.test_utils import TestClient, TestServer
 
 from clipper_common.datatypes import InputType, ModelId
 from clipper_common.records import FrontendReport, Replica
 from clipper_common.store import ConfigStore
+from management_frontend import app
+from management_frontend.config import Config
 from management_frontend.handlers import ROUTES
 
 Post = tuple[str, dict[str, Any]]
@@ -356,6 +358,15 @@ async def test_workers_of_query_frontends(client: TestClient) -> None:
     status, text = await ask("set_query_frontend_workers")
     assert status == 400 and '{"workers": int32}' in text
     assert await ask("get_query_frontend_workers") == (200, '{"workers":3}')
+
+
+async def test_workers_that_nobody_can_change(redis_port: int, store: ConfigStore) -> None:
+    config = Config(redis_ip="127.0.0.1", redis_port=redis_port, follow_workers=0)
+    async with TestClient(TestServer(app.create_app(config))) as client:
+        answer = await client.post("/admin/set_query_frontend_workers", json={"workers": 3})
+        assert answer.status == 400
+        assert "Deployment" in await answer.text() and "set_num_frontend_replicas" in await answer.text()
+    assert (await store.read()).workers is None
 
 
 async def test_ping(client: TestClient) -> None:

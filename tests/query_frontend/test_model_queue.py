@@ -4,16 +4,19 @@ from hypothesis import strategies as st
 from query_frontend.model_queue import ModelQueue, Task
 
 
-class Someone:
-    def __init__(self) -> None:
-        self.outcomes: list[tuple[bytes | None, str]] = []
+class Noting(Task):
+    """Notes what it is given."""
 
-    def resolve(self, output: bytes | None, reason: str) -> None:
-        self.outcomes.append((output, reason))
+    def __init__(self, payload: bytes, deadline: float) -> None:
+        super().__init__(payload, deadline)
+        self.outcomes: list[tuple[bytes | None, str, float]] = []
+
+    def take(self, output: bytes | None, reason: str, now: float) -> None:
+        self.outcomes.append((output, reason, now))
 
 
-def make_task(deadline: float, payload: bytes = b"x") -> Task:
-    return Task(payload, deadline, Someone())
+def make_task(deadline: float, payload: bytes = b"x") -> Noting:
+    return Noting(payload, deadline)
 
 
 @given(st.lists(st.floats(1, 100), max_size=50), st.integers(1, 10))
@@ -50,8 +53,18 @@ def test_passes_over_what_nobody_waits_for() -> None:
     queue = ModelQueue()
     task = make_task(1.0)
     queue.put(task)
-    task.waiters.clear()
+    task.wanted = False
     assert queue.draw(1, 0.0) == []
+    assert len(queue) == 0
+
+
+def test_draws_what_only_others_wait_for() -> None:
+    queue = ModelQueue()
+    task, other = make_task(1.0), make_task(3.0)
+    queue.put(task)
+    other.join(task)
+    task.wanted = False
+    assert queue.draw(1, now=2.0) == [task]
 
 
 def test_lets_those_go_first_that_can_still_be_in_time() -> None:
@@ -151,11 +164,14 @@ def test_put_back_ignores_the_bound() -> None:
     assert queue.draw(1, 0.0) == [task]
 
 
-def test_a_task_resolves_each_waiter_once() -> None:
-    first, second, gone = Someone(), Someone(), Someone()
-    task = Task(b"x", 1.0, first)
-    task.waiters += [second, gone]
-    task.leave(gone)
-    task.resolve(b"1")
-    task.resolve(None, "late")
-    assert (first.outcomes, second.outcomes, gone.outcomes) == ([(b"1", "")], [(b"1", "")], [])
+def test_a_task_resolves_itself_and_those_that_joined_once() -> None:
+    task, other, gone = make_task(1.0), make_task(2.0), make_task(0.5)
+    other.join(task)
+    gone.join(task)
+    assert task.deadline == 2.0
+    assert gone.leave() is task
+    assert task.leave() is task
+    task.resolve(b"1", "", 7.0)
+    assert (task.outcomes, other.outcomes, gone.outcomes) == ([(b"1", "", 7.0)], [(b"1", "", 7.0)], [])
+    assert not task.joined
+    assert other.leave() is task

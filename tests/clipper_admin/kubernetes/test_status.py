@@ -154,7 +154,7 @@ NODE_PORT = service("NodePort")
         (
             NODE_PORT,
             [node(ExternalIP="1.2.3.4")],
-            Viewpoint("http://127.0.0.1:8001/", "api", False, False),
+            Viewpoint("127.0.0.1:8001", "api", False, False),
             "127.0.0.1:8001/api/v1/namespaces/n/services/query:1337/proxy",
         ),
         (

@@ -1,0 +1,30 @@
+"""What is done again when something fails, and must not hide why it failed."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from clipper_admin.container_manager import ClusterAdapter
+from clipper_common.errors import ClipperException
+
+
+@contextlib.contextmanager
+def undone_on_failure(
+    undo: Callable[[], object],
+    complaint: str,
+    logger: ClusterAdapter,
+    but_for: type[BaseException] | tuple[type[BaseException], ...] = (),
+) -> Iterator[None]:
+    """Call `undo` when the block fails or is interrupted, other than by one of `but_for`.
+
+    What the block raised is raised whatever comes of that; that `undo` failed is logged, after the `complaint`.
+    """
+    try:
+        yield
+    except but_for:
+        raise
+    except BaseException:
+        try:
+            undo()
+        except ClipperException as error:
+            logger.warning("%s: %s", complaint, error)
+        raise
