@@ -31,6 +31,8 @@ _MESSAGES_PER_TURN: Final = 64
 _EVENTS: Final = int(zmq.EVENTS)
 _POLLIN: Final = int(zmq.POLLIN)
 """As plain numbers: flags that are Python enums cost more than the call."""
+_QUICK_SECONDS: Final = 0.002
+"""A model that takes less gets its next batch a turn later, as `task_executor` says."""
 _TICK_SECONDS: Final = 1.0
 _PROBE_DELAYS_SECONDS: Final = (0.0, 0.02, 0.2)
 """After a disconnection: libzmq reports it a little before its ROUTER knows."""
@@ -45,6 +47,8 @@ class Connection:
     identity: bytes
     metadata: Metadata
     heard_at: float
+    asked_at: float = field(default=0.0)
+    """When it was sent its last batch."""
     busy: bool = field(default=False)
     """Whether a batch is with it: then it is not expected to speak."""
     follows_frontends: bool = field(default=False)
@@ -80,8 +84,8 @@ class RpcServer:
         self._frontends = [""]
         """Addresses: this one's, which may be unknown, and those of the others."""
         self._numbers = 0
-        self._answered = False
-        """Whether a batch was, in this turn."""
+        self._yields = False
+        """Whether this turn brought the answer to a batch that was quick."""
         self._complained: dict[str, float] = {}
 
     # --- life ---
@@ -122,6 +126,7 @@ class RpcServer:
         self._send_micros.add((time.monotonic() - started) * 1e6)
         if sent is False:
             self._forget(connection, "it takes no more messages")
+        connection.asked_at = started
         connection.busy = bool(sent)
         return connection.busy
 
@@ -147,7 +152,7 @@ class RpcServer:
     # --- receiving ---
 
     def _on_readable(self) -> None:
-        self._answered = False
+        self._yields = False
         for _ in range(_MESSAGES_PER_TURN):
             try:
                 frames = receive_frames(self._socket)
@@ -158,7 +163,7 @@ class RpcServer:
                 break
         else:
             self._loop.call_soon(self._on_readable)  # let others have a turn
-        if self._answered:
+        if self._yields:
             # Whoever waits for this core has it before the next batch is drawn, and what comes of it goes along. So
             # batches grow where cores are short; where none is, this takes a microsecond.
             os.sched_yield()
@@ -183,8 +188,9 @@ class RpcServer:
         connection.heard_at = time.monotonic()
         match message:
             case Response():
-                self._answered = True
                 connection.busy = False
+                if len(message.outputs) > 1 and connection.heard_at - connection.asked_at < _QUICK_SECONDS:
+                    self._yields = True
                 self._events.answered(connection, message)
             case wire.Drain():
                 self._events.draining(connection)
