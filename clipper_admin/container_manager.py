@@ -53,6 +53,10 @@ class Unreachable(ClipperException):
     """What runs the programs does not answer. It may do so later."""
 
 
+class AlreadyExists(ClipperException):
+    """Somebody else made this meanwhile: it is not to be removed as one's own when that fails."""
+
+
 class ClusterAdapter(logging.LoggerAdapter[logging.Logger]):
     """Puts the name of the cluster in front of each message."""
 
@@ -100,6 +104,8 @@ class ContainerManager(ABC):
     ----------
     cluster_name : str
         Several clusters with different names can stand side by side.
+    cluster_identifier : str, optional
+        What tells the cluster from others, where its name alone does not.
 
     Attributes
     ----------
@@ -111,10 +117,10 @@ class ContainerManager(ABC):
         Where the manager logs.
     """
 
-    def __init__(self, cluster_name: str) -> None:
+    def __init__(self, cluster_name: str, cluster_identifier: str | None = None) -> None:
         self.cluster_name = cluster_name
-        self.cluster_identifier = cluster_name
-        self.logger = ClusterAdapter(logging.getLogger("clipper_admin"), {"cluster_name": cluster_name})
+        self.cluster_identifier = cluster_identifier or cluster_name
+        self.logger = ClusterAdapter(logging.getLogger("clipper_admin"), {"cluster_name": self.cluster_identifier})
 
     @abstractmethod
     def start_clipper(
@@ -190,7 +196,8 @@ class ContainerManager(ABC):
         """Start `num_replicas` replicas of a model version that has none.
 
         Returns once they were started, not once they serve. Replicas that `set_num_replicas` adds later get the same
-        `resources`. A manager that cannot limit them warns of it. Raises ClipperException when `image` cannot be found.
+        `resources`. A manager that cannot limit them warns of it. Raises ClipperException when `image` cannot be found,
+        and `AlreadyExists` if it sees that somebody else deploys the same.
         """
 
     @abstractmethod

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from clipper_admin.container_manager import ClusterAdapter, ContainerManager, ReplicaFailure, Unreachable
+from clipper_admin.container_manager import AlreadyExists, ClusterAdapter, ContainerManager, ReplicaFailure, Unreachable
 from clipper_admin.management_client import ManagementClient
 from clipper_admin.undoing import undone_on_failure
 from clipper_common.errors import ClipperException
@@ -63,8 +63,8 @@ class Replicas:
 
     @contextlib.contextmanager
     def removed_on_failure(self) -> Iterator[None]:
-        """Stop the replicas again when the block does not succeed, or is interrupted."""
-        with undone_on_failure(self._remove, "They could not be stopped", self._logger):
+        """Stop the replicas again when the block does not succeed, or is interrupted, but not those of others."""
+        with undone_on_failure(self._remove, "They could not be stopped", self._logger, but_for=AlreadyExists):
             yield
 
     def _remove(self) -> None:

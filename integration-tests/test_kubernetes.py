@@ -20,7 +20,7 @@ from kubernetes_support import MARKS, kubectl, made_namespaces, objects, wait_fo
 from managers import SMALL
 
 from clipper_admin import ClipperConnection, ClipperException, KubernetesContainerManager, images
-from clipper_admin.container_manager import Resources
+from clipper_admin.container_manager import AlreadyExists, Resources
 from clipper_admin.deployers import python as python_deployer
 from clipper_admin.kubernetes import names, status
 from clipper_admin.kubernetes.api import Api
@@ -249,6 +249,15 @@ def test_no_replicas(conn: ClipperConnection) -> None:
     assert conn.cm.get_num_replicas("nothing", "1") == 0
     assert conn.cm.find_failures("nothing", "1") == []
     conn.cm.stop_models({"nothing": ["1"], "unknown": ["1"]})
+
+
+def test_of_two_that_deploy_the_same_one_does(conn: ClipperConnection) -> None:
+    arguments = ("twin", "1", "doubles", images.image_name(images.NOOP_CONTAINER))
+    conn.cm.deploy_model(*arguments)
+    with pytest.raises(AlreadyExists, match="Somebody else just deploys twin:1"):
+        conn.cm.deploy_model(*arguments)
+    assert conn.cm.get_num_replicas("twin", "1") == 1
+    conn.cm.stop_models({"twin": ["1"]})
 
 
 def test_limits_reach_the_pods(conn: ClipperConnection) -> None:
@@ -519,6 +528,10 @@ def test_a_quota_is_named(new_connection: NewConnection, namespace: str) -> None
     kubectl("create", "quota", "few", "--hard=pods=3", "--namespace", namespace)
     conn = new_connection("limited", namespace)
     fails_at_once(conn.start_clipper, "exceeded quota: few")
+    assert what_is_left_of(["limited"]) == set()
+    kubectl("create", "quota", "services", "--hard=count/services=1", "--namespace", namespace)
+    said = fails_at_once(conn.start_clipper, "exceeded quota: services")
+    assert "credentials" not in said, "they are not at fault"
     assert what_is_left_of(["limited"]) == set()
 
 

@@ -17,8 +17,9 @@ from kubernetes_support import MARKS, kubectl, what_is_left_of
 from managers import SMALL
 
 from clipper_admin import ClipperConnection, ClipperException, KubernetesContainerManager, images
+from clipper_admin.container_manager import AlreadyExists
 from clipper_admin.kubernetes import api, waiting
-from clipper_admin.kubernetes.api import AlreadyExists, Api
+from clipper_admin.kubernetes.api import Api
 from clipper_admin.kubernetes.status import Trouble
 
 pytestmark = [pytest.mark.integration, *MARKS]

@@ -16,7 +16,7 @@ from kubernetes import client, config, dynamic
 from kubernetes.dynamic.exceptions import ConflictError, DynamicApiError, ForbiddenError, GoneError, NotFoundError
 from kubernetes.watch.watch import iter_resp_lines
 
-from clipper_admin.container_manager import Unreachable
+from clipper_admin.container_manager import AlreadyExists, Unreachable
 from clipper_admin.kubernetes.objects import OLDER_APIS, annotated
 from clipper_common.errors import ClipperException
 
@@ -76,10 +76,6 @@ _WITHOUT_NAMESPACE: Final = frozenset({"Namespace", "Node"})
 Object = dict[str, Any]
 
 
-class AlreadyExists(ClipperException):
-    """Somebody else made an object of this kind and name."""
-
-
 class Forbidden(ClipperException):
     """The credentials do not allow this."""
 
@@ -92,7 +88,8 @@ def translated(doing: str) -> Iterator[None]:
     except DynamicApiError as error:
         kinds: dict[type[Exception], type[ClipperException]] = {ConflictError: AlreadyExists, ForbiddenError: Forbidden}
         kind = kinds.get(type(error), ClipperException)
-        raise kind(f"Kubernetes could not {doing}: {_text_of(error)}{_advice(error.status)}") from error
+        text = _text_of(error)
+        raise kind(f"Kubernetes could not {doing}: {text}{_advice(error.status, text)}") from error
     except _AWAY as error:
         raise Unreachable(
             f"Kubernetes could not {doing}: its API server does not answer ({error}).\nDoes 'kubectl get nodes' work? "
@@ -108,10 +105,10 @@ def _text_of(error: DynamicApiError) -> str:
         return f"{error.status} {error.reason}"
 
 
-def _advice(status: int) -> str:
+def _advice(status: int, text: str) -> str:
     if status == 401:
         return "\nThe credentials are not accepted. Does 'kubectl get nodes' work?"
-    if status == 403:
+    if status == 403 and "exceeded quota" not in text:  # which is no matter of credentials
         return "\nThe credentials do not allow it: docs/container-managers.md lists what a cluster needs."
     return ""
 

@@ -11,6 +11,7 @@ from clipper_admin.arguments import check_text, check_texts
 from clipper_admin.container_manager import (
     CLIPPER_DOCKER_LABEL,
     UNLIMITED,
+    AlreadyExists,
     ContainerManager,
     ModelVersions,
     ReplicaFailure,
@@ -20,7 +21,7 @@ from clipper_admin.docker.containers import PROMETHEUS_IMAGE, REDIS_IMAGE
 from clipper_admin.docker.engine import Engine
 from clipper_admin.image_builder import ImageBuilder
 from clipper_admin.kubernetes import export, manifests, names, namespaces, record, removal, status, waiting
-from clipper_admin.kubernetes.api import AlreadyExists, Api
+from clipper_admin.kubernetes.api import Api
 from clipper_admin.kubernetes.logs import Logs
 from clipper_admin.kubernetes.spec import (
     CLUSTER_IP,
@@ -142,10 +143,8 @@ class KubernetesContainerManager(ContainerManager):
             isolates_models=isolate_models,
             restricts_models=restrict_models,
         )
-        super().__init__(cluster_name)
+        super().__init__(cluster_name, cluster_name if namespace == "default" else f"{namespace}-{cluster_name}")
         self.namespace = namespace
-        if namespace != "default":
-            self.cluster_identifier = f"{namespace}-{cluster_name}"
         self._redis_image = check_text("redis_image", redis_image)
         self._prometheus_image = check_text("prometheus_image", prometheus_image)
         self._proxy = None if kubernetes_proxy_addr is None else check_proxy(kubernetes_proxy_addr)
@@ -322,9 +321,14 @@ class KubernetesContainerManager(ContainerManager):
         """Apply the Deployment of a model version that has none, and wait until its containers run."""
         cluster = self._connected.cluster
         model = Model(name, version, input_type, image, num_replicas, resources)
+        objects = manifests.model_objects(cluster, model)
+        try:
+            self._api.create(objects[-1])  # which only one can do
+        except AlreadyExists:
+            raise AlreadyExists(f"Somebody else just deploys {name}:{version}, or stops it. Try again.") from None
         complaint = f"The replicas of {name}:{version} could not be removed again, which stop_models() does"
         with undone_on_failure(lambda: self._remove_models([(name, version)]), complaint, self.logger):
-            for object_ in manifests.model_objects(cluster, model):
+            for object_ in objects:
                 self._api.apply(object_)
             self._wait_until_started(name, version, num_replicas)
 

@@ -3,8 +3,9 @@
 import contextlib
 from typing import Final
 
+from clipper_admin.container_manager import AlreadyExists
 from clipper_admin.kubernetes import objects, removal, status, waiting
-from clipper_admin.kubernetes.api import AlreadyExists, Api, Forbidden
+from clipper_admin.kubernetes.api import Api, Forbidden
 from clipper_admin.kubernetes.spec import Cluster
 from clipper_common.errors import ClipperException
 

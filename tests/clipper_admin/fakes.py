@@ -12,6 +12,7 @@ import redis
 
 from clipper_admin.container_manager import (
     UNLIMITED,
+    AlreadyExists,
     ContainerManager,
     ModelVersions,
     ReplicaFailure,
@@ -167,6 +168,13 @@ class AwayForAWhile(FakeContainerManager):
 
     def connect_replicas(self, name: str, version: str, number: int) -> None:
         pass
+
+
+class IsForestalled(FakeContainerManager):
+    """Somebody else deploys the same at the same time."""
+
+    def deploy_model(self, name: str, *args: Any, **options: Any) -> None:
+        raise AlreadyExists(f"Somebody else deploys {name}")
 
 
 class LacksImage(FakeContainerManager):

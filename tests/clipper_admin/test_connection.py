@@ -19,6 +19,7 @@ from tests.clipper_admin.fakes import (
     FakeContainerManager,
     FakeQueryFrontend,
     InterruptedWhileWaiting,
+    IsForestalled,
     IsOvertaken,
     LacksImage,
     NeverConnects,
@@ -370,6 +371,13 @@ def test_unknown_image(connect: Connect) -> None:
     with pytest.raises(ClipperException, match="There is no image 'some/image:1'"):
         deploy(conn)
     assert_rolled_back(conn)
+
+
+def test_what_somebody_else_deploys_stays(connect: Connect) -> None:
+    conn = connect(IsForestalled)
+    with pytest.raises(ClipperException, match="Somebody else deploys m"):
+        deploy(conn)
+    assert conn.cm.called("stop_models") == []  # type: ignore[attr-defined]
 
 
 def test_registration_that_fails_at_the_end(connect: Connect) -> None:
