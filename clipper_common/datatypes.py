@@ -71,10 +71,13 @@ _NUMPY_NAMES: Final = {
 }
 
 
-class Packed(Sequence[bytes]):
-    """The inputs or outputs of a batch, one behind the other in one piece of memory."""
+View = bytes | memoryview
 
-    def __init__(self, data: bytes, sizes: Sequence[int]) -> None:
+
+class Packed(Sequence[View]):
+    """The inputs of a batch, one behind the other in one piece of memory."""
+
+    def __init__(self, data: View, sizes: Sequence[int]) -> None:
         self.data = data
         self._sizes = sizes
 
@@ -84,7 +87,7 @@ class Packed(Sequence[bytes]):
     def __getitem__(self, index: Any) -> Any:
         return list(self)[index]
 
-    def __iter__(self) -> Iterator[bytes]:
+    def __iter__(self) -> Iterator[View]:
         start = 0
         for size in self._sizes:
             yield self.data[start : start + size]
@@ -99,7 +102,7 @@ class Packed(Sequence[bytes]):
         return self._sizes.count(self._sizes[0]) == len(self._sizes) if self._sizes else False
 
 
-def to_model_inputs(kind: InputType, inputs: Sequence[bytes | memoryview]) -> Any:
+def to_model_inputs(kind: InputType, inputs: Sequence[View]) -> Any:
     """The inputs of a batch as a model function sees them.
 
     Strings are a list of ``str``. Other types are a writable 2-D array of shape (inputs, elements)

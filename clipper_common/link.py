@@ -15,7 +15,7 @@ import zmq
 
 from clipper_common import constants, wire
 from clipper_common.errors import WireError
-from clipper_common.multipart import receive_frames, send_frames
+from clipper_common.multipart import receive_views, send_frames
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +132,7 @@ class Channel(ABC):
         """Read a message and act on it, if there is one."""
         received_at = time.monotonic()
         try:
-            frames = receive_frames(self.socket)
+            frames = receive_views(self.socket)
         except zmq.Again:
             return False
         self.heard_at = received_at

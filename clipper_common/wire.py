@@ -12,9 +12,10 @@ import re
 import struct
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import Final, NamedTuple
+from itertools import accumulate
+from typing import Final, NamedTuple, TypeVar
 
-from clipper_common.datatypes import InputType, ModelId, Packed
+from clipper_common.datatypes import InputType, ModelId, Packed, View
 from clipper_common.errors import WireError
 
 RPC_VERSION_3: Final = 3
@@ -24,6 +25,9 @@ RELAY_PREFIX: Final = "peer:"
 """Of the replica id of a frontend that relays to replicas of its own."""
 
 Frames = Sequence[bytes]
+Views = Sequence[View]
+"""Frames too, of which large ones may lie in the memory of the transport."""
+Frame = TypeVar("Frame", bound=View)
 
 _U32: Final = struct.Struct("<I")
 _U64: Final = struct.Struct("<Q")
@@ -50,6 +54,11 @@ class HeartbeatType(IntEnum):
 
 class RequestType(IntEnum):
     PREDICT = 0
+
+
+_CONTENT: Final = _U32.pack(MessageType.CONTAINER_CONTENT)
+_PREDICT: Final = _U32.pack(RequestType.PREDICT)
+"""Frames of each batch, made once."""
 
 
 class Heartbeat(NamedTuple):
@@ -94,7 +103,7 @@ class HeartbeatReply(NamedTuple):
 class PredictRequest(NamedTuple):
     message_id: int
     input_type: InputType
-    inputs: Sequence[bytes]
+    inputs: Sequence[View]
 
 
 class Refused(NamedTuple):
@@ -136,7 +145,7 @@ def encode_response(response: Response, rpc_version: int) -> list[bytes]:
     sizes = _pack_u64s([len(response.outputs), *map(len, response.outputs)])
     frames = [
         b"",
-        _U32.pack(MessageType.CONTAINER_CONTENT),
+        _CONTENT,
         _U32.pack(response.message_id),
         _U64.pack(len(sizes)),
         sizes,
@@ -162,12 +171,12 @@ def decode_from_container(frames: Frames, rpc_version: int = RPC_VERSION_3) -> F
     """
     if len(frames) < 2 or frames[0]:
         raise WireError("a message begins with an empty frame and its type")
+    if frames[1] == _CONTENT:
+        return _decode_response(frames[2:], rpc_version)
     kind = _read_u32(frames[1], "message type")
     match kind:
         case MessageType.HEARTBEAT:
             return Heartbeat()
-        case MessageType.CONTAINER_CONTENT:
-            return _decode_response(frames[2:], rpc_version)
         case MessageType.NEW_CONTAINER:
             return _decode_metadata(frames[2:])
         case MessageType.DRAIN:
@@ -212,9 +221,11 @@ def _decode_response(frames: Frames, rpc_version: int) -> Response:
         return Response(message_id, outputs, [False] * count)
     if len(frames) != 5:
         raise WireError(f"a response of {len(frames)} frames, where version 4 has 5")
-    outputs = list(_unpack(frames[4], count, sizes, "output"))
+    data = frames[4]
+    _check_packed(data, count, sizes, "output")
     if len(frames[3]) != count:
         raise WireError("a response does not hold one status per output")
+    outputs = [data[end - size : end] for size, end in zip(sizes, accumulate(sizes), strict=True)]
     return Response(message_id, outputs, list(map(bool, frames[3])))
 
 
@@ -228,13 +239,13 @@ def encode_heartbeat_reply(kind: HeartbeatType, rpc_version: int) -> list[bytes]
 def encode_predict_request(request: PredictRequest, rpc_version: int) -> list[bytes]:
     inputs = request.inputs
     sizes = _pack_u64s([request.input_type, len(inputs), *map(len, inputs)])
-    data = inputs if rpc_version < RPC_VERSION_4 else [b"".join(inputs)]
+    data = map(bytes, inputs) if rpc_version < RPC_VERSION_4 else [b"".join(inputs)]
     return [
         b"",
         _U32.pack(rpc_version),
-        _U32.pack(MessageType.CONTAINER_CONTENT),
+        _CONTENT,
         _U32.pack(request.message_id),
-        _U32.pack(RequestType.PREDICT),
+        _PREDICT,
         _U64.pack(len(sizes)),
         sizes,
         *data,
@@ -253,7 +264,7 @@ def encode_frontends(addresses: Sequence[str]) -> list[bytes]:
     return [b"", _U32.pack(RPC_VERSION_4), _U32.pack(MessageType.FRONTENDS), *(a.encode() for a in addresses)]
 
 
-def decode_from_frontend(frames: Frames) -> FromFrontend:
+def decode_from_frontend(frames: Views) -> FromFrontend:
     """Read what a frontend sent. Raises `WireError`."""
     if len(frames) < 3 or frames[0]:
         raise WireError("a message begins with an empty frame, the RPC version and its type")
@@ -269,39 +280,40 @@ def decode_from_frontend(frames: Frames) -> FromFrontend:
         case MessageType.DRAIN:
             return Drain()
         case MessageType.REFUSED:
-            return Refused(frames[3].decode(errors="replace") if len(frames) > 3 else "")
+            return Refused(bytes(frames[3]).decode(errors="replace") if len(frames) > 3 else "")
         case MessageType.FRONTENDS:
             return _decode_frontends(frames[3:])
     raise WireError(f"unknown message type {kind}")
 
 
-def _decode_frontends(frames: Frames) -> Frontends:
+def _decode_frontends(frames: Views) -> Frontends:
     if not frames:
         raise WireError("a list of frontends without the one that sent it")
     return Frontends([_read_text(frame, "address of a frontend") if frame else "" for frame in frames])
 
 
-def _decode_heartbeat_reply(frames: Frames) -> HeartbeatReply:
+def _decode_heartbeat_reply(frames: Views) -> HeartbeatReply:
     try:
         return HeartbeatReply(HeartbeatType(_read_u32(frames[0], "heartbeat type")))
     except (IndexError, ValueError) as error:
         raise WireError("unknown heartbeat type") from error
 
 
-def _decode_predict_request(frames: Frames, rpc_version: int) -> PredictRequest:
+def _decode_predict_request(frames: Views, rpc_version: int) -> PredictRequest:
     if len(frames) < 4:
         raise WireError(f"a request of {len(frames)} frames is too short")
     message_id = _read_u32(frames[0], "message id")
-    if _read_u32(frames[1], "request type") != RequestType.PREDICT:
+    if frames[1] != _PREDICT:
         raise WireError("unknown request type")
     sizes = _read_u64s(frames[3], "input sizes")
     if len(sizes) < 2:
         raise WireError("a request does not say the type and the number of its inputs")
     kind, count, *sizes_of_inputs = sizes
     if rpc_version < RPC_VERSION_4:
-        inputs: Sequence[bytes] = _check_frames(frames[4:], count, sizes_of_inputs, "input")
+        inputs: Views = _check_frames(frames[4:], count, sizes_of_inputs, "input")
     elif len(frames) == 5:
-        inputs = _unpack(frames[4], count, sizes_of_inputs, "input")
+        _check_packed(frames[4], count, sizes_of_inputs, "input")
+        inputs = Packed(frames[4], sizes_of_inputs)
     else:
         raise WireError(f"a request of {len(frames)} frames, where version 4 has 5")
     try:
@@ -313,18 +325,17 @@ def _decode_predict_request(frames: Frames, rpc_version: int) -> PredictRequest:
 # --- batches -------------------------------------------------------------------------------------
 
 
-def _check_frames(frames: Frames, count: int, sizes: Sequence[int], what: str) -> list[bytes]:
+def _check_frames(frames: Sequence[Frame], count: int, sizes: Sequence[int], what: str) -> list[Frame]:
     """Version 3: a frame for each."""
     if count != len(frames) or list(sizes) != list(map(len, frames)):
         raise WireError(f"the {what} sizes that a message announces are not those of its {what}s")
     return list(frames)
 
 
-def _unpack(data: bytes, count: int, sizes: Sequence[int], what: str) -> Packed:
+def _check_packed(data: View, count: int, sizes: Sequence[int], what: str) -> None:
     """Version 4: one frame for all."""
     if count != len(sizes) or len(data) != sum(sizes):
         raise WireError(f"the {what} sizes that a message announces are not those of its {what}s")
-    return Packed(data, sizes)
 
 
 # --- numbers and text ----------------------------------------------------------------------------
@@ -334,23 +345,23 @@ def _pack_u64s(numbers: Sequence[int]) -> bytes:
     return struct.pack(f"<{len(numbers)}Q", *numbers)
 
 
-def _read_u64s(frame: bytes, what: str) -> tuple[int, ...]:
+def _read_u64s(frame: View, what: str) -> tuple[int, ...]:
     if len(frame) % 8:
         raise WireError(f"{what} of {len(frame)} bytes, not a multiple of 8")
     return struct.unpack(f"<{len(frame) // 8}Q", frame)
 
 
-def _read_u32(frame: bytes, what: str) -> int:
+def _read_u32(frame: View, what: str) -> int:
     if len(frame) != 4:
         raise WireError(f"{what} of {len(frame)} bytes, not 4")
     number: int = _U32.unpack(frame)[0]
     return number
 
 
-def _read_text(frame: bytes, what: str) -> str:
+def _read_text(frame: View, what: str) -> str:
     if not 0 < len(frame) <= _MAX_TEXT_BYTES:
         raise WireError(f"{what} of {len(frame)} bytes")
     try:
-        return frame.decode()
+        return bytes(frame).decode()
     except UnicodeDecodeError as error:
         raise WireError(f"{what} is not UTF-8") from error

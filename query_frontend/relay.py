@@ -90,7 +90,7 @@ class RelayedBatch:
         self._missing = len(request.inputs)
         self._response = wire.Response(request.message_id, [b""] * self._missing, [True] * self._missing)
         for index, payload in enumerate(request.inputs):
-            RelayedInput(self, index, payload)
+            RelayedInput(self, index, bytes(payload))
         if not request.inputs:
             done(self._response)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import zmq
 
-from clipper_common.multipart import receive_frames, send_frames
+from clipper_common.multipart import receive_frames, receive_views, send_frames
 
 MESSAGES = [[b"a"], [b"", b"x", b""], [os.urandom(size) for size in (0, 1, 29, 30, 255, 256, 100_000, 1_000_000)]]
 
@@ -26,6 +26,15 @@ def test_messages_are_whole_and_in_order(sockets: tuple[zmq.Socket[bytes], zmq.S
         receiver.send_multipart(message)
     assert [receive_frames(receiver) for _ in MESSAGES] == MESSAGES
     assert [receive_frames(sender) for _ in MESSAGES] == MESSAGES
+
+
+def test_large_frames_are_not_copied(sockets: tuple[zmq.Socket[bytes], zmq.Socket[bytes]]) -> None:
+    sender, receiver = sockets
+    for message in MESSAGES:
+        send_frames(sender, message)
+    received = [receive_views(receiver) for _ in MESSAGES]
+    assert received == MESSAGES
+    assert [type(frame) for frame in received[-1]] == [bytes] * 6 + [memoryview] * 2
 
 
 def test_nothing_there(sockets: tuple[zmq.Socket[bytes], zmq.Socket[bytes]]) -> None:

@@ -21,7 +21,7 @@ from clipper_common.datatypes import InputType, ModelId
 from clipper_common.link import Link, tcp_address
 from clipper_common.wire import Metadata
 from query_frontend.metrics import Histogram
-from query_frontend.rpc_server import RpcEvents, RpcServer
+from query_frontend.rpc_server import Connection, RpcEvents, RpcServer
 from tests.query_frontend.conftest import Frontend, RawContainer, running_container, wait_for
 
 pytestmark = pytest.mark.integration
@@ -93,6 +93,45 @@ async def test_containers_reach_an_ipv6_address() -> None:
                 await asyncio.sleep(0.01)
         link.close()
     server.stop()
+
+
+@pytest.mark.parametrize(("quick_seconds", "size", "yields"), [(60.0, 2, True), (60.0, 1, False), (0.0, 2, False)])
+async def test_the_core_is_yielded_after_quick_batches(
+    monkeypatch: pytest.MonkeyPatch, quick_seconds: float, size: int, yields: bool
+) -> None:
+    yielded, owner, joined, answered = Mock(), Mock(), asyncio.Event(), asyncio.Event()
+    monkeypatch.setattr("query_frontend.rpc_server._QUICK_SECONDS", quick_seconds)
+    monkeypatch.setattr("os.sched_yield", yielded)
+    connections: list[Connection] = []
+    events = RpcEvents(
+        joined=lambda connection: connections.append(connection) or joined.set(),
+        left=lambda _, reason: None,
+        answered=lambda _, response: answered.set(),
+        draining=lambda _: None,
+    )
+    owner.on_batch = lambda link, request, _: link.answer(
+        wire.Response(request.message_id, [b"1"] * size, [False] * size), link.registration
+    )
+    server = RpcServer("127.0.0.1", 0, events, Histogram("microseconds"))
+    with zmq.Context() as context:
+        metadata = Metadata(ModelId("m", "1"), InputType.DOUBLES, 4, "x")
+        link = Link(context, tcp_address("127.0.0.1", server.start()), metadata, owner, deque(maxlen=9))
+
+        async def serve_until(event: asyncio.Event) -> None:
+            while not event.is_set():
+                if time.monotonic() > link.due or link.is_mute:
+                    link.greet()
+                link.receive()
+                await asyncio.sleep(0.001)
+
+        async with asyncio.timeout(10):
+            await serve_until(joined)
+            server.send_batch(connections[0], wire.PredictRequest(7, InputType.DOUBLES, [bytes(8)] * size))
+            await serve_until(answered)
+            await asyncio.sleep(0)
+        link.close()
+    server.stop()
+    assert yielded.called is yields
 
 
 def test_inputs_of_a_batch_travel_in_frames_of_their_own(frontend: Frontend, raw_container: MakeContainer) -> None:
