@@ -21,7 +21,7 @@ from query_frontend.batching import BatchSizer, batch_sizer
 from query_frontend.cache import PredictionCache, Shelf
 from query_frontend.metrics import Gauge, Leaves, ModelMetrics, SystemMetrics
 from query_frontend.model_queue import ModelQueue, Task
-from query_frontend.rpc_server import Connection, RpcServer
+from query_frontend.rpc_server import QUICK_SECONDS, Connection, RpcServer
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +35,6 @@ _SLO_SHARE: Final = 0.46
 """A query waits for at most one batch before its own: half of the SLO for each, less a margin for everything else."""
 _DELIVERY_SHARE: Final = 0.05
 """What of the SLO passes between the answer of a replica and those to its queries."""
-_QUICK_SECONDS: Final = 0.002
-"""The frontend spends as much on taking in and answering a hundred queries."""
 
 
 class ModelState:
@@ -273,7 +271,7 @@ class TaskExecutor:
         if not replica.is_relay:
             batch.state.metrics.add_batch(len(batch.tasks), seconds)
             self._metrics.aggregate_outputs.count += len(batch.tasks)
-        self._rest(replica, is_quick=len(batch.tasks) > 1 and seconds < _QUICK_SECONDS)
+        self._rest(replica, is_quick=len(batch.tasks) > 1 and seconds < QUICK_SECONDS)
         # What failed elsewhere comes with the whole reason.
         self._deliver(batch, response, "" if replica.is_relay else MODEL_RAISED)
 
