@@ -26,6 +26,7 @@ PAGE: Final = ROOT / "docs" / "performance.md"
 PLOTS: Final = ROOT / "docs" / "figures"
 _MARKED: Final = re.compile(r"(<!-- bench: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _PEAK_CONNECTIONS: Final = 64
+COMPILED: Final = "clipper-compiled"
 
 Document = dict[str, Any]
 """A file of results."""
@@ -75,10 +76,13 @@ _FIGURES: Final = {
 CLAIMS: Final = [
     Claim("10 doubles", 64, CLIPPER, YARDSTICK, 2),
     Claim("10 doubles", 64, CLIPPER, YARDSTICK, 0.5, "cpu_seconds_per_1000"),
+    Claim("10 doubles", 64, COMPILED, YARDSTICK, 2),
+    Claim("10 doubles", 64, COMPILED, YARDSTICK, 0.5, "cpu_seconds_per_1000"),
     Claim("10 doubles", 64, CLIPPER, "mosec", 1.5),
     Claim("10 doubles", 256, CLIPPER, "mosec", 1),
     *(Claim("10 doubles", 64, CLIPPER, peer, 20) for peer in ("litserve", "bentoml", "rayserve-defaults", "rayserve")),
     Claim("784 doubles", 64, CLIPPER, YARDSTICK, 2),
+    Claim("784 doubles", 64, COMPILED, YARDSTICK, 2),
     Claim("784 doubles", 64, CLIPPER, "mosec", 5),
     Claim("10 doubles", 1, CLIPPER, YARDSTICK, 2.5, "p50_millis"),
     Claim("10 doubles", 64, CLIPPER, YARDSTICK, 1, "p50_millis", open=True),
