@@ -100,7 +100,7 @@ async def test_the_core_is_yielded_after_quick_batches(
     monkeypatch: pytest.MonkeyPatch, quick_seconds: float, size: int, yields: bool
 ) -> None:
     yielded, owner, joined, answered = Mock(), Mock(), asyncio.Event(), asyncio.Event()
-    monkeypatch.setattr("query_frontend.rpc_server._QUICK_SECONDS", quick_seconds)
+    monkeypatch.setattr("query_frontend.rpc_server.QUICK_SECONDS", quick_seconds)
     monkeypatch.setattr("os.sched_yield", yielded)
     connections: list[Connection] = []
     events = RpcEvents(
