@@ -60,7 +60,7 @@ setup(
     python_requires=">=3.11",
     packages=PROGRAMS + SDK_PACKAGES + CONTAINER_PACKAGES,
     package_dir={"clipper_containers": "containers/python"},
-    package_data={package: ["py.typed"] for package in [*PROGRAMS, "clipper_containers"]},
+    package_data={package: ["py.typed", "*.pxd"] for package in [*PROGRAMS, "clipper_containers"]},
     ext_modules=[
         Extension(name, [name.replace(".", "/") + ".py"], optional=True, extra_compile_args=["-O2", "-g0", "-w"])
         for name in COMPILED
