@@ -26,11 +26,11 @@ compiled: $(BIN)/python
 	rm -rf build
 	mkdir -p $(COMPILED)
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel .
-	git ls-files -z | xargs -0 cp --parents --target-directory $(COMPILED)
+	git ls-files -z | tar -c --null -T - | tar -x -C $(COMPILED)
 	$(BIN)/python -m zipfile --extract build/wheel/*.whl $(COMPILED)
 
-# Of what goes on between processes, which is not compiled.
-BESIDE_COMPILED := exporter frontends presence relay workers
+# Those of what goes on between frontends, which is not compiled, take long.
+BESIDE_COMPILED := exporter frontends presence workers
 test-compiled: compiled $(VENV)/.has-test
 	cd $(COMPILED) && CLIPPER_REQUIRE=compiled $(abspath $(BIN))/pytest tests/query_frontend $(BESIDE_COMPILED:%=--ignore=tests/query_frontend/test_%.py)
 

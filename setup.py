@@ -15,29 +15,24 @@ CONTAINER_PACKAGES = ["clipper_containers", "clipper_containers.toplevel"]
 
 # The query path runs for every query, so wheels have it compiled too: by Cython, from the same sources, with the
 # types in the `.pxd` files beside them. Where that cannot be done (no C compiler) the sources serve.
-COMPILED = [
-    "clipper_common.jsontext",
-    "clipper_common.multipart",
-    "clipper_common.wire",
-    "query_frontend.batching",
-    "query_frontend.cache",
-    "query_frontend.deadlines",
-    "query_frontend.lane",
-    "query_frontend.metrics",
-    "query_frontend.model_queue",
-    "query_frontend.query_processor",
-    "query_frontend.registry",
-    "query_frontend.schemas",
-    "query_frontend.task_executor",
-]
+COMPILED = [path.stem for path in sorted((ROOT / "query_frontend").glob("*.pxd"))]
 
 
 class CompileQueryPath(build_ext):
-    """Not for an editable installation: what is compiled would hide the sources, however they are changed."""
+    """All of it or nothing: what is compiled knows the layout of the others' objects.
+
+    Not for an editable installation: what is compiled would hide the sources, however they are changed.
+    """
 
     def run(self) -> None:
-        if not self.editable_mode:
+        if self.editable_mode:
+            return
+        try:
             super().run()
+        except Exception as error:  # the compiler's, Cython's, or that there is none of them
+            self.warn(f"the query path is not compiled, which makes it slower: {error!r}")
+            for path in self.get_outputs():
+                Path(path).unlink()
 
     def get_outputs(self) -> list[str]:
         return [path for path in super().get_outputs() if Path(path).exists()]
@@ -62,7 +57,7 @@ setup(
     package_dir={"clipper_containers": "containers/python"},
     package_data={package: ["py.typed", "*.pxd"] for package in [*PROGRAMS, "clipper_containers"]},
     ext_modules=[
-        Extension(name, [name.replace(".", "/") + ".py"], optional=True, extra_compile_args=["-O2", "-g0", "-w"])
+        Extension(f"query_frontend.{name}", [f"query_frontend/{name}.py"], extra_compile_args=["-O2", "-g0", "-w"])
         for name in COMPILED
     ],
     cmdclass={"build_ext": CompileQueryPath},

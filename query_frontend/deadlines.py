@@ -83,6 +83,7 @@ class DeadlineWheel:
         now = time.monotonic() * _SLOTS_PER_SECOND
         while self._order and self._order[0] <= now:
             slot = self._slots.pop(heappop(self._order))
+            self._last_number = -1  # it may be this one: what is added meanwhile needs another
             for item in list(slot):
                 if item in slot:  # what expired before it may have taken it out
                     del slot[item]

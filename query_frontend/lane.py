@@ -450,7 +450,8 @@ class LaneHandler(RequestHandler):
 
     def _process_keepalive(self) -> None:
         if self._in_lane.query is None and not self._in_lane.parts and not self._paused:
-            answered_until = self._in_lane.answered_at + self._keepalive_timeout
+            since_answer = monotonic() - self._in_lane.answered_at  # by the clock that noted it: the loop has another
+            answered_until = self._loop.time() - since_answer + self._keepalive_timeout
             self._next_keepalive_close_time = max(self._next_keepalive_close_time, answered_until)
             super()._process_keepalive()
         else:  # aiohttp believes that the connection is idle

@@ -289,7 +289,7 @@ class ModelMetrics:
     def add_batch(self, size: int, seconds: float) -> None:
         self.prediction_latency.add_times(seconds * 1e6, size)
         self._outputs.count += size
-        self.batch_size.add(size)
+        self.batch_size.add(float(size))
 
 
 class SystemMetrics:

@@ -151,6 +151,17 @@ def test_expiring_may_add_and_take_out(clock: Clock, wheel: DeadlineWheel) -> No
     assert (len(second.expired), len(third.expired)) == (0, 1)
 
 
+def test_expiring_may_add_what_is_over_too(clock: Clock, wheel: DeadlineWheel) -> None:
+    deadline = clock.now + 0.01
+    last, second = Item(clock), Item(clock)
+    third = Item(clock, lambda: wheel.add(last, deadline) and None)
+    first = Item(clock, lambda: wheel.add(third, deadline) and None)
+    for item in (first, second):
+        wheel.add(item, deadline)
+    clock.advance(1.0)
+    assert [len(item.expired) for item in (first, second, third, last)] == [1, 1, 1, 1]
+
+
 def test_one_that_fails_does_not_harm_the_others(
     clock: Clock, wheel: DeadlineWheel, caplog: pytest.LogCaptureFixture
 ) -> None:
