@@ -3,6 +3,7 @@
 import ast
 import inspect
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -119,6 +120,7 @@ def declared_dependencies() -> set[str]:
     keywords = {keyword.arg: keyword.value for keyword in call.keywords}
     groups = [keywords["install_requires"], keywords["extras_require"]]
     texts = [str(node.value) for group in groups for node in ast.walk(group) if isinstance(node, ast.Constant)]
+    texts += tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
     extras = set(ast.literal_eval(keywords["extras_require"]))
     return {re.split(r"[<>=;\[ ]", text)[0] for text in texts} - extras - {"clipper_admin"}
 
