@@ -478,12 +478,18 @@ def test_a_frontend_that_crashes_is_reported_with_its_last_lines(new_connection:
     [
         ({"node_selector": {"no-such": "label"}}, "node"),
         ({"resources": SMALL | {"query-frontend": {"requests": {"cpu": "100000"}}}}, "Insufficient cpu"),
-        ({"redis_volume": RedisVolume("1Gi", "no-such-class")}, "PersistentVolumeClaim"),
     ],
 )
 def test_pods_that_fit_on_no_node(new_connection: NewConnection, options: dict[str, Any], said: str) -> None:
     conn = new_connection("unfit", **options)
     fails_at_once(conn.start_clipper, "cannot be scheduled", said)
+    assert what_is_left_of(["unfit"]) == set()
+
+
+def test_a_volume_that_nobody_makes(new_connection: NewConnection) -> None:
+    conn = new_connection("unfit", redis_volume=RedisVolume("1Gi", "no-such-class"))
+    with pytest.raises(ClipperException, match="cannot be scheduled.*PersistentVolumeClaim"):
+        conn.start_clipper()
     assert what_is_left_of(["unfit"]) == set()
 
 

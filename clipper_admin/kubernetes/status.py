@@ -18,6 +18,10 @@ _CANNOT_START: Final = _NO_IMAGE | {
     *("PostStartHookError", "PreStartHookError", "ContainerCannotRun"),
 }
 """Why a container waits, other than for its turn."""
+_UNBOUND: Final = "PersistentVolumeClaim"
+_VOLUME_SECONDS: Final = 60.0
+"""What makes volumes on demand may take a minute."""
+_SCHEDULING_SECONDS: Final = 5.0
 _ADDRESS_TYPES: Final = ("ExternalDNS", "ExternalIP")
 
 
@@ -66,8 +70,8 @@ class Trouble:
     """Whose log tells more."""
     is_in_previous_log: bool = False
     """Whether the container runs again, or is about to, with a new log."""
-    may_pass: bool = False
-    """Whether time alone may heal it: a volume is made, a node comes up, a pod that ends makes room."""
+    patience_seconds: float = 0.0
+    """For how long time alone may heal it: a volume is made, a node comes up, a pod that ends makes room."""
 
 
 def trouble_of(pod: Object) -> Trouble | None:
@@ -126,7 +130,9 @@ def _how_it_ended(ended: Object) -> str:
 def _unscheduled(name: str, status: Object) -> Trouble | None:
     for condition in status.get("conditions") or ():
         if condition["type"] == "PodScheduled" and condition.get("reason") == UNSCHEDULABLE:
-            return Trouble(name, f"cannot be scheduled: {condition.get('message', '')}".rstrip(": "), may_pass=True)
+            message = str(condition.get("message", ""))
+            patience = _VOLUME_SECONDS if _UNBOUND in message else _SCHEDULING_SECONDS
+            return Trouble(name, f"cannot be scheduled: {message}".rstrip(": "), patience_seconds=patience)
     return None
 
 

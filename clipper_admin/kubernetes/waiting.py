@@ -17,8 +17,6 @@ STOP_SECONDS: Final = 180.0
 """How long pods may take to go, and load balancers to be taken down."""
 
 _KILL_SECONDS: Final = 1
-_PATIENCE_SECONDS: Final = 5.0
-"""How long a pod may be in a trouble that may pass."""
 _TAIL_LINES: Final = 30
 _FEW_LINES: Final = 5
 """Of pods that nobody knows to be in trouble."""
@@ -70,11 +68,12 @@ class _Patience:
             trouble = status.trouble_of(pod)
             if trouble is None:
                 self._since.pop(status.name_of(pod), None)
-            elif not trouble.may_pass or self._is_over(trouble.pod):
+            elif self._seconds_in_trouble(trouble.pod) >= trouble.patience_seconds:
                 raise PodTrouble(explain(api, trouble))
 
-    def _is_over(self, pod: str) -> bool:
-        return time.monotonic() - self._since.setdefault(pod, time.monotonic()) > _PATIENCE_SECONDS
+    def _seconds_in_trouble(self, pod: str) -> float:
+        now = time.monotonic()
+        return now - self._since.setdefault(pod, now)
 
 
 def _check_deployments(api: Api, labels: str, wanted: int) -> None:

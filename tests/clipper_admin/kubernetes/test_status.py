@@ -10,6 +10,8 @@ from clipper_common.errors import ClipperException
 
 READY = [{"type": "Ready", "status": "True"}]
 
+UNSCHEDULABLE = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
+
 
 def pod(*containers: dict[str, Any], **fields: Any) -> dict[str, Any]:
     """A pod with these statuses of containers."""
@@ -67,8 +69,16 @@ CRASHED = {"exitCode": 3, "reason": "Error"}
             Trouble("p", "cannot start: CreateContainerConfigError: no user", "model"),
         ),
         (
-            pod(conditions=[{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "full"}]),
-            Trouble("p", "cannot be scheduled: full", may_pass=True),
+            pod(conditions=[UNSCHEDULABLE | {"message": "full"}]),
+            Trouble("p", "cannot be scheduled: full", patience_seconds=5.0),
+        ),
+        (
+            pod(conditions=[UNSCHEDULABLE | {"message": "1 pod has unbound immediate PersistentVolumeClaims."}]),
+            Trouble(
+                "p",
+                "cannot be scheduled: 1 pod has unbound immediate PersistentVolumeClaims.",
+                patience_seconds=60.0,
+            ),
         ),
         (
             pod(phase="Failed", reason="Evicted", message="The node was low on memory"),
