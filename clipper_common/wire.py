@@ -1,10 +1,11 @@
 """The RPC between query frontend and model containers, as values: encoders and decoders over frames.
 
 Version 3 is what the containers of Clipper 0.3 and 0.4 speak (Python, R, JVM, C++). Version 4 is ours: the same
-messages, and a replica id in the metadata, a status per output, messages for leaving and for finding all frontends, and
-all inputs or outputs of a batch in one frame: a frame of its own for each costs both sides more than most inputs do. A
-container says its version in its metadata; until then it is spoken to in version 3. Numbers are little endian. Every
-message begins with an empty frame; messages from the frontend have the version next, messages from a container do not.
+messages, and a replica id in the metadata, a status per output, messages for leaving and for finding all frontends. A
+batch and its answer are two frames in it, a header and all inputs or outputs: a frame of its own for each of them, and
+for each number, costs both sides more than most inputs do. A container says its version in its metadata; until then it
+is spoken to in version 3. Numbers are little endian. Every other message begins with an empty frame; those from the
+frontend have the version next, those from a container do not.
 `docs/wire-protocol.md` has the tables.
 """
 
@@ -31,6 +32,8 @@ Frame = TypeVar("Frame", bound=View)
 
 _U32: Final = struct.Struct("<I")
 _U64: Final = struct.Struct("<Q")
+_HEADER: Final = struct.Struct("<II")
+"""Begins that of version 4: a message id, and the input type of a batch or the number of its outputs."""
 _DIGITS: Final = re.compile(rb"\d+")
 _MAX_TEXT_BYTES: Final = 1024
 
@@ -142,17 +145,12 @@ def encode_metadata(metadata: Metadata) -> list[bytes]:
 
 
 def encode_response(response: Response, rpc_version: int) -> list[bytes]:
-    sizes = _pack_u64s([len(response.outputs), *map(len, response.outputs)])
-    frames = [
-        b"",
-        _CONTENT,
-        _U32.pack(response.message_id),
-        _U64.pack(len(sizes)),
-        sizes,
-    ]
+    outputs = response.outputs
     if rpc_version >= RPC_VERSION_4:
-        return [*frames, bytes(response.failed), b"".join(response.outputs)]
-    return frames + response.outputs
+        header = _HEADER.pack(response.message_id, len(outputs)) + _pack_sizes(outputs) + bytes(response.failed)
+        return [header, b"".join(outputs)]
+    sizes = _U64.pack(len(outputs)) + _pack_sizes(outputs)
+    return [b"", _CONTENT, _U32.pack(response.message_id), _U64.pack(len(sizes)), sizes, *outputs]
 
 
 def encode_drain_request() -> list[bytes]:
@@ -163,16 +161,14 @@ def encode_frontends_request() -> list[bytes]:
     return [b"", _U32.pack(MessageType.FRONTENDS)]
 
 
-def decode_from_container(frames: Frames, rpc_version: int = RPC_VERSION_3) -> FromContainer:
-    """Read what a container sent, without its identity frame.
-
-    `rpc_version` is what it said in its metadata, 3 for one that is not known.
-    Raises `WireError` for what is neither.
-    """
-    if len(frames) < 2 or frames[0]:
-        raise WireError("a message begins with an empty frame and its type")
+def decode_from_container(frames: Frames) -> FromContainer:
+    """Read what a container sent, without its identity frame. Raises `WireError`."""
+    if len(frames) < 2:
+        raise WireError("a message has at least two frames")
+    if frames[0]:
+        return _decode_packed_response(frames)
     if frames[1] == _CONTENT:
-        return _decode_response(frames[2:], rpc_version)
+        return _decode_response(frames[2:])
     kind = _read_u32(frames[1], "message type")
     match kind:
         case MessageType.HEARTBEAT:
@@ -211,22 +207,23 @@ def _read_input_type(frame: bytes) -> InputType:
         raise WireError(f"unknown input type {frame[:16]!r}") from None
 
 
-def _decode_response(frames: Frames, rpc_version: int) -> Response:
+def _decode_response(frames: Frames) -> Response:
     if len(frames) < 3:
         raise WireError(f"a response of {len(frames)} frames is too short")
     message_id = _read_u32(frames[0], "message id")
     count, *sizes = _read_u64s(frames[2], "output sizes") or (-1,)
-    if rpc_version < RPC_VERSION_4:
-        outputs = _check_frames(frames[3:], count, sizes, "output")
-        return Response(message_id, outputs, [False] * count)
-    if len(frames) != 5:
-        raise WireError(f"a response of {len(frames)} frames, where version 4 has 5")
-    data = frames[4]
-    _check_packed(data, count, sizes, "output")
-    if len(frames[3]) != count:
-        raise WireError("a response does not hold one status per output")
+    return Response(message_id, _check_frames(frames[3:], count, sizes, "output"), [False] * count)
+
+
+def _decode_packed_response(frames: Frames) -> Response:
+    header, data = _check_packed(frames, "response")
+    message_id, count = _HEADER.unpack_from(header)
+    statuses_at = _HEADER.size + count * _U64.size
+    if len(header) != statuses_at + count:
+        raise WireError("a response does not hold one size and one status per output")
+    sizes = _read_sizes(header[:statuses_at], data, "output")
     outputs = [data[end - size : end] for size, end in zip(sizes, accumulate(sizes), strict=True)]
-    return Response(message_id, outputs, list(map(bool, frames[3])))
+    return Response(message_id, outputs, list(map(bool, header[statuses_at:])))
 
 
 # --- frontend -> container -----------------------------------------------------------------------
@@ -238,18 +235,11 @@ def encode_heartbeat_reply(kind: HeartbeatType, rpc_version: int) -> list[bytes]
 
 def encode_predict_request(request: PredictRequest, rpc_version: int) -> list[bytes]:
     inputs = request.inputs
-    sizes = _pack_u64s([request.input_type, len(inputs), *map(len, inputs)])
-    data = map(bytes, inputs) if rpc_version < RPC_VERSION_4 else [b"".join(inputs)]
-    return [
-        b"",
-        _U32.pack(rpc_version),
-        _CONTENT,
-        _U32.pack(request.message_id),
-        _PREDICT,
-        _U64.pack(len(sizes)),
-        sizes,
-        *data,
-    ]
+    if rpc_version >= RPC_VERSION_4:
+        return [_HEADER.pack(request.message_id, request.input_type) + _pack_sizes(inputs), b"".join(inputs)]
+    sizes = _U64.pack(request.input_type) + _U64.pack(len(inputs)) + _pack_sizes(inputs)
+    message_id, length = _U32.pack(request.message_id), _U64.pack(len(sizes))
+    return [b"", _U32.pack(rpc_version), _CONTENT, message_id, _PREDICT, length, sizes, *map(bytes, inputs)]
 
 
 def encode_drain_reply() -> list[bytes]:
@@ -266,7 +256,9 @@ def encode_frontends(addresses: Sequence[str]) -> list[bytes]:
 
 def decode_from_frontend(frames: Views) -> FromFrontend:
     """Read what a frontend sent. Raises `WireError`."""
-    if len(frames) < 3 or frames[0]:
+    if frames and frames[0]:
+        return _decode_packed_request(frames)
+    if len(frames) < 3:
         raise WireError("a message begins with an empty frame, the RPC version and its type")
     version = _read_u32(frames[1], "RPC version")
     if version not in (RPC_VERSION_3, RPC_VERSION_4):
@@ -274,7 +266,7 @@ def decode_from_frontend(frames: Views) -> FromFrontend:
     kind = _read_u32(frames[2], "message type")
     match kind:
         case MessageType.CONTAINER_CONTENT:
-            return _decode_predict_request(frames[3:], version)
+            return _decode_predict_request(frames[3:])
         case MessageType.HEARTBEAT:
             return _decode_heartbeat_reply(frames[3:])
         case MessageType.DRAIN:
@@ -299,7 +291,7 @@ def _decode_heartbeat_reply(frames: Views) -> HeartbeatReply:
         raise WireError("unknown heartbeat type") from error
 
 
-def _decode_predict_request(frames: Views, rpc_version: int) -> PredictRequest:
+def _decode_predict_request(frames: Views) -> PredictRequest:
     if len(frames) < 4:
         raise WireError(f"a request of {len(frames)} frames is too short")
     message_id = _read_u32(frames[0], "message id")
@@ -309,17 +301,21 @@ def _decode_predict_request(frames: Views, rpc_version: int) -> PredictRequest:
     if len(sizes) < 2:
         raise WireError("a request does not say the type and the number of its inputs")
     kind, count, *sizes_of_inputs = sizes
-    if rpc_version < RPC_VERSION_4:
-        inputs: Views = _check_frames(frames[4:], count, sizes_of_inputs, "input")
-    elif len(frames) == 5:
-        _check_packed(frames[4], count, sizes_of_inputs, "input")
-        inputs = Packed(frames[4], sizes_of_inputs)
-    else:
-        raise WireError(f"a request of {len(frames)} frames, where version 4 has 5")
+    inputs = _check_frames(frames[4:], count, sizes_of_inputs, "input")
+    return PredictRequest(message_id, _as_input_type(kind), inputs)
+
+
+def _decode_packed_request(frames: Views) -> PredictRequest:
+    header, data = _check_packed(frames, "request")
+    message_id, kind = _HEADER.unpack_from(header)
+    return PredictRequest(message_id, _as_input_type(kind), Packed(data, _read_sizes(header, data, "input")))
+
+
+def _as_input_type(number: int) -> InputType:
     try:
-        return PredictRequest(message_id, InputType(kind), inputs)
+        return InputType(number)
     except ValueError as error:
-        raise WireError(f"unknown input type {kind}") from error
+        raise WireError(f"unknown input type {number}") from error
 
 
 # --- batches -------------------------------------------------------------------------------------
@@ -332,17 +328,26 @@ def _check_frames(frames: Sequence[Frame], count: int, sizes: Sequence[int], wha
     return list(frames)
 
 
-def _check_packed(data: View, count: int, sizes: Sequence[int], what: str) -> None:
-    """Version 4: one frame for all."""
-    if count != len(sizes) or len(data) != sum(sizes):
+def _check_packed(frames: Sequence[Frame], what: str) -> Sequence[Frame]:
+    """Version 4: a header and one frame for all."""
+    if len(frames) != 2 or len(frames[0]) < _HEADER.size:
+        raise WireError(f"a {what} of version 4 is a header and its data")
+    return frames
+
+
+def _pack_sizes(parts: Sequence[View]) -> bytes:
+    return struct.pack(f"<{len(parts)}Q", *map(len, parts))
+
+
+def _read_sizes(header: View, data: View, what: str) -> tuple[int, ...]:
+    """Those behind the beginning of the header."""
+    sizes = _read_u64s(header[_HEADER.size :], f"{what} sizes")
+    if len(data) != sum(sizes):
         raise WireError(f"the {what} sizes that a message announces are not those of its {what}s")
+    return sizes
 
 
 # --- numbers and text ----------------------------------------------------------------------------
-
-
-def _pack_u64s(numbers: Sequence[int]) -> bytes:
-    return struct.pack(f"<{len(numbers)}Q", *numbers)
 
 
 def _read_u64s(frame: View, what: str) -> tuple[int, ...]:

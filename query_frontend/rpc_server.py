@@ -174,9 +174,8 @@ class RpcServer:
 
     def _receive(self, identity: bytes, frames: Sequence[bytes]) -> None:
         connection = self._connections.get(identity)
-        version = connection.rpc_version if connection else wire.RPC_VERSION_3
         try:
-            message = wire.decode_from_container(frames, version)
+            message = wire.decode_from_container(frames)
         except WireError as error:
             self._complain(f"a container sent what makes no sense: {error}")
             if connection is not None:

@@ -76,7 +76,7 @@ class ScriptedFrontend:
                 self.receive_frames(0.01)
 
     def receive(self, seconds: float = PATIENCE_SECONDS) -> wire.FromContainer:
-        return wire.decode_from_container(self.receive_frames(seconds), RPC)
+        return wire.decode_from_container(self.receive_frames(seconds))
 
     def receive_all_for(self, seconds: float) -> list[wire.FromContainer]:
         give_up = time.monotonic() + seconds

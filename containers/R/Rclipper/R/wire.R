@@ -2,7 +2,6 @@
 
 RPC_VERSION <- 4L
 NEW_CONTAINER <- 0L
-CONTAINER_CONTENT <- 1L
 HEARTBEAT <- 2L
 DRAIN <- 3L
 REFUSED <- 4L
@@ -24,36 +23,35 @@ encode_metadata <- function(name, version, clipper_type, replica_id) {
   )
 }
 
-# `message_id` is the frame of the request; where `failed`, the output says what went wrong.
+# `message_id` is that of the request, in bytes; where `failed`, the output says what went wrong.
 encode_response <- function(message_id, outputs, failed) {
-  frames <- lapply(outputs, text_frame)
-  sizes <- u64(c(length(frames), lengths(frames)))
-  list(EMPTY, u32(CONTAINER_CONTENT), message_id, u64(length(sizes)), sizes, as.raw(failed), as.raw(unlist(frames)))
+  outputs <- lapply(outputs, text_frame)
+  header <- c(message_id, u32(length(outputs)), u64(lengths(outputs)), as.raw(failed))
+  list(header, as.raw(unlist(outputs)))
 }
 
 # What the frontend sent: a list with `kind`. Anything else is an error.
 decode_message <- function(frames) {
-  if (length(frames) < 3 || length(frames[[1]])) stop("a message begins with an empty frame, the RPC version and its type")
+  if (length(frames) && length(frames[[1]])) return(decode_request(frames))
+  if (length(frames) < 3) stop("a message begins with an empty frame, the RPC version and its type")
   type <- read_u32(frames[[3]])
   if (type == HEARTBEAT && length(frames) == 4) {
     return(list(kind = if (read_u32(frames[[4]]) == REQUEST_METADATA) "who are you" else "known"))
   }
   if (type == DRAIN) return(list(kind = "go"))
   if (type == REFUSED) return(list(kind = "refused", reason = if (length(frames) > 3) as_text(frames[[4]]) else ""))
-  if (type == CONTAINER_CONTENT && length(frames) == 8) return(decode_request(frames))
   stop("unknown message of type ", type)
 }
 
 decode_request <- function(frames) {
-  numbers <- readBin(frames[[7]], "integer", length(frames[[7]]) %/% 8, size = 8, endian = "little")
-  sizes <- numbers[-(1:2)]
-  data <- frames[[8]]
-  if (length(numbers) < 2 || numbers[[2]] != length(sizes) || length(data) != sum(sizes)) {
-    stop("the sizes announced in a request are not those of its inputs")
-  }
+  header <- frames[[1]]
+  if (length(frames) != 2 || length(header) < 8 || length(header) %% 8) stop("a request is a header and its data")
+  sizes <- readBin(header[-(1:8)], "integer", length(header) %/% 8 - 1, size = 8, endian = "little")
+  data <- frames[[2]]
+  if (length(data) != sum(sizes)) stop("the sizes announced in a request are not those of its inputs")
   starts <- cumsum(sizes) - sizes
   inputs <- lapply(seq_along(sizes), function(i) data[starts[[i]] + seq_len(sizes[[i]])])
-  list(kind = "request", message_id = frames[[4]], wire_type = numbers[[1]], inputs = inputs)
+  list(kind = "request", message_id = header[1:4], wire_type = read_u32(header[5:8]), inputs = inputs)
 }
 
 read_u32 <- function(frame) {
