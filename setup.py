@@ -15,7 +15,7 @@ CONTAINER_PACKAGES = ["clipper_containers", "clipper_containers.toplevel"]
 
 # The query path runs for every query, so wheels have it compiled too: by Cython, from the same sources, with the
 # types in the `.pxd` files beside them. Where that cannot be done (no C compiler) the sources serve.
-COMPILED = [path.stem for path in sorted((ROOT / "query_frontend").glob("*.pxd"))]
+COMPILED = [path.relative_to(ROOT).with_suffix("") for name in PROGRAMS for path in sorted((ROOT / name).glob("*.pxd"))]
 
 
 class CompileQueryPath(build_ext):
@@ -57,8 +57,7 @@ setup(
     package_dir={"clipper_containers": "containers/python"},
     package_data={package: ["py.typed", "*.pxd"] for package in [*PROGRAMS, "clipper_containers"]},
     ext_modules=[
-        Extension(f"query_frontend.{name}", [f"query_frontend/{name}.py"], extra_compile_args=["-O2", "-g0", "-w"])
-        for name in COMPILED
+        Extension(".".join(path.parts), [f"{path}.py"], extra_compile_args=["-O2", "-g0", "-w"]) for path in COMPILED
     ],
     cmdclass={"build_ext": CompileQueryPath},
     install_requires=[

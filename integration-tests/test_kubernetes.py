@@ -308,11 +308,17 @@ def test_logs_of_a_container_that_was_started_again(conn: ClipperConnection, tmp
     endpoint(conn, "dying", dying)
     assert conn.predict("dying", [1.0])["default"] is True
     wait_for("the replica is started again", lambda: conn.predict("dying", [0.0])["default"] is False)
-    logs = {Path(path).name: Path(path).read_text() for path in conn.get_clipper_logs(str(tmp_path))}
-    (before,) = (name for name in logs if name.startswith("dying-") and name.endswith(".previous.log"))
-    assert "about to die" in logs[before]
-    assert "about to die" not in logs[before.replace(".previous.log", ".log")]
-    foreign = [name for name in logs if "-at-kube-" not in name and not name.startswith(LONG_NAME[:20])]
+
+    def both_logs_are_there() -> bool:
+        """The query was tried twice, and Kubernetes tells late which container is the last."""
+        logs = {Path(path).name: Path(path).read_text() for path in conn.get_clipper_logs(str(tmp_path))}
+        (before,) = (name for name in logs if name.startswith("dying-") and name.endswith(".previous.log"))
+        now = logs[before.replace(".previous.log", ".log")]
+        return "about to die" in logs[before] and "alive" in now and "about to die" not in now
+
+    wait_for("both logs", both_logs_are_there)
+    names_of_logs = [Path(path).name for path in conn.get_clipper_logs(str(tmp_path))]
+    foreign = [name for name in names_of_logs if "-at-kube-" not in name and not name.startswith(LONG_NAME[:20])]
     assert foreign == [], "logs of another cluster"
     conn.stop_models(["dying"])
 
