@@ -32,7 +32,7 @@ compiled: $(BIN)/python
 # Those of what goes on between frontends, which is not compiled, take long.
 BESIDE_COMPILED := exporter frontends presence workers
 test-compiled: compiled $(VENV)/.has-test
-	cd $(COMPILED) && CLIPPER_REQUIRE=compiled $(abspath $(BIN))/pytest tests/query_frontend $(BESIDE_COMPILED:%=--ignore=tests/query_frontend/test_%.py)
+	cd $(COMPILED) && CLIPPER_REQUIRE=compiled $(abspath $(BIN))/pytest tests/common tests/query_frontend $(BESIDE_COMPILED:%=--ignore=tests/query_frontend/test_%.py)
 
 unit: $(VENV)/.has-test
 	$(BIN)/pytest tests -m "not integration"

@@ -13,8 +13,9 @@ PROGRAMS = ["clipper_common", "query_frontend", "management_frontend", "clipper_
 SDK_PACKAGES = ["clipper_admin.deployers", "clipper_admin.docker", "clipper_admin.kubernetes", "clipper_admin.process"]
 CONTAINER_PACKAGES = ["clipper_containers", "clipper_containers.toplevel"]
 
-# The query path runs for every query, so wheels have it compiled too: by Cython, from the same sources, with the
-# types in the `.pxd` files beside them. Where that cannot be done (no C compiler) the sources serve.
+# The query path runs for every query, so wheels have it compiled too, with what it shares with containers: by Cython,
+# from the same sources, with the types in the `.pxd` files beside them. Where that cannot be done (no C compiler) the
+# sources serve.
 COMPILED = [path.relative_to(ROOT).with_suffix("") for name in PROGRAMS for path in sorted((ROOT / name).glob("*.pxd"))]
 
 

@@ -25,7 +25,7 @@ NOOP: Final = python("clipper_containers.noop_container")
 SLEEPER: Final = [sys.executable, str(ROOT / "bench" / "models" / "sleeper.py")]
 ECHO: Final = [sys.executable, str(ROOT / "bench" / "models" / "echo.py")]
 
-_TOPLEVEL: Final = ROOT / "containers" / "python" / "toplevel"
+_TOPLEVEL: Final = Path("containers", "python", "toplevel")
 _KEEPALIVE_SECONDS: Final = 300
 """Idle connections of load generators are not to be closed in the middle of a measurement."""
 
@@ -45,7 +45,7 @@ class Cluster:
         self._input_type = input_type
         self._workers = workers
         self._checkout = checkout
-        """Where the query frontend's code is."""
+        """Where the code of the query frontend and of model containers is."""
         self._programs: dict[str, Program] = {}
         self._stack = ExitStack()
 
@@ -125,9 +125,11 @@ class Cluster:
             constants.ENV_RPC_HOST: HOST,
             constants.ENV_RPC_PORT: str(self.rpc_port),
             constants.ENV_METRIC_PORT: "",
-            "PYTHONPATH": os.pathsep.join(filter(None, [str(_TOPLEVEL), os.environ.get("PYTHONPATH")])),
+            "PYTHONPATH": os.pathsep.join(
+                filter(None, [str(self._checkout / _TOPLEVEL), os.environ.get("PYTHONPATH")])
+            ),
         }
-        self._run(name, argv, described | environment)
+        self._run(name, argv, described | environment, self._checkout)
         self._wait(f"a replica of {name} is connected", lambda: self._replicas(name))
 
     def _replicas(self, name: str) -> list[Any]:

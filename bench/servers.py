@@ -165,7 +165,7 @@ SERVERS: Final = {
         distinct=False,
     ),
     "clipper-compiled": Server(
-        "as clipper, with the query path compiled (`make compiled`)",
+        "as clipper, with the query path and what containers share with it compiled (`make compiled`)",
         _start(_clipper, DEFAULT_PREDICTION_CACHE_SIZE_BYTES, _COMPILED),
         versions=lambda: _compiled_versions(),
     ),

@@ -1,1 +1,2 @@
 # cython: language_level=3
+cpdef bytes embed(bytes output)

@@ -114,7 +114,9 @@ def parse_doubles(body: bytes) -> bytes | None:
     simdjson writes the numbers into one buffer, where any other parser makes a Python object of each; that is most of
     what a long vector costs. It would flatten nested arrays, and of repeated keys it takes the first.
     """
-    if _simdjson is None or len(body) > _MAX_SIMDJSON_BYTES or not body.startswith(b"{") or body.count(b"[") != 1:
+    if _simdjson is None or len(body) > _MAX_SIMDJSON_BYTES:
+        return None
+    if not body.startswith(b"{") or body.find(b"[") != body.rfind(b"["):
         return None
     try:
         fields = _simdjson.parse(body)

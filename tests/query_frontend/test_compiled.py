@@ -6,14 +6,15 @@ import pytest
 
 import query_frontend
 
-FOLDER = Path(query_frontend.__file__).parent
+ROOT = Path(query_frontend.__file__).parents[1]
+TYPES = sorted(path for name in ("clipper_common", "query_frontend") for path in (ROOT / name).glob("*.pxd"))
 
 
-@pytest.mark.parametrize("types", sorted(FOLDER.glob("*.pxd")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("types", TYPES, ids=lambda path: path.stem)
 def test_these_tests_are_of_the_code_that_they_should_be(types: Path) -> None:
     """Of the sources, or what `make compiled` made of them. What was compiled in place would hide changed sources."""
-    spec = find_spec(f"query_frontend.{types.stem}")
+    spec = find_spec(f"{types.parent.name}.{types.stem}")
     assert spec is not None and spec.origin is not None
     is_wanted = "compiled" in os.environ.get("CLIPPER_REQUIRE", "").split(",")
     assert Path(spec.origin).suffix == (".so" if is_wanted else ".py")
-    assert Path(spec.origin).parent == FOLDER
+    assert Path(spec.origin).parent == types.parent
