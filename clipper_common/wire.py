@@ -265,7 +265,7 @@ def decode_from_frontend(frames: Views) -> FromFrontend:
         raise WireError(f"the frontend speaks RPC version {version}, this container 3 and 4")
     kind = _read_u32(frames[2], "message type")
     match kind:
-        case MessageType.CONTAINER_CONTENT:
+        case MessageType.CONTAINER_CONTENT if version == RPC_VERSION_3:
             return _decode_predict_request(frames[3:])
         case MessageType.HEARTBEAT:
             return _decode_heartbeat_reply(frames[3:])

@@ -142,6 +142,7 @@ REFUSED_FROM_FRONTENDS = {
     "heartbeat without its type": METADATA_PLEASE[:3],
     "heartbeat of another type": [*METADATA_PLEASE[:3], struct.pack("<I", 2)],
     "request cut": PREDICT_INTS[:6],
+    "request of version 4 in the frames of 3": [b"", struct.pack("<I", 4), *PREDICT_INTS[2:]],
     "feedback": [*PREDICT_INTS[:4], struct.pack("<I", 1), *PREDICT_INTS[5:]],
     "an input too few": PREDICT_INTS[:-1],
     "an input too many": [*PREDICT_INTS, b""],
