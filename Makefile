@@ -15,7 +15,7 @@ quickstart: $(VENV)/.has-examples
 	$(BIN)/python examples/quickstart.py
 
 test: $(VENV)/.has-test
-	$(BIN)/pytest -m "not (other_manager or long)"
+	$(BIN)/pytest -m "not (other_manager or long)" --durations=25
 
 test-all: $(VENV)/.has-test
 	$(BIN)/pytest --cov --cov-report=term:skip-covered

@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.framework, pytest.mark.timeou
 
 EXAMPLE_ARGUMENTS: dict[str, list[str]] = {"process": [], "docker": ["--docker"]}
 FIRST = {
-    "pytorch": "docker",
+    "pytorch": "process",
     "onnx": "docker",
     "mxnet": "docker",
     "tensorflow": "process",
