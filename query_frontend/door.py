@@ -18,8 +18,12 @@ from query_frontend.seat import Seat
 logger = logging.getLogger(__name__)
 
 _BACKLOG: Final = 1024
+_AT_ONCE: Final = 32
+"""So many connections are accepted before the other readers of the event loop have their turn."""
 _LEAD: Final = 1
-"""So many connections may a worker have more than another before it lets that one go first."""
+_LEAD_PARTS: Final = 8
+"""So many connections, and such a part of its own, may a worker have more than another before it lets that one go first:
+under load a turn of the event loop takes long, and whoever connects is not to wait for many of them."""
 _YIELD_SECONDS: Final = 0.001
 """For so long. The other may hang: after that it is taken anyway."""
 _BALANCE_SECONDS: Final = 1.0
@@ -96,28 +100,34 @@ class Door:
         self._pauses[listener] = self._loop.call_later(seconds, self._watch, listener)
 
     def _on_connection(self, listener: socket.socket) -> None:
-        """Accept one, and no more before the other readers of the event loop had their turn."""
-        if self._others_first():
-            self._pause(listener, _YIELD_SECONDS)
-            return
+        for _ in range(_AT_ONCE):
+            if self._others_first():
+                self._pause(listener, _YIELD_SECONDS)
+                return
+            if not self._accept(listener):
+                return
+
+    def _accept(self, listener: socket.socket) -> bool:
+        """Take the next connection, if there is one."""
         try:
             connection, _ = listener.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return  # another was faster, or the client gave up
+            return False  # another was faster, or the client gave up
         except OSError as error:
             logger.error("cannot accept connections: %s", error)
             self._pause(listener, _EXHAUSTED_SECONDS)
-            return
+            return False
         connection.setblocking(False)
         task = self._loop.create_task(self._welcome(connection))
         self._arriving.add(task)
         task.add_done_callback(self._arriving.discard)
+        return True
 
     def _others_first(self) -> bool:
         """Whether another has fewer connections. Not twice in a row."""
         mine = self._publish()
         others = min(self._seat.loads.of_others(self._seat.number), default=mine)
-        self._yielded = not self._yielded and mine > others + _LEAD
+        self._yielded = not self._yielded and mine > others + _LEAD + mine // _LEAD_PARTS
         return self._yielded
 
     def _balance(self) -> None:
