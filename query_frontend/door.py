@@ -22,8 +22,8 @@ _AT_ONCE: Final = 32
 """So many connections are accepted before the other readers of the event loop have their turn."""
 _LEAD: Final = 1
 _LEAD_PARTS: Final = 8
-"""So many connections, and such a part of its own, may a worker have more than another before it lets that one go first:
-under load a turn of the event loop takes long, and whoever connects is not to wait for many of them."""
+"""So many connections, and this part of its own, may a worker have more than another before that one goes first: under
+load a turn of the event loop takes long, and whoever connects is not to wait for many of them."""
 _YIELD_SECONDS: Final = 0.001
 """For so long. The other may hang: after that it is taken anyway."""
 _BALANCE_SECONDS: Final = 1.0
