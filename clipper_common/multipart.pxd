@@ -1,2 +1,2 @@
 # cython: language_level=3
-cdef list _receive(socket)
+cdef _open(frame)

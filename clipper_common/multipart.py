@@ -25,24 +25,20 @@ def send_frames(socket: Socket, frames: Sequence[bytes]) -> None:
     send(socket, frames[-1], _NOBLOCK)
 
 
-def receive_frames(socket: Socket) -> list[bytes]:
-    """Receive a message. Raises `zmq.Again` if there is none."""
-    return [frame.bytes for frame in _receive(socket)]
-
-
 def receive_views(socket: Socket) -> list[bytes | memoryview]:
-    """As `receive_frames`, but what is large stays where ZeroMQ has put it.
+    """Receive a message, of which what is large stays where ZeroMQ has put it. Raises `zmq.Again` if there is none.
 
     A copy of a large frame, made and dropped for each message, is memory that comes from the system each time.
     """
-    return [frame.bytes if len(frame) < _LARGE_BYTES else frame.buffer for frame in _receive(socket)]
-
-
-def _receive(socket: Socket) -> list[Any]:
     receive = socket.recv
-    frame = receive(_NOBLOCK, copy=False)
-    frames = [frame]
+    frame: Any = receive(_NOBLOCK, copy=False)
+    frames = [_open(frame)]
     while frame.more:
         frame = receive(_NOBLOCK, copy=False)
-        frames.append(frame)
+        frames.append(_open(frame))
     return frames
+
+
+def _open(frame: Any) -> bytes | memoryview:
+    content: bytes | memoryview = frame.bytes if len(frame) < _LARGE_BYTES else frame.buffer
+    return content

@@ -13,7 +13,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Final
 
-import zmq
 from aiohttp import web
 
 from clipper_common import constants, webapp
@@ -139,7 +138,7 @@ class QueryFrontend:
             self.presence.listens_on(self.rpc.start())
             self.rpc.announce_frontends([self.presence.rpc_address])
             self.relays.start(self.presence.id)
-        except zmq.ZMQError as error:
+        except OSError as error:
             sys.exit(webapp.address_in_use(f"{self.config.host}:{self.config.rpc_service_port}", error))
 
     async def _follow_configuration(self) -> None:

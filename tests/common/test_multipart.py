@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import zmq
 
-from clipper_common.multipart import receive_frames, receive_views, send_frames
+from clipper_common.multipart import receive_views, send_frames
 
 MESSAGES = [[b"a"], [b"", b"x", b""], [os.urandom(size) for size in (0, 1, 29, 30, 255, 256, 100_000, 1_000_000)]]
 
@@ -24,8 +24,8 @@ def test_messages_are_whole_and_in_order(sockets: tuple[zmq.Socket[bytes], zmq.S
     for message in MESSAGES:
         send_frames(sender, message)
         receiver.send_multipart(message)
-    assert [receive_frames(receiver) for _ in MESSAGES] == MESSAGES
-    assert [receive_frames(sender) for _ in MESSAGES] == MESSAGES
+    assert [receive_views(receiver) for _ in MESSAGES] == MESSAGES
+    assert [receive_views(sender) for _ in MESSAGES] == MESSAGES
 
 
 def test_large_frames_are_not_copied(sockets: tuple[zmq.Socket[bytes], zmq.Socket[bytes]]) -> None:
@@ -39,7 +39,7 @@ def test_large_frames_are_not_copied(sockets: tuple[zmq.Socket[bytes], zmq.Socke
 
 def test_nothing_there(sockets: tuple[zmq.Socket[bytes], zmq.Socket[bytes]]) -> None:
     with pytest.raises(zmq.Again):
-        receive_frames(sockets[1])
+        receive_views(sockets[1])
 
 
 def test_nowhere_to_send() -> None:

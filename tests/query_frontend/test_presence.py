@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import redis
@@ -31,7 +32,7 @@ class Frontend:
 
     def connect(self, name: str | None = None) -> None:
         metadata = Metadata(MODEL, InputType.INTS, 4 if name else 3, name)
-        self.executor.connections.append(Connection(len(self.executor.connections), b"", metadata, 0.0))
+        self.executor.connections.append(Connection(len(self.executor.connections), Mock(), metadata, 0.0))
 
     async def replicas(self) -> list[int]:
         return [replica.replica_id for replica in await self.store.read_replicas()]

@@ -1,0 +1,17 @@
+# cython: language_level=3
+from query_frontend.zmtp cimport Conversation
+
+
+cdef class Peer:
+    cdef object _loop
+    cdef object _socket
+    cdef object _events
+    cdef Conversation _conversation
+    cdef object _unsent
+    cdef long _waiting
+    cdef double _heard_at
+    cdef readonly bint closed
+
+    cpdef bint send(self, list frames)
+    cdef _hand_over(self, list messages)
+    cdef _write(self, list pieces)

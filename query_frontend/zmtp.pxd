@@ -1,0 +1,19 @@
+# cython: language_level=3
+cimport cython
+
+
+cdef class Conversation:
+    cdef public long long max_bytes
+    cdef public bint is_open
+    cdef public bint knows_pings
+    cdef public list replies
+    cdef bint _greeted
+    cdef object _rest
+    cdef long long _needed
+    cdef list _frames
+    cdef long long _bytes
+
+    cpdef list receive(self, bytes data)
+    @cython.locals(flags=int, size="long long", at="long long", many="long long", start="long long", end="long long")
+    cdef tuple _read(self, data)
+    cdef _check(self, int flags, long long size)

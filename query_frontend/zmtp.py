@@ -1,0 +1,195 @@
+"""ZMTP 3, what ZeroMQ speaks over TCP, as a ROUTER without security needs it: bytes in, messages out, no I/O.
+
+RFC 37 of ZeroMQ (https://rfc.zeromq.org/spec/37/) has the grammar, which libzmq 4 and all that builds on it follow.
+"""
+
+import struct
+from collections.abc import Sequence
+from typing import Final
+
+_SIGNATURE: Final = b"\xff" + bytes(8) + b"\x7f"
+_MECHANISM: Final = b"NULL".ljust(20, b"\0")
+_GREETING: Final = _SIGNATURE + b"\x03\x01" + _MECHANISM + bytes(32)
+_MORE: Final = 1
+_LONG: Final = 2
+_COMMAND: Final = 4
+_SHORT_HEADER: Final = struct.Struct(">BB")
+_LONG_HEADER: Final = struct.Struct(">Bq")
+_U32: Final = struct.Struct(">I")
+_FRAME_COST: Final = 64
+"""Of holding a frame, beside its bytes."""
+_SHORT_BYTES: Final = 255
+_MAX_COMMAND_BYTES: Final = 4096
+_SOCKET_TYPES: Final = (b"DEALER", b"REQ", b"ROUTER")
+"""Who may speak with a ROUTER."""
+
+
+class ZmtpError(Exception):
+    """A peer that does not keep to the protocol."""
+
+
+def _header(flags: int, size: int) -> bytes:
+    return _SHORT_HEADER.pack(flags, size) if size <= _SHORT_BYTES else _LONG_HEADER.pack(flags | _LONG, size)
+
+
+def _command(name: bytes, body: bytes) -> bytes:
+    text = bytes([len(name)]) + name + body
+    return _header(_COMMAND, len(text)) + text
+
+
+def _property(name: bytes, value: bytes) -> bytes:
+    return bytes([len(name)]) + name + _U32.pack(len(value)) + value
+
+
+OPENING: Final = _GREETING + _command(b"READY", _property(b"Socket-Type", b"ROUTER") + _property(b"Identity", b""))
+"""What a ROUTER says first. Nothing in it depends on the other side, so it need not wait for that."""
+PING: Final = _command(b"PING", bytes(2))
+
+
+def encode(frames: Sequence[bytes]) -> list[bytes]:
+    """A message, as pieces to be sent one behind the other."""
+    pieces: list[bytes] = []
+    for frame in frames[:-1]:
+        pieces += _header(_MORE, len(frame)), frame
+    last = frames[-1]
+    pieces += _header(0, len(last)), last
+    return pieces
+
+
+class Conversation:
+    """What one peer says. A message of more than `max_bytes` is an error."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.is_open = False
+        """Whether the peer has introduced itself."""
+        self.knows_pings = False
+        """Whether it has sent or answered any: libzmq does since 4.2."""
+        self.replies: list[bytes] = []
+        """What it must be told; for the caller to send, and to take away."""
+        self._greeted = False
+        self._rest = bytearray()
+        """The beginning of a frame."""
+        self._needed = 0
+        """How long that must be before it makes sense to look at it again."""
+        self._frames: list[bytes] = []
+        """Of a message of which more is to come."""
+        self._bytes = 0
+
+    def receive(self, data: bytes) -> list[list[bytes]]:
+        """The messages that `data` completes. Raises `ZmtpError`."""
+        if not self._rest:
+            messages, end = self._read(data)
+            self._rest += data[end:]
+            return messages
+        self._rest += data
+        if len(self._rest) < self._needed:
+            return []
+        messages, end = self._read(self._rest)
+        del self._rest[:end]
+        return messages
+
+    def _read(self, data: bytes | bytearray) -> tuple[list[list[bytes]], int]:
+        """Messages, and where the frame begins that is not all here."""
+        messages: list[list[bytes]] = []
+        at = 0
+        if not self._greeted:
+            at = self._read_greeting(data)
+            if not self._greeted:
+                return messages, at
+        many = len(data)
+        while True:
+            self._needed = start = at + 2
+            if start > many:
+                break
+            flags, size = data[at], data[at + 1]
+            if flags & _LONG:
+                self._needed = start = at + _LONG_HEADER.size
+                if start > many:
+                    break
+                size = _LONG_HEADER.unpack_from(data, at)[1]
+            self._check(flags, size)
+            self._needed = end = start + size
+            if end > many:
+                break
+            frame = bytes(memoryview(data)[start:end])
+            at = end
+            if flags & _COMMAND:
+                self._obey(frame)
+                continue
+            self._frames.append(frame)
+            self._bytes += size + _FRAME_COST
+            if not flags & _MORE:
+                messages.append(self._frames)
+                self._frames = []
+                self._bytes = 0
+        self._needed -= at
+        return messages, at
+
+    def _read_greeting(self, data: bytes | bytearray) -> int:
+        """Where it ends, if it is all here; said early where it is none, so that nobody waits for the rest of it."""
+        known = len(_SIGNATURE)
+        if data[:1] != _SIGNATURE[:1] or data[known - 1 : known] not in (b"", _SIGNATURE[-1:]):
+            raise ZmtpError("it does not speak ZeroMQ's protocol")
+        if data[known : known + 1] and data[known] < 3:
+            raise ZmtpError("it speaks ZMTP 2 or older; ZeroMQ 4 is needed")
+        mechanism = bytes(data[known + 2 : known + 2 + len(_MECHANISM)])
+        if len(mechanism) == len(_MECHANISM) and mechanism != _MECHANISM:
+            name = mechanism.rstrip(b"\0").decode("ascii", "replace")
+            raise ZmtpError(f"it wants ZeroMQ's security mechanism {name!r}, which is not spoken here")
+        self._greeted = len(data) >= len(_GREETING)
+        self._needed = len(_GREETING)
+        return len(_GREETING) if self._greeted else 0
+
+    def _check(self, flags: int, size: int) -> None:
+        if size < 0:
+            raise ZmtpError("it sent a frame of a size that ZMTP does not know")
+        if flags & _COMMAND:
+            if size > _MAX_COMMAND_BYTES:
+                raise ZmtpError(f"it sent a command of {size} bytes")
+        elif not self.is_open:
+            raise ZmtpError("it sent a message before it introduced itself")
+        elif size > self.max_bytes - self._bytes - _FRAME_COST:
+            raise ZmtpError(f"it sent a message of more than {self.max_bytes} bytes")
+
+    # --- commands ---
+
+    def _obey(self, command: bytes) -> None:
+        """What is unknown is passed over, as the RFC has it."""
+        many = command[0] if command else 0
+        name, body = command[1 : 1 + many], command[1 + many :]
+        if not self.is_open:
+            if name != b"READY":
+                raise ZmtpError(f"it said {name.decode('ascii', 'replace')!r} where it should have introduced itself")
+            self._meet(body)
+        elif name == b"PING":
+            self.knows_pings = True
+            self.replies.append(_command(b"PONG", body[2:]))  # behind the 2 bytes of its patience
+        elif name == b"PONG":
+            self.knows_pings = True
+        elif name == b"ERROR":
+            raise ZmtpError(f"it said: {body[1:].decode('ascii', 'replace')}")
+
+    def _meet(self, properties: bytes) -> None:
+        kind = _read_properties(properties).get(b"socket-type", b"")
+        if kind not in _SOCKET_TYPES:
+            raise ZmtpError(f"it is a socket of type {kind.decode('ascii', 'replace')!r}, not DEALER")
+        self.is_open = True
+        self.replies.append(PING)
+
+
+def _read_properties(data: bytes) -> dict[bytes, bytes]:
+    """By their names in lower case."""
+    found = {}
+    at = 0
+    while at < len(data):
+        name = data[at + 1 : at + 1 + data[at]]
+        at += 1 + len(name)
+        if len(data) < at + _U32.size:
+            raise ZmtpError("its introduction breaks off")
+        size = _U32.unpack_from(data, at)[0]
+        at += _U32.size + size
+        if len(data) < at:
+            raise ZmtpError("its introduction breaks off")
+        found[name.lower()] = data[at - size : at]
+    return found

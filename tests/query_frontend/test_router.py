@@ -1,0 +1,205 @@
+"""The router beside real DEALERs of libzmq, and beside bare sockets that misbehave."""
+
+import asyncio
+import errno
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+import zmq
+import zmq.asyncio
+
+from clipper_common import constants
+from query_frontend import router, zmtp
+from query_frontend.router import Peer, PeerEvents, Router
+from tests.query_frontend.test_zmtp import GREETING, READY, stream
+
+pytestmark = pytest.mark.integration
+
+PATIENCE_SECONDS = 10.0
+
+
+class Room:
+    """A router, and what it reports."""
+
+    def __init__(self) -> None:
+        self.messages: list[list[bytes]] = []
+        self.turns: list[int] = []
+        """How many messages came at once."""
+        self.peers: list[Peer] = []
+        self.lost: list[str] = []
+        self.faults: list[str] = []
+        self.answer: Callable[[Peer, list[bytes]], object] = lambda peer, frames: None
+        self.router = Router(PeerEvents(self._said, lambda peer, reason: self.lost.append(reason), self.faults.append))
+        self.port = self.router.start("127.0.0.1", 0)
+
+    def _said(self, peer: Peer, messages: list[list[bytes]]) -> None:
+        self.turns.append(len(messages))
+        self.messages += messages
+        if peer not in self.peers:
+            self.peers.append(peer)
+        for frames in messages:
+            self.answer(peer, frames)
+
+    async def until(self, condition: Callable[[], object], what: str) -> None:
+        give_up = time.monotonic() + PATIENCE_SECONDS
+        while not condition():
+            assert time.monotonic() < give_up, f"waited in vain until {what}"
+            await asyncio.sleep(0.005)
+
+    @asynccontextmanager
+    async def stranger(self, data: bytes = b"") -> AsyncIterator[socket.socket]:
+        """A bare connection, not read from."""
+        with socket.create_connection(("127.0.0.1", self.port)) as connection:
+            connection.setblocking(False)
+            await asyncio.get_running_loop().sock_sendall(connection, data)
+            yield connection
+
+
+@pytest.fixture
+async def room() -> AsyncIterator[Room]:
+    room = Room()
+    yield room
+    room.router.stop()
+
+
+@asynccontextmanager
+async def dealing(room: Room) -> AsyncIterator[Any]:
+    with zmq.asyncio.Context() as context:
+        dealer = context.socket(zmq.DEALER)
+        dealer.setsockopt(zmq.LINGER, 0)
+        dealer.connect(f"tcp://127.0.0.1:{room.port}")
+        try:
+            yield dealer
+        finally:
+            dealer.close()
+
+
+@pytest.mark.parametrize("size", [0, 255, 256, 1 << 15, 1 << 24])
+async def test_messages_travel_both_ways(room: Room, size: int) -> None:
+    room.answer = lambda peer, frames: (peer.trust(), peer.send([*frames, b"", b"!"]))
+    async with dealing(room) as dealer, asyncio.timeout(30):
+        await dealer.send_multipart([b"small"])
+        assert await dealer.recv_multipart() == [b"small", b"", b"!"]
+        await dealer.send_multipart([b"", bytes(size), b"x"])
+        assert await dealer.recv_multipart() == [b"", bytes(size), b"x", b"", b"!"]
+        await dealer.send_multipart([b"%d" % at for at in range(1000)])
+        assert await dealer.recv_multipart() == [*(b"%d" % at for at in range(1000)), b"", b"!"]
+
+
+async def test_who_goes_is_reported_once_and_sent_nothing_more(room: Room) -> None:
+    async with dealing(room) as dealer:
+        await dealer.send_multipart([b"hello"])
+        await room.until(lambda: room.peers, "it spoke")
+    await room.until(lambda: room.lost, "it is gone")
+    assert room.lost == ["it closed its connection"]
+    assert room.faults == []
+    room.router.tend(time.monotonic())
+
+
+async def test_a_reset_is_a_loss(room: Room) -> None:
+    async with room.stranger(GREETING + READY + stream([[b"x"]])) as connection:
+        await room.until(lambda: room.peers, "it spoke")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, bytes.fromhex("0100000000000000"))
+    await room.until(lambda: room.lost, "it is gone")
+    assert not room.peers[0].send([b"too late"])
+    assert len(room.lost) == 1
+
+
+async def test_what_is_no_zeromq_is_sent_away(room: Room) -> None:
+    async with room.stranger(b"GET / HTTP/1.1\r\n\r\n") as connection:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while await asyncio.get_running_loop().sock_recv(connection, 1000):
+                pass
+    assert room.faults == ["it does not speak ZeroMQ's protocol"]
+    assert room.messages == []
+
+
+async def test_a_stranger_sends_no_large_messages(room: Room) -> None:
+    async with dealing(room) as dealer:
+        await dealer.send_multipart([bytes(1 << 17)])
+        await room.until(lambda: room.faults, "it is refused")
+    assert room.messages == []
+
+
+async def test_who_does_not_introduce_itself_is_sent_away(room: Room) -> None:
+    async with room.stranger(GREETING):
+        started = time.monotonic()
+        await asyncio.sleep(0.05)
+        for seconds in range(int(router._HANDSHAKE_SECONDS)):
+            room.router.tend(started + seconds)
+        assert room.lost == []
+        for seconds in (0, 1):
+            room.router.tend(started + router._HANDSHAKE_SECONDS + seconds)
+        assert room.lost == ["it did not introduce itself"]
+
+
+async def test_who_answers_no_pings_is_given_up_if_it_ever_did(room: Room) -> None:
+    timeout = constants.TRANSPORT_TIMEOUT_MILLIS / 1000
+    pong = b"\x04\x05\x04PONG"
+    async with room.stranger(GREETING + READY), room.stranger(GREETING + READY + pong + stream([[b"x"]])):
+        await room.until(lambda: room.peers, "it spoke")
+        started = time.monotonic()
+        for seconds in range(int(timeout) + 1):
+            room.router.tend(started + seconds)
+        assert room.lost == []
+        room.router.tend(started + timeout + 1)
+        assert room.lost == ["it does not answer"]
+
+
+async def test_our_own_silence_is_nobody_elses(room: Room) -> None:
+    async with room.stranger(GREETING + READY + b"\x04\x05\x04PONG" + stream([[b"x"]])):
+        await room.until(lambda: room.peers, "it spoke")
+        now = time.monotonic()
+        room.router.tend(now)
+        room.router.tend(now + 3600)
+        assert room.lost == []
+
+
+async def test_who_does_not_read_is_kept_waiting_for_a_while(room: Room) -> None:
+    """A large batch takes long on a slow network, and keep-alives pile up behind it."""
+    async with room.stranger(GREETING + READY + stream([[b"x"]])) as connection:
+        await room.until(lambda: room.peers, "it spoke")
+        peer, large = room.peers[0], bytes(1 << 25)
+        assert peer.send([large])
+        assert all(peer.send([b"keep-alive"]) for _ in range(100))
+        got = bytearray()
+        many = len(zmtp.OPENING) + len(zmtp.PING) + (1 << 25) + 9 + 100 * 12
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while len(got) < many:
+                got += await asyncio.get_running_loop().sock_recv(connection, 1 << 20)
+        assert got.endswith(stream([[large], *[[b"keep-alive"]] * 100]))
+        assert all(peer.send([bytes(1 << 15)]) for _ in range(500))
+        while peer.send([bytes(1 << 15)]):
+            pass
+        assert room.lost == ["it takes no more messages"]
+
+
+async def test_a_flood_of_messages_leaves_others_their_turn(room: Room) -> None:
+    many = 1000
+    async with room.stranger(GREETING + READY + stream([[b"%d" % at] for at in range(many)])):
+        await room.until(lambda: len(room.messages) == many, "all are there")
+    assert room.messages == [[b"%d" % at] for at in range(many)]
+    assert max(room.turns) <= router._MESSAGES_PER_TURN
+
+
+async def test_descriptors_that_run_out_are_waited_for(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    listener = room.router._listener
+    exhausted: Any = Mock(fileno=listener.fileno, accept=Mock(side_effect=OSError(errno.EMFILE, "Too many open files")))
+    monkeypatch.setattr(router, "_EXHAUSTED_SECONDS", 0.05)
+    room.router._listener = exhausted
+    async with dealing(room) as dealer:
+        await dealer.send_multipart([b"hello"])
+        await room.until(lambda: exhausted.accept.call_count == 3, "it was tried again")
+        assert room.messages == []
+        room.router._listener = listener
+        await room.until(lambda: room.messages, "it is accepted")
+
+
+async def test_a_taken_address_is_said(room: Room) -> None:
+    with pytest.raises(OSError, match="in use"):
+        Router(room.router._events).start("127.0.0.1", room.port)
