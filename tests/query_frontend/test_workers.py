@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -482,6 +483,38 @@ def test_metrics_without_a_worker_that_hangs(two: Frontend) -> None:
 
 
 # --- parts ---
+
+
+@pytest.mark.parametrize(
+    ("mine", "others", "accepted"),
+    [(0, 1000, [32, 8, 0]), (0, 0, [2, 1, 1]), (80, 80, [13, 1, 1])],
+    ids=["far behind", "few", "many"],
+)
+async def test_how_many_are_accepted_in_a_turn_of_the_loop(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mine: int, others: int, accepted: list[int]
+) -> None:
+    """Of 40 that wait. Who is ahead gives the other time, once; who still waits then has found nobody else."""
+    connections = [object()] * mine
+    waiting = iter(range(40))
+
+    def accept(door: Door, listener: socket.socket) -> bool:
+        came = next(waiting, None) is not None
+        connections.extend([object()] * came)
+        return came
+
+    monkeypatch.setattr(Door, "_accept", accept)
+    listener = socket.create_server(("127.0.0.1", 0))
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        seat = Seat(0, [listener], theirs, Loads(), tmp_path, True)
+        seat.loads.set(1, others)
+        server: Any = SimpleNamespace(connections=connections)
+        door = Door(seat, server, Leaving())
+        for expected in accepted:
+            before = len(connections)
+            door._on_connection(listener)
+            assert len(connections) - before == expected
+        door.close()
 
 
 async def test_a_door_that_is_closed_while_it_opens(tmp_path: Path) -> None:
