@@ -206,6 +206,12 @@ def predict(cluster: Runner, name: str, values: list[float]) -> Any:
 # --- what is in them ---
 
 
+def test_the_query_frontend_is_compiled(cluster: Runner) -> None:
+    code = "from clipper_common import wire; from query_frontend import lane; print(wire.__file__, lane.__file__)"
+    result = cluster.containers["query"].exec_run(["python", "-c", code])
+    assert result.exit_code == 0 and result.output.decode().count(".so") == 2, result.output
+
+
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_image_says_what_it_is(docker_client: DockerClient, built_images: BuiltImages, component: str) -> None:
     image = docker_client.images.get(built_images[component])
@@ -244,7 +250,9 @@ def test_nothing_of_the_build_is_left(docker_client: DockerClient, built_images:
     assert said("id -u") == ["10001"]
 
 
-@pytest.mark.parametrize(("component", "source"), [(images.QUERY_FRONTEND, "query_frontend"), (RPC, "clipper_common")])
+@pytest.mark.parametrize(
+    ("component", "source"), [(images.MANAGEMENT_FRONTEND, "management_frontend"), (RPC, "clipper_common")]
+)
 def test_changed_code_leaves_the_packages_as_they_are(
     docker_client: DockerClient, built_images: BuiltImages, tmp_path: Path, component: str, source: str
 ) -> None:
@@ -280,9 +288,9 @@ def build_again(client: DockerClient, recipe: images.Recipe, context: Path, *arg
 
 def copy_of_the_context(target: Path) -> Path:
     nothing_compiled = shutil.ignore_patterns("__pycache__")
-    for name in ("dockerfiles", "clipper_common", "query_frontend", "containers/python", "clipper_admin"):
+    for name in ("dockerfiles", "clipper_common", "management_frontend", "containers/python", "clipper_admin"):
         shutil.copytree(ROOT / name, target / name, ignore=nothing_compiled)
-    for name in ("setup.py", ".dockerignore"):
+    for name in ("pyproject.toml", "setup.py", ".dockerignore"):
         shutil.copy(ROOT / name, target)
     return target
 

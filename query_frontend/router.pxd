@@ -9,9 +9,11 @@ cdef class Peer:
     cdef Conversation _conversation
     cdef object _unsent
     cdef long _waiting
-    cdef double _heard_at
+    cdef list _inbox
+    cdef double _lives_at
+    cdef bint _is_mute
     cdef readonly bint closed
 
     cpdef bint send(self, list frames)
-    cdef _hand_over(self, list messages)
+    cdef _hand_over(self)
     cdef _write(self, list pieces)

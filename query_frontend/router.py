@@ -6,7 +6,6 @@ and it knows at once when a connection is lost.
 """
 
 import asyncio
-import logging
 import socket
 import time
 from collections.abc import Callable
@@ -15,9 +14,7 @@ from typing import Final
 
 from clipper_common import constants
 from query_frontend import zmtp
-from query_frontend.zmtp import Conversation, ZmtpError
-
-logger = logging.getLogger(__name__)
+from query_frontend.zmtp import Conversation
 
 _BACKLOG: Final = 1024
 _READ_BYTES: Final = 1 << 16
@@ -26,13 +23,20 @@ _MAX_PIECES: Final = 64
 _MAX_WAITING: Final = 1000
 """Messages, as with libzmq. Then the peer does not read."""
 _MESSAGES_PER_TURN: Final = 64
-_STRANGER_BYTES: Final = 1 << 16
-"""The largest message before `Peer.trust`."""
 _MAX_MESSAGE_BYTES: Final = 1 << 30
 _HANDSHAKE_SECONDS: Final = 10.0
 _EXHAUSTED_SECONDS: Final = 0.5
 _PING_SECONDS: Final = constants.TRANSPORT_HEARTBEAT_MILLIS / 1000
 _TIMEOUT_SECONDS: Final = constants.TRANSPORT_TIMEOUT_MILLIS / 1000
+_TCP_OPTIONS: Final = {
+    "TCP_NODELAY": 1,
+    # For peers that know no pings: whether their machine is there. Busy or not, its kernel answers.
+    "TCP_KEEPIDLE": int(_TIMEOUT_SECONDS),
+    "TCP_KEEPINTVL": 1,
+    "TCP_KEEPCNT": int(_TIMEOUT_SECONDS),
+    "TCP_USER_TIMEOUT": int(constants.SILENCE_SECONDS * 1000),
+}
+"""Those that there are; macOS has not all of them."""
 
 
 @dataclass
@@ -43,8 +47,8 @@ class PeerEvents:
     """Messages, in the order in which they came."""
     lost: Callable[["Peer", str], None]
     """It is gone, and why."""
-    broke_protocol: Callable[[str], None]
-    """How; it is lost then too."""
+    complain: Callable[[str], None]
+    """Something that an operator should know."""
 
 
 class Peer:
@@ -54,21 +58,25 @@ class Peer:
         self._loop = asyncio.get_running_loop()
         self._socket = connection
         self._events = events
-        self._conversation = Conversation(_STRANGER_BYTES)
+        self._conversation = Conversation(_MAX_MESSAGE_BYTES)
+        self._inbox: list[list[bytes]] = []
+        """Messages that have not had their turn. While there are any, no more is read."""
         self._unsent = bytearray()
         self._waiting = 0
         """How much of it came when there was some already, counted in messages."""
-        self._heard_at = time.monotonic()
+        self._lives_at = time.monotonic()
+        """When it said something, or took something that we said."""
+        self._is_mute = False
+        """Writing failed. What the peer said before is read all the same, and then it is lost."""
         self.closed = False
         self._loop.add_reader(connection, self._on_readable)
         self._write([zmtp.OPENING])
 
-    def trust(self) -> None:
-        """Take large messages."""
-        self._conversation.max_bytes = _MAX_MESSAGE_BYTES
-
     def send(self, frames: list[bytes]) -> bool:
-        """Send a message, or keep it until it can be sent. False when the peer is gone, and then it was reported."""
+        """Send a message, or keep it until it can be sent. False when the peer is gone, which was reported.
+
+        True does not say that it arrives: if not, the peer is lost soon.
+        """
         self._write(zmtp.encode(frames))
         return not self.closed
 
@@ -81,18 +89,21 @@ class Peer:
 
     def tend(self, now: float) -> None:
         """Once in a while: see whether it lives, and let it see that we do."""
-        silence = now - self._heard_at
-        if not self._conversation.is_open:
+        silence = now - self._lives_at
+        if self._is_mute:
+            self._lose("its connection broke")
+        elif not self._conversation.is_open:
             if silence > _HANDSHAKE_SECONDS:
-                self._lose("it did not introduce itself")
-        elif silence > _TIMEOUT_SECONDS and self._conversation.knows_pings:
-            self._lose("it does not answer")
-        elif silence > _PING_SECONDS / 2:
-            self._write([zmtp.PING])
+                self._break_off("it did not introduce itself")
+        elif self._conversation.knows_pings:
+            if silence > _TIMEOUT_SECONDS:
+                self._lose("it does not answer")
+            elif silence > _PING_SECONDS / 2:
+                self._write([zmtp.PING])
 
     def excuse_silence(self, now: float) -> None:
         """Nobody listened for a while: that was our silence, not the peer's."""
-        self._heard_at = now
+        self._lives_at = now
 
     # --- I/O ---
 
@@ -107,35 +118,32 @@ class Peer:
         if not data:
             self._lose("it closed its connection")
             return
-        self._heard_at = time.monotonic()
-        try:
-            messages = self._conversation.receive(data)
-        except ZmtpError as error:
-            self._events.broke_protocol(str(error))
-            self._lose(str(error))
-            return
-        if self._conversation.replies:
-            replies, self._conversation.replies = self._conversation.replies, []
+        self._lives_at = time.monotonic()
+        conversation = self._conversation
+        self._inbox += conversation.receive(data)
+        if conversation.replies:
+            replies, conversation.replies = conversation.replies, []
             self._write(replies)
-        if messages:
-            self._hand_over(messages)
+        self._hand_over()
 
-    def _hand_over(self, messages: list[list[bytes]]) -> None:
-        if self.closed:
-            return
-        rest = messages[_MESSAGES_PER_TURN:]
-        if rest:  # let others have a turn
-            del messages[_MESSAGES_PER_TURN:]
-            self._loop.remove_reader(self._socket)
-            self._loop.call_soon(self._hand_over_rest, rest)
-        self._events.said(self, messages)
+    def _hand_over(self) -> None:
+        if self._inbox and not self.closed:
+            messages, self._inbox = self._inbox[:_MESSAGES_PER_TURN], self._inbox[_MESSAGES_PER_TURN:]
+            if self._inbox:  # let others have a turn
+                self._loop.remove_reader(self._socket)
+                self._loop.call_soon(self._hand_over_rest)
+            self._events.said(self, messages)
+        if self._conversation.fault and not self._inbox:
+            self._break_off(self._conversation.fault)
 
-    def _hand_over_rest(self, messages: list[list[bytes]]) -> None:
+    def _hand_over_rest(self) -> None:
         if not self.closed:
             self._loop.add_reader(self._socket, self._on_readable)
-            self._hand_over(messages)
+            self._hand_over()
 
     def _write(self, pieces: list[bytes]) -> None:
+        if self._is_mute or self.closed:
+            return
         if self._unsent:
             self._unsent += b"".join(pieces)
             self._waiting += 1
@@ -148,8 +156,8 @@ class Peer:
             sent = self._socket.sendmsg(pieces)
         except (BlockingIOError, InterruptedError):
             sent = 0
-        except OSError as error:
-            self._lose(f"its connection broke: {error}")
+        except OSError:
+            self._is_mute = True
             return
         if sent < sum(map(len, pieces)):
             self._unsent += memoryview(b"".join(pieces))[sent:]
@@ -160,13 +168,20 @@ class Peer:
             sent = self._socket.send(self._unsent)
         except (BlockingIOError, InterruptedError):
             return
-        except OSError as error:
-            self._lose(f"its connection broke: {error}")
-            return
+        except OSError:
+            self._is_mute = True
+            sent = len(self._unsent)
+        else:
+            self._lives_at = time.monotonic()
         del self._unsent[:sent]
         if not self._unsent:
             self._waiting = 0
             self._loop.remove_writer(self._socket)
+
+    def _break_off(self, fault: str) -> None:
+        if not self.closed:
+            self._events.complain(f"a connection for containers is given up: {fault}")
+            self._lose(fault)
 
     def _lose(self, reason: str) -> None:
         if not self.closed:
@@ -220,21 +235,31 @@ class Router:
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return
         except OSError as error:
-            logger.error("cannot accept containers: %s", error)
+            self._events.complain(f"cannot accept containers: {error}")
             self._loop.remove_reader(self._listener)
             self._pause = self._loop.call_later(_EXHAUSTED_SECONDS, self._watch)
             return
-        connection.setblocking(False)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        peer = Peer(connection, self._events)
-        if not peer.closed:
-            self._peers.add(peer)
+        try:
+            _configure(connection)
+        except OSError:  # it is gone again
+            connection.close()
+            return
+        self._peers.add(Peer(connection, self._events))
+
+
+def _configure(connection: socket.socket) -> None:
+    connection.setblocking(False)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _TCP_OPTIONS.items():
+        if hasattr(socket, name):
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    # Of a name that stands for addresses of both kinds, containers look at the older first.
+    family, *_, address = min(found, key=lambda one: one[0] != socket.AF_INET)
     is_everywhere = family == socket.AF_INET6 and host == "::" and socket.has_dualstack_ipv6()
-    listener = socket.create_server(address[:2], family=family, backlog=_BACKLOG, dualstack_ipv6=is_everywhere)
+    listener = socket.create_server(address, family=family, backlog=_BACKLOG, dualstack_ipv6=is_everywhere)
     listener.setblocking(False)
     return listener

@@ -65,7 +65,7 @@ class RpcServer:
     def __init__(self, host: str, port: int, events: RpcEvents, send_micros: Histogram) -> None:
         self._host = host
         self._port = port
-        self._router = Router(PeerEvents(self._on_messages, self._on_lost, self._on_broken_protocol))
+        self._router = Router(PeerEvents(self._on_messages, self._on_lost, self._complain))
         self._events = events
         self._send_micros = send_micros
         self._connections: dict[Peer, Connection] = {}
@@ -81,8 +81,9 @@ class RpcServer:
     def start(self) -> int:
         """Listen; on which port. Raises `OSError` when the address is taken."""
         self._loop = asyncio.get_running_loop()
+        port = self._router.start(self._host, self._port)
         self._ticker = self._loop.call_later(_TICK_SECONDS, self._tick)
-        return self._router.start(self._host, self._port)
+        return port
 
     def stop(self) -> None:
         self._ticker.cancel()
@@ -123,7 +124,8 @@ class RpcServer:
     def _on_messages(self, peer: Peer, messages: list[list[bytes]]) -> None:
         self._yields = False
         for frames in messages:
-            self._receive(peer, frames)
+            if not peer.closed:
+                self._receive(peer, frames)
         if self._yields:
             # Whoever waits for this core has it before the next batch is drawn, and what comes of it goes along. So
             # batches grow where cores are short; where none is, this takes a microsecond.
@@ -182,7 +184,6 @@ class RpcServer:
             return
         self._numbers += 1
         self._connections[peer] = connection
-        peer.trust()
         if metadata.rpc_version >= wire.RPC_VERSION_4:
             self._send_keep_alive(connection)  # version 3 knows no acknowledgement
 
@@ -196,9 +197,6 @@ class RpcServer:
         connection = self._connections.get(peer)
         if connection is not None:
             self._forget(connection, reason)
-
-    def _on_broken_protocol(self, how: str) -> None:
-        self._complain(f"a connection for containers is given up: {how}")
 
     def _tick(self) -> None:
         """Once a second. A version 3 container is not spoken to: idle, it heartbeats only when it hears nothing; busy,

@@ -7,13 +7,14 @@ cdef class Conversation:
     cdef public bint is_open
     cdef public bint knows_pings
     cdef public list replies
+    cdef public str fault
     cdef bint _greeted
-    cdef object _rest
+    cdef bytearray _rest
     cdef long long _needed
     cdef list _frames
     cdef long long _bytes
 
     cpdef list receive(self, bytes data)
     @cython.locals(flags=int, size="long long", at="long long", many="long long", start="long long", end="long long")
-    cdef tuple _read(self, data)
+    cdef long long _read(self, bytearray data, list messages) except -1
     cdef _check(self, int flags, long long size)

@@ -1,6 +1,7 @@
 """ZMTP 3, what ZeroMQ speaks over TCP, as a ROUTER without security needs it: bytes in, messages out, no I/O.
 
-RFC 37 of ZeroMQ (https://rfc.zeromq.org/spec/37/) has the grammar, which libzmq 4 and all that builds on it follow.
+RFC 23 of ZeroMQ (https://rfc.zeromq.org/spec/23/) has version 3.0, RFC 37 has 3.1, which adds heartbeats. libzmq 4 and
+all that builds on it speak one of them.
 """
 
 import struct
@@ -25,7 +26,7 @@ _SOCKET_TYPES: Final = (b"DEALER", b"REQ", b"ROUTER")
 
 
 class ZmtpError(Exception):
-    """A peer that does not keep to the protocol."""
+    """The peer does not keep to the protocol."""
 
 
 def _header(flags: int, size: int) -> bytes:
@@ -42,7 +43,8 @@ def _property(name: bytes, value: bytes) -> bytes:
 
 
 OPENING: Final = _GREETING + _command(b"READY", _property(b"Socket-Type", b"ROUTER") + _property(b"Identity", b""))
-"""What a ROUTER says first. Nothing in it depends on the other side, so it need not wait for that."""
+"""What a ROUTER says first. Nothing in it depends on the other side, so it need not wait for that. With all that comes
+behind it, it must: libzmq takes nothing else before it has introduced itself."""
 PING: Final = _command(b"PING", bytes(2))
 
 
@@ -57,16 +59,19 @@ def encode(frames: Sequence[bytes]) -> list[bytes]:
 
 
 class Conversation:
-    """What one peer says. A message of more than `max_bytes` is an error."""
+    """What one peer says. A message of more than `max_bytes` is a fault."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.is_open = False
         """Whether the peer has introduced itself."""
         self.knows_pings = False
-        """Whether it has sent or answered any: libzmq does since 4.2."""
+        """Whether it speaks 3.1, or sent one: libzmq 4.2 to 4.3.3 speak 3.0, and have them. To older ones a ping is a
+        message."""
         self.replies: list[bytes] = []
         """What it must be told; for the caller to send, and to take away."""
+        self.fault = ""
+        """How it broke the protocol. What it says after that is not read."""
         self._greeted = False
         self._rest = bytearray()
         """The beginning of a frame."""
@@ -77,26 +82,25 @@ class Conversation:
         self._bytes = 0
 
     def receive(self, data: bytes) -> list[list[bytes]]:
-        """The messages that `data` completes. Raises `ZmtpError`."""
-        if not self._rest:
-            messages, end = self._read(data)
-            self._rest += data[end:]
-            return messages
+        """The messages that `data` completes, up to a `fault`."""
+        messages: list[list[bytes]] = []
         self._rest += data
-        if len(self._rest) < self._needed:
-            return []
-        messages, end = self._read(self._rest)
-        del self._rest[:end]
+        if not self.fault and len(self._rest) >= self._needed:
+            try:
+                end = self._read(self._rest, messages)
+            except ZmtpError as error:
+                self.fault = str(error)
+            else:
+                del self._rest[:end]
         return messages
 
-    def _read(self, data: bytes | bytearray) -> tuple[list[list[bytes]], int]:
-        """Messages, and where the frame begins that is not all here."""
-        messages: list[list[bytes]] = []
+    def _read(self, data: bytearray, messages: list[list[bytes]]) -> int:
+        """Where the frame begins that is not all here."""
         at = 0
         if not self._greeted:
             at = self._read_greeting(data)
             if not self._greeted:
-                return messages, at
+                return at
         many = len(data)
         while True:
             self._needed = start = at + 2
@@ -124,22 +128,25 @@ class Conversation:
                 self._frames = []
                 self._bytes = 0
         self._needed -= at
-        return messages, at
+        return at
 
-    def _read_greeting(self, data: bytes | bytearray) -> int:
-        """Where it ends, if it is all here; said early where it is none, so that nobody waits for the rest of it."""
+    def _read_greeting(self, data: bytearray) -> int:
+        """Where it ends, if it is all here; said early where it is none, since whoever sent it waits for ours."""
         known = len(_SIGNATURE)
-        if data[:1] != _SIGNATURE[:1] or data[known - 1 : known] not in (b"", _SIGNATURE[-1:]):
+        if data[:1] not in (b"", _SIGNATURE[:1]) or data[known - 1 : known] not in (b"", _SIGNATURE[-1:]):
             raise ZmtpError("it does not speak ZeroMQ's protocol")
-        if data[known : known + 1] and data[known] < 3:
+        if len(data) > known and data[known] < 3:
             raise ZmtpError("it speaks ZMTP 2 or older; ZeroMQ 4 is needed")
         mechanism = bytes(data[known + 2 : known + 2 + len(_MECHANISM)])
-        if len(mechanism) == len(_MECHANISM) and mechanism != _MECHANISM:
+        if not _MECHANISM.startswith(mechanism):
             name = mechanism.rstrip(b"\0").decode("ascii", "replace")
             raise ZmtpError(f"it wants ZeroMQ's security mechanism {name!r}, which is not spoken here")
-        self._greeted = len(data) >= len(_GREETING)
-        self._needed = len(_GREETING)
-        return len(_GREETING) if self._greeted else 0
+        if len(data) < len(_GREETING):
+            self._needed = len(data) + 1
+            return 0
+        self._greeted = True
+        self.knows_pings = (data[known], data[known + 1]) >= (3, 1)
+        return len(_GREETING)
 
     def _check(self, flags: int, size: int) -> None:
         if size < 0:
@@ -165,17 +172,14 @@ class Conversation:
         elif name == b"PING":
             self.knows_pings = True
             self.replies.append(_command(b"PONG", body[2:]))  # behind the 2 bytes of its patience
-        elif name == b"PONG":
-            self.knows_pings = True
         elif name == b"ERROR":
-            raise ZmtpError(f"it said: {body[1:].decode('ascii', 'replace')}")
+            raise ZmtpError(f"it said {body[1:].decode('ascii', 'replace')!r}")
 
     def _meet(self, properties: bytes) -> None:
         kind = _read_properties(properties).get(b"socket-type", b"")
         if kind not in _SOCKET_TYPES:
             raise ZmtpError(f"it is a socket of type {kind.decode('ascii', 'replace')!r}, not DEALER")
         self.is_open = True
-        self.replies.append(PING)
 
 
 def _read_properties(data: bytes) -> dict[bytes, bytes]:

@@ -23,6 +23,7 @@ from clipper_common.wire import Metadata
 from query_frontend.metrics import Histogram
 from query_frontend.rpc_server import Connection, RpcEvents, RpcServer
 from tests.query_frontend.conftest import Frontend, RawContainer, running_container, wait_for
+from tests.query_frontend.test_zmtp import GREETING, READY, stream
 
 pytestmark = pytest.mark.integration
 
@@ -132,6 +133,23 @@ async def test_the_core_is_yielded_after_quick_batches(
         link.close()
     server.stop()
     assert yielded.called is yields
+
+
+async def test_a_container_that_is_gone_before_it_is_read_does_not_stay() -> None:
+    """All that it said lies there when its connection breaks, so that nothing can be answered."""
+    joined, left = list[Connection](), list[Connection]()
+    events = RpcEvents(joined.append, lambda connection, _: left.append(connection), lambda *_: None, lambda _: None)
+    server = RpcServer("127.0.0.1", 0, events, Histogram("microseconds"))
+    metadata = wire.encode_metadata(Metadata(ModelId("m", "1"), InputType.DOUBLES, 4, "x"))
+    with socket.create_connection(("127.0.0.1", server.start())) as connection:
+        await asyncio.sleep(0.05)  # it is accepted
+        connection.sendall(GREETING + READY + stream([wire.encode_heartbeat(), metadata]))
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    async with asyncio.timeout(10):
+        while not left:
+            await asyncio.sleep(0.01)
+    assert left == joined and len(joined) == 1
+    server.stop()
 
 
 def test_inputs_of_a_batch_travel_in_frames_of_their_own(frontend: Frontend, raw_container: MakeContainer) -> None:
