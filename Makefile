@@ -30,9 +30,10 @@ compiled: $(BIN)/python
 	$(BIN)/python -m zipfile --extract build/wheel/*.whl $(COMPILED)
 
 # Those of what goes on between frontends, which is not compiled, take long.
-BESIDE_COMPILED := exporter frontends presence workers
+BESIDE_COMPILED := exporter frontends leaving presence relay workers
+COMMON_COMPILED := jsontext multipart wire
 test-compiled: compiled $(VENV)/.has-test
-	cd $(COMPILED) && CLIPPER_REQUIRE=compiled $(abspath $(BIN))/pytest tests/common tests/query_frontend $(BESIDE_COMPILED:%=--ignore=tests/query_frontend/test_%.py)
+	cd $(COMPILED) && CLIPPER_REQUIRE=compiled $(abspath $(BIN))/pytest $(COMMON_COMPILED:%=tests/common/test_%.py) tests/query_frontend $(BESIDE_COMPILED:%=--ignore=tests/query_frontend/test_%.py)
 
 unit: $(VENV)/.has-test
 	$(BIN)/pytest tests -m "not integration"

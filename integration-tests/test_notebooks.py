@@ -36,6 +36,7 @@ def cases() -> list[object]:
             marks=[
                 *([pytest.mark.framework] if name in images.FRAMEWORKS else []),
                 *([pytest.mark.docker, pytest.mark.other_manager] if manager == "docker" else []),
+                *([pytest.mark.long] if name == "pyspark" else []),  # Spark itself: test_frameworks
             ],
         )
         for name in NOTEBOOKS

@@ -54,7 +54,7 @@ def failures(result: Result) -> dict[str, int]:
     }
 
 
-@pytest.mark.parametrize("connections", [4, 64])
+@pytest.mark.parametrize("connections", [pytest.param(4, marks=pytest.mark.long), 64])
 def test_the_number_changes(connections: int, cluster: Cluster) -> None:
     with load(cluster, 20.0, connections) as running:
         for number in (3, 2):
