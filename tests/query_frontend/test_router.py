@@ -150,8 +150,8 @@ async def test_what_is_no_zeromq_is_sent_away(room: Room) -> None:
 
 async def test_who_does_not_introduce_itself_is_sent_away(room: Room) -> None:
     async with room.stranger(GREETING):
+        await room.until(lambda: room.router._peers, "it is accepted")
         started = time.monotonic()
-        await asyncio.sleep(0.05)
         for seconds in range(int(router._HANDSHAKE_SECONDS)):
             room.router.tend(started + seconds)
         assert room.lost == []
