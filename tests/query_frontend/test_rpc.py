@@ -137,18 +137,22 @@ async def test_the_core_is_yielded_after_quick_batches(
 
 async def test_a_container_that_is_gone_before_it_is_read_does_not_stay() -> None:
     """All that it said lies there when its connection breaks, so that nothing can be answered."""
-    joined, left = list[Connection](), list[Connection]()
-    events = RpcEvents(joined.append, lambda connection, _: left.append(connection), lambda *_: None, lambda _: None)
+    joined = list[Connection]()
+    left: asyncio.Queue[Connection] = asyncio.Queue()
+    events = RpcEvents(
+        joined.append, lambda connection, _: left.put_nowait(connection), lambda *_: None, lambda _: None
+    )
     server = RpcServer("127.0.0.1", 0, events, Histogram("microseconds"))
     metadata = wire.encode_metadata(Metadata(ModelId("m", "1"), InputType.DOUBLES, 4, "x"))
     with socket.create_connection(("127.0.0.1", server.start())) as connection:
-        await asyncio.sleep(0.05)  # it is accepted
+        connection.setblocking(False)
+        async with asyncio.timeout(10):
+            await asyncio.get_running_loop().sock_recv(connection, 1)  # it is accepted: the router speaks first
         connection.sendall(GREETING + READY + stream([wire.encode_heartbeat(), metadata]))
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     async with asyncio.timeout(10):
-        while not left:
-            await asyncio.sleep(0.01)
-    assert left == joined and len(joined) == 1
+        assert [await left.get()] == joined
+    assert left.empty()
     server.stop()
 
 
