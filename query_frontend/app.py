@@ -27,7 +27,7 @@ from query_frontend.door import Door
 from query_frontend.handlers import Handlers
 from query_frontend.lane import LANE, Lane, make_runner
 from query_frontend.leaving import Leaving
-from query_frontend.metrics import Gauge, SystemMetrics
+from query_frontend.metrics import SERVING_WORKERS, Gauge, SystemMetrics
 from query_frontend.presence import Presence
 from query_frontend.query_processor import QueryContext
 from query_frontend.readiness import Readiness
@@ -200,7 +200,7 @@ class Worker:
         self._parts.configured.append(self._follow_wanted)
         if not self._seat.is_needed:
             self._parts.patience_seconds = _RESTORE_SECONDS
-        self._parts.metrics.workers = Gauge(lambda: {"serving": str(self._seat.loads.serving)})
+        self._parts.metrics.workers = Gauge(lambda: {SERVING_WORKERS: str(self._seat.loads.serving)})
         self._siblings = Siblings(self._seat, self._parts.metrics.state)
         self._parts.handlers.report_metrics = self._siblings.report
         self._seat.listen_to_owner(self._retire, self._end_as_orphan)

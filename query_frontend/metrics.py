@@ -205,6 +205,10 @@ def percentile(ordered: Sequence[float], rank: float) -> float:
     return ordered[below - 1] + part * (ordered[above - 1] - ordered[below - 1])
 
 
+SERVING_WORKERS: Final = "serving"
+"""How many workers accept connections, which each reads in the table that they share."""
+
+
 class Gauge:
     """What something is at the moment."""
 
@@ -213,12 +217,15 @@ class Gauge:
 
     @staticmethod
     def render(states: Sequence[Leaves]) -> Leaves:
-        """Of several: what they agree on, the least ``..._min``, the greatest ``..._max``, else the mean."""
+        """Of several: what they agree on, the least ``..._min``, the greatest ``..._max``, else the mean.
+
+        What all read from one place may have changed between their answers: there the first counts.
+        """
         return {name: _agree(name, [state[name] for state in states if name in state]) for name in states[0]}
 
 
 def _agree(name: str, values: Sequence[str]) -> str:
-    if len(set(values)) == 1:
+    if len(set(values)) == 1 or name == SERVING_WORKERS:
         return values[0]
     try:
         numbers = list(map(float, values))
@@ -302,7 +309,7 @@ class SystemMetrics:
         self.aggregate_num_predictions = Counter()
         self.aggregate_outputs = Counter()
         self.aggregate_throughput = Meter(self.aggregate_outputs)
-        self.workers = Gauge(lambda: {"serving": "1"})
+        self.workers = Gauge(lambda: {SERVING_WORKERS: "1"})
         """Of the composition root, which knows the other workers."""
         self._apps: dict[str, AppMetrics] = {}
         self._models: dict[ModelId, ModelMetrics] = {}

@@ -166,6 +166,10 @@ def test_gauges_of_workers() -> None:
     }
 
 
+def test_workers_that_saw_another_number_of_workers() -> None:
+    assert Gauge.render([{"serving": "2"}, {"serving": "3"}, {"serving": "3"}]) == {"serving": "2"}
+
+
 def test_what_a_departed_worker_counted_stays() -> None:
     metrics, gone = SystemMetrics(), SystemMetrics()
     for of in (metrics, gone):
