@@ -90,7 +90,7 @@ setup(
             "nbclient>=0.10",
             "nbformat>=5.10",
             "pytest>=8.2",
-            "pytest-asyncio>=1.0",
+            "pytest-asyncio>=1.5",
             "pytest-cov>=6",
             "pytest-timeout>=2.3",
         ],

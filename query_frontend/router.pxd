@@ -10,6 +10,9 @@ cdef class Peer:
     cdef object _unsent
     cdef long _waiting
     cdef list _inbox
+    cdef bint _has_more
+    cdef str _end
+    cdef long _unread
     cdef double _lives_at
     cdef bint _is_mute
     cdef readonly bint closed

@@ -6,9 +6,13 @@ and it knows at once when a connection is lost.
 """
 
 import asyncio
+import fcntl
 import socket
+import struct
+import termios
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,6 +22,7 @@ from query_frontend.zmtp import Conversation
 
 _BACKLOG: Final = 1024
 _READ_BYTES: Final = 1 << 16
+_READS_PER_TURN: Final = 16
 _MAX_PIECES: Final = 64
 """That are handed to the kernel without being put together."""
 _MAX_WAITING: Final = 1000
@@ -26,6 +31,7 @@ _MESSAGES_PER_TURN: Final = 64
 _MAX_MESSAGE_BYTES: Final = 1 << 30
 _HANDSHAKE_SECONDS: Final = 10.0
 _EXHAUSTED_SECONDS: Final = 0.5
+_INT: Final = struct.Struct("i")
 _PING_SECONDS: Final = constants.TRANSPORT_HEARTBEAT_MILLIS / 1000
 _TIMEOUT_SECONDS: Final = constants.TRANSPORT_TIMEOUT_MILLIS / 1000
 _TCP_OPTIONS: Final = {
@@ -61,11 +67,17 @@ class Peer:
         self._conversation = Conversation(_MAX_MESSAGE_BYTES)
         self._inbox: list[list[bytes]] = []
         """Messages that have not had their turn. While there are any, no more is read."""
+        self._has_more = False
+        """Besides, there may be something to read."""
+        self._end = ""
+        """Why nothing more will come."""
         self._unsent = bytearray()
         self._waiting = 0
         """How much of it came when there was some already, counted in messages."""
         self._lives_at = time.monotonic()
         """When it said something, or took something that we said."""
+        self._unread = 0
+        """Bytes that it had not taken yet from the kernel, when it was tended last."""
         self._is_mute = False
         """Writing failed. What the peer said before is read all the same, and then it is lost."""
         self.closed = False
@@ -89,13 +101,14 @@ class Peer:
 
     def tend(self, now: float) -> None:
         """Once in a while: see whether it lives, and let it see that we do."""
-        silence = now - self._lives_at
-        if self._is_mute:
-            self._lose("its connection broke")
-        elif not self._conversation.is_open:
-            if silence > _HANDSHAKE_SECONDS:
+        if not self._conversation.is_open:
+            if now - self._lives_at > _HANDSHAKE_SECONDS:
                 self._break_off("it did not introduce itself")
         elif self._conversation.knows_pings:
+            unread, self._unread = self._unread, _in_kernel(self._socket)
+            if self._unread < unread:
+                self._lives_at = now
+            silence = now - self._lives_at
             if silence > _TIMEOUT_SECONDS:
                 self._lose("it does not answer")
             elif silence > _PING_SECONDS / 2:
@@ -108,38 +121,54 @@ class Peer:
     # --- I/O ---
 
     def _on_readable(self) -> None:
-        try:
-            data = self._socket.recv(_READ_BYTES)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError as error:
-            self._lose(f"its connection broke: {error}")
-            return
-        if not data:
-            self._lose("it closed its connection")
-            return
-        self._lives_at = time.monotonic()
-        conversation = self._conversation
-        self._inbox += conversation.receive(data)
-        if conversation.replies:
-            replies, conversation.replies = conversation.replies, []
+        """Read all that there is, to the end: where there was an error, uvloop calls this once and never again."""
+        for _ in range(_READS_PER_TURN):
+            try:
+                data = self._socket.recv(_READ_BYTES)
+            except (BlockingIOError, InterruptedError):
+                break
+            except OSError as error:
+                self._end = f"its connection broke: {error}"
+                break
+            if not data:
+                self._end = "it closed its connection"
+                break
+            self._inbox += self._conversation.receive(data)
+            if self._conversation.fault:
+                break
+            if self._conversation.is_open:
+                self._lives_at = time.monotonic()
+        else:
+            self._has_more = True
+        if self._conversation.replies:
+            replies, self._conversation.replies = self._conversation.replies, []
             self._write(replies)
         self._hand_over()
 
     def _hand_over(self) -> None:
-        if self._inbox and not self.closed:
-            messages, self._inbox = self._inbox[:_MESSAGES_PER_TURN], self._inbox[_MESSAGES_PER_TURN:]
-            if self._inbox:  # let others have a turn
-                self._loop.remove_reader(self._socket)
-                self._loop.call_soon(self._hand_over_rest)
+        if self.closed:
+            return
+        messages, self._inbox = self._inbox[:_MESSAGES_PER_TURN], self._inbox[_MESSAGES_PER_TURN:]
+        goes_on = bool(self._inbox) or self._has_more
+        if goes_on:  # let others have a turn
+            self._loop.remove_reader(self._socket)
+            self._loop.call_soon(self._go_on)
+        if messages:
             self._events.said(self, messages)
-        if self._conversation.fault and not self._inbox:
+        if goes_on:
+            return
+        if self._conversation.fault:
             self._break_off(self._conversation.fault)
+        elif self._end:
+            self._lose(self._end)
 
-    def _hand_over_rest(self) -> None:
-        if not self.closed:
+    def _go_on(self) -> None:
+        if self.closed:
+            return
+        self._has_more = False
+        if not self._end:
             self._loop.add_reader(self._socket, self._on_readable)
-            self._hand_over()
+        self._hand_over()
 
     def _write(self, pieces: list[bytes]) -> None:
         if self._is_mute or self.closed:
@@ -157,7 +186,7 @@ class Peer:
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError:
-            self._is_mute = True
+            self._fall_silent()
             return
         if sent < sum(map(len, pieces)):
             self._unsent += memoryview(b"".join(pieces))[sent:]
@@ -169,7 +198,7 @@ class Peer:
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
-            self._is_mute = True
+            self._fall_silent()
             sent = len(self._unsent)
         else:
             self._lives_at = time.monotonic()
@@ -177,6 +206,11 @@ class Peer:
         if not self._unsent:
             self._waiting = 0
             self._loop.remove_writer(self._socket)
+
+    def _fall_silent(self) -> None:
+        self._is_mute = True
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)  # so that whoever reads what came gets to an end
 
     def _break_off(self, fault: str) -> None:
         if not self.closed:
@@ -219,11 +253,11 @@ class Router:
         """Once a second."""
         listened = now - self._tended_at < _TIMEOUT_SECONDS / 2
         self._tended_at = now
+        self._peers = {peer for peer in self._peers if not peer.closed}
         for peer in list(self._peers):
             if not listened:
                 peer.excuse_silence(now)
             peer.tend(now)
-        self._peers = {peer for peer in self._peers if not peer.closed}
 
     def _watch(self) -> None:
         self._pause = None
@@ -253,6 +287,15 @@ def _configure(connection: socket.socket) -> None:
     for name, value in _TCP_OPTIONS.items():
         if hasattr(socket, name):
             connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def _in_kernel(connection: socket.socket) -> int:
+    """How many bytes the other side has not acknowledged; 0 where the system does not say."""
+    try:
+        many: int = _INT.unpack(fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(_INT.size)))[0]
+    except OSError:
+        return 0
+    return many
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Final
 
 from clipper_common import constants, wire
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 QUICK_SECONDS: Final = 0.002
 """A model that takes less gets its next batch a turn later, as `task_executor` says."""
 _TICK_SECONDS: Final = 1.0
+_COMPLAINT_SECONDS: Final = 60.0
+_MAX_COMPLAINTS: Final = 100
 
 
 @dataclass(eq=False)
@@ -217,10 +220,12 @@ class RpcServer:
             self._events.left(connection, reason)
 
     def _complain(self, text: str) -> None:
-        """Log, but the same thing only once in a while: whoever is refused comes back each second."""
+        """Log, but the same thing only once in a while, since whoever is refused comes back each second; and not more
+        than so many things, since anyone may connect."""
         now = time.monotonic()
-        if now - self._complained.get(text, -60.0) >= 60.0:
-            if len(self._complained) > 100:
-                self._complained.clear()
+        if len(self._complained) >= _MAX_COMPLAINTS:
+            recent = now - _COMPLAINT_SECONDS
+            self._complained = {known: said_at for known, said_at in self._complained.items() if said_at > recent}
+        if now - self._complained.get(text, -inf) >= _COMPLAINT_SECONDS and len(self._complained) < _MAX_COMPLAINTS:
             self._complained[text] = now
             logger.warning("%s", text)

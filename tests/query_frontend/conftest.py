@@ -1,6 +1,7 @@
 """A real query frontend process on a real Redis, the management calls it needs, and hand-made containers."""
 
 import asyncio
+import importlib.util
 import json
 import os
 import subprocess
@@ -24,6 +25,18 @@ from clipper_common.store import ConfigStore
 from tests.conftest import find_free_port
 
 GIVE_UP_SECONDS = 10.0
+
+ON_BOTH_LOOPS = {"test_router"}
+"""What leans on how an event loop tells of sockets. The query frontend runs on uvloop where there is one."""
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    loops: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
+    if item.path.stem in ON_BOTH_LOOPS and importlib.util.find_spec("uvloop"):
+        import uvloop
+
+        loops["uvloop"] = uvloop.new_event_loop
+    return loops
 
 
 def wait_for(condition: Callable[[], Any], what: str, seconds: float = GIVE_UP_SECONDS) -> Any:

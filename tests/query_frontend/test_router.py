@@ -6,7 +6,7 @@ import socket
 import struct
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 from unittest.mock import Mock
 
@@ -132,6 +132,33 @@ async def test_what_was_said_before_a_reset_counts(room: Room) -> None:
     assert len(room.lost) == 1
 
 
+@pytest.mark.parametrize(
+    "last", [stream([[b"an answer"]]), stream([[b"answer"]] * 300), stream([[bytes(1 << 21)]])[:-1]]
+)
+async def test_a_reset_behind_what_is_not_read_yet_is_a_loss(room: Room, last: bytes) -> None:
+    async with room.stranger(GREETING + READY + stream([[b"x"]])) as connection:
+        await room.until(lambda: room.peers, "it spoke")
+        with suppress(BlockingIOError):
+            connection.sendall(last)
+        reset(connection)
+        await room.until(lambda: room.lost, "it is gone")
+    assert len(room.messages) == 1 + last.count(b"answer")
+    assert len(room.lost) == 1
+
+
+async def test_what_was_said_before_writing_failed_counts(room: Room) -> None:
+    async with room.stranger(GREETING + READY + stream([[b"x"]])) as connection:
+        await room.until(lambda: room.peers, "it spoke")
+        connection.send(stream([[b"an answer"]]))
+        reset(connection)
+        room.peers[0].send([b"a batch"])
+        now = time.monotonic()
+        for seconds in range(10):
+            room.router.tend(now + seconds)
+        await room.until(lambda: room.lost, "it is gone")
+    assert room.messages == [[b"x"], [b"an answer"]]
+
+
 async def test_what_was_said_before_a_fault_counts(room: Room) -> None:
     many = 100
     async with room.stranger(GREETING + READY + stream([[b"x"]] * many) + b"\x06" + bytes([255] * 8)):
@@ -159,6 +186,18 @@ async def test_who_does_not_introduce_itself_is_sent_away(room: Room) -> None:
             room.router.tend(started + router._HANDSHAKE_SECONDS + seconds)
         assert room.lost == ["it did not introduce itself"]
         assert len(room.complaints) == 1
+
+
+async def test_who_introduces_itself_slowly_is_sent_away(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(router, "_HANDSHAKE_SECONDS", 0.2)
+    async with room.stranger() as connection:
+        for byte in GREETING[:30]:
+            connection.send(bytes([byte]))
+            await asyncio.sleep(0.02)
+            room.router.tend(time.monotonic())
+            if room.lost:
+                break
+    assert room.lost == ["it did not introduce itself"]
 
 
 async def test_who_answers_no_pings_is_given_up_if_it_knows_them(room: Room) -> None:
@@ -196,6 +235,26 @@ async def test_who_takes_what_we_send_lives(room: Room, monkeypatch: pytest.Monk
             await asyncio.sleep(0.02)
         assert time.monotonic() - started > 1.0
         assert room.lost == []
+
+
+async def test_who_takes_what_the_kernel_has_lives(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch that went to the kernel as a whole is on its way for long."""
+    monkeypatch.setattr(router, "_TIMEOUT_SECONDS", 0.5)
+    async with room.stranger(NEWER_GREETING + READY + stream([[b"x"]])) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 13)
+        await room.until(lambda: room.peers, "it spoke")
+        many = 1 << 17
+        room.peers[0].send([bytes(many)])
+        assert room.peers[0]._unsent == b"", "the kernel has it"
+        got, started = 0, time.monotonic()
+        while got < many:
+            room.router.tend(time.monotonic())
+            got += len(await asyncio.get_running_loop().sock_recv(connection, many // 64))
+            await asyncio.sleep(0.02)
+        assert time.monotonic() - started > 1.0
+        assert room.lost == []
+        await room.until(lambda: room.router.tend(time.monotonic()) or room.lost, "it is given up")  # type: ignore[func-returns-value]
+        assert room.lost == ["it does not answer"]
 
 
 async def test_who_does_not_read_is_kept_waiting_for_a_while(room: Room) -> None:

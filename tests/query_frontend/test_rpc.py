@@ -219,6 +219,16 @@ def test_garbage_is_refused_without_harm(
     assert frontend.replicas() == []
 
 
+def test_a_stranger_does_not_fill_the_log(frontend: Frontend, raw_container: MakeContainer) -> None:
+    container = raw_container()
+    for kind in range(1000, 1500):
+        container.send(struct.pack("<I", kind))
+    container.send(HEARTBEAT)
+    assert container.receive() == ASK_METADATA
+    complaints = [line for line in frontend.log.read_text().splitlines() if "makes no sense" in line]
+    assert 50 <= len(complaints) <= 100
+
+
 def test_random_frames_and_bare_tcp_do_no_harm(frontend: Frontend, raw_container: MakeContainer) -> None:
     rng = random.Random(4)
     container = raw_container()
