@@ -7,7 +7,7 @@ VENV := .venv-$(VERSION)
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := default
-.PHONY: default quickstart test test-all compiled test-compiled unit check format images bench docs clean
+.PHONY: default quickstart test test-all compiled test-compiled unit framework-environments check format images bench docs clean
 
 default: check unit
 
@@ -37,6 +37,10 @@ test-compiled: compiled $(VENV)/.has-test
 
 unit: $(VENV)/.has-test
 	$(BIN)/pytest tests -m "not integration"
+
+# Those of the frameworks, which their tests make too: in advance.
+framework-environments: $(VENV)/.has-test
+	$(BIN)/python integration-tests/framework_environments.py
 
 check: $(VENV)/.has-check
 	$(BIN)/ruff check .

@@ -1,14 +1,17 @@
 """Virtual environments in which frameworks are tested and measured: those that clash are kept apart.
 
 Each gets what the Dockerfiles of its frameworks install, so that versions stand in one place, and what the notebooks
-use. It is made when it is first needed, and kept in the checkout.
+use. It is made when it is first needed, and kept in the checkout. Run as a program, this makes all of them, beside the
+tests that need none.
 """
 
+import fcntl
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from clipper_admin import images
@@ -46,14 +49,29 @@ def environment(group: str) -> Path:
     steps.append(f"pip install --constraint $VIRTUAL_ENV/installed --editable {ROOT}[notebooks] {further}")
     made_of = "\n".join([*steps, (ROOT / "setup.py").read_text()])
     stamp = folder / "made-of"
-    if not stamp.is_file() or stamp.read_text() != made_of:
-        _run([sys.executable, "-m", "venv", str(folder)], os.environ)
-        path = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
-        active = {"VIRTUAL_ENV": str(folder), "PATH": path, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-        for step in steps:
-            _run(["sh", "-c", step], os.environ | active)
-        stamp.write_text(made_of)
+    with _alone(folder):
+        if not stamp.is_file() or stamp.read_text() != made_of:
+            _make(folder, steps)
+            stamp.write_text(made_of)
     return folder / "bin" / "python"
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Nobody else makes that environment meanwhile."""
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _make(folder: Path, steps: list[str]) -> None:
+    _run([sys.executable, "-m", "venv", str(folder)], os.environ)
+    path = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    active = {"VIRTUAL_ENV": str(folder), "PATH": path, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    active["PIP_COMPILE"] = "0"  # most of a framework is never imported; the rest is compiled when it is
+    for step in steps:
+        _run(["sh", "-c", step], os.environ | active)
 
 
 def _pip_steps(dockerfile: str) -> list[str]:
@@ -75,3 +93,8 @@ def _run(command: list[str], environ: Mapping[str, str]) -> None:
         env=environ,
     )
     assert result.returncode == 0, f"{command}: {result.stdout[-4000:]}"
+
+
+if __name__ == "__main__":
+    for group in dict.fromkeys([*GROUPS, *FURTHER]):
+        environment(group)
