@@ -8,9 +8,9 @@ and it knows at once when a connection is lost.
 import asyncio
 import fcntl
 import socket
-import struct
 import termios
 import time
+from array import array
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,7 +31,6 @@ _MESSAGES_PER_TURN: Final = 64
 _MAX_MESSAGE_BYTES: Final = 1 << 30
 _HANDSHAKE_SECONDS: Final = 10.0
 _EXHAUSTED_SECONDS: Final = 0.5
-_INT: Final = struct.Struct("i")
 _PING_SECONDS: Final = constants.TRANSPORT_HEARTBEAT_MILLIS / 1000
 _TIMEOUT_SECONDS: Final = constants.TRANSPORT_TIMEOUT_MILLIS / 1000
 _TCP_OPTIONS: Final = {
@@ -291,11 +290,10 @@ def _configure(connection: socket.socket) -> None:
 
 def _in_kernel(connection: socket.socket) -> int:
     """How many bytes the other side has not acknowledged; 0 where the system does not say."""
-    try:
-        many: int = _INT.unpack(fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(_INT.size)))[0]
-    except OSError:
-        return 0
-    return many
+    many = array("i", [0])
+    with suppress(OSError):
+        fcntl.ioctl(connection, termios.TIOCOUTQ, many)
+    return many[0]
 
 
 def _listen(host: str, port: int) -> socket.socket:
