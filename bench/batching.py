@@ -188,7 +188,6 @@ def serving(name: str, arguments: Namespace) -> Iterator[tuple[str, Bench]]:
                 OPENBLAS_NUM_THREADS="1",
             )
             cluster.link(APP, APP)
-            cluster.let_others_go_first()
             yield what, Bench(cluster, arguments)
 
 

@@ -29,8 +29,6 @@ _TOPLEVEL: Final = Path("containers", "python", "toplevel")
 _KEEPALIVE_SECONDS: Final = 300
 """Idle connections of load generators are not to be closed in the middle of a measurement."""
 
-_NICE: Final = 10
-
 Metrics = dict[str, dict[str, float]]
 
 
@@ -134,12 +132,6 @@ class Cluster:
 
     def _replicas(self, name: str) -> list[Any]:
         return [key for key in self.manage("get_all_containers", verbose=False) if key.startswith(f"{name}:")]
-
-    def let_others_go_first(self) -> None:
-        """Give way to the load generator, which stands for other machines: it is to be late for no query."""
-        for program in self._programs.values():
-            for process in program.family:
-                os.setpriority(os.PRIO_PROCESS, process.pid, _NICE)
 
     def link(self, app: str, model: str) -> None:
         self.manage("add_model_links", app_name=app, model_names=[model])
