@@ -245,7 +245,6 @@ async def test_who_takes_what_the_kernel_has_lives(room: Room, monkeypatch: pyte
         await room.until(lambda: room.peers, "it spoke")
         many = 1 << 17
         room.peers[0].send([bytes(many)])
-        assert room.peers[0]._unsent == b"", "the kernel has it"
         got, started = 0, time.monotonic()
         while got < many:
             room.router.tend(time.monotonic())
