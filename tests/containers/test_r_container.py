@@ -1,5 +1,6 @@
 """The R container as a program, before a scripted frontend."""
 
+import contextlib
 import json
 import re
 import signal
@@ -77,10 +78,18 @@ def serve(r: R, models: Path, frontend: ScriptedFrontend) -> Iterator[Serve]:
 
     yield start
     for program in programs:
-        if program.poll() is None:
-            program.terminate()
-            frontend.answer_drain()
+        program.terminate()
+        let_go(program, frontend)
         program.communicate(timeout=PATIENCE_SECONDS)
+
+
+def let_go(program: "subprocess.Popen[str]", frontend: ScriptedFrontend) -> None:
+    """Answer its goodbye. It says none if it has not read yet that it is registered."""
+    give_up = time.monotonic() + PATIENCE_SECONDS
+    while program.poll() is None and time.monotonic() < give_up:
+        with contextlib.suppress(TimeoutError):
+            if isinstance(frontend.receive(0.1), wire.Drain):
+                frontend.send(wire.encode_drain_reply())
 
 
 def ints(*numbers: int) -> bytes:
