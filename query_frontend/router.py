@@ -100,6 +100,8 @@ class Peer:
 
     def tend(self, now: float) -> None:
         """Once in a while: see whether it lives, and let it see that we do."""
+        if self.closed:  # by what came of the loss of another
+            return
         if not self._conversation.is_open:
             if now - self._lives_at > _HANDSHAKE_SECONDS:
                 self._break_off("it did not introduce itself")
