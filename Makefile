@@ -6,8 +6,15 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 VENV := .venv-$(VERSION)
 BIN := $(VENV)/bin
 
+# The releases with which all was last tested, for each version of Python (make constraints). A newer version than these
+# gets the newest that setup.py allows.
+CONSTRAINTS := $(wildcard dockerfiles/constraints/$(VERSION).txt)
+PIP_INSTALL = $(BIN)/python -m pip install --quiet $(CONSTRAINTS:%=--constraint %)
+BUILD_CONSTRAINTS = $(CONSTRAINTS:%=--build-constraint %)
+
 .DEFAULT_GOAL := default
-.PHONY: default quickstart test test-all compiled test-compiled unit framework-environments check format images bench docs clean
+.PHONY: default quickstart test test-all compiled test-compiled unit test-lowest test-newest framework-environments check \
+	constraints format images bench docs clean
 
 default: check unit
 
@@ -25,7 +32,7 @@ COMPILED := build/compiled
 compiled: $(BIN)/python
 	rm -rf build
 	mkdir -p $(COMPILED)
-	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel .
+	$(BIN)/python -m pip wheel --quiet --no-deps $(BUILD_CONSTRAINTS) --wheel-dir build/wheel .
 	git ls-files -z | tar -c --null -T - | tar -x -C $(COMPILED)
 	$(BIN)/python -m zipfile --extract build/wheel/*.whl $(COMPILED)
 
@@ -37,6 +44,26 @@ test-compiled: compiled $(VENV)/.has-test
 
 unit: $(VENV)/.has-test
 	$(BIN)/pytest tests -m "not integration"
+
+# The unit tests with the lowest and with the newest releases that setup.py allows, in virtual environments of their own.
+# Old releases use what is deprecated in the newest ones of others, so deprecations are no errors here.
+WITHOUT_CONSTRAINTS = pytest tests -m "not integration" -W ignore::DeprecationWarning -W ignore::PendingDeprecationWarning
+test-lowest: $(VENV)/.has-constraints
+	$(BIN)/uv venv --quiet --clear --python $(PYTHON) $(VENV)-lowest
+	$(BIN)/uv pip install --quiet --python $(VENV)-lowest --resolution lowest-direct --editable '.[test]'
+	$(VENV)-lowest/bin/$(WITHOUT_CONSTRAINTS)
+
+# What lies beyond the bounds is named at the end.
+test-newest: $(VENV)/.has-constraints
+	$(BIN)/uv venv --quiet --clear --python $(PYTHON) $(VENV)-newest
+	$(BIN)/uv pip install --quiet --python $(VENV)-newest --upgrade --editable '.[test]'
+	$(VENV)-newest/bin/$(WITHOUT_CONSTRAINTS); status=$$?; \
+	echo "Releases that setup.py, or a package that it names, does not allow:"; \
+	$(BIN)/uv pip list --python $(VENV)-newest --outdated; exit $$status
+
+# Run it with the lowest version of Python, then `make test`, and commit what it changed.
+constraints: $(VENV)/.has-constraints
+	$(BIN)/python dockerfiles/constraints.py
 
 # Those of the frameworks, which their tests make too: in advance.
 framework-environments: $(VENV)/.has-test
@@ -67,12 +94,12 @@ clean:
 	rm -rf .venv-* build *.egg-info docs/_build .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 # One stamp for each extra of setup.py; installed anew when the dependencies change.
-$(VENV)/.has-%: setup.py clipper_common/__init__.py | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[$*]'
+$(VENV)/.has-%: setup.py clipper_common/__init__.py $(CONSTRAINTS) | $(BIN)/python
+	$(PIP_INSTALL) $(BUILD_CONSTRAINTS) --editable '.[$*]'
 	touch $@
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Clipper needs Python 3.11 or newer, $(PYTHON) is $(VERSION); choose one with PYTHON=/path/to/python" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(PIP_INSTALL) --upgrade pip

@@ -8,6 +8,7 @@ import re
 import sys
 from argparse import ArgumentParser
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from clipper_common import __version__
@@ -134,6 +135,8 @@ def framework_recipes(names: Iterable[str], python_version: str = RUNNING_PYTHON
     ]
 
 
+CONSTRAINTS: Final = Path("dockerfiles", "constraints")
+"""In a checkout."""
 R: Final = "r"
 R_RECIPE: Final = Recipe(R_CONTAINER, "RDockerfile")
 _ON_REQUEST: Final = [*FRAMEWORKS, R]
@@ -143,11 +146,20 @@ def build_arguments(recipe: Recipe, python_version: str = RUNNING_PYTHON) -> lis
     """The arguments of ``docker build`` but for the context, which is the top of the checkout."""
     values = {"VERSION": __version__}
     values |= {recipe.base_argument: image_name(recipe.base)} if recipe.base else {"PYTHON_VERSION": python_version}
+    framework = next((name for name, image in FRAMEWORKS.items() if image.dockerfile == recipe.dockerfile), None)
+    if framework and (constraints := constraints_file(framework, python_version)):
+        values["PIP_CONSTRAINT"] = f"/tmp/constraints/{constraints}"
     return [
         f"--tag={image_name(recipe.component)}",
         f"--file=dockerfiles/{recipe.dockerfile}",
         *(f"--build-arg={name}={value}" for name, value in values.items()),
     ]
+
+
+def constraints_file(framework: str, python_version: str = RUNNING_PYTHON, folder: Path = CONSTRAINTS) -> str:
+    """The name of the file with the releases that an environment for a framework gets; empty where there is none."""
+    names = [f"{python_version}-{framework}.txt", f"{python_version}.txt"]
+    return next((name for name in names if (folder / name).is_file()), "")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -47,11 +47,13 @@ def environment(group: str) -> Path:
     steps.append("pip freeze --all > $VIRTUAL_ENV/installed")
     further = " ".join(FURTHER.get(group, []))
     steps.append(f"pip install --constraint $VIRTUAL_ENV/installed --editable {ROOT}[notebooks] {further}")
-    made_of = "\n".join([*steps, (ROOT / "setup.py").read_text()])
+    constraints = ROOT / images.CONSTRAINTS / images.constraints_file(group, folder=ROOT / images.CONSTRAINTS)
+    pinned = constraints.read_text() if constraints.is_file() else ""
+    made_of = "\n".join([*steps, (ROOT / "setup.py").read_text(), pinned])
     stamp = folder / "made-of"
     with _alone(folder):
         if not stamp.is_file() or stamp.read_text() != made_of:
-            _make(folder, steps)
+            _make(folder, steps, constraints if pinned else None)
             stamp.write_text(made_of)
     return folder / "bin" / "python"
 
@@ -65,11 +67,13 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _make(folder: Path, steps: list[str]) -> None:
+def _make(folder: Path, steps: list[str], constraints: Path | None) -> None:
     _run([sys.executable, "-m", "venv", str(folder)], os.environ)
     path = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
     active = {"VIRTUAL_ENV": str(folder), "PATH": path, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     active["PIP_COMPILE"] = "0"  # most of a framework is never imported; the rest is compiled when it is
+    if constraints:
+        active["PIP_CONSTRAINT"] = str(constraints)  # as Docker has it while it builds the image
     for step in steps:
         _run(["sh", "-c", step], os.environ | active)
 
