@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from clipper_admin.container_manager import ALL_GPUS, Resources
-from clipper_common.datatypes import BatchPolicy, InputType, is_dns_name, is_dns_version
+from clipper_common.datatypes import BatchPolicy, InputType, is_dns_subdomain, is_dns_version
 from clipper_common.errors import ClipperException
 
 INT32_MAX: Final = 2**31 - 1
@@ -16,10 +16,10 @@ INT32_MAX: Final = 2**31 - 1
 
 def check_name(value: object) -> str:
     """A model's name that containers and image tags can carry."""
-    if not isinstance(value, str) or not is_dns_name(value):
+    if not isinstance(value, str) or not is_dns_subdomain(value):
         raise ClipperException(
-            f"Invalid value: name={value!r}. A model's name has at most 63 lower case letters, digits and '-', "
-            "and begins and ends with a letter or digit."
+            f"Invalid value: name={value!r}. A model's name has at most 63 lower case letters, digits, '-' and single "
+            "'.', and each part between dots begins and ends with a letter or digit."
         )
     return value
 
@@ -156,8 +156,8 @@ def _as_text(value: Any) -> Any:
     return str(value) if isinstance(value, int) else value
 
 
-def check_model_versions(value: Mapping[str, Iterable[Any]]) -> dict[str, list[str]]:
-    """Model names with lists of versions."""
+def check_model_versions(value: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Model names with lists of versions; one version stands for a list of it."""
     if not isinstance(value, Mapping):
         raise ClipperException(
             f"Invalid value: model_versions_dict={value!r}. "
@@ -167,6 +167,8 @@ def check_model_versions(value: Mapping[str, Iterable[Any]]) -> dict[str, list[s
 
 
 def _check_versions(name: str, versions: object) -> list[str]:
-    if isinstance(versions, (str, bytes)) or not isinstance(versions, Iterable):
+    if isinstance(versions, str | int | float):
+        return [str(versions)]
+    if isinstance(versions, bytes) or not isinstance(versions, Iterable):
         raise ClipperException(f"Invalid value: the versions of '{name}' are {versions!r}. They should be a list.")
     return [str(version) for version in versions]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from clipper_admin import functions, images, startup
+from clipper_admin import functions, images, older_calls, startup
 from clipper_admin.arguments import (
     INT32_MAX,
     check_batch_delay,
@@ -24,9 +24,15 @@ from clipper_admin.arguments import (
     check_version,
     check_whole_number,
 )
-from clipper_admin.container_manager import UNLIMITED, ClusterAdapter, ContainerManager, Resources
+from clipper_admin.container_manager import (
+    CONTAINERLESS_MODEL_IMAGE,
+    UNLIMITED,
+    ClusterAdapter,
+    ContainerManager,
+    Resources,
+)
 from clipper_admin.log_setup import show_messages
-from clipper_admin.management_client import NO_CONTAINER, ManagementClient, ModelVersion
+from clipper_admin.management_client import ManagementClient, ModelVersion
 from clipper_admin.query_client import QueryClient
 from clipper_admin.replicas import Replicas
 from clipper_common.constants import DEFAULT_BATCH_SIZE, DEFAULT_PREDICTION_CACHE_SIZE_BYTES, MAX_WORKERS
@@ -131,6 +137,7 @@ class ClipperConnection:
             When an argument is wrong, a cluster of this name runs already, or the cluster does not answer within
             a minute. Nothing is left running; the text holds what the programs wrote last.
         """
+        older_calls.check_start_call(frontend_exporter_image, cache_size)
         cm_arguments = (
             check_text("query_frontend_image", query_frontend_image),
             check_text("mgmt_frontend_image", mgmt_frontend_image),
@@ -593,7 +600,7 @@ class ClipperConnection:
             name=check_text("name", name),
             version=str(version),
             input_type=check_input_type(input_type),
-            image=NO_CONTAINER if image is None else check_text("image", image),
+            image=CONTAINERLESS_MODEL_IMAGE if image is None else check_text("image", image),
             labels=check_texts("labels", labels),
             batch_size=check_batch_size(batch_size),
             batch_policy=check_batch_policy(batch_policy),
@@ -750,7 +757,7 @@ class ClipperConnection:
         if model is None:
             raise ClipperException(f"Cannot resize the replica set for unknown model {name}:{version}")
         image = model["container_name"]
-        if image == NO_CONTAINER:
+        if image == CONTAINERLESS_MODEL_IMAGE:
             raise ClipperException(f"Cannot resize the replica set for containerless model {name}:{version}")
         replicas = Replicas(self.cm, management, name, version)
         self.cm.set_num_replicas(name, version, model["input_type"], image, num_replicas)
@@ -900,9 +907,11 @@ class ClipperConnection:
         if not isinstance(logging_dir, (str, Path)) or not str(logging_dir):
             raise ClipperException(f"Invalid value: logging_dir={logging_dir!r}. It should be the path of a folder.")
         try:
-            return self.cm.get_logs(str(logging_dir))
+            paths = self.cm.get_logs(str(logging_dir))
         except OSError as error:
             raise ClipperException(f"The logs cannot be written to {logging_dir}: {error}") from error
+        self.logger.info("Wrote %d logs to %s", len(paths), Path(logging_dir).expanduser().absolute())
+        return paths
 
     def inspect_instance(self) -> dict[str, Any]:
         """Fetch the metrics of the query frontend.
@@ -960,13 +969,13 @@ class ClipperConnection:
 
     # --- stopping ---
 
-    def stop_models(self, model_names: Iterable[str]) -> None:
+    def stop_models(self, model_names: str | Iterable[str]) -> None:
         """Stop and unregister all versions of these models.
 
         Parameters
         ----------
         model_names : list of str
-            Names of models. Those that are not registered are skipped.
+            Names of models, or one name. Models that are not registered are skipped.
 
         Raises
         ------
@@ -978,13 +987,13 @@ class ClipperConnection:
         registered = self._registered(self._management.get_all_models(verbose=True))
         self._unregister_and_stop(self._of_names(registered, model_names), registered)
 
-    def stop_versioned_models(self, model_versions_dict: Mapping[str, Iterable[Version]]) -> None:
+    def stop_versioned_models(self, model_versions_dict: Mapping[str, Version | Iterable[Version]]) -> None:
         """Stop and unregister these versions, also when they are the current ones.
 
         Parameters
         ----------
         model_versions_dict : dict
-            Model names, each with a list of versions.
+            Model names, each with a list of versions, or with one version.
 
         Raises
         ------
@@ -1007,13 +1016,16 @@ class ClipperConnection:
                     raise ClipperException(f"model with name '{name}' and version '{version}' does not exist")
         self._unregister_and_stop(models, known)
 
-    def stop_inactive_model_versions(self, model_names: Iterable[str]) -> None:
-        """Stop and unregister all versions of these models but the current ones.
+    def stop_inactive_model_versions(self, model_names: str | Iterable[str], unregister: bool = True) -> None:
+        """Stop all versions of these models but the current ones, and unregister them.
 
         Parameters
         ----------
         model_names : list of str
-            Names of models. Those that are not registered are skipped.
+            Names of models, or one name. Models that are not registered are skipped.
+        unregister : bool, optional
+            False keeps the versions registered, without replicas, so that a rollback to them stays possible:
+            ``set_model_version(name, version, num_replicas=1)`` starts their containers again.
 
         Raises
         ------
@@ -1024,7 +1036,7 @@ class ClipperConnection:
         """
         models = self._management.get_all_models(verbose=True)
         inactive = self._registered(model for model in models if not model["is_current_version"])
-        self._unregister_and_stop(self._of_names(inactive, model_names), inactive)
+        self._unregister_and_stop(self._of_names(inactive, model_names), inactive if unregister else {})
 
     def stop_all_model_containers(self) -> None:
         """Stop the replicas of all models and unregister these.
@@ -1071,8 +1083,8 @@ class ClipperConnection:
             versions.setdefault(model["model_name"], []).append(model["model_version"])
         return versions
 
-    def _of_names(self, models: Mapping[str, list[str]], names: Iterable[str]) -> dict[str, list[str]]:
-        wanted = check_texts("model_names", names)
+    def _of_names(self, models: Mapping[str, list[str]], names: str | Iterable[str]) -> dict[str, list[str]]:
+        wanted = check_texts("model_names", [names] if isinstance(names, str) else names)
         for name in wanted:
             if name not in models:
                 self.logger.info("Model %s has no versions to stop", name)

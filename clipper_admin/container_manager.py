@@ -32,6 +32,25 @@ CLIPPER_FLUENTD_PORT_LABEL = "ai.clipper.fluentd.port"
 CLIPPER_METRIC_CONFIG_LABEL = "ai.clipper.metric.config"
 CLIPPER_FLUENTD_CONFIG_LABEL = "ai.clipper.fluentd.config"
 
+CONTAINERLESS_MODEL_IMAGE = "NO_CONTAINER"
+"""The image of a model version whose containers Clipper does not manage."""
+
+# Names of Clipper 0.4, for scripts that import them.
+CLIPPER_INTERNAL_QUERY_PORT = CLIPPER_QUERY_PORT
+CLIPPER_INTERNAL_MANAGEMENT_PORT = CLIPPER_MANAGEMENT_PORT
+CLIPPER_INTERNAL_RPC_PORT = CLIPPER_RPC_PORT
+CLIPPER_INTERNAL_METRIC_PORT = CLIPPER_METRIC_PORT
+CLIPPER_INTERNAL_REDIS_PORT = CLIPPER_REDIS_PORT
+CLIPPER_INTERNAL_FLUENTD_PORT = CLIPPER_FLUENTD_PORT
+CLIPPER_DOCKER_PORT_LABELS = {
+    "redis": CLIPPER_REDIS_PORT_LABEL,
+    "query_rest": CLIPPER_QUERY_PORT_LABEL,
+    "query_rpc": CLIPPER_RPC_PORT_LABEL,
+    "management": CLIPPER_MANAGEMENT_PORT_LABEL,
+    "metric": CLIPPER_METRIC_PORT_LABEL,
+    "fluentd": CLIPPER_FLUENTD_PORT_LABEL,
+}
+
 ModelVersions = Mapping[str, Iterable[str]]
 """Model names, each with some of its versions."""
 

@@ -3,13 +3,11 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from clipper_admin import http_client
+from clipper_admin.container_manager import CONTAINERLESS_MODEL_IMAGE
 from clipper_common.constants import DEFAULT_BATCH_SIZE
-
-NO_CONTAINER: Final = "NO_CONTAINER"
-"""The image of a model version whose containers Clipper does not manage."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +17,7 @@ class ModelVersion:
     name: str
     version: str
     input_type: str
-    image: str = NO_CONTAINER
+    image: str = CONTAINERLESS_MODEL_IMAGE
     labels: Sequence[str] = ()
     batch_size: int = DEFAULT_BATCH_SIZE
     batch_policy: str | None = None

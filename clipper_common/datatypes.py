@@ -175,6 +175,11 @@ def is_dns_name(name: str) -> bool:
     return len(name) <= 63 and bool(_DNS_NAME.fullmatch(name))
 
 
+def is_dns_subdomain(name: str) -> bool:
+    """Whether `name` consists of such names with single dots between them, and is no longer than one of them may be."""
+    return len(name) <= 63 and all(_DNS_NAME.fullmatch(part) for part in name.split("."))
+
+
 def is_dns_version(version: str) -> bool:
     """As `is_dns_name`, for a version, which may hold dots too."""
     return len(version) <= 63 and bool(_DNS_VERSION.fullmatch(version))

@@ -3,6 +3,7 @@
 import functools
 import inspect
 import logging
+import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,6 +20,8 @@ from clipper_common import modeldir
 from clipper_common.constants import DEFAULT_BATCH_SIZE
 from clipper_common.errors import ClipperException
 from clipper_common.modeldir import PredictFunction
+
+logger = logging.getLogger("clipper_admin")
 
 Parameters = ParamSpec("Parameters")
 
@@ -248,6 +251,25 @@ def save_function(clipper_conn: ClipperConnection, func: PredictFunction, folder
         needed = functions.save(func, file)
     clipper_conn.logger.info("Serialized and supplied predict function")
     return needed
+
+
+def save_python_function(name: str, func: PredictFunction) -> str:
+    """Pickle `func` into a new folder, as Clipper 0.4's function of this name (deprecated: the deployers do it).
+
+    Returns the path of the folder, which can be given to ``ClipperConnection.build_model`` and which the caller removes.
+    `name` has no effect. Raises ClipperException that says what of the function cannot be pickled.
+    """
+    folder = Path(tempfile.mkdtemp(suffix="clipper"))
+    with undone_on_failure(lambda: shutil.rmtree(folder), f"{folder} could not be removed again", logger):
+        with open(folder / modeldir.FUNCTION_FILE, "wb") as file:
+            needed = functions.save(func, file)
+        modeldir.save_versions(modeldir.running_versions(needed), folder)
+    return str(folder)
+
+
+def serialize_object(obj: Any) -> bytes:
+    """The pickle of `obj` with the modules of the user's own that it needs (deprecated: the deployers do it)."""
+    return pickling.dumps(obj)
 
 
 def save_pickle(value: Any, argument: str, file: Path) -> set[str]:

@@ -24,6 +24,7 @@ from clipper_admin.docker.containers import Cluster, Container
 from clipper_admin.docker.engine import Engine, NameTaken, in_parallel, translated
 from clipper_admin.docker.starting import Plan
 from clipper_admin.image_builder import ImageBuilder
+from clipper_admin.older_calls import check_manager_call
 from clipper_common import constants
 from clipper_common.errors import ClipperException, UnconnectedException
 
@@ -106,6 +107,12 @@ class DockerContainerManager(ContainerManager):
         extra_container_kwargs: Mapping[str, Any] | None = None,
         fluentd_address: str | None = None,
     ) -> None:
+        check_manager_call(
+            "DockerContainerManager",
+            "docker_ip_address",
+            cluster_name,
+            {"docker_ip_address": docker_ip_address, "redis_ip": redis_ip, "docker_network": docker_network},
+        )
         containers.check_cluster_name(cluster_name)
         containers.check_network(docker_network)
         containers.check_extra_arguments(extra_container_kwargs or {})
@@ -115,7 +122,7 @@ class DockerContainerManager(ContainerManager):
             name=cluster_name,
             network=docker_network,
             redis_ip=redis_ip or containers.redis_name(cluster_name),
-            redis_port=int(redis_port) if redis_ip else constants.REDIS_PORT,
+            redis_port=check_port("redis_port", redis_port) if redis_ip else constants.REDIS_PORT,
             extra=dict(extra_container_kwargs or {}),
         )
         self._has_own_redis = not redis_ip
@@ -255,6 +262,78 @@ class DockerContainerManager(ContainerManager):
         of_version = f"{labels.CLIPPER_MODEL_CONTAINER_LABEL}={create_model_container_label(name, version)}"
         found = self._find(f"{labels.CLIPPER_DOCKER_LABEL}={self.cluster_name}", of_version)
         return sorted(found, key=lambda container: str(container.attrs["Created"]), reverse=True)
+
+    # --- attributes that this manager has in Clipper 0.4 ---
+
+    @property
+    def clipper_query_port(self) -> int:
+        """The host's port of the query frontend; before the cluster runs, the port that was wished for."""
+        return self._state.query_port if self._state else self._ports["query_port"]
+
+    @property
+    def clipper_management_port(self) -> int:
+        """The host's port of the management frontend."""
+        return self._state.management_port if self._state else self._ports["management_port"]
+
+    @property
+    def clipper_rpc_port(self) -> int:
+        """The host's port for model containers that run elsewhere."""
+        return self._state.rpc_port if self._state else self._ports["rpc_port"]
+
+    @property
+    def prometheus_port(self) -> int:
+        """The host's port of Prometheus."""
+        return self._state.metric_port if self._state else self._ports["prometheus_port"]
+
+    @property
+    def redis_ip(self) -> str:
+        """The host of Redis, as containers reach it."""
+        return self._present.redis_ip
+
+    @property
+    def redis_port(self) -> int:
+        """The port of Redis, as containers reach it."""
+        return self._present.redis_port
+
+    @property
+    def external_redis(self) -> bool:
+        """Whether Redis is not the cluster's own."""
+        return not self._has_own_redis
+
+    @property
+    def docker_network(self) -> str:
+        """The network of the containers."""
+        return self._present.network
+
+    @property
+    def docker_client(self) -> Any:
+        """A ``docker.DockerClient`` for the engine that the cluster runs on."""
+        return self._engine.client
+
+    @property
+    def public_hostname(self) -> str:
+        """`docker_ip_address` under its old name."""
+        return self.docker_ip_address
+
+    @property
+    def centralize_log(self) -> bool:
+        """Whether containers send what they write to Fluentd."""
+        if self._state is None:
+            return self._fluentd is not None
+        return (self._state.cluster.log_config or {}).get("type") == "fluentd"
+
+    @property
+    def log_config(self) -> Mapping[str, Any] | None:
+        """The log driver of a running cluster's containers and its options; None for the engine's default."""
+        return self._present.log_config
+
+    @property
+    def logging_system_instance(self) -> None:
+        """None: Fluentd is a container like the others here."""
+
+    @property
+    def _present(self) -> Cluster:
+        return self._state.cluster if self._state else self._cluster
 
     # --- frontends ---
 

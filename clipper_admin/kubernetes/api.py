@@ -152,6 +152,11 @@ class Api:
         return dynamic.DynamicClient(client.ApiClient(self._configuration), discoverer=lambda *_: None)
 
     @property
+    def client(self) -> Any:
+        """The ``kubernetes.client.ApiClient`` that is used, for other classes of that library."""
+        return self._client.client
+
+    @property
     def host(self) -> str:
         """Where the API server is reached."""
         return urlsplit(self._configuration.host).hostname or ""

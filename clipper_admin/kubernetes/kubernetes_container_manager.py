@@ -40,6 +40,7 @@ from clipper_admin.kubernetes.spec import (
     check_tolerations,
 )
 from clipper_admin.kubernetes.status import Viewpoint
+from clipper_admin.older_calls import check_manager_call, check_port
 from clipper_admin.undoing import undone_on_failure
 from clipper_common import constants
 from clipper_common.errors import ClipperException, UnconnectedException
@@ -126,12 +127,18 @@ class KubernetesContainerManager(ContainerManager):
         redis_image: str = REDIS_IMAGE,
         prometheus_image: str = PROMETHEUS_IMAGE,
     ) -> None:
+        check_manager_call(
+            "KubernetesContainerManager",
+            "kubernetes_proxy_addr",
+            cluster_name,
+            {"kubernetes_proxy_addr": kubernetes_proxy_addr, "redis_ip": redis_ip},
+        )
         self._cluster = Cluster(
             name=cluster_name,
             namespace=namespace,
             makes_namespace=create_namespace_if_not_exists,
             redis_ip=redis_ip,
-            redis_port=redis_port,
+            redis_port=check_port("redis_port", redis_port),
             redis_volume=redis_volume,
             service_types=check_service_types(service_types),
             image_pull_secrets=tuple(check_texts("image_pull_secrets", image_pull_secrets)),
@@ -269,6 +276,53 @@ class KubernetesContainerManager(ContainerManager):
         if self._state is None:
             raise UnconnectedException()
         return self._state
+
+    # --- attributes that this manager has in Clipper 0.4 ---
+
+    @property
+    def k8s_namespace(self) -> str:
+        """`namespace` under its old name."""
+        return self.namespace
+
+    @property
+    def redis_ip(self) -> str:
+        """The host of Redis, as pods reach it."""
+        cluster = self._state.cluster if self._state else self._cluster
+        return cluster.redis_ip or names.redis(self.cluster_name)
+
+    @property
+    def redis_port(self) -> int:
+        """The port of Redis, as pods reach it."""
+        return (self._state.cluster if self._state else self._cluster).redis_port
+
+    @property
+    def clipper_query_port(self) -> int:
+        """The port in `get_query_addr`."""
+        return _port_in(self.get_query_addr())
+
+    @property
+    def clipper_management_port(self) -> int:
+        """The port in `get_admin_addr`."""
+        return _port_in(self.get_admin_addr())
+
+    @property
+    def clipper_metric_port(self) -> int:
+        """The port in `get_metric_addr`."""
+        return _port_in(self.get_metric_addr())
+
+    @property
+    def _k8s_v1(self) -> Any:
+        """A ``kubernetes.client.CoreV1Api``, which tests of Clipper 0.4 use."""
+        from kubernetes.client import CoreV1Api
+
+        return CoreV1Api(self._api.client)
+
+    @property
+    def _k8s_beta(self) -> Any:
+        """The API of Deployments, under the name that it has in tests of Clipper 0.4."""
+        from kubernetes.client import AppsV1Api
+
+        return AppsV1Api(self._api.client)
 
     # --- frontends ---
 
@@ -538,6 +592,11 @@ qf_http_timeout_request, qf_http_timeout_content, num_frontend_replicas, workers
         state = self._connected
         viewpoint = Viewpoint(self._proxy, self._api.host, self._api.is_inside, self._wants_internal)
         return status.address_of(state.services[self._services_by_key()[key]], state.nodes, viewpoint)
+
+
+def _port_in(address: str) -> int:
+    """The port of ``host:port``, behind which a path may follow."""
+    return int(address.partition("/")[0].rpartition(":")[2])
 
 
 def _selector_of(deployment: status.Object) -> str:

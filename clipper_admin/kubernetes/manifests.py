@@ -133,7 +133,7 @@ def _query_frontends(cluster: Cluster, options: FrontendOptions, images: Images)
         objects.service(metadata, selector, cluster.service_type("query-rpc"), constants.RPC_PORT, "rpc"),
         objects.service(public, selector, cluster.service_type("query"), constants.QUERY_PORT, "http"),
         pods.deployment(metadata, selector, options.num_replicas, template, pods.ROLLING),
-        *([objects.ingress(public, cluster.ingress, "http")] if cluster.ingress else []),
+        *([objects.ingress(public, cluster.ingress, constants.QUERY_PORT)] if cluster.ingress else []),
     ]
 
 

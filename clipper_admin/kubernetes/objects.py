@@ -33,11 +33,14 @@ def config_map(metadata: Manifest, data: Mapping[str, str]) -> Manifest:
 
 
 def service(metadata: Manifest, selector: Mapping[str, str], kind: str, number: int, port: str) -> Manifest:
-    """A service with the port `number`, for the port of the pods that is called `port`."""
+    """A service with the port `number`, for the port of the pods that is called `port`.
+
+    The service's own port has its number for a name: the SDK of Clipper 0.4 reads the number from there.
+    """
     spec = {
         "type": kind,
         "selector": dict(selector),
-        "ports": [{"name": port, "protocol": "TCP", "port": number, "targetPort": port}],
+        "ports": [{"name": str(number), "protocol": "TCP", "port": number, "targetPort": port}],
     }
     return {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec}
 
@@ -66,9 +69,9 @@ def volume_claim(metadata: Manifest, volume: RedisVolume) -> Manifest:
     return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": spec}
 
 
-def ingress(metadata: Manifest, wanted: Ingress, port: str) -> Manifest:
+def ingress(metadata: Manifest, wanted: Ingress, number: int) -> Manifest:
     """The way from a host name to the service of the same name."""
-    backend = {"service": {"name": metadata["name"], "port": {"name": port}}}
+    backend = {"service": {"name": metadata["name"], "port": {"number": number}}}
     paths = [{"path": "/", "pathType": "Prefix", "backend": backend}]
     spec: Manifest = {"rules": [{"host": wanted.host, "http": {"paths": paths}}]}
     if wanted.class_name is not None:

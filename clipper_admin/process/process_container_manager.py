@@ -186,6 +186,41 @@ class ProcessContainerManager(ContainerManager):
             raise ClipperException(f"Cluster {self.cluster_name} is gone: its record in {home()} cannot be read")
         return cluster
 
+    # --- attributes that Clipper 0.4's managers have, and the ports of a running cluster ---
+
+    @property
+    def clipper_query_port(self) -> int:
+        """Where applications ask for predictions; before the cluster runs, the port that was wished for."""
+        return self._present().query_port
+
+    @property
+    def clipper_management_port(self) -> int:
+        """Where the management frontend listens."""
+        return self._present().management_port
+
+    @property
+    def clipper_rpc_port(self) -> int:
+        """Where model containers connect to the query frontend."""
+        return self._present().rpc_port
+
+    @property
+    def prometheus_port(self) -> int:
+        """Where the metrics of all programs are served."""
+        return self._present().metric_port
+
+    @property
+    def redis_ip(self) -> str:
+        """The host of Redis."""
+        return self._present().redis_ip
+
+    @property
+    def redis_port(self) -> int:
+        """The port of Redis."""
+        return self._present().redis_port
+
+    def _present(self) -> Cluster:
+        return self._cluster() if self._is_connected else self._wanted
+
     # --- frontends ---
 
     def get_num_frontend_replicas(self) -> int:

@@ -563,8 +563,10 @@ def test_stop_models(conn: ClipperConnection, cm: FakeContainerManager) -> None:
     conn.stop_models(["m", "nobody"])
     assert cm.called("stop_models") == [({"m": ["1", "2"]},)]
     assert conn.get_all_models() == ["other:1"]
-    with pytest.raises(ClipperException, match="model_names='other'"):
-        conn.stop_models("other")
+    conn.stop_models("other")
+    assert conn.get_all_models() == []
+    with pytest.raises(ClipperException, match="model_names=5"):
+        conn.stop_models(5)  # type: ignore[arg-type]
 
 
 def test_models_are_unregistered_before_they_stop(
@@ -589,7 +591,15 @@ def test_stop_versioned_models(conn: ClipperConnection, cm: FakeContainerManager
         conn.get_current_model_version("m")
 
 
-@pytest.mark.parametrize("models", [["m"], {"m": "1"}, {"m": 1}, {3: ["1"]}, None])
+@pytest.mark.parametrize("version", ["1", 1, ["1"]])
+def test_stop_versioned_models_takes_one_version(version: Any, conn: ClipperConnection) -> None:
+    deploy(conn, 1)
+    deploy(conn, 2)
+    conn.stop_versioned_models({"m": version})
+    assert conn.get_all_models() == ["m:2"]
+
+
+@pytest.mark.parametrize("models", [["m"], {"m": b"1"}, {"m": None}, {3: ["1"]}, None])
 def test_stop_versioned_models_refuses(models: Any, conn: ClipperConnection) -> None:
     with pytest.raises(ClipperException, match="Invalid value"):
         conn.stop_versioned_models(models)
@@ -599,9 +609,20 @@ def test_stop_inactive_model_versions(conn: ClipperConnection, cm: FakeContainer
     for version in (1, 2, 3):
         deploy(conn, version)
     conn.set_model_version("m", 2)
-    conn.stop_inactive_model_versions(["m"])
+    conn.stop_inactive_model_versions("m")
     assert cm.called("stop_models") == [({"m": ["1", "3"]},)]
     assert conn.get_all_models() == ["m:2"]
+
+
+def test_roll_back_to_a_version_that_was_stopped(conn: ClipperConnection, cm: FakeContainerManager) -> None:
+    for version in (1, 2):
+        deploy(conn, version)
+    conn.set_model_version("m", 2)
+    conn.stop_inactive_model_versions(["m"], unregister=False)
+    assert cm.called("stop_models") == [({"m": ["1"]},)]
+    assert conn.get_num_replicas("m", 1) == 0
+    conn.set_model_version("m", 1, num_replicas=1)
+    assert conn.get_current_model_version("m") == "1" and conn.get_num_replicas("m") == 1
 
 
 def test_stop_all_model_containers_without_connection(conn: ClipperConnection, cm: FakeContainerManager) -> None:

@@ -157,6 +157,7 @@ def parameters(function: Any) -> list[tuple[str, Any]]:
 def test_connection(name: str) -> None:
     expected = (CONNECTION | NEW_METHODS)[name] | (NEW_OF_DEPLOYMENT if name in DEPLOYS else {})
     expected |= NEW_OF_BATCHING if name in DEPLOYS | {"register_model"} else {}
+    expected |= {"unregister": True} if name == "stop_inactive_model_versions" else {}
     assert parameters(getattr(ClipperConnection, name)) == list(expected.items())
 
 

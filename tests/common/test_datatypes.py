@@ -110,6 +110,11 @@ def test_no_dns_names(name: str) -> None:
     assert not datatypes.is_dns_name(name) and not datatypes.is_dns_version(name)
 
 
+def test_names_may_consist_of_several_with_dots() -> None:
+    assert all(map(datatypes.is_dns_subdomain, ["a", "my.model", "a-b.c1.2", "a" * 63]))
+    assert not any(map(datatypes.is_dns_subdomain, ["", ".", "a.", ".a", "a..b", "a.-b", "A.b", "a_b", "a." * 32]))
+
+
 def test_versions_may_hold_dots() -> None:
     assert datatypes.is_dns_version("1.0") and not datatypes.is_dns_name("1.0")
     assert not datatypes.is_dns_version(".1") and not datatypes.is_dns_version("1.")
