@@ -91,6 +91,20 @@ def check_text(what: str, value: object) -> str:
     return value
 
 
+def check_redis_ip(value: object) -> str | None:
+    """The host of a Redis, an IPv6 address without the brackets that it has in URLs; None for the cluster's own."""
+    if value is None or value == "":
+        return None
+    host = check_text("redis_ip", value)
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    if any(character in host for character in "/[]") or _HOST_AND_PORT.fullmatch(host):
+        raise ClipperException(
+            f"Invalid value: redis_ip={value!r}. It should be the name or address of a host; its port is redis_port."
+        )
+    return host
+
+
 def check_texts(what: str, value: Iterable[str] | None) -> list[str]:
     """A list of texts; None is an empty one."""
     if isinstance(value, (str, bytes)) or not isinstance(value, (Iterable, type(None))):
@@ -107,6 +121,7 @@ def check_packages(value: Iterable[str] | None) -> list[str]:
     return packages
 
 
+_HOST_AND_PORT: Final = re.compile(r"[^:]*:\d+|\[.*\]:\d+")
 _MEMORY: Final = re.compile(r"(\d+(?:\.\d+)?)([kmgt]?)i?b?", re.IGNORECASE)
 _UNITS: Final = " kmgt"
 

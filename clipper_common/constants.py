@@ -70,6 +70,7 @@ EXIT_USAGE: Final = 2
 EXIT_MODEL_NOT_LOADED: Final = 3
 EXIT_ADDRESS_IN_USE: Final = 4
 EXIT_REDIS_TAKEN: Final = 5
+EXIT_REDIS_REFUSES: Final = 6
 
 LOG_FORMAT: Final = "%(asctime)s %(levelname)-8s [%(filename)s:%(lineno)d] %(message)s"
 LOG_DATE_FORMAT: Final = "%y-%m-%d:%H:%M:%S"

@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 
 from clipper_common import records
 from clipper_common.constants import (
@@ -42,6 +42,41 @@ _REPLICA_MEMORY_SECONDS: Final = 3600.0
 
 StoreError = (RedisError, OSError, asyncio.TimeoutError)
 """What a call raises when Redis cannot be reached or does not do as it is told."""
+
+_SINGLE_DATABASE: Final = ("cluster", "same slot", "db index is out of range", "select is not allowed")
+"""What a Redis in cluster mode says of Clipper's scripts, in lower case; the words differ by version."""
+
+
+def refusal(error: BaseException) -> str:
+    """Why a Redis that raised `error` will not serve Clipper however long it is asked; empty if it may yet."""
+    said = str(error).lower()
+    if isinstance(error, AuthenticationError):
+        return (
+            "This Redis wants a password, and Clipper sends none: let its default user in without one (and keep "
+            "others away by the network), or leave redis_ip out for a Redis of the cluster's own."
+        )
+    if isinstance(error, NoPermissionError):
+        return (
+            "The default user of this Redis may not do what Clipper does: "
+            "'ACL SETUSER default on allkeys allchannels allcommands' allows it."
+        )
+    if isinstance(error, RedisError) and "protected mode" in said:
+        return (
+            "This Redis is in protected mode and takes no clients from other machines: start it with "
+            "'--protected-mode no' (and keep others away by the network)."
+        )
+    if isinstance(error, ResponseError) and any(text in said for text in _SINGLE_DATABASE):
+        return (
+            "Clipper needs several databases, and a Redis in cluster mode has one: use one without cluster mode, with "
+            "at least the usual 16 databases. Replicas of it and Sentinel are fine."
+        )
+    return ""
+
+
+def explain(error: BaseException) -> str:
+    """What is wrong, and what to do if Redis refuses."""
+    reason = refusal(error)
+    return f"{reason} (It says: {error})" if reason else str(error) or repr(error)
 
 _READ_ALL: Final = f"""
 local function keys(db, kind)
@@ -344,7 +379,7 @@ class ConfigStore:
                             yield snapshot
             except StoreError as error:
                 if reachable:
-                    logger.warning("Redis at %s does not answer: %s", self.address, error)
+                    logger.warning("Redis at %s does not answer: %s", self.address, explain(error))
                     reachable = False
                 await asyncio.sleep(_RECONNECT_SECONDS)
 

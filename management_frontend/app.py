@@ -10,9 +10,9 @@ from typing import Final, NoReturn
 from aiohttp import web
 
 from clipper_common import webapp
-from clipper_common.constants import EXIT_REDIS_TAKEN
+from clipper_common.constants import EXIT_REDIS_REFUSES, EXIT_REDIS_TAKEN
 from clipper_common.errors import ClipperException
-from clipper_common.store import ConfigStore, StoreError
+from clipper_common.store import ConfigStore, StoreError, explain, refusal
 from management_frontend.config import Config
 from management_frontend.handlers import FOLLOW_WORKERS, ROUTES, SERVICE, STORE, errors_as_text
 from management_frontend.service import ChangeService
@@ -77,6 +77,9 @@ async def _wait_for_redis(store: ConfigStore) -> None:
             await store.read()
             return
         except StoreError as error:
+            if refusal(error):
+                logger.error("Redis at %s cannot be used: %s", store.address, explain(error))
+                sys.exit(EXIT_REDIS_REFUSES)
             if not waiting:
                 logger.warning("waiting for Redis at %s: %s", store.address, error)
                 waiting = True

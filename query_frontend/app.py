@@ -19,7 +19,7 @@ from clipper_common import constants, webapp
 from clipper_common.datatypes import ModelId
 from clipper_common.errors import ClipperException
 from clipper_common.records import Snapshot
-from clipper_common.store import ConfigStore, StoreError
+from clipper_common.store import ConfigStore, StoreError, explain
 from query_frontend.cache import PredictionCache
 from query_frontend.config import Config
 from query_frontend.deadlines import DeadlineWheel
@@ -131,7 +131,7 @@ class QueryFrontend:
             logger.error("%s", error)
             sys.exit(constants.EXIT_REDIS_TAKEN)
         except StoreError as error:
-            logger.warning("Redis at %s does not answer yet: %r", self.store.address, error)
+            logger.warning("Redis at %s does not answer yet: %s", self.store.address, explain(error))
 
     def _listen(self) -> None:
         try:

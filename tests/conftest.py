@@ -5,6 +5,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import redis
@@ -43,10 +44,49 @@ class OwnRedis:
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         _wait_until_up(self.port)
 
+    def start_refusing(self, folder: Path, *arguments: str) -> None:
+        """Start one that answers commands with an error; it writes into `folder`."""
+        command = [redis_server_program(), "--port", str(self.port), "--save", "", "--dir", str(folder), *arguments]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        give_up = time.monotonic() + 10
+        while not _accepts(self.port):
+            assert time.monotonic() < give_up, "Redis does not listen"
+            time.sleep(0.01)
+
     def kill(self) -> None:
         if self._process is not None:
             self._process.kill()
             self._process.wait(10)
+
+
+def _accepts(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
+
+
+REFUSING_REDIS = {
+    "password": (["--requirepass", "secret"], "wants a password"),
+    "no-default-user": (["--user", "default", "off"], "wants a password"),
+    "no-rights": (["--user", "default", "on", "nopass", "~*", "-@all", "+ping"], "ACL SETUSER default"),
+    "cluster-mode": (["--cluster-enabled", "yes"], "in cluster mode has one"),
+    "one-database": (["--databases", "1"], "at least the usual 16 databases"),
+}
+"""Arguments of a Redis that will not serve Clipper, and what is said of it."""
+
+
+@pytest.fixture(params=REFUSING_REDIS)
+def refusing_redis(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[int, str]]:
+    """The port of such a Redis, and what is said of it."""
+    arguments, said = REFUSING_REDIS[request.param]
+    server = OwnRedis()
+    try:
+        server.start_refusing(tmp_path, *arguments)
+        yield server.port, said
+    finally:
+        server.kill()
 
 
 @pytest.fixture

@@ -256,8 +256,8 @@ def save_function(clipper_conn: ClipperConnection, func: PredictFunction, folder
 def save_python_function(name: str, func: PredictFunction) -> str:
     """Pickle `func` into a new folder, as Clipper 0.4's function of this name (deprecated: the deployers do it).
 
-    Returns the path of the folder, which can be given to ``ClipperConnection.build_model`` and which the caller removes.
-    `name` has no effect. Raises ClipperException that says what of the function cannot be pickled.
+    Returns the path of the folder, for ``ClipperConnection.build_model``; the caller removes it afterwards. `name` has no effect.
+    Raises ClipperException that says what of the function cannot be pickled.
     """
     folder = Path(tempfile.mkdtemp(suffix="clipper"))
     with undone_on_failure(lambda: shutil.rmtree(folder), f"{folder} could not be removed again", logger):

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from clipper_admin import container_manager as labels
 from clipper_admin import workers as frontend_workers
+from clipper_admin.arguments import check_redis_ip
 from clipper_admin.container_manager import (
     UNLIMITED,
     ContainerManager,
@@ -24,7 +25,7 @@ from clipper_admin.docker.containers import Cluster, Container
 from clipper_admin.docker.engine import Engine, NameTaken, in_parallel, translated
 from clipper_admin.docker.starting import Plan
 from clipper_admin.image_builder import ImageBuilder
-from clipper_admin.older_calls import check_manager_call
+from clipper_admin.older_calls import check_manager_call, check_port
 from clipper_common import constants
 from clipper_common.errors import ClipperException, UnconnectedException
 
@@ -113,6 +114,7 @@ class DockerContainerManager(ContainerManager):
             cluster_name,
             {"docker_ip_address": docker_ip_address, "redis_ip": redis_ip, "docker_network": docker_network},
         )
+        redis_ip = check_redis_ip(redis_ip)
         containers.check_cluster_name(cluster_name)
         containers.check_network(docker_network)
         containers.check_extra_arguments(extra_container_kwargs or {})

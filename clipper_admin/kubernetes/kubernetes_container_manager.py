@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from clipper_admin import images
-from clipper_admin.arguments import check_text, check_texts
+from clipper_admin.arguments import check_redis_ip, check_text, check_texts
 from clipper_admin.container_manager import (
     CLIPPER_DOCKER_LABEL,
     UNLIMITED,
@@ -137,7 +137,7 @@ class KubernetesContainerManager(ContainerManager):
             name=cluster_name,
             namespace=namespace,
             makes_namespace=create_namespace_if_not_exists,
-            redis_ip=redis_ip,
+            redis_ip=check_redis_ip(redis_ip),
             redis_port=check_port("redis_port", redis_port),
             redis_volume=redis_volume,
             service_types=check_service_types(service_types),

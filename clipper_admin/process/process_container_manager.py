@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from clipper_admin import workers as frontend_workers
-from clipper_admin.arguments import check_whole_number
+from clipper_admin.arguments import check_redis_ip, check_whole_number
 from clipper_admin.container_manager import UNLIMITED, ContainerManager, ModelVersions, ReplicaFailure, Resources
 from clipper_admin.process import bundles, locks, ports, processes, programs, starting, supervision
 from clipper_admin.process.ports import LOOPBACK
@@ -94,6 +94,7 @@ class ProcessContainerManager(ContainerManager):
         ):
             check_whole_number(what, port, least=0, most=65535)
         super().__init__(cluster_name)
+        redis_ip = check_redis_ip(redis_ip)
         self._wanted = Cluster(
             id="",
             query_port=clipper_query_port,

@@ -90,6 +90,15 @@ def test_ports_before_the_cluster_runs(manager: Any) -> None:
     assert (cm.prometheus_port, cm.redis_ip, cm.redis_port) == (4, "redis.example.com", 5)
 
 
+@pytest.mark.parametrize("manager", [ProcessContainerManager, DockerContainerManager, KubernetesContainerManager])
+def test_the_host_of_redis(manager: Any) -> None:
+    assert manager(redis_ip="[::1]").redis_ip == manager(redis_ip="::1").redis_ip == "::1"
+    assert manager(redis_ip="redis.example.com").redis_ip == "redis.example.com"
+    for wrong in ("redis://h", "h:6379", "[::1]:6379", "127.0.0.1:6379", "[::1", 5):
+        with pytest.raises(ClipperException, match="redis_ip="):
+            manager(redis_ip=wrong)
+
+
 def test_attributes_of_the_docker_manager() -> None:
     cm = DockerContainerManager(use_centralized_log=True, docker_network="n")
     assert cm.centralize_log and cm.log_config is None and cm.logging_system_instance is None

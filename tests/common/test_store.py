@@ -198,7 +198,30 @@ async def test_the_first_follower_begins_an_epoch(
     assert client.get(records.EPOCH_KEY) == epoch
 
 
-# --- a Redis that goes away ---
+# --- a Redis that refuses, or goes away ---
+
+
+async def test_the_follower_says_why_redis_refuses(
+    refusing_redis: tuple[int, str], connect: Connect, follow: Follow, caplog: pytest.LogCaptureFixture
+) -> None:
+    port, said = refusing_redis
+    follow(connect(port))
+    async with asyncio.timeout(10):
+        while said not in caplog.text:
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ConnectionRefusedError(111, "cluster"), TimeoutError("protected mode"), redis.ConnectionError("reset"), OSError()],
+)
+def test_what_may_pass_is_no_refusal(error: Exception) -> None:
+    assert not store_module.refusal(error) and store_module.explain(error)
+
+
+def test_protected_mode_is_a_refusal() -> None:  # which is seen from other machines only
+    error = redis.ResponseError("DENIED Redis is running in protected mode because ...")
+    assert "--protected-mode no" in store_module.explain(error)
 
 
 async def test_while_redis_is_away_the_follower_waits(

@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from clipper_common import records
-from clipper_common.constants import EXIT_ADDRESS_IN_USE, EXIT_REDIS_TAKEN, EXIT_USAGE
+from clipper_common.constants import EXIT_ADDRESS_IN_USE, EXIT_REDIS_REFUSES, EXIT_REDIS_TAKEN, EXIT_USAGE
 
 pytestmark = pytest.mark.integration
 
@@ -60,6 +60,14 @@ def test_a_second_cluster_is_refused(start: Start, free_port: int, redis_port: i
     assert "is used by the Clipper cluster 'first'" in program.log()
     assert "Traceback" not in program.log()
     assert redis_client.get(records.CLUSTER_KEY) == b"first/123"
+
+
+def test_a_redis_that_refuses_is_named(start: Start, free_port: int, refusing_redis: tuple[int, str]) -> None:
+    port, said = refusing_redis
+    program = start(free_port, f"--redis_port={port}", "--cluster_id=c/1")
+    assert program.process.wait(20) == EXIT_REDIS_REFUSES
+    assert f"Redis at localhost:{port} cannot be used" in program.log() and said in program.log()
+    assert "Traceback" not in program.log()
 
 
 def test_a_cluster_that_lost_its_redis_to_another_stops(

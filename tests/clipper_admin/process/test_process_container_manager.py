@@ -147,6 +147,14 @@ def test_bad_port(port: Any) -> None:
         ProcessContainerManager(clipper_query_port=port)
 
 
+def test_a_redis_that_refuses_is_named_at_once(home: Path, refusing_redis: tuple[int, str]) -> None:
+    port, said = refusing_redis
+    cm = ProcessContainerManager("refused", 0, 0, 0, redis_ip="127.0.0.1", redis_port=port, prometheus_port=0)
+    with pytest.raises(ClipperException, match=said):
+        start(cm)
+    assert processes.marked(ClusterFiles("refused").marks()) == []
+
+
 def test_a_redis_that_does_not_answer_is_named_at_once(home: Path, free_port: int) -> None:
     started = time.monotonic()
     with pytest.raises(ClipperException, match=f"No Redis answers at 127.0.0.1:{free_port}"):
