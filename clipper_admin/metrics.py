@@ -8,7 +8,9 @@ The container serves them to Prometheus beside its own::
     metrics.report_metric("cold_inputs", 1)
 """
 
+import functools
 import re
+import sys
 import threading
 from collections.abc import Sequence
 from typing import Any, Final
@@ -20,7 +22,9 @@ DEFAULT_BUCKETS: Final = (5, 10, 20, 35, 50, 75, 100, 150, 200, 250, 300, 400, 5
 
 _REPORT_METHODS: Final = {"Counter": "inc", "Gauge": "set", "Histogram": "observe", "Summary": "observe"}
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_CONTAINERS: Final = "clipper_containers"
 _CONTAINERS_OWN: Final = "clipper_mc_"
+"""How the metrics begin that Clipper's containers add themselves. The `rpc.py` of Clipper 0.4 adds its own here."""
 
 _metrics: Final[dict[str, Any]] = {}
 _lock: Final = threading.Lock()
@@ -32,7 +36,8 @@ def add_metric(name: str, metric_type: str, description: str, buckets: Sequence[
     Parameters
     ----------
     name : str
-        Letters, digits and ``_``; no digit first. Prometheus shows a counter with ``_total`` behind its name.
+        Letters, digits and ``_``; no digit first. Prometheus shows a counter under this name, and under
+        ``<name>_total`` as is its convention.
     metric_type : str
         ``Counter`` (only grows), ``Gauge`` (a value of now), ``Histogram`` or ``Summary``.
     description : str
@@ -50,7 +55,7 @@ def add_metric(name: str, metric_type: str, description: str, buckets: Sequence[
         known = _metrics.get(name) if isinstance(name, str) else None
         if known is None:
             _metrics[name] = _create(name, metric_type, description, buckets)
-        elif (kind := type(known).__name__) != metric_type:
+        elif (kind := _kind(known)) != metric_type:
             raise ClipperException(f"Metric '{name}' cannot be added as {metric_type}: it is there as {kind}")
 
 
@@ -73,7 +78,7 @@ def report_metric(name: str, val: float) -> None:
     if metric is None:
         raise ClipperException(f"There is no metric '{name}': call add_metric('{name}', ...) first")
     try:
-        getattr(metric, _REPORT_METHODS[type(metric).__name__])(float(val))
+        getattr(metric, _REPORT_METHODS[_kind(metric)])(float(val))
     except (TypeError, ValueError) as error:
         raise ClipperException(f"Metric '{name}' cannot take the value {val!r}: {error}") from error
 
@@ -83,7 +88,7 @@ def _create(name: str, metric_type: str, description: str, buckets: Sequence[flo
         raise ClipperException(
             f"{name!r} cannot be the name of a metric: it should have letters, digits and '_', and no digit first"
         )
-    if name.startswith(_CONTAINERS_OWN):
+    if name.startswith(_CONTAINERS_OWN) and _CONTAINERS in sys.modules:
         raise ClipperException(f"Metric '{name}' cannot be added: the container's own begin with {_CONTAINERS_OWN}")
     if metric_type not in _REPORT_METHODS:
         raise ClipperException(f"{metric_type!r} is no type of metric; these are: {', '.join(_REPORT_METHODS)}")
@@ -98,6 +103,37 @@ def _create(name: str, metric_type: str, description: str, buckets: Sequence[flo
         ) from error
     options = {"buckets": buckets} if metric_type == "Histogram" else {}
     try:
-        return getattr(prometheus_client, metric_type)(name, description, **options)
+        kind = _counter_class() if metric_type == "Counter" else getattr(prometheus_client, metric_type)
+        return kind(name, description, **options)
     except (TypeError, ValueError) as error:
         raise ClipperException(f"Metric '{name}' cannot be added: {error}") from error
+
+
+def _kind(metric: Any) -> str:
+    """The type of a metric, as `add_metric` takes it."""
+    return next(name for name in _REPORT_METHODS if any(base.__name__ == name for base in type(metric).__mro__))
+
+
+@functools.cache
+def _counter_class() -> type[Any]:
+    """Counters that are shown under the name that they were given, too, as those of Clipper 0.4 are."""
+    from prometheus_client import Counter
+    from prometheus_client.core import Metric
+
+    class NamedCounter(Counter):
+        def __init__(self, name: str, description: str) -> None:
+            self._given_name = name
+            super().__init__(name, description)
+
+        def collect(self) -> list[Metric]:
+            families = list(super().collect())
+            for family in families:
+                named = [sample._replace(name=self._given_name) for sample in family.samples if _is_total(sample.name)]
+                family.samples += [sample for sample in named if sample not in family.samples]
+            return families
+
+    return NamedCounter
+
+
+def _is_total(name: str) -> bool:
+    return name.endswith("_total")

@@ -78,6 +78,7 @@ def explain(error: BaseException) -> str:
     reason = refusal(error)
     return f"{reason} (It says: {error})" if reason else str(error) or repr(error)
 
+
 _READ_ALL: Final = f"""
 local function keys(db, kind)
   redis.call('SELECT', db)

@@ -21,8 +21,6 @@ from clipper_common.constants import DEFAULT_BATCH_SIZE
 from clipper_common.errors import ClipperException
 from clipper_common.modeldir import PredictFunction
 
-logger = logging.getLogger("clipper_admin")
-
 Parameters = ParamSpec("Parameters")
 
 DEFAULT_IMAGE: Final = "default"
@@ -256,14 +254,17 @@ def save_function(clipper_conn: ClipperConnection, func: PredictFunction, folder
 def save_python_function(name: str, func: PredictFunction) -> str:
     """Pickle `func` into a new folder, as Clipper 0.4's function of this name (deprecated: the deployers do it).
 
-    Returns the path of the folder, for ``ClipperConnection.build_model``; the caller removes it afterwards. `name` has no effect.
+    Returns the path of the folder, for ``ClipperConnection.build_model``; the caller removes it. `name` has no effect.
     Raises ClipperException that says what of the function cannot be pickled.
     """
     folder = Path(tempfile.mkdtemp(suffix="clipper"))
-    with undone_on_failure(lambda: shutil.rmtree(folder), f"{folder} could not be removed again", logger):
+    try:
         with open(folder / modeldir.FUNCTION_FILE, "wb") as file:
             needed = functions.save(func, file)
         modeldir.save_versions(modeldir.running_versions(needed), folder)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     return str(folder)
 
 

@@ -152,9 +152,14 @@ class Api:
         return dynamic.DynamicClient(client.ApiClient(self._configuration), discoverer=lambda *_: None)
 
     @property
-    def client(self) -> Any:
-        """The ``kubernetes.client.ApiClient`` that is used, for other classes of that library."""
-        return self._client.client
+    def core_v1(self) -> Any:
+        """The library's own class for services, pods and nodes, with the same credentials."""
+        return client.CoreV1Api(self._client.client)
+
+    @property
+    def apps_v1(self) -> Any:
+        """The library's own class for Deployments, with the same credentials."""
+        return client.AppsV1Api(self._client.client)
 
     @property
     def host(self) -> str:

@@ -313,16 +313,12 @@ class KubernetesContainerManager(ContainerManager):
     @property
     def _k8s_v1(self) -> Any:
         """A ``kubernetes.client.CoreV1Api``, which tests of Clipper 0.4 use."""
-        from kubernetes.client import CoreV1Api
-
-        return CoreV1Api(self._api.client)
+        return self._api.core_v1
 
     @property
     def _k8s_beta(self) -> Any:
         """The API of Deployments, under the name that it has in tests of Clipper 0.4."""
-        from kubernetes.client import AppsV1Api
-
-        return AppsV1Api(self._api.client)
+        return self._api.apps_v1
 
     # --- frontends ---
 

@@ -1,9 +1,12 @@
 """The metrics that models report about themselves."""
 
+import subprocess
+import sys
 import uuid
 
 import prometheus_client
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from clipper_admin import ClipperException, metrics
 
@@ -31,6 +34,37 @@ def test_each_type(kind: str, line: str, name: str) -> None:
     metrics.report_metric(name, 2)
     metrics.report_metric(name, 3)
     assert line.format(name) in exposed()
+
+
+def test_a_counter_answers_to_the_name_that_was_given(name: str) -> None:
+    for given in (name, f"{name}_of_0_4_total"):
+        metrics.add_metric(given, "Counter", "seen")
+        metrics.report_metric(given, 2)
+        metrics.add_metric(given, "Counter", "again")
+        metrics.report_metric(given, 1)
+    lines = exposed()
+    for shown in (name, f"{name}_total", f"{name}_of_0_4_total"):
+        assert [line for line in lines if line.startswith(f"{shown} ")] == [f"{shown} 3.0"]
+
+
+def test_prometheus_can_read_counters(name: str) -> None:
+    metrics.add_metric(name, "Counter", "seen")
+    families = text_string_to_metric_families("\n".join(exposed()) + "\n")
+    values = {sample.name: sample.value for family in families for sample in family.samples}
+    assert values[name] == values[f"{name}_total"] == 0.0
+
+
+RPC_OF_0_4 = """
+import clipper_admin.metrics as metrics
+metrics.add_metric("clipper_mc_pred_total", "Counter", "Total Predictions Made")
+metrics.add_metric("clipper_mc_recv_time_ms", "Histogram", "ms", [0.1, 1.0, float("inf")])
+metrics.report_metric("clipper_mc_pred_total", 1)
+metrics.report_metric("clipper_mc_recv_time_ms", 0.5)
+"""
+
+
+def test_the_rpc_module_of_0_4_adds_its_own_metrics() -> None:
+    subprocess.run([sys.executable, "-c", RPC_OF_0_4], check=True, timeout=30)
 
 
 def test_adding_again_changes_nothing(name: str) -> None:
@@ -74,7 +108,8 @@ def test_bad_buckets(name: str, buckets: object) -> None:
     assert f"{name}_count 1.0" in exposed()
 
 
-def test_refusals(name: str) -> None:
+def test_refusals(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "clipper_containers", sys)  # as in a container of ours
     with pytest.raises(ClipperException, match=f"no metric '{name}'"):
         metrics.report_metric(name, 1)
     with pytest.raises(ClipperException, match="'Clock' is no type of metric; these are: Counter"):
