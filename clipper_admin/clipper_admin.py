@@ -5,7 +5,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, overload
 
 from clipper_admin import functions, images, older_calls, startup
 from clipper_admin.arguments import (
@@ -226,7 +226,9 @@ class ClipperConnection:
 
     # --- applications ---
 
-    def register_application(self, name: str, input_type: str, default_output: str, slo_micros: int) -> None:
+    def register_application(
+        self, name: str, input_type: str, default_output: str, slo_micros: int, missing_values: bool = False
+    ) -> None:
         """Create the REST endpoint ``http://<query address>/<name>/predict``.
 
         Parameters
@@ -240,6 +242,9 @@ class ClipperConnection:
         slo_micros : int
             The deadline: microseconds from the receipt of a query to its answer, without the time that the network
             takes. 100000 (100 ms) is a good first value.
+        missing_values : bool, optional
+            Whether inputs of the types ``floats`` and ``doubles`` may hold missing values: ``null``, which the model
+            gets as NaN, ``NaN``, ``Infinity`` and ``-Infinity``. They are refused otherwise.
 
         Raises
         ------
@@ -256,6 +261,7 @@ class ClipperConnection:
             check_input_type(input_type),
             default_output,
             check_whole_number("slo_micros", slo_micros, least=1, most=INT32_MAX),
+            bool(missing_values),
         )
         self.logger.info("Application %s was successfully registered", name)
 
@@ -322,23 +328,34 @@ class ClipperConnection:
         self._management.delete_model_link(check_text("app_name", app_name), check_text("model_name", model_name))
         self.logger.info("Model %s is now removed to application %s", model_name, app_name)
 
-    def predict(self, app: str, input: Any, version: Version | None = None) -> dict[str, Any]:
-        """Ask an application for a prediction.
+    @overload
+    def predict(self, app: str, input: Any, version: Version | None = None) -> dict[str, Any]: ...
+
+    @overload
+    def predict(self, app: str, *, version: Version | None = None, input_batch: Any) -> list[dict[str, Any]]: ...
+
+    def predict(
+        self, app: str, input: Any = None, version: Version | None = None, input_batch: Any = None
+    ) -> dict[str, Any] | list[dict[str, Any]]:
+        """Ask an application for a prediction, or for those of several inputs.
 
         Parameters
         ----------
         app : str
             The application's name.
         input : list, numpy.ndarray, str or bytes
-            One input, of the application's type. Bytes are sent in Base64.
+            One input, of the application's type. Bytes are sent in Base64. NaN and None are missing values, for
+            applications that were registered with ``missing_values=True``.
         version : str, optional
             The version of the linked model that should answer, instead of the current one.
+        input_batch : list or numpy.ndarray, optional
+            Several inputs, instead of `input`.
 
         Returns
         -------
         dict
             ``query_id``; ``output``; ``default``, whether the output is the application's default; and
-            ``default_explanation``, why, when it is.
+            ``default_explanation``, why, when it is. For `input_batch` a list of these, in the order of the inputs.
 
         Raises
         ------
@@ -352,7 +369,17 @@ class ClipperConnection:
         >>> clipper_conn.predict("hello-world", [1.1, 2.2, 3.3])  # doctest: +SKIP
         {'query_id': 0, 'output': 6.6, 'default': False}
         """
-        return self._query.predict(check_text("app", app), input, None if version is None else str(version))
+        query, app = self._query, check_text("app", app)
+        wanted = None if version is None else str(version)
+        if input_batch is None:
+            if input is None:
+                raise ClipperException("Invalid value: input=None. Pass one input, or several as input_batch=[...].")
+            return query.predict(app, input, wanted)
+        if input is not None:
+            raise ClipperException("Invalid value: input and input_batch are both given. Pass one of them.")
+        if isinstance(input_batch, str | bytes | Mapping) or not hasattr(input_batch, "__len__"):
+            raise ClipperException(f"Invalid value: input_batch={input_batch!r}. It should be a list of inputs.")
+        return query.predict_batch(app, list(input_batch), wanted)
 
     # --- models ---
 

@@ -1,8 +1,7 @@
 """Prediction functions: whether they survive pickling, and what a container would make of their results."""
 
-import base64
-import binascii
 import inspect
+import math
 import traceback
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,6 +9,7 @@ from types import ModuleType
 from typing import IO, Any
 
 from clipper_admin import pickling
+from clipper_common import base64text
 from clipper_common.datatypes import InputType, to_model_inputs
 from clipper_common.errors import ClipperException
 from clipper_common.modeldir import PredictFunction
@@ -123,6 +123,8 @@ def _encode(value: Any, kind: InputType) -> bytes:
 def _encode_numbers(value: Any, kind: InputType) -> bytes:
     if isinstance(value, (str, bytes, bytearray)):
         raise TypeError(f"a {type(value).__name__} is no list")
+    if kind is not InputType.INTS:  # a missing value is NaN
+        value = [math.nan if item is None else item for item in value]
     return array(kind.typecode, value).tobytes()
 
 
@@ -133,10 +135,9 @@ def _encode_string(value: Any, kind: InputType) -> bytes:
 
 
 def _encode_bytes(value: Any, kind: InputType) -> bytes:
-    try:
-        return base64.b64decode(value, validate=True) if isinstance(value, str) else memoryview(value).tobytes()
-    except binascii.Error as error:
-        raise ValueError(f"not Base64: {error}") from None
+    if isinstance(value, str):
+        return base64text.decode(value)
+    return bytes(value) if isinstance(value, list) else memoryview(value).tobytes()
 
 
 _ENCODERS: Mapping[InputType, Callable[[Any, InputType], bytes]] = {
@@ -144,7 +145,7 @@ _ENCODERS: Mapping[InputType, Callable[[Any, InputType], bytes]] = {
     InputType.BYTES: _encode_bytes,
 }
 _EXPECTED = {
-    InputType.BYTES: "bytes, or a text in Base64",
+    InputType.BYTES: "bytes, a text in Base64, or a list of numbers from 0 to 255",
     InputType.INTS: "a list of whole numbers of 32 bits",
     InputType.FLOATS: "a list of numbers",
     InputType.DOUBLES: "a list of numbers",

@@ -1,5 +1,6 @@
 """One HTTP request to a frontend: its answer's text, or a ClipperException that says what went wrong."""
 
+import base64
 import http.client
 import json
 from collections.abc import Mapping
@@ -18,12 +19,13 @@ def call(
     body: Mapping[str, Any] | None = None,
     *,
     answer_seconds: float = CALL_SECONDS,
+    allow_nan: bool = False,
 ) -> str:
     """GET `path` of the `program` at `address`, or POST `body` as JSON to it; the text of the answer.
 
     `address` is ``host:port``, with a path behind it when the program stands behind a proxy.
     """
-    data = None if body is None else encode(body)
+    data = None if body is None else encode(body, allow_nan)
     try:
         status, text = _exchange(address, path, data, answer_seconds)
     except (OSError, http.client.HTTPException) as error:
@@ -33,15 +35,17 @@ def call(
     return text
 
 
-def encode(body: Mapping[str, Any]) -> bytes:
-    """`body` as JSON, in which numpy values are welcome."""
+def encode(body: Mapping[str, Any], allow_nan: bool = False) -> bytes:
+    """`body` as JSON, in which numpy values are welcome; with `allow_nan`, NaN and infinities as Python writes them."""
     try:
-        return json.dumps(body, default=_as_plain_value, allow_nan=False).encode()
+        return json.dumps(body, default=_as_plain_value, allow_nan=allow_nan).encode()
     except (TypeError, ValueError) as error:
         raise ClipperException(f"This cannot be sent as JSON: {error}") from error
 
 
 def _as_plain_value(value: Any) -> Any:
+    if isinstance(value, bytes | bytearray | memoryview):
+        return base64.b64encode(value).decode()
     if hasattr(value, "tolist"):  # numpy's arrays and numbers, without importing numpy
         return value.tolist()
     raise TypeError(f"a value of type {type(value).__name__}")

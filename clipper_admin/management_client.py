@@ -43,14 +43,18 @@ class ManagementClient:
 
     # --- applications and links ---
 
-    def add_app(self, name: str, input_type: str, default_output: str, latency_slo_micros: int) -> None:
+    def add_app(
+        self, name: str, input_type: str, default_output: str, latency_slo_micros: int, missing_values: bool = False
+    ) -> None:
         """Register an application."""
+        optional = {"missing_values": True} if missing_values else {}
         self._post(
             "add_app",
             name=name,
             input_type=input_type,
             default_output=default_output,
             latency_slo_micros=latency_slo_micros,
+            **optional,
         )
 
     def delete_app(self, name: str) -> None:

@@ -1,8 +1,7 @@
 """QueryClient: the routes of the query frontend that the SDK calls."""
 
-import base64
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -29,11 +28,25 @@ class QueryClient:
 
     def predict(self, app_name: str, input: Any, version: str | None) -> dict[str, Any]:
         """Ask an application for one prediction."""
-        if isinstance(input, (bytes, bytearray, memoryview)):
-            input = base64.b64encode(input).decode()
-        body = {"input": input} if version is None else {"input": input, "version": version}
+        return self._ask(app_name, {"input": input}, version)
+
+    def predict_batch(self, app_name: str, inputs: Sequence[Any], version: str | None) -> list[dict[str, Any]]:
+        """Ask an application for a prediction of each input."""
+        if not inputs:
+            return []
+        answer = self._ask(app_name, {"input_batch": inputs}, version)
+        answers: list[dict[str, Any]] = answer["batch_predictions"] if len(inputs) > 1 else [answer]
+        return answers
+
+    def _ask(self, app_name: str, body: dict[str, Any], version: str | None) -> dict[str, Any]:
+        if version is not None:
+            body["version"] = version
         path = f"/{quote(app_name, safe='')}/predict"
-        text = http_client.call("query frontend", self._get_address(), path, body, answer_seconds=_PREDICTION_SECONDS)
+        address = self._get_address()
+        # The frontend decides whether the application takes NaN, and says what to do if it does not.
+        text = http_client.call(
+            "query frontend", address, path, body, answer_seconds=_PREDICTION_SECONDS, allow_nan=True
+        )
         answer: dict[str, Any] = json.loads(text)
         return answer
 

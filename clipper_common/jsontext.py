@@ -1,5 +1,6 @@
 """JSON in and out, with the error texts of Clipper 0.4."""
 
+import json
 from typing import Any, Final
 
 import orjson
@@ -22,6 +23,14 @@ def parse(body: bytes) -> Any:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise JsonError(f"JSON parse error: {error.msg} (offset {error.pos})\n") from None
+
+
+def parse_with_missing(body: bytes) -> Any:
+    """As `parse`, and takes the numbers ``NaN``, ``Infinity`` and ``-Infinity`` that strict JSON has not."""
+    try:
+        return json.loads(body.decode())
+    except (ValueError, RecursionError) as error:
+        raise JsonError(f"JSON parse error: {error}\n") from None
 
 
 def parse_object(body: bytes, otherwise: str = "JSON schema invalid") -> dict[str, Any]:

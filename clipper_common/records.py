@@ -84,6 +84,8 @@ class Application:
     default_output: str
     latency_slo_micros: int
     policy: str = DEFAULT_POLICY
+    missing_values: bool = False
+    """Whether floats and doubles may be null, NaN and infinite."""
 
     @property
     def slo_seconds(self) -> float:
@@ -95,6 +97,7 @@ class Application:
             "policy": self.policy,
             "default_output": self.default_output,
             "latency_slo_micros": str(self.latency_slo_micros),
+            **({"missing_values": "true"} if self.missing_values else {}),
         }
 
     @classmethod
@@ -106,6 +109,7 @@ class Application:
             default_output=_take(hash_, "default_output", what),
             latency_slo_micros=_take_int(hash_, "latency_slo_micros", what),
             policy=hash_.get("policy", DEFAULT_POLICY),
+            missing_values=hash_.get("missing_values") == "true",
         )
 
 

@@ -20,6 +20,8 @@ class AddApplication:
     input_type: InputType
     default_output: str
     latency_slo_micros: int
+    missing_values: bool = False
+    """Whether floats and doubles may be null, NaN and infinite."""
 
 
 @dataclass(frozen=True)

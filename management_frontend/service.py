@@ -127,7 +127,17 @@ def add_application(snapshot: Snapshot, wanted: AddApplication) -> Change:
         raise QueryError(f"latency_slo_micros must be greater than 0, not {wanted.latency_slo_micros}")
     if name in snapshot.applications:
         raise QueryError(f"application '{name}' already exists")
-    app = Application(name, wanted.input_type, wanted.default_output, wanted.latency_slo_micros)
+    if wanted.missing_values and wanted.input_type not in (InputType.FLOATS, InputType.DOUBLES):
+        raise QueryError(
+            f"missing_values is for the input types floats and doubles: {wanted.input_type.canonical_name} have none"
+        )
+    app = Application(
+        name,
+        wanted.input_type,
+        wanted.default_output,
+        wanted.latency_slo_micros,
+        missing_values=wanted.missing_values,
+    )
     # Clipper 0.4 left the links of a deleted application behind.
     writes = records.delete_application(name) + records.put_application(app)
     return Change(writes, f"Successfully added application with name '{name}'")

@@ -67,6 +67,7 @@ def _application(snapshot: Snapshot, app: Application) -> Json:
         "default_output": app.default_output,
         "latency_slo_micros": app.latency_slo_micros,
         "name": app.name,
+        "missing_values": app.missing_values,
         "linked_models": list(snapshot.links.get(app.name, ())),
     }
 

@@ -56,7 +56,7 @@ class Handlers:
         app = self._app(request)
         body = await self._read(request)
         try:
-            inputs, version = schemas.parse_predict(body, app.input_type)
+            inputs, version = schemas.parse_predict(body, app.input_type, app.missing_values)
             model = self._registry.choose_model(app, version)
         except JsonError as error:
             return _error_response(error, schemas.explain(error, schemas.PREDICT_SCHEMA))
@@ -78,7 +78,7 @@ class Handlers:
         app = self._app(request)
         body = await self._read(request)
         try:
-            feedback = schemas.parse_update(body, app.record.input_type)
+            feedback = schemas.parse_update(body, app.input_type, app.missing_values)
         except JsonError as error:
             return web.Response(text=schemas.explain(error, schemas.UPDATE_SCHEMA), status=error.status)
         return web.Response(text=f"Feedback received? {int(feedback.uid == 0)}")

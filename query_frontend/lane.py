@@ -113,7 +113,7 @@ class Lane:
         payload = schemas.parse_doubles(body) if app.input_type is _DOUBLES else None
         if not payload:
             try:
-                inputs, version = schemas.parse_predict(body, app.input_type)
+                inputs, version = schemas.parse_predict(body, app.input_type, app.missing_values)
             except JsonError:
                 return None
             if version is not None or len(inputs) != 1:

@@ -8,6 +8,7 @@ cdef class AppState:
     cdef public object model
     cdef public AppMetrics metrics
     cdef public object input_type
+    cdef public bint missing_values
     cdef public double slo_seconds
     cdef bytes _default_output
 

@@ -27,6 +27,7 @@ class AppState:
         """The current version of its linked model, if there is one."""
         self.metrics = metrics
         self.input_type = app.input_type
+        self.missing_values = app.missing_values
         self.slo_seconds = app.slo_seconds
         self._default_output = jsontext.embed(app.default_output.encode())
 

@@ -1,13 +1,12 @@
 """JSON bodies of the query frontend's routes: requests to values, answers to bytes."""
 
-import binascii
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import inf
+from math import inf, isinf, nan
 from typing import Any, Final, NamedTuple
 
-from clipper_common import jsontext
+from clipper_common import base64text, jsontext
 from clipper_common.constants import MAX_INPUTS_PER_REQUEST
 from clipper_common.datatypes import InputType
 from clipper_common.errors import JsonError
@@ -23,7 +22,7 @@ def _simdjson_parser() -> Any:
 
 PREDICT_SCHEMA: Final = """
   {
-   "input" := [double] | [int] | [float] | string | base64-encoded string,
+   "input" := [double] | [int] | [float] | string | base64-encoded string | [byte],
    "input_batch" := [ input, ... ] (instead of "input"),
    "version" := string (optional)
   }
@@ -31,7 +30,7 @@ PREDICT_SCHEMA: Final = """
 UPDATE_SCHEMA: Final = """
   {
    "uid" := int,
-   "input" := [double] | [int] | [float] | string | base64-encoded string,
+   "input" := [double] | [int] | [float] | string | base64-encoded string | [byte],
    "label" := double
   }
 """
@@ -41,6 +40,11 @@ _MAX_SIMDJSON_BYTES: Final = 1 << 20
 _INT64_LIMIT: Final = 1 << 63
 _INT: Final = frozenset({int})
 _INT_OR_FLOAT: Final = frozenset({int, float})
+_NUMBER_OR_MISSING: Final = frozenset({int, float, type(None)})
+_NON_FINITE: Final = (b"NaN", b"Infinity")
+_MISSING_VALUES_HINT: Final = (
+    "An application takes null, NaN and infinities among its numbers if it was registered with missing_values=true"
+)
 _ELEMENT_NAMES: Final = {InputType.INTS: "int", InputType.FLOATS: "float", InputType.DOUBLES: "double"}
 
 
@@ -72,16 +76,19 @@ def explain(error: JsonError, schema: str) -> str:
 # --- requests ------------------------------------------------------------------------------------
 
 
-def parse_predict(body: bytes, input_type: InputType) -> tuple[list[bytes], str | None]:
-    """The inputs as they go to the model, and the version that is asked for. Raises `JsonError`."""
+def parse_predict(body: bytes, input_type: InputType, missing_values: bool = False) -> tuple[list[bytes], str | None]:
+    """The inputs as they go to the model, and the version that is asked for. Raises `JsonError`.
+
+    With `missing_values`, floats and doubles may be null (which is NaN), NaN and infinite.
+    """
     if input_type is InputType.DOUBLES and (encoded := parse_doubles(body)):
         return [encoded], None
-    fields = _parse_fields(body)
+    fields = _parse_fields(body, input_type, missing_values)
     version = fields.get("version")
     if version is not None and not isinstance(version, str):
         raise jsontext.type_mismatch("version", "String", version)
     if "input" in fields:
-        return [_encode("input", fields["input"], input_type)], version
+        return [_encode("input", fields["input"], input_type, missing_values)], version
     if "input_batch" not in fields:
         raise JsonError("JSON object does not have required keys input or input_batch")
     batch = fields["input_batch"]
@@ -91,12 +98,12 @@ def parse_predict(body: bytes, input_type: InputType) -> tuple[list[bytes], str 
         raise JsonError(
             f"JSON key input_batch holds {len(batch)} inputs, more than the {MAX_INPUTS_PER_REQUEST} of a request"
         )
-    return [_encode("input_batch", item, input_type) for item in batch], version
+    return [_encode("input_batch", item, input_type, missing_values) for item in batch], version
 
 
-def parse_update(body: bytes, input_type: InputType) -> UpdateRequest:
+def parse_update(body: bytes, input_type: InputType, missing_values: bool = False) -> UpdateRequest:
     """Raises `JsonError`."""
-    fields = _parse_fields(body)
+    fields = _parse_fields(body, input_type, missing_values)
     for key in ("uid", "input", "label"):
         if key not in fields:
             raise JsonError(f"JSON object does not have required key: {key}")
@@ -105,7 +112,7 @@ def parse_update(body: bytes, input_type: InputType) -> UpdateRequest:
         raise jsontext.type_mismatch("uid", "int64", uid)
     if type(label) not in _INT_OR_FLOAT:
         raise jsontext.type_mismatch("label", "double", label)
-    return UpdateRequest(uid, _encode("input", fields["input"], input_type), float(label))
+    return UpdateRequest(uid, _encode("input", fields["input"], input_type, missing_values), float(label))
 
 
 def parse_doubles(body: bytes) -> bytes | None:
@@ -129,18 +136,27 @@ class NotAnObject(JsonError):
     """The body is JSON, but no object; 0.4 says so without a schema."""
 
 
-def _parse_fields(body: bytes) -> dict[str, Any]:
-    value = jsontext.parse(body)
+def _parse_fields(body: bytes, input_type: InputType, missing_values: bool) -> dict[str, Any]:
+    try:
+        value = jsontext.parse(body)
+    except JsonError as error:
+        if input_type not in (InputType.FLOATS, InputType.DOUBLES) or not any(map(body.__contains__, _NON_FINITE)):
+            raise
+        if not missing_values:
+            raise JsonError(f"{error}{_MISSING_VALUES_HINT}") from None
+        value = jsontext.parse_with_missing(body)
     if not isinstance(value, dict):
         raise NotAnObject("JSON schema invalid")
     return value
 
 
-def _encode(key: str, value: object, input_type: InputType) -> bytes:
+def _encode(key: str, value: object, input_type: InputType, missing_values: bool) -> bytes:
     if input_type is InputType.STRINGS:
         encoded = _encode_string(key, value)
     elif input_type is InputType.BYTES:
-        encoded = _decode_base64(key, value)
+        encoded = _encode_byte_list(key, value) if isinstance(value, list) else _decode_base64(key, value)
+    elif missing_values and input_type is not InputType.INTS and isinstance(value, list):
+        encoded = _encode_with_missing(value, input_type)
     else:
         encoded = _encode_numbers(key, value, input_type)
     if not encoded:
@@ -161,9 +177,21 @@ def _decode_base64(key: str, value: object) -> bytes:
         name = jsontext.type_name(value)
         raise JsonError(f"PredictionData of type {name} is not of type base64-encoded string")
     try:
-        return binascii.a2b_base64(value + "=" * (-len(value) % 4), strict_mode=True)
+        return base64text.decode(value)
     except ValueError as error:
         raise JsonError(f"JSON key {key} is not of type base64-encoded string: {error}") from None
+
+
+def _encode_byte_list(key: str, value: list[Any]) -> bytes:
+    if not _INT.issuperset(map(type, value)):
+        wrong = next(item for item in value if type(item) is not int)
+        raise JsonError(f"JSON key {key}: Array input of type {jsontext.type_name(wrong)} is not of type byte")
+    try:
+        return bytes(value)
+    except (ValueError, OverflowError):
+        wrong = next(item for item in value if not 0 <= item < 256)
+        text = f"Array input of type Number is not of type byte: {wrong} is not from 0 to 255"
+        raise JsonError(f"JSON key {key}: {text}") from None
 
 
 def _encode_numbers(key: str, value: object, input_type: InputType) -> bytes:
@@ -183,9 +211,24 @@ def _encode_numbers(key: str, value: object, input_type: InputType) -> bytes:
     return numbers.tobytes()
 
 
+def _encode_with_missing(value: list[Any], input_type: InputType) -> bytes:
+    """As `_encode_numbers`, with null for NaN and infinities as they are."""
+    if not _NUMBER_OR_MISSING.issuperset(map(type, value)):
+        raise _not_of_type(next(item for item in value if type(item) not in _NUMBER_OR_MISSING), input_type)
+    try:
+        numbers = array(input_type.typecode, [nan if item is None else item for item in value])
+    except OverflowError:
+        raise _out_of_range([item for item in value if item is not None], input_type) from None
+    if input_type is InputType.FLOATS:  # what was finite must be so as a float, too
+        wide = [item for item, number in zip(value, numbers, strict=True) if isinf(number) and not isinf(item)]
+        if wide:
+            raise _out_of_range(wide, input_type)
+    return numbers.tobytes()
+
+
 def _not_of_type(item: object, input_type: InputType) -> JsonError:
-    name = _ELEMENT_NAMES[input_type]
-    return JsonError(f"Array input of type {jsontext.type_name(item)} is not of type {name}")
+    text = f"Array input of type {jsontext.type_name(item)} is not of type {_ELEMENT_NAMES[input_type]}"
+    return JsonError(text if item is not None or input_type is InputType.INTS else f"{text}. {_MISSING_VALUES_HINT}")
 
 
 def _out_of_range(value: list[Any], input_type: InputType) -> JsonError:

@@ -48,6 +48,7 @@ class EndpointOptions(DeployOptions, total=False):
     default_output: str
     version: Version
     slo_micros: int
+    missing_values: bool
 
 
 _DEFAULTS: Final[dict[str, Any]] = {
@@ -65,12 +66,16 @@ _DEFAULTS: Final[dict[str, Any]] = {
     "gpus": None,
     "batch_policy": None,
     "batch_delay_micros": 0,
+    "missing_values": False,
 }
 _OF_0_4: Final = ["num_replicas", "batch_size", "pkgs_to_install"]
 _NEW: Final = [*_OF_0_4, "make_current", "resources", "gpus", "batch_policy", "batch_delay_micros"]
 _ORDER: Final = {
     DeployOptions: ["base_image", "labels", "registry", *_NEW],
-    EndpointOptions: ["default_output", "version", "slo_micros", "labels", "registry", "base_image", *_NEW],
+    EndpointOptions: [
+        *("default_output", "version", "slo_micros", "labels", "registry", "base_image"),
+        *(*_NEW, "missing_values"),
+    ],
 }
 """In the order of Clipper 0.4: scripts may give them by position."""
 
@@ -124,7 +129,9 @@ name : str
 default_output : str, optional
     What is answered, with the reason, when no prediction is there by the deadline.
 slo_micros : int, optional
-    The deadline of a query, in microseconds.""",
+    The deadline of a query, in microseconds.
+missing_values : bool, optional
+    As in ``ClipperConnection.register_application``: whether floats and doubles may be null, NaN and infinite.""",
     "endpoint_options": """
 version, labels, registry, base_image, num_replicas, batch_size, pkgs_to_install, make_current
     As there.
@@ -321,22 +328,28 @@ def make_endpoint(
     default_output: str = "None",
     version: Version = 1,
     slo_micros: int = 3000000,
+    missing_values: bool = False,
     **options: Any,
 ) -> None:
     """Register an application, `deploy` a model of the same name, and link the two."""
-    with endpoint(clipper_conn, name, input_type, default_output, slo_micros):
+    with endpoint(clipper_conn, name, input_type, default_output, slo_micros, missing_values):
         deploy(clipper_conn, name, version, input_type, *model, **options)
 
 
 @contextmanager
 def endpoint(
-    clipper_conn: ClipperConnection, name: str, input_type: str, default_output: str, slo_micros: int
+    clipper_conn: ClipperConnection,
+    name: str,
+    input_type: str,
+    default_output: str,
+    slo_micros: int,
+    missing_values: bool = False,
 ) -> Iterator[None]:
     """Register an application, and link it to the model of the same name that the block deploys.
 
     When the block fails, the application is gone again.
     """
-    clipper_conn.register_application(name, input_type, default_output, slo_micros)
+    clipper_conn.register_application(name, input_type, default_output, slo_micros, missing_values)
     complaint = f"Application {name} could not be removed again"
     with undone_on_failure(lambda: clipper_conn.unregister_application(name), complaint, clipper_conn.logger):
         yield

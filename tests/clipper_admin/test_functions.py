@@ -130,7 +130,9 @@ def test_output_without_text(conn: ClipperConnection) -> None:
         ({"input": 1}, "doubles", "not of type doubles"),
         ({"input": [1]}, "strings", "not of type strings"),
         ({"input": "not base64"}, "bytes", "not of type bytes.*Base64"),
-        ({"input": [1]}, "bytes", "not of type bytes"),
+        ({"input": [256]}, "bytes", "not of type bytes.*numbers from 0 to 255"),
+        ({"input": "AP-_"}, "bytes", "not of type bytes.*URL-safe"),
+        ({"input": [None]}, "integers", "not of type integers"),
     ],
 )
 def test_wrong_query(query: Any, input_type: str, complaint: str, conn: ClipperConnection) -> None:

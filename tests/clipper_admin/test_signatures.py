@@ -34,7 +34,10 @@ CONNECTION: dict[str, dict[str, Any]] = {
         "workers": 1,
     },
     "connect": {},
-    "register_application": dict.fromkeys(["name", "input_type", "default_output", "slo_micros"], REQUIRED),
+    "register_application": {
+        **dict.fromkeys(["name", "input_type", "default_output", "slo_micros"], REQUIRED),
+        "missing_values": False,
+    },
     "unregister_application": {"name": REQUIRED},
     "delete_application": {"name": REQUIRED},
     "link_model_to_app": {"app_name": REQUIRED, "model_name": REQUIRED},
@@ -89,7 +92,7 @@ CONNECTION: dict[str, dict[str, Any]] = {
 NEW_METHODS: dict[str, dict[str, Any]] = {
     "get_num_frontend_replicas": {},
     "set_num_frontend_replicas": {"num_frontend_replicas": REQUIRED},
-    "predict": {"app": REQUIRED, "input": REQUIRED, "version": None},
+    "predict": {"app": REQUIRED, "input": None, "version": None, "input_batch": None},
     "set_batching": {
         "name": REQUIRED,
         "version": None,
@@ -172,7 +175,7 @@ def test_deployer(deployer: str) -> None:
     create, deploy, model = MODELS[deployer]
     change = of_onnx if deployer == "onnx" else dict
     head = dict.fromkeys(["clipper_conn", "name", "input_type", *model], REQUIRED)
-    expected = head | change(ENDPOINT_TAIL) | NEW_OF_DEPLOYMENT | NEW_OF_BATCHING
+    expected = head | change(ENDPOINT_TAIL) | NEW_OF_DEPLOYMENT | NEW_OF_BATCHING | {"missing_values": False}
     assert parameters(getattr(module, create)) == list(expected.items())
     head = dict.fromkeys(["clipper_conn", "name", "version", "input_type", *model], REQUIRED)
     expected = head | change(DEPLOY_TAIL) | NEW_OF_DEPLOYMENT | NEW_OF_BATCHING

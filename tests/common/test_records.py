@@ -53,6 +53,13 @@ def test_hashes_are_those_of_0_4() -> None:
     assert REPLICA.to_hash() == REPLICA_HASH
 
 
+def test_missing_values_are_a_field_that_may_be_absent() -> None:
+    app = replace(APP, missing_values=True)
+    assert app.to_hash() == APP_HASH | {"missing_values": "true"}
+    assert Application.from_hash("app", app.to_hash()) == app
+    assert not Application.from_hash("app", APP_HASH | {"missing_values": "no"}).missing_values
+
+
 def test_hashes_of_0_4_are_read() -> None:
     assert Application.from_hash("app", APP_HASH) == APP
     assert Model.from_hash(MODEL_HASH | {"registration": "r"}) == MODEL

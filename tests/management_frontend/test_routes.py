@@ -65,6 +65,7 @@ APP_OBJECT = {
     "input_type": "integers",
     "default_output": "-1",
     "latency_slo_micros": 20000,
+    "missing_values": False,
     "linked_models": ["m"],
 }
 MODEL_OBJECT = {

@@ -32,6 +32,7 @@ ROUTES: dict[str, Any] = {
     "get_state": schemas.SelectionState,
 }
 OPTIONAL = {
+    "add_app": {"missing_values"},
     "add_model": {"make_current", "check_only", "batch_policy", "batch_delay_micros"},
     "set_batching": {"batch_policy", "batch_size", "batch_delay_micros"},
 }

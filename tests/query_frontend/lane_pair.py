@@ -30,6 +30,8 @@ MODELS: Final = {
     "bytes": "echo-bytes:1",
 }
 """By application, which is named like its input type."""
+MISSING_VALUES: Final = {"doubles": "missing-doubles", "floats": "missing-floats"}
+"""Applications that take missing values, by input type."""
 BIG_OUTPUT: Final = '"' + "x" * 20_000 + '"'
 SENTINEL: Final = b"GET /sentinel HTTP/1.1\r\nHost: s\r\n\r\n"
 """A request whose answer says that everything before it was answered."""
@@ -361,6 +363,11 @@ def running_pair(folder: Path, **flags: Any) -> Iterator[Pair]:
             frontend = stack.enter_context(running_frontend(redis.port, log, fast_lane=lane, **flags))
             for kind, model in MODELS.items():
                 frontend.serve(kind, model, kind, slo_ms=60_000)
+            for kind, app in MISSING_VALUES.items():
+                wanted = Application(app, InputType.parse(kind), "default", 60_000_000, missing_values=True)
+                frontend.configure(
+                    *records.put_application(wanted), records.put_link(app, ModelId.parse(MODELS[kind]).name)
+                )
             frontend.serve("late", "late:1", "doubles", slo_ms=10)
             frontend.configure(
                 *records.put_application(Application("bare", InputType.DOUBLES, "[1, 2]", 1000)),

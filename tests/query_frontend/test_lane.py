@@ -2,7 +2,9 @@
 
 import gzip
 import json
+import math
 import random
+from array import array
 from collections.abc import Iterator
 from typing import Final
 
@@ -10,8 +12,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from clipper_common.datatypes import InputType
 from tests.query_frontend.conftest import http
-from tests.query_frontend.lane_pair import BIG_OUTPUT, MODELS, Pair, post, running_pair
+from tests.query_frontend.lane_pair import BIG_OUTPUT, MISSING_VALUES, MODELS, Pair, post, running_pair
 
 pytestmark = pytest.mark.integration
 
@@ -63,6 +66,17 @@ def test_bodies(pair: Pair, kind: str) -> None:
     for envelope in ENVELOPES:
         for value in INPUTS[kind]:
             pair.compare(post(kind, fill(envelope, value)), glued=True)
+
+
+@pytest.mark.parametrize("kind", MISSING_VALUES)
+def test_bodies_with_missing_values(pair: Pair, kind: str) -> None:
+    present = [b"[NaN]", b"[null, 1.5]", b"[Infinity, -Infinity]", b"[-0.0, null]", b"[1e39, null]", b"[NaN,]"]
+    for value in [*INPUTS[kind], *BAD_INPUTS, *present]:
+        for envelope in (ENVELOPES[0], b'{"input_batch": [%s, %s]}', b'{"input": %s, "version": "1"}'):
+            pair.compare(post(MISSING_VALUES[kind], fill(envelope, value)), glued=True)
+    outcome = pair.compare(post(MISSING_VALUES[kind], b'{"input": [null, Infinity]}'))
+    assert outcome.inputs == [array(InputType.parse(kind).typecode, [math.nan, math.inf]).tobytes()]
+    assert b"missing_values=true" in pair.compare(post(kind, b'{"input": [NaN]}')).answers
 
 
 def test_the_lane_is_compared_with_answers_of_the_model(pair: Pair) -> None:

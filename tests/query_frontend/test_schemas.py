@@ -2,6 +2,7 @@ import base64
 import itertools
 import json
 from array import array
+from math import inf, nan
 from typing import Any
 
 import pytest
@@ -23,6 +24,13 @@ GOOD = [
     ("strings", "héllo \x00 {}", "héllo \x00 {}".encode()),
     ("bytes", base64.b64encode(b"\x00\xff\x10").decode(), b"\x00\xff\x10"),
     ("bytes", "AP8", b"\x00\xff"),
+    ("bytes", "AP8\n", b"\x00\xff"),
+    ("bytes", base64.encodebytes(bytes(range(256))).decode(), bytes(range(256))),
+    ("bytes", " A P\r\n8= \t", b"\x00\xff"),
+    ("bytes", "data:image/png;base64,AP8=", b"\x00\xff"),
+    ("bytes", "data:;base64,AP8", b"\x00\xff"),
+    ("bytes", "DATA:text/plain;charset=utf-8;BASE64,AP8=\n", b"\x00\xff"),
+    ("bytes", [0, 255, 16], b"\x00\xff\x10"),
 ]
 
 
@@ -52,7 +60,21 @@ BAD = [
     ("doubles", None, "Type mismatch! JSON key input expected type Arraybut found type Null"),
     ("strings", ["a"], "Type mismatch! JSON key input expected type Stringbut found type Array"),
     ("strings", "", "empty"),
-    ("bytes", [1, 2], "Type mismatch! JSON key input expected type Stringbut found type Array"),
+    ("bytes", [1, 256], "input: Array input of type Number is not of type byte: 256 is not from 0 to 255"),
+    ("bytes", [-1], "-1 is not from 0 to 255"),
+    ("bytes", [2**40], "is not from 0 to 255"),
+    ("bytes", [2**70], "is not of type byte"),
+    ("bytes", [1.0], "Array input of type Number is not of type byte"),
+    ("bytes", [True], "Array input of type True is not of type byte"),
+    ("bytes", ["AP8="], "Array input of type String is not of type byte"),
+    ("bytes", [], "empty"),
+    ("bytes", {"a": 1}, "Type mismatch! JSON key input expected type Stringbut found type Object"),
+    ("bytes", "_-8=", "URL-safe alphabet"),
+    ("bytes", "data:text/plain,hello", "a data: URL without ';base64'"),
+    ("bytes", "data:image/png;base64,", "empty"),
+    ("bytes", "AP8=!", "holds '!' at position 4"),
+    ("doubles", [1.0, None], "Array input of type Null is not of type double. An application takes null"),
+    ("floats", [None], "Array input of type Null is not of type float. An application takes null"),
     ("bytes", "!!!!", "not of type base64-encoded string"),
     ("bytes", "AAA=A", "not of type base64-encoded string"),
     ("bytes", "é", "not of type base64-encoded string"),
@@ -65,6 +87,64 @@ def test_bad_inputs(kind: str, value: object, text: str) -> None:
     with pytest.raises(JsonError) as caught:
         schemas.parse_predict(json.dumps({"input": value}).encode(), InputType.parse(kind))
     assert text in str(caught.value)
+
+
+# --- missing values ---
+
+MISSING = [
+    ("doubles", b"[1.5, null]", [1.5, nan]),
+    ("doubles", b"[NaN]", [nan]),
+    ("doubles", b"[Infinity, -Infinity, -0.0]", [inf, -inf, -0.0]),
+    ("doubles", b"[1, 2.5]", [1.0, 2.5]),
+    ("doubles", b"[100000000000000000000000000, NaN]", [1e26, nan]),
+    ("floats", b"[null, 1e-45, 3.4e38, -Infinity]", [nan, 1e-45, 3.4e38, -inf]),
+]
+
+
+@pytest.mark.parametrize(("kind", "value", "numbers"), MISSING)
+def test_missing_values(kind: str, value: bytes, numbers: list[float]) -> None:
+    input_type = InputType.parse(kind)
+    encoded = array(input_type.typecode, numbers).tobytes()
+    assert schemas.parse_predict(b'{"input": %b}' % value, input_type, True) == ([encoded], None)
+    body = b'{"version": "2", "input_batch": [%b, %b]}' % (value, value)
+    assert schemas.parse_predict(body, input_type, True) == ([encoded, encoded], "2")
+    update = b'{"uid": 0, "label": 1, "input": %b}' % value
+    assert schemas.parse_update(update, input_type, True).input == encoded
+
+
+@pytest.mark.parametrize("value", [b"[null]", b"[NaN]", b"[1, Infinity]", b"[-Infinity]"])
+@pytest.mark.parametrize("kind", ["floats", "doubles"])
+def test_missing_values_are_refused_without_the_setting(kind: str, value: bytes) -> None:
+    for body in (b'{"input": %b}', b'{"input_batch": [[1.0], %b]}'):
+        with pytest.raises(JsonError, match="registered with missing_values=true"):
+            schemas.parse_predict(body % value, InputType.parse(kind))
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "text"),
+    [
+        ("floats", b'{"input": [1e300, null]}', "1e+300 is beyond"),
+        ("floats", b'{"input": [1e300, Infinity]}', "1e+300 is beyond"),
+        ("doubles", b'{"input": [null, true]}', "of type True is not of type double"),
+        ("doubles", b'{"input": ["NaN"]}', "of type String is not of type double"),
+        ("doubles", b'{"input": [nan]}', "JSON parse error"),
+        ("doubles", b'{"input": [NaN}', "JSON parse error"),
+        ("doubles", b'{"input": NaN}', "expected type Arraybut found type Number"),
+        ("doubles", b'{"input": null}', "expected type Arraybut found type Null"),
+        ("doubles", b'\xff{"input": [NaN]}', "JSON parse error"),
+        ("doubles", b'{"input": [NaN], "deep": ' + b"[" * 100_000, "JSON parse error"),
+        ("doubles", b'{"input": [NaN, 1' + b"0" * 5000 + b"]}", "JSON parse error"),
+        ("doubles", b'{"input": [null, 1' + b"0" * 400 + b"]}", "JSON parse error|not of type double"),
+        ("ints", b'{"input": [null]}', "of type Null is not of type int$"),
+        ("ints", b'{"input": [NaN]}', "JSON parse error"),
+        ("strings", b'{"input": NaN}', "JSON parse error"),
+        ("bytes", b'{"input": [null]}', "of type Null is not of type byte"),
+    ],
+)
+def test_what_is_refused_with_missing_values(kind: str, body: bytes, text: str) -> None:
+    with pytest.raises(JsonError, match=text.replace("+", r"\+")) as caught:
+        schemas.parse_predict(body, InputType.parse(kind), True)
+    assert "registered with" not in str(caught.value)
 
 
 BAD_BATCHES = [
