@@ -21,7 +21,7 @@ def decode(text: str) -> bytes:
 
 
 def _plain(text: str) -> str:
-    """The Base64 in `text`, without line breaks and the head of a ``data:`` URL. Raises ValueError where there is none."""
+    """The Base64 in `text`, without line breaks and the head of a ``data:`` URL. Raises ValueError for other text."""
     if url := _DATA_URL.match(text):
         if not url[1].lower().endswith(";base64"):
             raise ValueError("it is a data: URL without ';base64' before its comma")
