@@ -9,6 +9,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import io
+import marshal
 import site
 import sys
 import sysconfig
@@ -127,6 +128,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         return self._known_later | self.imported_later
 
     def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, types.CodeType):
+            return _reduce_code(obj)
         module = _home(obj)
         if isinstance(obj, types.FunctionType):
             self._look_for_imports(obj)
@@ -145,6 +148,14 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             module = _own_module(name)
             if module is not None and self._own.travels(module):
                 self.imported_later |= {*_with_parents(module.__name__)} - self._known_later
+
+
+def _reduce_code(code: types.CodeType) -> Any:
+    """Code as Python writes it into ``.pyc`` files, with the names of files, which cloudpickle 3.1.3 and later drop."""
+    try:
+        return marshal.loads, (marshal.dumps(code),)
+    except ValueError:  # a tool has put constants into the code that no source has
+        return NotImplemented
 
 
 def _home(obj: Any) -> types.ModuleType | None:

@@ -38,6 +38,8 @@ FILES = {
         def later(x):
             import only_later
             return only_later.thrice(x)
+        def failed(x): return x / 0
+        failed.line = failed.__code__.co_firstlineno
         """,
     "deeper.py": """
         import helper  # in a circle
@@ -187,3 +189,30 @@ def test_a_compiled_module_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(_json, "__file__", "/home/user/_json.cpython-311-x86_64-linux-gnu.so", raising=False)
     with pytest.raises(ClipperException, match="'_json' .*is compiled.*pkgs_to_install.*base_image"):
         pickling.dumps(lambda x: _json.scanstring(x))
+
+
+def test_tracebacks_elsewhere_name_the_file_and_line_of_the_user(own: Any, tmp_path: Path) -> None:
+    """With any cloudpickle: since 3.1.3 it drops the names of files."""
+
+    def failing(x: int) -> list[int]:
+        def inner(y: int) -> Any:
+            return y / 0
+
+        return [inner(y) for y in [x]]
+
+    class Failing:
+        def __call__(self, x: int) -> Any:
+            return x / 0
+
+    failed = own("helper").failed
+    (tmp_path / "pickle").write_bytes(pickling.dumps([failing, Failing(), failed]))
+    code = "import cloudpickle, sys; f = cloudpickle.load(open('pickle', 'rb'))[int(sys.argv[1])]; f(1)"
+    places = [
+        (__file__, failing.__code__.co_firstlineno + 2),
+        (__file__, Failing.__call__.__code__.co_firstlineno + 1),
+        (str(tmp_path / "own" / "helper.py"), failed.line),
+    ]
+    for number, (file, line) in enumerate(places):
+        command = [sys.executable, "-c", code, str(number)]
+        result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+        assert f'File "{file}", line {line}, in' in result.stderr
