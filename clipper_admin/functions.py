@@ -4,11 +4,10 @@ import inspect
 import math
 import traceback
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import ModuleType
+from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any
 
-from clipper_admin import pickling
+from clipper_admin import culprits, pickling
 from clipper_common import base64text
 from clipper_common.datatypes import InputType, to_model_inputs
 from clipper_common.errors import ClipperException
@@ -57,7 +56,7 @@ def check_function(func: object, arguments: Sequence[str]) -> None:
 def _not_picklable(func: PredictFunction, error: Exception) -> ClipperException:
     if isinstance(error, ClipperException):
         return error
-    culprit = next((f" because of {what}" for what in _unpicklable_parts(func)), "")
+    culprit = next((f" because of {what}" for what in culprits.unpicklable_parts(func)), "")
     return ClipperException(
         f"{_name(func)} cannot be pickled{culprit}: {type(error).__name__}: {error}. "
         "Create what cannot be pickled inside the function, or load it from a file there."
@@ -71,29 +70,6 @@ def _reload(func: PredictFunction) -> PredictFunction:
     except Exception as error:
         raise _not_picklable(func, error) from error
     return copy
-
-
-def _unpicklable_parts(value: Any, place: str = "", above: frozenset[int] = frozenset()) -> Iterator[str]:
-    """What in `value` cannot be pickled, as deep inside as it can be told."""
-    for name, part in pickling.unpicklable(_parts(value)):
-        if id(part) not in above:
-            kind = f"'{name}' (a {_type_name(part)}){place}"
-            inner = _unpicklable_parts(part, f" in '{getattr(part, '__name__', name)}'", above | {id(value)})
-            yield next(inner, kind)
-
-
-def _parts(value: Any) -> Mapping[str, Any]:
-    """What travels with a function, a module or an object."""
-    if isinstance(value, ModuleType):
-        return pickling.content(value) if pickling.is_own(value) else {}
-    if not inspect.isfunction(value):
-        return getattr(value, "__dict__", {})
-    variables = inspect.getclosurevars(value)
-    return {**variables.globals, **variables.nonlocals}
-
-
-def _type_name(value: object) -> str:
-    return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
 # --- inputs ---

@@ -1,40 +1,42 @@
-"""Pickles functions and models, and with them the modules of the user's own that they need.
+"""Pickles functions and models, and with them what of the user's they need elsewhere.
 
 Installed packages are imported again where the pickle is read. Modules from the user's folders are not there: they
-travel in the pickle, with all that they import from these folders in turn.
+travel in the pickle, with all that they import from these folders in turn. The notebook or script is not there either:
+behind the pickle of the value, the file holds a second one, which `clipper_common.namespace` makes ``__main__`` of.
 """
 
-import dis
-import importlib
-import importlib.metadata
-import importlib.util
 import io
 import marshal
-import site
 import sys
-import sysconfig
+import threading
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
-from importlib.machinery import EXTENSION_SUFFIXES
-from pathlib import Path
 from typing import IO, Any, Final
 
 import cloudpickle
 
-from clipper_common import modeldir
-from clipper_common.errors import ClipperException
+from clipper_admin import reducers
+from clipper_admin.own_modules import check_source, home, imported_modules, is_own, own_module, with_parents
+from clipper_common import modeldir, namespace
 
 _EVERYWHERE: Final = {"clipper_common", "clipper_admin", "clipper_containers", "cloudpickle", "rpc"}
 """In every container."""
-_INSTALLED: Final = {"site-packages", "dist-packages"}
 _NOT_CONTENT: Final = {"__builtins__", "__spec__", "__loader__", "__cached__"}
 """What a module has that belongs to the interpreter."""
+_MOST_BYTES_OF_A_DEFINITION: Final = 4 << 20
+_MOST_BYTES_OF_DEFINITIONS: Final = 64 << 20
+"""Counting those that turned out to be too large, so that a large variable is not pickled again and again."""
+
+_one_at_a_time: Final = threading.RLock()
+"""cloudpickle knows one set of modules that travel, for all threads."""
 
 
-def dump(value: Any, file: IO[bytes]) -> set[str]:
+def dump(value: Any, file: IO[bytes], definitions: bool = True) -> set[str]:
     """Pickle `value`. Returns the names of the packages that will be imported when it is read.
+
+    With `definitions`, functions and classes of the notebook or script that `value` does not use travel, too: plain
+    pickles that are read within a function may need them.
 
     Raises whatever the parts of `value` raise, or ClipperException that names a module that cannot travel.
     """
@@ -48,13 +50,17 @@ def dump(value: Any, file: IO[bytes]) -> set[str]:
             file.truncate()
             pickler = _Pickler(file, own, pickler.all_imported_later)
             pickler.dump(_Accompanied(value, later))
-    return pickler.packages
+        packages = set(pickler.packages)
+        others = dict(_definitions(own, pickler.of_main)) if definitions else {}
+        if pickler.of_main or others:
+            pickler.dump(namespace.Main(dict(pickler.of_main), others)._asdict())
+    return packages
 
 
 def dumps(value: Any) -> bytes:
     """The pickle of `value`."""
     file = io.BytesIO()
-    dump(value, file)
+    dump(value, file, definitions=False)
     return file.getvalue()
 
 
@@ -63,23 +69,15 @@ def reload(value: Any) -> Any:
     return cloudpickle.loads(dumps(value))
 
 
-def unpicklable(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Those of `values` that cannot be pickled, or not be read back."""
-    for name, value in values.items():
-        try:
-            reload(value)
-        except Exception:
-            yield name, value
-
-
 @contextmanager
 def _registered() -> Iterator["_OwnModules"]:
     """Modules that cloudpickle takes along, until the end of the block."""
-    own = _OwnModules()
-    try:
-        yield own
-    finally:
-        own.forget()
+    with _one_at_a_time:
+        own = _OwnModules()
+        try:
+            yield own
+        finally:
+            own.forget()
 
 
 class _OwnModules:
@@ -92,14 +90,14 @@ class _OwnModules:
     def travels(self, module: types.ModuleType) -> bool:
         name = module.__name__
         if name not in self._before | self._registered and sys.modules.get(name) is module and is_own(module):
-            _check_source(module)
+            check_source(module)
             cloudpickle.register_pickle_by_value(module)
             self._registered.add(name)
         return name in self._before | self._registered
 
     def forget(self) -> None:
         for name in self._registered:
-            with suppress(ValueError):  # somebody else was faster
+            with suppress(ValueError):  # the user has unregistered it meanwhile
                 cloudpickle.unregister_pickle_by_value(sys.modules[name])
 
 
@@ -122,6 +120,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         self._known_later = set(imported_later)
         self.imported_later: set[str] = set()
         self.packages: set[str] = set()
+        self.of_main: dict[str, Any] = {}
+        """What of the notebook or script was met, by name."""
 
     @property
     def all_imported_later(self) -> set[str]:
@@ -130,24 +130,93 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, types.CodeType):
             return _reduce_code(obj)
-        module = _home(obj)
         if isinstance(obj, types.FunctionType):
             self._look_for_imports(obj)
+        if (name := _name_in_main(obj)) is not None:
+            self.of_main[name] = obj
+        module = home(obj)
         if module is not None and not self._own.travels(module):
             self.packages |= _installed_package(module.__name__)
         elif isinstance(obj, types.ModuleType):
             return modeldir.make_module, (obj.__name__,), content(obj), None, None, modeldir.fill_module
-        return super().reducer_override(obj)
+        by_value = reducers.by_value(obj, self._is_elsewhere, self.dispatch_table)
+        return super().reducer_override(obj) if by_value is NotImplemented else by_value
+
+    def _is_elsewhere(self, module: str) -> bool:
+        """Whether a module can be imported where the pickle is read."""
+        found = sys.modules.get(module)
+        return module != "__main__" and (found is None or not self._own.travels(found))
 
     def _look_for_imports(self, function: types.FunctionType) -> None:
-        home = sys.modules.get(function.__module__ or "")
-        if home is not None and home.__name__ != "__main__" and not self._own.travels(home):
+        module = sys.modules.get(function.__module__ or "")
+        if module is not None and module.__name__ != "__main__" and not self._own.travels(module):
             return  # it is imported again, and imports for itself
         package = function.__globals__.get("__package__") or ""
         for name in imported_modules(function.__code__, package):
-            module = _own_module(name)
-            if module is not None and self._own.travels(module):
-                self.imported_later |= {*_with_parents(module.__name__)} - self._known_later
+            found = self._imported(name)
+            if found is not None and self._own.travels(found):
+                self.imported_later |= {*with_parents(found.__name__)} - self._known_later
+
+    def _imported(self, name: str) -> types.ModuleType | None:
+        return own_module(name)
+
+
+class _DefinitionPickler(_Pickler):
+    """Pickles what the value does not use. What the value does use is there already, and is meant."""
+
+    def __init__(self, file: IO[bytes], own: _OwnModules, there: dict[int, str]) -> None:
+        super().__init__(file, own)
+        self._there = there
+
+    def reducer_override(self, obj: Any) -> Any:
+        if (name := self._there.get(id(obj))) is not None:
+            return namespace.from_main, (name,)
+        return super().reducer_override(obj)
+
+    def _imported(self, name: str) -> types.ModuleType | None:
+        """Nothing is imported for a function that may never be called."""
+        return None
+
+
+def _definitions(own: _OwnModules, there: dict[str, Any]) -> Iterator[tuple[str, bytes | str]]:
+    """The other functions and classes of the notebook or script by name: each its pickle, or why it has none."""
+    ids = {id(value): name for name, value in there.items()}
+    budget = _MOST_BYTES_OF_DEFINITIONS
+    for name, value in list(vars(sys.modules["__main__"]).items()):
+        if name in there or not _is_definition(value):
+            continue
+        file = _Limited(min(budget, _MOST_BYTES_OF_A_DEFINITION))
+        try:
+            _DefinitionPickler(file, own, ids).dump(value)
+            yield name, file.getvalue()
+        except Exception as error:
+            yield name, f"{type(error).__name__}: {error}"
+        budget -= file.tell()
+
+
+class _Limited(io.BytesIO):
+    """Refuses to become larger than `most` bytes."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self._most = most
+
+    def write(self, data: Any) -> int:
+        if self.tell() + memoryview(data).nbytes > self._most:
+            raise ValueError(f"with the variables that it uses, it is larger than {_MOST_BYTES_OF_A_DEFINITION} bytes")
+        return super().write(data)
+
+
+def _is_definition(value: Any) -> bool:
+    """Whether plain pickle refers to `value` by its name in the notebook or script."""
+    return getattr(value, "__module__", None) == "__main__" and isinstance(getattr(value, "__name__", None), str)
+
+
+def _name_in_main(obj: Any) -> str | None:
+    if isinstance(obj, types.ModuleType) or not _is_definition(obj):
+        return None
+    name: str = getattr(obj, "__qualname__", obj.__name__)
+    return name if vars(sys.modules["__main__"]).get(name) is obj else None
 
 
 def _reduce_code(code: types.CodeType) -> Any:
@@ -156,15 +225,6 @@ def _reduce_code(code: types.CodeType) -> Any:
         return marshal.loads, (marshal.dumps(code),)
     except ValueError:  # a tool has put constants into the code that no source has
         return NotImplemented
-
-
-def _home(obj: Any) -> types.ModuleType | None:
-    """The module that `obj` is, or that it is an attribute of."""
-    if isinstance(obj, types.ModuleType):
-        return obj
-    if isinstance(obj, types.FunctionType | types.BuiltinFunctionType | type):
-        return sys.modules.get(getattr(obj, "__module__", None) or "")
-    return None
 
 
 def content(module: types.ModuleType) -> dict[str, Any]:
@@ -176,100 +236,3 @@ def content(module: types.ModuleType) -> dict[str, Any]:
 def _installed_package(module: str) -> set[str]:
     top = module.partition(".")[0]
     return set() if top in sys.stdlib_module_names or top in _EVERYWHERE or top == "__main__" else {top}
-
-
-# --- what is the user's own ---
-
-
-def is_own(module: types.ModuleType) -> bool:
-    """Whether a module comes from one of the user's folders, and not with Python or an installed package."""
-    return module.__name__ != "__main__" and _is_own(module.__name__.partition(".")[0], _place(module))
-
-
-def is_own_or_main(obj: Any) -> bool:
-    """Whether a function or class comes from a module of the user's own, or from the notebook or script that runs."""
-    module = _home(obj)
-    return module is None or module.__name__ == "__main__" or is_own(module)
-
-
-def _place(module: types.ModuleType) -> str:
-    """Its file; for a folder without ``__init__.py``, the folder."""
-    return getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", [])), "")
-
-
-@cache
-def _is_own(top: str, place: str) -> bool:
-    if not place or top in sys.stdlib_module_names or top in _EVERYWHERE:
-        return False
-    path = Path(place).resolve()
-    if _INSTALLED.intersection(path.parts) or any(path.is_relative_to(folder) for folder in _installation_folders()):
-        return False
-    return top not in importlib.metadata.packages_distributions()  # else it is installed in editable mode
-
-
-@cache
-def _installation_folders() -> list[Path]:
-    libraries = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    return [Path(folder).resolve() for folder in {*libraries, *site.getsitepackages(), site.getusersitepackages()}]
-
-
-def _check_source(module: types.ModuleType) -> None:
-    if _place(module).endswith(tuple(EXTENSION_SUFFIXES)):
-        raise ClipperException(
-            f"The module '{module.__name__}' ({_place(module)}) is compiled and cannot travel with the function. "
-            "Make a package of it and name that in pkgs_to_install, or install it in an image of your own and name "
-            "that in base_image."
-        )
-
-
-# --- imports within functions ---
-
-
-def imported_modules(code: types.CodeType, package: str) -> Iterator[str]:
-    """The modules that `code` may import when it runs, by their full names."""
-    constants: list[Any] = [0, None]
-    for instruction in dis.get_instructions(code):
-        if instruction.opname == "IMPORT_NAME":
-            level, names = constants[-2:]
-            yield from _full_names(instruction.argval, level or 0, names or (), package)
-        elif "CONST" in instruction.opname or instruction.opname == "LOAD_SMALL_INT":
-            constants.append(instruction.argval)
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from imported_modules(constant, package)
-
-
-def _full_names(name: str, level: int, names: Iterable[str], package: str) -> Iterator[str]:
-    if level:
-        parent = package.rsplit(".", level - 1)[0] if level > 1 else package
-        name = f"{parent}.{name}".strip(".")
-    yield name
-    for each in names:  # perhaps modules of a package
-        yield f"{name}.{each}"
-
-
-def _own_module(name: str) -> types.ModuleType | None:
-    """The module of that name if there is one of the user's own. It is imported if it was not yet."""
-    top = name.partition(".")[0]
-    if not _is_own(top, _place_of_spec(top)) or not (name in sys.modules or _place_of_spec(name)):
-        return None
-    try:
-        return importlib.import_module(name)
-    except Exception as error:
-        raise ClipperException(
-            f"The function imports '{name}' ({_place_of_spec(name)}), which raises {type(error).__name__}: {error}"
-        ) from error
-
-
-def _place_of_spec(name: str) -> str:
-    """Where the module `name` would come from. Imports the packages that it is in, and not itself."""
-    try:
-        spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError, AttributeError):  # no module, or in what is no package
-        return ""
-    return "" if spec is None else spec.origin or next(iter(spec.submodule_search_locations or []), "")
-
-
-def _with_parents(name: str) -> Iterator[str]:
-    parts = name.split(".")
-    return (".".join(parts[: end + 1]) for end in range(len(parts)))

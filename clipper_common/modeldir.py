@@ -5,14 +5,13 @@ import importlib.util
 import json
 import platform
 import re
-import sys
 import types
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import cloudpickle
+from clipper_common import namespace
 
 FUNCTION_FILE: Final = "func.pkl"
 VERSIONS_FILE: Final = "versions.json"
@@ -43,17 +42,15 @@ def load_function(directory: Path) -> PredictFunction:
 def load_pickle(path: Path) -> Any:
     """Read what the SDK pickled."""
     with open(path, "rb") as file:
-        return cloudpickle.load(file)
+        return namespace.read(file)
 
 
 # --- modules that travel within a pickle ---
 
 
 def make_module(name: str) -> types.ModuleType:
-    """A module that came with a pickle. Code that imports it later finds it, unless the real one is there."""
-    module = types.ModuleType(name)
-    sys.modules.setdefault(name, module)
-    return module
+    """A module that came with a pickle. Code that imports it later finds it."""
+    return namespace.add_module(name)
 
 
 def fill_module(module: types.ModuleType, content: Mapping[str, Any]) -> None:

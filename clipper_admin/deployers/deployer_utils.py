@@ -283,7 +283,7 @@ def serialize_object(obj: Any) -> bytes:
 def save_pickle(value: Any, argument: str, file: Path) -> set[str]:
     """Pickle a part of a model. Returns the packages that it needs."""
     with explained(argument, "It cannot be pickled"), open(file, "wb") as stream:
-        return pickling.dump(value, stream)
+        return pickling.dump(value, stream, definitions=False)
 
 
 @contextmanager

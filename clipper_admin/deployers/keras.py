@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from clipper_admin import images, pickling
+from clipper_admin import images, own_modules
 from clipper_admin.clipper_admin import ClipperConnection, Version
 from clipper_admin.deployers.deployer_utils import (
     DeployOptions,
@@ -130,4 +130,4 @@ def _own_classes(model: "keras.Model | str | Path") -> dict[str, Any]:
         {} if isinstance(model, str | Path) else {type(part).__name__: type(part) for part in model._flatten_layers()}
     )
     registered = keras.saving.get_custom_objects()
-    return {name: what for name, what in (used | registered).items() if pickling.is_own_or_main(what)}
+    return {name: what for name, what in (used | registered).items() if own_modules.is_own_or_main(what)}

@@ -9,7 +9,7 @@ from typing import Any, Final, NoReturn, TypeVar
 
 import numpy as np
 
-from clipper_common import constants, modeldir
+from clipper_common import constants, modeldir, namespace
 
 from .prediction import PredictionError, check_length, type_name
 from .rpc import ModelContainerBase, RPCService
@@ -69,6 +69,7 @@ def load_or_exit(load: Callable[[Path], Loaded], directory: str) -> Loaded:
         _exit(f"The model in {directory} cannot be loaded here. {reason}")
     for theirs, ours in differences.others:
         print(f"The model was saved with {theirs.pin}; here is {ours.version}.", file=sys.stderr, flush=True)
+    namespace.take_over()
     try:
         return load(folder)
     except Exception as error:

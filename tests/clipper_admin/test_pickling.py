@@ -13,7 +13,7 @@ import cloudpickle
 import numpy as np
 import pytest
 
-from clipper_admin import ClipperException, functions, pickling
+from clipper_admin import ClipperException, functions, own_modules, pickling
 
 FILES = {
     "helper.py": """
@@ -161,9 +161,9 @@ def test_reloading_leaves_the_modules_of_this_interpreter(own: Any) -> None:
 def test_what_is_not_the_users_own(own: Any) -> None:
     import clipper_admin
 
-    assert not any(map(pickling.is_own, [np, pickle, clipper_admin, pytest, sys, cloudpickle.cloudpickle]))
-    assert pickling.is_own(own("helper"))
-    assert pickling.is_own(own("package.sub"))  # without __init__.py
+    assert not any(map(own_modules.is_own, [np, pickle, clipper_admin, pytest, sys, cloudpickle.cloudpickle]))
+    assert own_modules.is_own(own("helper"))
+    assert own_modules.is_own(own("package.sub"))  # without __init__.py
 
 
 def test_packages_that_are_needed(tmp_path: Path) -> None:

@@ -1,0 +1,80 @@
+"""How values are pickled that Python pickles as the name of a variable in a module, when that module stays behind.
+
+Also values of the standard library that cannot be pickled only for what they keep besides their meaning.
+"""
+
+import copyreg
+import enum
+import functools
+import pickle
+import typing
+from collections.abc import Callable, Container, Mapping
+from typing import Any, Final
+
+from clipper_common import namespace
+
+_LRU_CACHE: Final = type(functools.lru_cache(len))
+_SET_BY_LRU_CACHE: Final = {*functools.WRAPPER_ASSIGNMENTS, "__wrapped__", "cache_parameters"}
+_HEAP_TYPE: Final = 1 << 9
+"""The flag of classes that a ``class`` statement made."""
+_PARAMETERS: Final = tuple(getattr(typing, name) for name in ("ParamSpec", "TypeVarTuple") if hasattr(typing, name))
+
+
+def by_value(obj: Any, is_elsewhere: Callable[[str], bool], known: Container[type]) -> Any:
+    """How to make `obj` again, as ``__reduce__`` says it; NotImplemented if it is pickled as it says itself.
+
+    `is_elsewhere` says whether a module can be imported where the pickle is read. `known` are the types that others
+    have said how to pickle. Raises PicklingError if `obj` can only be named, and its module is not there.
+    """
+    if type(obj) is functools.cached_property:  # has a lock in Python 3.11
+        return functools.cached_property, (obj.func,), _without(vars(obj), {"func", "lock"})
+    module = getattr(obj, "__module__", None)
+    if not isinstance(module, str) or isinstance(obj, type) or is_elsewhere(module):
+        return NotImplemented
+    if hasattr(obj, "dispatch") and getattr(obj, "__globals__", None) is functools.singledispatch.__globals__:
+        registered = dict(obj.registry)
+        return namespace.single_dispatch, (registered.pop(object),), registered, None, None, namespace.register_all
+    if type(obj) is _LRU_CACHE:
+        return _Decorator(obj.cache_parameters()), (obj.__wrapped__,), _without(vars(obj), _SET_BY_LRU_CACHE) or None
+    if type(obj) is typing.NewType:
+        return typing.NewType, (obj.__name__, obj.__supertype__), {"__module__": module}
+    if type(obj) in _PARAMETERS:
+        return type(obj), (obj.__name__,)
+    if type(obj) in known or not _says_how(type(obj)):
+        return NotImplemented
+    reduced = obj.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+    return _of_named(obj, module, reduced) if isinstance(reduced, str) else reduced
+
+
+class _Decorator:
+    """What ``lru_cache(maxsize, typed)`` returns."""
+
+    def __init__(self, parameters: Mapping[str, Any]) -> None:
+        self._parameters = parameters
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return functools.lru_cache, (self._parameters["maxsize"], self._parameters["typed"])
+
+    def __call__(self, function: Any) -> Any:
+        return functools.lru_cache(**self._parameters)(function)
+
+
+def _says_how(kind: type) -> bool:
+    return any(getattr(kind, name) is not getattr(object, name) for name in ("__reduce__", "__reduce_ex__"))
+
+
+def _of_named(obj: Any, module: str, name: str) -> Any:
+    """For what says that it is the variable `name` of a module that is not there."""
+    if isinstance(obj, enum.Enum):
+        return type(obj), (obj.value,)
+    if type(obj).__module__ == module and type(obj).__flags__ & _HEAP_TYPE:  # a class of the user's
+        make = copyreg.__newobj__  # type: ignore[attr-defined]
+        return make, (type(obj),), getattr(obj, "__dict__", None) or None
+    raise pickle.PicklingError(
+        f"a {type(obj).__module__}.{type(obj).__qualname__} is pickled as the name '{name}' in the module '{module}', "
+        "which does not exist where the model is served"
+    )
+
+
+def _without(values: Mapping[str, Any], names: Container[str]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in names}
