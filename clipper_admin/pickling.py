@@ -10,7 +10,7 @@ import marshal
 import sys
 import threading
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import IO, Any, Final
 
@@ -51,9 +51,8 @@ def dump(value: Any, file: IO[bytes], definitions: bool = True) -> set[str]:
             pickler = _Pickler(file, own, pickler.all_imported_later)
             pickler.dump(_Accompanied(value, later))
         packages = set(pickler.packages)
-        others = dict(_definitions(own, pickler.of_main)) if definitions else {}
-        if pickler.of_main or others:
-            pickler.dump(namespace.Main(dict(pickler.of_main), others)._asdict())
+        if sent := _sent_along(pickler, own, definitions):
+            pickler.dump(sent)
     return packages
 
 
@@ -120,8 +119,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         self._known_later = set(imported_later)
         self.imported_later: set[str] = set()
         self.packages: set[str] = set()
-        self.of_main: dict[str, Any] = {}
-        """What of the notebook or script was met, by name."""
+        self.there: dict[str, dict[str, Any]] = {"__main__": {}}
+        """What of the user's modules was met: by module, and by name."""
 
     @property
     def all_imported_later(self) -> set[str]:
@@ -132,15 +131,26 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return _reduce_code(obj)
         if isinstance(obj, types.FunctionType):
             self._look_for_imports(obj)
-        if (name := _name_in_main(obj)) is not None:
-            self.of_main[name] = obj
+        if (address := self._address(obj)) is not None:
+            self.there.setdefault(address[0], {})[address[1]] = obj
         module = home(obj)
         if module is not None and not self._own.travels(module):
             self.packages |= _installed_package(module.__name__)
         elif isinstance(obj, types.ModuleType):
             return modeldir.make_module, (obj.__name__,), content(obj), None, None, modeldir.fill_module
         by_value = reducers.by_value(obj, self._is_elsewhere, self.dispatch_table)
-        return super().reducer_override(obj) if by_value is NotImplemented else by_value
+        if isinstance(by_value, str):  # a name in a module of the user's
+            self.there.setdefault(obj.__module__, {})[by_value] = obj
+            by_value = reducers.of_named(obj, by_value)
+        return _with_qualified_name(obj, super().reducer_override(obj)) if by_value is NotImplemented else by_value
+
+    def _address(self, obj: Any) -> tuple[str, str] | None:
+        """The module of the user's, and the name in it, by which plain pickle refers to `obj`."""
+        module = getattr(obj, "__module__", None)
+        if not isinstance(module, str) or not _is_definition(obj, module) or self._is_elsewhere(module):
+            return None
+        name: str = getattr(obj, "__qualname__", obj.__name__)
+        return (module, name) if vars(sys.modules.get(module, obj)).get(name) is obj else None
 
     def _is_elsewhere(self, module: str) -> bool:
         """Whether a module can be imported where the pickle is read."""
@@ -161,16 +171,27 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         return own_module(name)
 
 
+# --- what is sent along ---
+
+
+def _sent_along(pickler: _Pickler, own: _OwnModules, definitions: bool) -> dict[str, dict[str, Any]]:
+    """What of the user's modules stands behind the value, as `namespace.read` takes it."""
+    there = {module: dict(names) for module, names in pickler.there.items()}
+    others = _definitions(own, there) if definitions else {}
+    sent = {module: namespace.Sent(there.get(module, {}), others.get(module, {})) for module in {**there, **others}}
+    return {module: each._asdict() for module, each in sent.items() if any(each)}
+
+
 class _DefinitionPickler(_Pickler):
     """Pickles what the value does not use. What the value does use is there already, and is meant."""
 
-    def __init__(self, file: IO[bytes], own: _OwnModules, there: dict[int, str]) -> None:
+    def __init__(self, file: IO[bytes], own: _OwnModules, there: Mapping[int, tuple[str, str]]) -> None:
         super().__init__(file, own)
-        self._there = there
+        self._addresses = there
 
     def reducer_override(self, obj: Any) -> Any:
-        if (name := self._there.get(id(obj))) is not None:
-            return namespace.from_main, (name,)
+        if (address := self._addresses.get(id(obj))) is not None:
+            return namespace.from_users, address
         return super().reducer_override(obj)
 
     def _imported(self, name: str) -> types.ModuleType | None:
@@ -178,20 +199,37 @@ class _DefinitionPickler(_Pickler):
         return None
 
 
-def _definitions(own: _OwnModules, there: dict[str, Any]) -> Iterator[tuple[str, bytes | str]]:
-    """The other functions and classes of the notebook or script by name: each its pickle, or why it has none."""
-    ids = {id(value): name for name, value in there.items()}
+def _definitions(own: _OwnModules, there: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, bytes | str]]:
+    """The other functions and classes of the user's modules: each its pickle, or why it has none."""
+    addresses = {id(value): (module, name) for module, names in there.items() for name, value in names.items()}
     budget = _MOST_BYTES_OF_DEFINITIONS
-    for name, value in list(vars(sys.modules["__main__"]).items()):
-        if name in there or not _is_definition(value):
-            continue
-        file = _Limited(min(budget, _MOST_BYTES_OF_A_DEFINITION))
-        try:
-            _DefinitionPickler(file, own, ids).dump(value)
-            yield name, file.getvalue()
-        except Exception as error:
-            yield name, f"{type(error).__name__}: {error}"
-        budget -= file.tell()
+    found: dict[str, dict[str, bytes | str]] = {}
+    for module in ["__main__", *sorted({*there, *_own_modules_of_main()} - {"__main__"})]:
+        found[module] = {}
+        for name, value in list(vars(sys.modules[module]).items()):
+            if _is_definition(value, module) and id(value) not in addresses:
+                file = _Limited(min(budget, _MOST_BYTES_OF_A_DEFINITION))
+                found[module][name] = _pickle_or_reason(value, file, own, addresses)
+                budget -= file.tell()
+    return found
+
+
+def _own_modules_of_main() -> set[str]:
+    """Those of the user's modules that the notebook or script has imported, or has imported something of."""
+    homes = {home(value) for value in list(vars(sys.modules["__main__"]).values())}
+    return {
+        module.__name__ for module in homes if module and sys.modules.get(module.__name__) is module and is_own(module)
+    }
+
+
+def _pickle_or_reason(
+    value: Any, file: "_Limited", own: _OwnModules, there: Mapping[int, tuple[str, str]]
+) -> bytes | str:
+    try:
+        _DefinitionPickler(file, own, there).dump(value)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return file.getvalue()
 
 
 class _Limited(io.BytesIO):
@@ -207,16 +245,9 @@ class _Limited(io.BytesIO):
         return super().write(data)
 
 
-def _is_definition(value: Any) -> bool:
-    """Whether plain pickle refers to `value` by its name in the notebook or script."""
-    return getattr(value, "__module__", None) == "__main__" and isinstance(getattr(value, "__name__", None), str)
-
-
-def _name_in_main(obj: Any) -> str | None:
-    if isinstance(obj, types.ModuleType) or not _is_definition(obj):
-        return None
-    name: str = getattr(obj, "__qualname__", obj.__name__)
-    return name if vars(sys.modules["__main__"]).get(name) is obj else None
+def _is_definition(value: Any, module: str) -> bool:
+    """Whether plain pickle refers to `value` by its name in the module."""
+    return getattr(value, "__module__", None) == module and isinstance(getattr(value, "__name__", None), str)
 
 
 def _reduce_code(code: types.CodeType) -> Any:
@@ -225,6 +256,14 @@ def _reduce_code(code: types.CodeType) -> Any:
         return marshal.loads, (marshal.dumps(code),)
     except ValueError:  # a tool has put constants into the code that no source has
         return NotImplemented
+
+
+def _with_qualified_name(obj: Any, reduced: Any) -> Any:
+    """cloudpickle makes a class within a class without the name by which plain pickle refers to it."""
+    match reduced:
+        case (_, _, (dict() as attributes, *_), *_) if isinstance(obj, type):
+            attributes.setdefault("__qualname__", obj.__qualname__)
+    return reduced
 
 
 def content(module: types.ModuleType) -> dict[str, Any]:

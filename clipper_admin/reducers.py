@@ -15,19 +15,22 @@ from clipper_common import namespace
 
 _LRU_CACHE: Final = type(functools.lru_cache(len))
 _SET_BY_LRU_CACHE: Final = {*functools.WRAPPER_ASSIGNMENTS, "__wrapped__", "cache_parameters"}
+_NEW: Final = copyreg.__newobj__  # type: ignore[attr-defined]
 _HEAP_TYPE: Final = 1 << 9
 """The flag of classes that a ``class`` statement made."""
 _PARAMETERS: Final = tuple(getattr(typing, name) for name in ("ParamSpec", "TypeVarTuple") if hasattr(typing, name))
 
 
 def by_value(obj: Any, is_elsewhere: Callable[[str], bool], known: Container[type]) -> Any:
-    """How to make `obj` again, as ``__reduce__`` says it; NotImplemented if it is pickled as it says itself.
+    """How to make `obj` again, as ``__reduce__`` says it; NotImplemented if the pickler knows that.
 
-    `is_elsewhere` says whether a module can be imported where the pickle is read. `known` are the types that others
-    have said how to pickle. Raises PicklingError if `obj` can only be named, and its module is not there.
+    A string is the name of `obj` in its module, which is not there: see `of_named`. `is_elsewhere` says whether a
+    module can be imported where the pickle is read. `known` are the types that others have said how to pickle.
     """
     if type(obj) is functools.cached_property:  # has a lock in Python 3.11
         return functools.cached_property, (obj.func,), _without(vars(obj), {"func", "lock"})
+    if type(obj).__module__ == "numpy" and type(obj).__name__ == "vectorize":  # keeps what it made of its function
+        return _NEW, (type(obj),), vars(obj) | {"_ufunc": {} if isinstance(obj._ufunc, dict) else None}
     module = getattr(obj, "__module__", None)
     if not isinstance(module, str) or isinstance(obj, type) or is_elsewhere(module):
         return NotImplemented
@@ -42,8 +45,7 @@ def by_value(obj: Any, is_elsewhere: Callable[[str], bool], known: Container[typ
         return type(obj), (obj.__name__,)
     if type(obj) in known or not _says_how(type(obj)):
         return NotImplemented
-    reduced = obj.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
-    return _of_named(obj, module, reduced) if isinstance(reduced, str) else reduced
+    return obj.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
 
 
 class _Decorator:
@@ -63,13 +65,16 @@ def _says_how(kind: type) -> bool:
     return any(getattr(kind, name) is not getattr(object, name) for name in ("__reduce__", "__reduce_ex__"))
 
 
-def _of_named(obj: Any, module: str, name: str) -> Any:
-    """For what says that it is the variable `name` of a module that is not there."""
+def of_named(obj: Any, name: str) -> Any:
+    """How to make `obj`, which says that it is the variable `name` of a module that is not there.
+
+    Raises PicklingError if it is of a type that only its own code can make.
+    """
+    module = obj.__module__
     if isinstance(obj, enum.Enum):
         return type(obj), (obj.value,)
     if type(obj).__module__ == module and type(obj).__flags__ & _HEAP_TYPE:  # a class of the user's
-        make = copyreg.__newobj__  # type: ignore[attr-defined]
-        return make, (type(obj),), getattr(obj, "__dict__", None) or None
+        return _NEW, (type(obj),), getattr(obj, "__dict__", None) or None
     raise pickle.PicklingError(
         f"a {type(obj).__module__}.{type(obj).__qualname__} is pickled as the name '{name}' in the module '{module}', "
         "which does not exist where the model is served"

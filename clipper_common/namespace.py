@@ -9,11 +9,12 @@ import threading
 import types
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from importlib.machinery import ModuleSpec
 from typing import IO, Any, Final, NamedTuple
 
 
-class Main(NamedTuple):
-    """What of the notebook or script was sent along. It lies behind the function in the same file, as a dictionary."""
+class Sent(NamedTuple):
+    """What of one module was sent along. It lies behind the function in the same file, as a dictionary."""
 
     there: dict[str, Any]
     """What the function uses, by name: the very objects."""
@@ -21,17 +22,17 @@ class Main(NamedTuple):
     """Other functions and classes by name: each its pickle, or why it could not be sent along."""
 
 
-class _MainModule(types.ModuleType):
-    """Has what was sent along. What the function does not use is read when somebody asks for it."""
+class _UsersModule(types.ModuleType):
+    """Has what was sent along of it. What the function does not use is read when somebody asks for it."""
 
-    def __init__(self) -> None:
-        super().__init__("__main__", "The notebook or script that deployed the model.")
+    def __init__(self, name: str) -> None:
+        super().__init__(name, "What was sent along with the model.")
         self._definitions: dict[str, bytes | str] = {}
         self._reading = threading.RLock()
 
-    def add(self, main: Main) -> None:
-        vars(self).update(main.there)
-        self._definitions.update(main.definitions)
+    def add(self, sent: Sent) -> None:
+        vars(self).update(sent.there)
+        self._definitions.update(sent.definitions)
 
     def __getattr__(self, name: str) -> Any:
         with self._reading:
@@ -42,39 +43,57 @@ class _MainModule(types.ModuleType):
                 vars(self)[name] = pickle.loads(definition)
                 return vars(self)[name]
         reason = f"could not be sent along with the model: {definition}" if definition else "was not sent along"
-        raise AttributeError(f"'{name}' of the notebook or script that deployed the model {reason}", name=name)
+        raise AttributeError(f"'{name}' of the user's module '{self.__name__}' {reason}", name=name)
 
 
-_main: Final = _MainModule()
+_partial: Final = {"__main__": _UsersModule("__main__")}
+"""Modules of which functions and classes were sent along, by name."""
 _modules: Final[dict[str, types.ModuleType]] = {}
-"""Those that came in pickles, by name."""
+"""Modules that came whole in pickles, by name."""
 _program: types.ModuleType | None = None
 """The ``__main__`` that Python started, once another one has taken its place."""
 _import: Final = builtins.__import__
 
 
 def take_over() -> None:
-    """Make ``__main__`` of this process the user's, and let the user's functions import the user's modules."""
+    """Make ``__main__`` of this process the user's, and let everybody import the user's modules."""
     global _program
     if _program is None:
         _program = sys.modules["__main__"]
+        main = _partial["__main__"]
         for name in ("__file__", "__spec__", "__package__", "__loader__"):  # multiprocessing starts its processes by it
-            setattr(_main, name, getattr(_program, name, None))
-        sys.modules["__main__"] = _main
+            setattr(main, name, getattr(_program, name, None))
+        sys.modules["__main__"] = main
+        sys.meta_path.append(_Finder())
 
 
 def read(file: IO[bytes]) -> Any:
-    """What was pickled. What was sent along with it is noted for ``__main__``."""
+    """What was pickled. What was sent along with it is noted for those who look for it by name."""
     unpickler = pickle.Unpickler(file)
     value = unpickler.load()
     with suppress(EOFError):  # there need not be anything behind it
-        _main.add(Main(**unpickler.load()))
+        for name, sent in unpickler.load().items():
+            _partial.setdefault(name, _UsersModule(name)).add(Sent(**sent))
     return value
 
 
-def from_main(name: str) -> Any:
-    """What the function uses of the notebook or script."""
-    return getattr(_main, name)
+def from_users(module: str, name: str) -> Any:
+    """What the function uses of a module of the user's."""
+    return getattr(_partial[module], name)
+
+
+class _Finder:
+    """Lets modules of the user's be imported of which something was sent along, if there are no others of the name."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        is_package = any(each.startswith(f"{name}.") for each in _partial)
+        return ModuleSpec(name, self, is_package=is_package) if is_package or name in _partial else None  # type: ignore[arg-type]
+
+    def create_module(self, spec: ModuleSpec) -> types.ModuleType:
+        return _partial.setdefault(spec.name, _UsersModule(spec.name))
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        """Nothing: it has its content."""
 
 
 # --- modules that came in a pickle ---
