@@ -5,6 +5,7 @@ import inspect
 import logging
 import shutil
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from clipper_common.modeldir import PredictFunction
 Parameters = ParamSpec("Parameters")
 
 DEFAULT_IMAGE: Final = "default"
+_one_at_a_time: Final = threading.RLock()
 
 
 class DeployOptions(TypedDict, total=False):
@@ -299,16 +301,20 @@ def explained(argument: str, what: str) -> Iterator[None]:
 
 @contextmanager
 def quiet(logger_name: str) -> Iterator[None]:
-    """Without the remarks of a framework on how it could be called otherwise. Errors are heard."""
+    """Without the remarks of a framework on how it could be called otherwise. Errors are heard.
+
+    Threads take turns: levels and warnings are those of the process, and must be left as they were found.
+    """
     logger = logging.getLogger(logger_name)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+    with _one_at_a_time:
+        level = logger.level
+        logger.setLevel(logging.ERROR)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                yield
+        finally:
+            logger.setLevel(level)
 
 
 def check_path(argument: str, path: str | Path) -> Path:

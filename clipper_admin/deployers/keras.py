@@ -95,14 +95,18 @@ def _save(model: "keras.Model | str | Path", folder: Path) -> set[str]:
     hdf5, native = (folder / name for name in modeldir.KERAS_FILES)
     if isinstance(model, str | Path):
         path = _check_file(check_path("model_path_or_object", model))
-        shutil.copy(path, native if zipfile.is_zipfile(path) else hdf5)
+        with explained("model_path_or_object", "The file cannot be read"):
+            shutil.copy(path, native if zipfile.is_zipfile(path) else hdf5)
     else:
         _save_object(model, hdf5, native)
-    return save_pickle(_own_classes(model), "model_path_or_object", folder / modeldir.KERAS_CLASSES_FILE)
+    with explained("model_path_or_object", "The classes of its layers cannot be found"):
+        classes = _own_classes(model)
+    return save_pickle(classes, "model_path_or_object", folder / modeldir.KERAS_CLASSES_FILE)
 
 
 def _save_object(model: "keras.Model", hdf5: Path, native: Path) -> None:
-    import keras
+    with explained("model_path_or_object", "Keras cannot be imported"):
+        import keras
 
     if not isinstance(model, keras.Model):
         raise ClipperException(f"Invalid value: model_path_or_object={model!r}. It should be a keras.Model or a path.")

@@ -115,7 +115,8 @@ def deploy_pytorch_model(
 
 
 def _export(model: "torch.nn.Module", inputs: Any, folder: Path) -> tuple[str, ...]:
-    import torch
+    with explained("pytorch_model", "PyTorch cannot be imported"):
+        import torch
 
     if not isinstance(model, torch.nn.Module):
         raise ClipperException(f"Invalid value: pytorch_model={model!r}. It should be a torch.nn.Module.")

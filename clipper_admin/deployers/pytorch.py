@@ -1,8 +1,9 @@
 """Deploys PyTorch models."""
 
 import copy
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from clipper_admin import images
 from clipper_admin.clipper_admin import ClipperConnection, Version
@@ -10,6 +11,7 @@ from clipper_admin.deployers.deployer_utils import (
     DeployOptions,
     EndpointOptions,
     deploy_function,
+    explained,
     make_endpoint,
     save_pickle,
     with_options,
@@ -88,11 +90,31 @@ def deploy_pytorch_model(
 
 
 def _save(model: "torch.nn.Module", folder: Path) -> set[str]:
-    import torch
+    with explained("pytorch_model", "PyTorch cannot be imported"):
+        import torch
 
     if not isinstance(model, torch.nn.Module):
         raise ClipperException(f"Invalid value: pytorch_model={model!r}. It should be a torch.nn.Module.")
-    if any(tensor.device.type != "cpu" for tensor in model.state_dict().values()):
-        model = copy.deepcopy(model).cpu()  # where it is served, there may be no GPU
-    torch.save(model.state_dict(), folder / modeldir.PYTORCH_WEIGHTS_FILE)
+    with explained("pytorch_model", "The module cannot be saved"):
+        if any(tensor.device.type != "cpu" for tensor in _tensors(model.state_dict())):
+            model = copy.deepcopy(model).cpu()  # where it is served, there may be no GPU
+        weights = folder / modeldir.PYTORCH_WEIGHTS_FILE
+        torch.save(model.state_dict(), weights)
+    if not all(isinstance(value, torch.Tensor) for value in model.state_dict().values()):
+        with explained("pytorch_model", "Its state_dict holds what PyTorch does not load (weights_only=True)"):
+            torch.load(weights, mmap=True, weights_only=True)
     return save_pickle(model, "pytorch_model", folder / modeldir.PYTORCH_MODEL_FILE)
+
+
+def _tensors(state: Any) -> "Iterator[torch.Tensor]":
+    """Those in a module's state, which may hold anything else, too: quantised modules have types, tuples and None."""
+    import torch
+
+    if isinstance(state, torch.Tensor):
+        yield state
+    elif isinstance(state, Mapping):
+        for value in state.values():
+            yield from _tensors(value)
+    elif isinstance(state, list | tuple | set):
+        for value in state:
+            yield from _tensors(value)

@@ -103,11 +103,13 @@ def _copy(model: Path, folder: Path) -> None:
             f"Invalid value: tf_sess_or_saved_model_path={str(model)!r}. It should be a folder with a SavedModel "
             "(saved_model.pb) or a checkpoint (*.meta)."
         )
-    shutil.copytree(model, folder)
+    with explained("tf_sess_or_saved_model_path", "The folder cannot be copied"):
+        shutil.copytree(model, folder)
 
 
 def _save_session(session: "tf.compat.v1.Session", folder: Path) -> None:
-    import tensorflow as tf
+    with explained("tf_sess_or_saved_model_path", "TensorFlow cannot be imported"):
+        import tensorflow as tf
 
     if not isinstance(session, tf.compat.v1.Session | tf.compat.v1.InteractiveSession):
         raise ClipperException(
