@@ -42,8 +42,11 @@ class _UsersModule(types.ModuleType):
             if isinstance(definition, bytes):
                 vars(self)[name] = pickle.loads(definition)
                 return vars(self)[name]
-        reason = f"could not be sent along with the model: {definition}" if definition else "was not sent along"
-        raise AttributeError(f"'{name}' of the user's module '{self.__name__}' {reason}", name=name)
+        if definition is None:
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}", name=name, obj=self)
+        raise ImportError(  # pickle would replace the text of an AttributeError
+            f"'{name}' of the user's module '{self.__name__}' could not be sent along with the model: {definition}"
+        )
 
 
 _partial: Final = {"__main__": _UsersModule("__main__")}
@@ -138,7 +141,7 @@ def _are_users(variables: Mapping[str, Any]) -> bool:
     """Whether these are the variables of a module of the user's, and not of one that has the same name."""
     name = variables.get("__name__")
     if name == "__main__":
-        return True
+        return _program is None or variables is not vars(_program)
     module = _modules.get(str(name))
     return module is not None and variables.get("__file__") == getattr(module, "__file__", None)
 
