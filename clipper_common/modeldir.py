@@ -15,6 +15,7 @@ from clipper_common import namespace
 
 FUNCTION_FILE: Final = "func.pkl"
 VERSIONS_FILE: Final = "versions.json"
+SETTINGS_FILE: Final = "function.json"
 
 PYTORCH_MODEL_FILE: Final = "pytorch_model.pkl"
 PYTORCH_WEIGHTS_FILE: Final = "pytorch_weights.pkl"
@@ -43,6 +44,36 @@ def load_pickle(path: Path) -> Any:
     """Read what the SDK pickled."""
     with open(path, "rb") as file:
         return namespace.read(file)
+
+
+# --- how a function is called ---
+
+JSON_OUTPUTS: Final = "json"
+TEXT_OUTPUTS: Final = "text"
+ARRAY_INPUTS: Final = "array"
+LIST_INPUTS: Final = "list"
+
+
+@dataclass(frozen=True)
+class FunctionSettings:
+    """How a function gets its inputs, and what becomes of its outputs; as it was for models without settings."""
+
+    inputs: str = ARRAY_INPUTS
+    """`LIST_INPUTS` makes a list of arrays of a batch whose inputs are equally long."""
+    outputs: str = TEXT_OUTPUTS
+    """`TEXT_OUTPUTS` is ``str()`` of each."""
+
+
+def save_settings(settings: FunctionSettings, directory: Path) -> None:
+    """Write how the function in a folder is called. Containers older than these settings ignore them."""
+    (directory / SETTINGS_FILE).write_text(json.dumps(asdict(settings)))
+
+
+def load_settings(directory: Path) -> FunctionSettings:
+    """How the function in a folder is called."""
+    path = directory / SETTINGS_FILE
+    saved = json.loads(path.read_text()) if path.is_file() else {}
+    return FunctionSettings(**{key: value for key, value in saved.items() if key in ("inputs", "outputs")})
 
 
 # --- modules that travel within a pickle ---

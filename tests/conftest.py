@@ -46,6 +46,8 @@ class OwnRedis:
 
     def start_refusing(self, folder: Path, *arguments: str) -> None:
         """Start one that answers commands with an error; it writes into `folder`."""
+        if "--cluster-enabled" in arguments:  # the usual one, 10000 above, may not exist
+            arguments = (*arguments, "--cluster-port", str(find_free_port()))
         command = [redis_server_program(), "--port", str(self.port), "--save", "", "--dir", str(folder), *arguments]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         give_up = time.monotonic() + 10

@@ -42,6 +42,8 @@ class DeployOptions(TypedDict, total=False):
     gpus: int | str | Iterable[str] | None
     batch_policy: str | None
     batch_delay_micros: int
+    inputs: str
+    outputs: str
 
 
 class EndpointOptions(DeployOptions, total=False):
@@ -68,10 +70,12 @@ _DEFAULTS: Final[dict[str, Any]] = {
     "gpus": None,
     "batch_policy": None,
     "batch_delay_micros": 0,
+    "inputs": modeldir.ARRAY_INPUTS,
+    "outputs": modeldir.JSON_OUTPUTS,
     "missing_values": False,
 }
 _OF_0_4: Final = ["num_replicas", "batch_size", "pkgs_to_install"]
-_NEW: Final = [*_OF_0_4, "make_current", "resources", "gpus", "batch_policy", "batch_delay_micros"]
+_NEW: Final = [*_OF_0_4, "make_current", "resources", "gpus", "batch_policy", "batch_delay_micros", "inputs", "outputs"]
 _ORDER: Final = {
     DeployOptions: ["base_image", "labels", "registry", *_NEW],
     EndpointOptions: [
@@ -94,8 +98,9 @@ version : str
 input_type : str
     What an input is: ``integers``, ``floats``, ``doubles``, ``bytes`` or ``strings``.""",
     "inputs": """Inputs are a numpy array with a row for each, of a type that fits `input_type`, or a list where they
-    cannot be one array. It returns a list, tuple or array with as many outputs, which become texts by ``str``. The
-    function is pickled, with what it captured and the modules of your own that it uses.""",
+    cannot be one array. It returns a list, tuple or array with as many outputs: strings and numbers are answered as
+    they are, dictionaries, lists and arrays as JSON. The function is pickled, with what it captured and the modules of
+    your own that it uses.""",
     "options": """
 base_image : str, optional
     What holds the program that serves the model; by default Clipper's own for the running Python.
@@ -115,6 +120,11 @@ resources, gpus
     As in ``ClipperConnection.deploy_model``: the most that each replica may use, and the GPUs that it sees.
 batch_policy, batch_delay_micros
     As there: how the batch size is learned, and how long batches wait to fill.
+inputs : str, optional
+    ``array``, or ``list``: the function is given a list of one-dimensional arrays also where the inputs are equally
+    long; ``numpy.asarray`` makes the two-dimensional array of it without a copy.
+outputs : str, optional
+    ``json``, or ``text``: each output becomes its ``str()``, as in Clipper 0.4.
 
 Raises
 ------
@@ -138,6 +148,8 @@ missing_values : bool, optional
 version, labels, registry, base_image, num_replicas, batch_size, pkgs_to_install, make_current
     As there.
 resources, gpus, batch_policy, batch_delay_micros
+    As there.
+inputs, outputs
     As there.
 
 Raises
@@ -183,6 +195,7 @@ def _signature(function: Callable[..., None], own_after: str, defaults: Mapping[
     tail = [
         inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=defaults[name], annotation=types[name])
         for name in _ORDER[kind]
+        if name not in signature.parameters  # `inputs` of the deployer for ONNX are others
     ]
     own = [parameter for parameter in head if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
     head = head[: len(head) - len(own)]
@@ -212,6 +225,8 @@ def deploy_function(
     called_with: Sequence[str] = ("model", "inputs"),
     base_image: str | None = None,
     registry: str | None = None,
+    inputs: str = modeldir.ARRAY_INPUTS,
+    outputs: str = modeldir.JSON_OUTPUTS,
     **options: Any,
 ) -> None:
     """Save `func`, and a model beside it with `save_model`; build an image of both on `base_image`; deploy that.
@@ -220,15 +235,28 @@ def deploy_function(
     `options` are further arguments of ``ClipperConnection.build_and_deploy_model``.
     """
     functions.check_function(func, called_with)
+    settings = _check_settings(inputs, outputs)
     base = image.name() if base_image in (None, DEFAULT_IMAGE) else check_base_image(base_image, image)
     with tempfile.TemporaryDirectory(prefix="clipper-model-", dir=CLIPPER_TEMP_DIR) as temporary:
         folder = Path(temporary)
         needed = {*save_model(folder), *save_function(clipper_conn, func, folder), *image.packages}
         modeldir.save_versions(modeldir.running_versions(needed, image.packages), folder)
+        modeldir.save_settings(settings, folder)
         clipper_conn.logger.info("Using base image %s", base)
         clipper_conn.build_and_deploy_model(
             name, version, input_type, folder, base, container_registry=registry, **options
         )
+
+
+def _check_settings(inputs: object, outputs: object) -> modeldir.FunctionSettings:
+    choices = {
+        "inputs": (inputs, (modeldir.ARRAY_INPUTS, modeldir.LIST_INPUTS)),
+        "outputs": (outputs, (modeldir.JSON_OUTPUTS, modeldir.TEXT_OUTPUTS)),
+    }
+    for what, (value, allowed) in choices.items():
+        if value not in allowed:
+            raise ClipperException(f"Invalid value: {what}={value!r}. It should be {' or '.join(map(repr, allowed))}.")
+    return modeldir.FunctionSettings(str(inputs), str(outputs))
 
 
 def check_base_image(base_image: object, image: ModelImage) -> str:

@@ -27,7 +27,7 @@ _BACKENDS: Final = ("caffe2", "onnxruntime")
 
 
 @with_options(own_after="num_replicas", base_image=None)
-def create_pytorch_endpoint(
+def create_pytorch_endpoint(  # type: ignore[misc]  # its `inputs` are others
     clipper_conn: ClipperConnection,
     name: str,
     input_type: str,
@@ -61,7 +61,7 @@ def create_pytorch_endpoint(
 
 
 @with_options(own_after="num_replicas", base_image=None)
-def deploy_pytorch_model(
+def deploy_pytorch_model(  # type: ignore[misc]  # its `inputs` are others
     clipper_conn: ClipperConnection,
     name: str,
     version: Version,

@@ -1,9 +1,10 @@
-"""Base of the containers that serve a pickled function: any input type, ``str()`` of each result."""
+"""Base of the containers that serve a pickled function of any input type."""
 
+import operator
 import platform
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar
 
@@ -11,53 +12,59 @@ import numpy as np
 
 from clipper_common import constants, modeldir, namespace
 
-from .prediction import PredictionError, check_length, type_name
+from . import rendering
+from .prediction import check_length
 from .rpc import ModelContainerBase, RPCService
 
-# An array inside a result is written out in full, and numbers as Python writes them, whatever the version of numpy.
-_EXACT: Final[dict[str, Any]] = {"threshold": sys.maxsize, "linewidth": sys.maxsize, "floatmode": "unique"}
-if np.lib.NumpyVersion(np.__version__) >= "2.0.0":
-    _EXACT["legacy"] = "1.25"
-
-# Their text never depends on numpy's print options, which take longer to set than many a function to run.
-_SCALARS: Final = frozenset({str, bool, int, float, np.int32, np.int64, np.float32, np.float64})
-
 Loaded = TypeVar("Loaded")
+
+_WITHOUT_SETTINGS: Final = modeldir.FunctionSettings()
 
 
 class FunctionContainer(ModelContainerBase):
     """A model that is a function of a list or array of inputs."""
 
-    def __init__(self, function: Callable[[Any], Any]) -> None:
+    def __init__(self, function: Callable[[Any], Any], settings: modeldir.FunctionSettings = _WITHOUT_SETTINGS) -> None:
         self._function = function
+        self._render = rendering.renderer(settings.outputs)
+        self._as_list = settings.inputs == modeldir.LIST_INPUTS
 
     def _predict(self, inputs: Any) -> list[str]:
-        outputs = _elements(self._function(inputs))
-        check_length(outputs, len(inputs))
-        if _SCALARS.issuperset(map(type, outputs)):
-            return list(map(str, outputs))
-        with np.printoptions(**_EXACT):
-            return list(map(str, outputs))
+        return self.render(self.call(inputs), len(inputs))
+
+    def call(self, inputs: Any) -> Any:
+        """What the function returns for a batch."""
+        return self._function(InputList(inputs) if self._as_list and isinstance(inputs, np.ndarray) else inputs)
+
+    def render(self, result: Any, num_inputs: int) -> list[str]:
+        """The texts of what the function returned."""
+        outputs = rendering.elements(result)
+        check_length(outputs, num_inputs)
+        return self._render(outputs)
 
     predict_ints = predict_floats = predict_doubles = predict_bytes = predict_strings = _predict
 
 
-def _elements(result: Any) -> Sequence[Any]:
-    if isinstance(result, list | tuple):
-        return result
-    if getattr(result, "ndim", 0):
-        array: Any = np.asarray(result)
-        if array.ndim:
-            return array  # type: ignore[no-any-return]
-    raise PredictionError(
-        f"the function returned {type_name(result)}, not a list, tuple or array with one output per input"
-    )
+class InputList(list[Any]):
+    """A list of one-dimensional arrays. ``numpy.asarray`` of it is the two-dimensional array that they are rows of."""
+
+    def __init__(self, rows: np.ndarray[Any, Any]) -> None:
+        super().__init__(rows)
+        self._rows = rows
+        self._items = tuple(self)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        if len(self) != len(self._items) or any(map(operator.is_not, self, self._items)):
+            return np.array(list(self), dtype)  # the function changed the list
+        return np.array(self._rows, dtype) if copy else np.asarray(self._rows, dtype)
 
 
 def serve(load: Callable[[Path], Callable[[Any], Any]]) -> None:
     """Serve the function that `load` makes of the model folder."""
     service = RPCService()
-    service.start(FunctionContainer(load_or_exit(load, service.get_model_path())))
+    folder = service.get_model_path()
+    function = load_or_exit(load, folder)
+    service.start(FunctionContainer(function, modeldir.load_settings(Path(folder))))
 
 
 def load_or_exit(load: Callable[[Path], Loaded], directory: str) -> Loaded:

@@ -175,10 +175,12 @@ def test_deployer(deployer: str) -> None:
     create, deploy, model = MODELS[deployer]
     change = of_onnx if deployer == "onnx" else dict
     head = dict.fromkeys(["clipper_conn", "name", "input_type", *model], REQUIRED)
-    expected = head | change(ENDPOINT_TAIL) | NEW_OF_DEPLOYMENT | NEW_OF_BATCHING | {"missing_values": False}
+    new = NEW_OF_DEPLOYMENT | NEW_OF_BATCHING
+    new |= {"outputs": "json"} if deployer == "onnx" else {"inputs": "array", "outputs": "json"}
+    expected = head | change(ENDPOINT_TAIL) | new | {"missing_values": False}
     assert parameters(getattr(module, create)) == list(expected.items())
     head = dict.fromkeys(["clipper_conn", "name", "version", "input_type", *model], REQUIRED)
-    expected = head | change(DEPLOY_TAIL) | NEW_OF_DEPLOYMENT | NEW_OF_BATCHING
+    expected = head | change(DEPLOY_TAIL) | new
     assert parameters(getattr(module, deploy)) == list(expected.items())
 
 

@@ -1,0 +1,172 @@
+"""What a function returned, as the texts that clients get.
+
+The rule, for each output: a string is the answer as it is; a number, a boolean and None become their ``str()``, as in
+Clipper 0.4; dictionaries, lists, tuples and arrays become strict JSON, in which NaN is null. Everything else fails its
+input, with the name of its type. With the setting ``outputs="text"``, and for models that were saved without a
+setting, each output becomes its ``str()``.
+"""
+
+import json
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
+from typing import Any, Final
+
+import numpy as np
+
+from clipper_common.modeldir import JSON_OUTPUTS, TEXT_OUTPUTS
+
+from .prediction import PredictionError, type_name
+
+# An array inside a result is written out in full, and numbers as Python writes them, whatever the version of numpy.
+_EXACT: Final[dict[str, Any]] = {"threshold": sys.maxsize, "linewidth": sys.maxsize, "floatmode": "unique"}
+if np.lib.NumpyVersion(np.__version__) >= "2.0.0":
+    _EXACT["legacy"] = "1.25"
+
+_SCALARS: Final = frozenset({str, bool, int, float, np.int32, np.int64, np.float32, np.float64})
+"""Types of which the text is the same in all settings, and never depends on numpy's print options."""
+_NUMBERS: Final = (int, float, complex, Decimal, np.number, np.bool_)
+_encode: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+_JSON_KINDS: Final = "biufcUO"
+"""Kinds of numpy's types whose elements JSON may have; it depends on the element for objects."""
+_KEYS: Final = (str, int, float, bool, type(None))
+
+Render = Callable[[Sequence[Any]], list[str]]
+
+
+class OutputError(TypeError):
+    """An output is of a type, or holds a value, that has no place in an answer."""
+
+
+def elements(result: Any) -> Sequence[Any]:
+    """The outputs in what a function returned. Raises `PredictionError` if they are no list, tuple or array."""
+    if isinstance(result, list | tuple):
+        return result
+    array = _as_array(result)
+    if array is not None and array.ndim:
+        return array  # type: ignore[no-any-return]
+    what = "an array without dimensions" if isinstance(result, np.ndarray) else type_name(result)
+    raise PredictionError(f"the function returned {what}, not a list, tuple or array with one output per input")
+
+
+def renderer(outputs: str) -> Render:
+    """The function that renders outputs by a setting."""
+    return {JSON_OUTPUTS: _as_json, TEXT_OUTPUTS: _as_text}[outputs]
+
+
+def _as_text(outputs: Sequence[Any]) -> list[str]:
+    if _SCALARS.issuperset(map(type, outputs)):
+        return list(map(str, outputs))
+    with np.printoptions(**_EXACT):
+        return list(map(str, outputs))
+
+
+def _as_json(outputs: Sequence[Any]) -> list[str]:
+    if _SCALARS.issuperset(map(type, outputs)):
+        return list(map(str, outputs))
+    return list(map(_render, outputs))
+
+
+def _render(output: Any) -> str:
+    if output is None or isinstance(output, _NUMBERS):
+        return str(output)
+    if isinstance(output, str):
+        return str.__str__(output)
+    if isinstance(output, dict | list | tuple):
+        return _dumps(output)
+    array = _as_array(output)
+    if array is None:
+        raise OutputError(_refusal(output))
+    if array.ndim == 0 and not _has_fields(array):
+        return _render(_scalar(array))
+    return _dumps(_listed(array))
+
+
+def _dumps(value: Any) -> str:
+    try:
+        return _encode(value)
+    except (TypeError, ValueError, RecursionError):  # it holds what Python's encoder does not know
+        return _encode(_plain(value, 0))
+
+
+_MAX_DEPTH: Final = 200
+
+
+def _plain(value: Any, depth: int) -> Any:
+    """`value` of what JSON has. Raises `OutputError` for what it has not."""
+    if depth > _MAX_DEPTH:
+        raise OutputError("an output is nested too deeply, or holds itself")
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float | Decimal | np.floating):
+        return _finite(value)
+    if isinstance(value, Mapping):
+        return {_key(key): _plain(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, depth + 1) for item in value]
+    array = _as_array(value)
+    if array is None:
+        raise OutputError(_refusal(value))
+    if array.ndim == 0 and not _has_fields(array):
+        return _plain(_scalar(array), depth + 1)
+    return _plain(_listed(array), depth + 1)
+
+
+def _finite(value: Any) -> float | None:
+    """The number with the digits that it is shown with, NaN as None."""
+    number = float(str(value)) if isinstance(value, np.floating) else float(value)
+    if math.isinf(number):
+        raise OutputError("an output holds an infinity, which JSON has not: replace it, or return str() of the output")
+    return None if math.isnan(number) else number
+
+
+def _key(key: Any) -> Any:
+    plain = key.item() if isinstance(key, np.generic) else key
+    if not isinstance(plain, _KEYS):
+        raise OutputError(f"an output holds a dictionary with a key of type {type_name(key)}, where JSON has strings")
+    return plain
+
+
+def _as_array(value: Any) -> Any:
+    """An array, a tensor or a frame as a numpy array; None for what is none of these."""
+    if isinstance(value, np.ma.MaskedArray):
+        return value
+    if not hasattr(value, "__array__"):
+        return None
+    if hasattr(value, "detach"):  # a PyTorch tensor, which may be on a GPU, or part of a graph
+        value = value.detach().cpu()
+    return np.asarray(value)
+
+
+def _has_fields(array: Any) -> bool:
+    return array.dtype.names is not None
+
+
+def _scalar(array: Any) -> Any:
+    """What an array without dimensions holds; None if it is masked."""
+    if np.ma.is_masked(array):
+        return None
+    if array.dtype.kind not in _JSON_KINDS:
+        raise OutputError(_refusal(array[()]))
+    return array[()] if array.dtype.kind == "f" else array.item()
+
+
+def _listed(array: Any) -> Any:
+    """The elements of an array as lists, rows of fields as dictionaries."""
+    if _has_fields(array):
+        return [_listed(row) for row in array] if array.ndim else {name: array[name] for name in array.dtype.names}
+    if array.dtype.kind not in _JSON_KINDS:
+        raise OutputError(f"an output is an array of {array.dtype}, which JSON has not: return their str()")
+    if array.dtype.kind == "f" and array.dtype != np.float64 and not np.ma.isMaskedArray(array):
+        array = array.astype(str).astype(np.float64)  # with the digits that identify a number of its own type
+    return array.tolist()
+
+
+def _refusal(value: Any) -> str:
+    return (
+        f"an output is of type {type_name(value)}: it should be a string, a number, None, or a dictionary, list, tuple "
+        "or array of these. Return str() of it, or deploy with outputs='text'"
+    )
