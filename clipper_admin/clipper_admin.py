@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, overload
 
-from clipper_admin import functions, images, older_calls, startup
+from clipper_admin import images, older_calls, rehearsal, startup
 from clipper_admin.arguments import (
     INT32_MAX,
     check_batch_delay,
@@ -960,15 +960,17 @@ class ClipperConnection:
         self._check_connected()
         return self.cm.get_metric_addr()
 
-    def test_predict_function(self, query: Mapping[str, Any], func: Callable[..., Any], input_type: str) -> list[str]:
+    def test_predict_function(self, query: Any, func: Callable[..., Any], input_type: str) -> Any:
         """Try a function without deploying it. Needs no cluster.
 
-        The function is pickled and read back, and given the inputs just as a container would do.
+        The function is pickled, and a fresh process of this Python, in another folder, reads it and gives it the
+        inputs by the code of a model container.
 
         Parameters
         ----------
-        query : dict
-            ``{"input": <one input>}`` or ``{"input_batch": [<inputs>]}``.
+        query : dict, str or list
+            ``{"input": <one input>}`` or ``{"input_batch": [<inputs>]}``; JSON text of this; or a list of such
+            dictionaries, whose inputs make one batch.
         func : function
             Takes a list of inputs and returns a list of outputs.
         input_type : str
@@ -976,8 +978,9 @@ class ClipperConnection:
 
         Returns
         -------
-        list of str
-            The outputs, as a client would get them.
+        list, tuple or array
+            What the function returned: one output for each input. That a client gets one of them as something else,
+            as ``None`` is the text ``"None"``, is logged.
 
         Raises
         ------
@@ -990,9 +993,9 @@ class ClipperConnection:
         >>> clipper_conn.test_predict_function(
         ...     {"input": [1.0, 2.0]}, lambda xs: [sum(x) for x in xs], "doubles"
         ... )  # doctest: +SKIP
-        ['3.0']
+        [3.0]
         """
-        return functions.try_function(query, func, InputType.parse(check_input_type(input_type)))
+        return rehearsal.try_function(query, func, InputType.parse(check_input_type(input_type)))
 
     # --- stopping ---
 

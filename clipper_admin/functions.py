@@ -1,31 +1,17 @@
-"""Prediction functions: whether they survive pickling, and what a container would make of their results."""
+"""Prediction functions: whether they survive pickling, and the inputs that they are tried with."""
 
 import inspect
+import json
 import math
-import traceback
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any
 
 from clipper_admin import culprits, pickling
 from clipper_common import base64text
-from clipper_common.datatypes import InputType, to_model_inputs
+from clipper_common.datatypes import InputType
 from clipper_common.errors import ClipperException
 from clipper_common.modeldir import PredictFunction
-
-
-def try_function(query: Any, func: PredictFunction, kind: InputType) -> list[str]:
-    """What a container would answer if it served `func` and were asked `query`.
-
-    Raises ClipperException that says what is wrong with the function or the query.
-    """
-    inputs = [_encode(value, kind) for value in _inputs_of(query)]
-    copy = _reload(func)
-    try:
-        outputs = copy(to_model_inputs(kind, inputs))
-    except (Exception, SystemExit) as error:
-        raise ClipperException(f"{_name(func)} raised {_describe(error, func)}") from error
-    return _check_outputs(outputs, len(inputs), func)
 
 
 def save(func: PredictFunction, file: IO[bytes]) -> set[str]:
@@ -41,6 +27,8 @@ def check_function(func: object, arguments: Sequence[str]) -> None:
     call = f"func({', '.join(arguments)})"
     if not callable(func):
         raise ClipperException(f"Invalid value: func={func!r}. It should be a function that is called as {call}.")
+    if reason := _never_returns_outputs(func):
+        raise ClipperException(f"Invalid value: func. {name_of(func)}{_line_of(func)} {reason}.")
     try:
         signature = inspect.signature(func)
     except ValueError:  # a built-in function that does not tell
@@ -49,8 +37,28 @@ def check_function(func: object, arguments: Sequence[str]) -> None:
         signature.bind(*arguments)
     except TypeError as error:
         raise ClipperException(
-            f"Invalid value: func. {_name(func)} takes {signature}, and it will be called as {call}: {error}."
+            f"Invalid value: func. {name_of(func)} takes {signature}, and it will be called as {call}: {error}."
         ) from None
+
+
+def _never_returns_outputs(func: Callable[..., Any]) -> str:
+    """Why a call of `func` does not return a list, tuple or array, where that shows without calling it."""
+    if inspect.isclass(func):
+        is_sequence = issubclass(func, list | tuple) or hasattr(func, "__array__")
+        return "" if is_sequence else "is a class, which returns an object of itself: pass an object, or its method"
+    called = [func, getattr(type(func), "__call__", None)]  # noqa: B004  (the method, not whether there is one)
+    if any(map(inspect.iscoroutinefunction, called)):
+        return "is an 'async def', which is not awaited: define it with 'def', and call asyncio.run() in it"
+    if any(map(inspect.isasyncgenfunction, called)):
+        return "is an asynchronous generator, and not a function that returns the outputs"
+    if any(map(inspect.isgeneratorfunction, called)):
+        return "is a generator ('yield'): return a list of the outputs"
+    return ""
+
+
+def _line_of(func: Callable[..., Any]) -> str:
+    code = getattr(func, "__code__", None) or getattr(getattr(type(func), "__call__", None), "__code__", None)  # noqa: B004
+    return f" ({code.co_filename}, line {code.co_firstlineno})" if code else ""
 
 
 def _not_picklable(func: PredictFunction, error: Exception) -> ClipperException:
@@ -58,30 +66,33 @@ def _not_picklable(func: PredictFunction, error: Exception) -> ClipperException:
         return error
     culprit = next((f" because of {what}" for what in culprits.unpicklable_parts(func)), "")
     return ClipperException(
-        f"{_name(func)} cannot be pickled{culprit}: {type(error).__name__}: {error}. "
+        f"{name_of(func)} cannot be pickled{culprit}: {type(error).__name__}: {error}. "
         "Create what cannot be pickled inside the function, or load it from a file there."
     )
-
-
-def _reload(func: PredictFunction) -> PredictFunction:
-    check_function(func, ["inputs"])
-    try:
-        copy: PredictFunction = pickling.reload(func)
-    except Exception as error:
-        raise _not_picklable(func, error) from error
-    return copy
 
 
 # --- inputs ---
 
 
+def encode_query(query: Any, kind: InputType) -> list[bytes]:
+    """The inputs in a query (a dictionary, JSON text of it, or a list of these) as they travel to a container."""
+    if isinstance(query, str | bytes):
+        try:
+            query = json.loads(query)
+        except ValueError as error:
+            raise ClipperException(f"Invalid value: query={query!r}. It is no JSON: {error}") from None
+    queries = query if isinstance(query, list | tuple) and query else [query]
+    return [_encode(value, kind) for each in queries for value in _inputs_of(each)]
+
+
 def _inputs_of(query: Any) -> list[Any]:
     if isinstance(query, Mapping) and "input" in query:
         return [query["input"]]
-    inputs = query.get("input_batch") if isinstance(query, Mapping) else None
-    if not isinstance(inputs, Sequence) or isinstance(inputs, str) or not inputs:
+    inputs: Any = query.get("input_batch") if isinstance(query, Mapping) else None
+    if isinstance(inputs, str | bytes | Mapping) or not hasattr(inputs, "__len__") or not len(inputs):
         raise ClipperException(
-            f'Invalid value: query={query!r}. It should be {{"input": <one input>}} or {{"input_batch": [<inputs>]}}.'
+            f'Invalid value: query={query!r}. It should be {{"input": <one input>}} or {{"input_batch": [<inputs>]}}, '
+            "JSON text of it, or a list of these."
         )
     return list(inputs)
 
@@ -129,33 +140,6 @@ _EXPECTED = {
 }
 
 
-# --- outputs ---
-
-
-def _check_outputs(outputs: Any, num_inputs: int, func: PredictFunction) -> list[str]:
-    if not isinstance(outputs, (list, tuple)) and not getattr(outputs, "ndim", 0):  # an array with elements
-        raise ClipperException(
-            f"{_name(func)} returned a {type(outputs).__name__}. "
-            "It should return a list, tuple or array with one output per input."
-        )
-    if len(outputs) != num_inputs:
-        raise ClipperException(
-            f"{_name(func)} returned {len(outputs)} outputs for {num_inputs} inputs. It should return one per input."
-        )
-    try:
-        return [str(output) for output in outputs]
-    except Exception as error:
-        raise ClipperException(f"{_name(func)} returned what str() cannot take: {_describe(error, func)}") from error
-
-
-def _describe(error: BaseException, func: PredictFunction) -> str:
-    """Type, message, and the innermost line of the user's own code."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own_file = getattr(getattr(func, "__code__", None), "co_filename", None)
-    frame = next((frame for frame in reversed(frames) if frame.filename == own_file), frames[-1])
-    place = f"{frame.filename}, line {frame.lineno}" + (f": {frame.line}" if frame.line else "")
-    return f"{type(error).__name__}: {error} ({place})"
-
-
-def _name(func: PredictFunction) -> str:
+def name_of(func: PredictFunction) -> str:
+    """How errors call a function."""
     return f"The function '{getattr(func, '__qualname__', type(func).__name__)}'"

@@ -6,7 +6,7 @@ import json
 import platform
 import re
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +16,11 @@ from clipper_common import namespace
 FUNCTION_FILE: Final = "func.pkl"
 VERSIONS_FILE: Final = "versions.json"
 SETTINGS_FILE: Final = "function.json"
+# Of a rehearsal, in which a container's code runs the function on one batch: the batch, what became of it, and what the
+# function returned.
+BATCH_FILE: Final = "batch.pkl"
+REPORT_FILE: Final = "report.json"
+RETURNED_FILE: Final = "returned.pkl"
 
 PYTORCH_MODEL_FILE: Final = "pytorch_model.pkl"
 PYTORCH_WEIGHTS_FILE: Final = "pytorch_weights.pkl"
@@ -74,6 +79,31 @@ def load_settings(directory: Path) -> FunctionSettings:
     path = directory / SETTINGS_FILE
     saved = json.loads(path.read_text()) if path.is_file() else {}
     return FunctionSettings(**{key: value for key, value in saved.items() if key in ("inputs", "outputs")})
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What became of a batch in a rehearsal."""
+
+    texts: Sequence[str] = ()
+    """The outputs as clients get them."""
+    complaint: str = ""
+    """Why what the function returned cannot be answered."""
+    raised: str = ""
+    """Type and message of what the function raised."""
+    frames: Sequence[tuple[str, int, str]] = ()
+    """Where it did: file, line and its text, innermost last."""
+
+
+def save_rehearsal(rehearsal: Rehearsal, directory: Path) -> None:
+    """Write what became of a batch."""
+    (directory / REPORT_FILE).write_text(json.dumps(asdict(rehearsal)))
+
+
+def load_rehearsal(directory: Path) -> Rehearsal | None:
+    """What became of a batch; None if the process did not come so far."""
+    path = directory / REPORT_FILE
+    return Rehearsal(**json.loads(path.read_text())) if path.is_file() else None
 
 
 # --- modules that travel within a pickle ---

@@ -18,7 +18,7 @@ from clipper_common import modeldir
 from tests.clipper_admin.conftest import Connect
 from tests.clipper_admin.fakes import DiesDuringStart, FakeContainerManager
 
-FILES = [modeldir.FUNCTION_FILE, modeldir.VERSIONS_FILE]
+FILES = [modeldir.FUNCTION_FILE, modeldir.SETTINGS_FILE, modeldir.VERSIONS_FILE]
 
 
 def feature_sum(xs: Any) -> list[str]:
@@ -106,7 +106,7 @@ def test_a_tensorflow_folder(conn: ClipperConnection, cm: FakeContainerManager, 
     (tmp_path / file).touch()
     tensorflow_deployer.deploy_tensorflow_model(conn, "m", 1, "floats", with_model, tmp_path)
     base = images.TENSORFLOW.name()
-    assert cm.called("build_model") == [("fake-cluster-m:1", [*FILES[:1], "tfmodel", *FILES[1:]], base, None, [])]
+    assert cm.called("build_model") == [("fake-cluster-m:1", sorted([*FILES, "tfmodel"]), base, None, [])]
 
 
 def test_a_folder_that_is_no_model(conn: ClipperConnection, tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_a_keras_file(
 ) -> None:
     (tmp_path / "any.name").write_bytes(content)
     keras_deployer.deploy_keras_model(conn, "m", 1, "floats", with_model, tmp_path / "any.name")
-    assert cm.called("build_model")[0][1] == [FILES[0], "keras_classes.pkl", name, FILES[1]]
+    assert cm.called("build_model")[0][1] == sorted([*FILES, "keras_classes.pkl", name])
 
 
 def test_a_module_of_mxnet(conn: ClipperConnection, cm: FakeContainerManager) -> None:
@@ -134,7 +134,7 @@ def test_a_module_of_mxnet(conn: ClipperConnection, cm: FakeContainerManager) ->
 
     mxnet_deployer.deploy_mxnet_model(conn, "m", 1, "floats", with_model, Module(), [("data", (50, 4))])
     files = ["mxnet_model-0000.params", "mxnet_model_metadata.json"]
-    assert cm.called("build_model")[0][1] == [FILES[0], *files, FILES[1]]
+    assert cm.called("build_model")[0][1] == sorted([*FILES, *files])
     with pytest.raises(ClipperException, match="mxnet_data_shapes. It should be a list of .name, shape."):
         mxnet_deployer.deploy_mxnet_model(conn, "n", 1, "floats", with_model, Module(), ["data"])
     with pytest.raises(ClipperException, match="mxnet_model. The module cannot be saved: AttributeError"):
@@ -149,7 +149,7 @@ def test_models_of_spark(conn: ClipperConnection, cm: FakeContainerManager) -> N
             saved.append(arguments)
 
     pyspark_deployer.deploy_pyspark_model(conn, "ml", 1, "floats", with_spark, Model(), "context")
-    assert cm.called("build_model")[0][1] == [FILES[0], "metadata.json", FILES[1]]
+    assert cm.called("build_model")[0][1] == sorted([*FILES, "metadata.json"])
     Model.__module__ = "pyspark.mllib.classification"
     pyspark_deployer.deploy_pyspark_model(conn, "mllib", 1, "floats", with_spark, Model(), "context")
     assert [len(arguments) for arguments in saved] == [1, 2]

@@ -1,12 +1,16 @@
 """What test_predict_function finds out."""
 
+import functools
+import logging
+import os
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from clipper_admin import ClipperConnection, ClipperException
+from clipper_admin import ClipperConnection, ClipperException, functions
 from tests.clipper_admin.fakes import FakeContainerManager
 
 BATCH = {"input_batch": [[1.0, 2.0], [3.0, 4.0]]}
@@ -38,25 +42,26 @@ def test_inputs_are_those_of_a_container(value: Any, input_type: str, seen: str,
 
 
 def test_batch(conn: ClipperConnection) -> None:
-    assert conn.test_predict_function(BATCH, lambda xs: [sum(x) for x in xs], "doubles") == ["3.0", "7.0"]
+    assert conn.test_predict_function(BATCH, lambda xs: [sum(x) for x in xs], "doubles") == [3.0, 7.0]
     ragged = {"input_batch": [[1], [2, 3]]}
-    assert conn.test_predict_function(ragged, lambda xs: [len(x) for x in xs], "ints") == ["1", "2"]
+    assert conn.test_predict_function(ragged, lambda xs: [len(x) for x in xs], "ints") == [1, 2]
 
 
 @pytest.mark.parametrize("returned", [("a", "b"), ["a", "b"], np.array(["a", "b"])])
 def test_sequences_are_taken(returned: Any, conn: ClipperConnection) -> None:
-    assert conn.test_predict_function(BATCH, lambda xs: returned, "doubles") == ["a", "b"]
+    result = conn.test_predict_function(BATCH, lambda xs: returned, "doubles")
+    assert type(result) is type(returned) and list(result) == ["a", "b"]
 
 
 @pytest.mark.parametrize(
     ("returned", "complaint"),
     [
-        ("ab", "returned a str"),
-        (None, "returned a NoneType"),
-        ({"a": 1}, "returned a dict"),
+        ("ab", "returned str"),
+        (None, "returned NoneType"),
+        ({"a": 1}, "returned dict"),
         (["a"], "returned 1 outputs for 2 inputs"),
         (np.zeros((3, 2)), "returned 3 outputs for 2 inputs"),
-        (np.float64(1.0), "returned a float64"),
+        (np.float64(1.0), "returned numpy.float64"),
     ],
 )
 def test_wrong_result(returned: Any, complaint: str, conn: ClipperConnection) -> None:
@@ -105,13 +110,148 @@ def test_object_that_cannot_be_pickled(conn: ClipperConnection) -> None:
         conn.test_predict_function(BATCH, Model(), "doubles")
 
 
-def test_output_without_text(conn: ClipperConnection) -> None:
-    class Mute:
-        def __str__(self) -> str:
-            raise ValueError("nothing to say")
+@pytest.mark.parametrize(
+    ("output", "complaint"),
+    [({1, 2}, "of type set"), (b"x", "of type bytes"), ([float("inf")], "an infinity"), ({(1,): 2}, "a key of type")],
+)
+def test_output_that_cannot_be_answered(output: Any, complaint: str, conn: ClipperConnection) -> None:
+    with pytest.raises(ClipperException, match=f"lambda>': an output .*{complaint}"):
+        conn.test_predict_function({"input": [1.0]}, lambda xs: [output], "doubles")
 
-    with pytest.raises(ClipperException, match="nothing to say"):
-        conn.test_predict_function({"input": [1.0]}, lambda xs: [Mute()], "doubles")
+
+async def coroutine(xs: Any) -> Any:
+    return [1 for _ in xs]
+
+
+async def stream(xs: Any) -> Any:
+    yield 1
+
+
+def generate(xs: Any) -> Any:
+    yield from xs
+
+
+class Awaited:
+    async def __call__(self, xs: Any) -> Any:
+        return [1 for _ in xs]
+
+    async def predict(self, xs: Any) -> Any:
+        return [1 for _ in xs]
+
+
+@pytest.mark.parametrize(
+    ("function", "complaint"),
+    [
+        (coroutine, r"test_functions.py, line \d+\) is an 'async def'"),
+        (functools.partial(coroutine), "is an 'async def'"),
+        (Awaited(), r"test_functions.py, line \d+\) is an 'async def'"),
+        (Awaited().predict, "is an 'async def'"),
+        (stream, "is an asynchronous generator"),
+        (generate, "is a generator"),
+        (Awaited, "is a class"),
+        (map, "is a class"),
+    ],
+)
+def test_what_never_returns_outputs_is_refused_at_once(function: Any, complaint: str, conn: ClipperConnection) -> None:
+    with pytest.raises(ClipperException, match=complaint):
+        conn.test_predict_function(BATCH, function, "doubles")
+    with pytest.raises(ClipperException, match=complaint):
+        functions.check_function(function, ["inputs"])
+
+
+def test_classes_that_are_lists_of_outputs(conn: ClipperConnection) -> None:
+    assert len(conn.test_predict_function(BATCH, list, "doubles")) == 2
+
+
+# --- queries ---
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        BATCH,
+        '{"input_batch": [[1.0, 2.0], [3.0, 4.0]]}',
+        [{"input": [1.0, 2.0]}, {"input": [3.0, 4.0]}],
+        '[{"input": [1.0, 2.0]}, {"input": [3.0, 4.0]}]',
+        [{"input_batch": [[1.0, 2.0]]}, {"input": [3, 4]}],
+        {"input_batch": np.array([[1.0, 2.0], [3.0, 4.0]])},
+    ],
+)
+def test_queries(query: Any, conn: ClipperConnection) -> None:
+    assert conn.test_predict_function(query, lambda xs: [float(sum(x)) for x in xs], "doubles") == [3.0, 7.0]
+
+
+def test_missing_values(conn: ClipperConnection) -> None:
+    query = {"input": [None, 1, float("nan")]}
+    count = conn.test_predict_function(query, lambda xs: np.isnan(xs).sum(axis=1), "floats")
+    assert count.tolist() == [2]
+
+
+# --- a process of its own ---
+
+
+def test_it_is_the_process_of_a_container(conn: ClipperConnection, tmp_path: Path, monkeypatch: Any) -> None:
+    (tmp_path / "numpy.py").write_text("raise SystemError")  # beside the notebook, not beside the container
+    monkeypatch.chdir(tmp_path)
+    where = {"input": "x"}
+    (asked,) = conn.test_predict_function(where, lambda xs: [f"{os.getpid()} {os.getcwd()}"], "strings")
+    pid, folder = asked.split(" ", 1)
+    assert int(pid) != os.getpid() and folder != str(tmp_path)
+    assert not Path(folder).exists(), "nothing is left behind"
+
+
+def test_what_it_prints_is_shown(conn: ClipperConnection, capsys: pytest.CaptureFixture[str]) -> None:
+    def chatty(xs: Any) -> list[int]:
+        print("seen", len(xs))
+        return [1 for _ in xs]
+
+    assert conn.test_predict_function(BATCH, chatty, "doubles") == [1, 1]
+    assert capsys.readouterr().out == "seen 2\n"
+
+
+def test_a_process_that_dies(conn: ClipperConnection) -> None:
+    with pytest.raises(ClipperException, match="was ended by signal SIGKILL in a process of its own"):
+        conn.test_predict_function(BATCH, lambda xs: os.kill(os.getpid(), 9), "doubles")
+
+
+def test_state_of_this_interpreter_does_not_help(conn: ClipperConnection, monkeypatch: Any) -> None:
+    monkeypatch.setattr(np, "set_by_the_notebook", 1, raising=False)
+    with pytest.raises(ClipperException, match="has no attribute 'set_by_the_notebook'"):
+        conn.test_predict_function(BATCH, lambda xs: [np.set_by_the_notebook for _ in xs], "doubles")  # type: ignore[attr-defined]
+
+
+def test_it_says_what_a_client_gets_otherwise(conn: ClipperConnection, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    for same in ([1.5, "x"], [[1], {"a": None}], np.array([1, 2]), ((1, 2), (3, 4))):
+        conn.test_predict_function(BATCH, lambda xs, same=same: same, "doubles")
+        assert "A client gets" not in caplog.text
+    assert conn.test_predict_function({"input": [1.0]}, lambda xs: [None], "doubles") == [None]
+    assert 'A client gets "None" where the function returned None' in caplog.text
+
+
+# --- functions that expect a list ---
+
+
+def truth(xs: Any) -> Any:
+    return [1 for _ in xs] if xs else []
+
+
+def arithmetic(xs: Any) -> Any:
+    return [len(x) for x in xs + [np.zeros(3)]][:2]
+
+
+def appending(xs: Any) -> Any:
+    xs.append(1)
+
+
+def checking(xs: Any) -> Any:
+    assert isinstance(xs, list)
+
+
+@pytest.mark.parametrize("function", [truth, arithmetic, appending, checking])
+def test_a_function_that_expects_a_list(function: Any, conn: ClipperConnection) -> None:
+    with pytest.raises(ClipperException, match=r"test_functions.py, line \d+.*deploy it with inputs='list'"):
+        conn.test_predict_function(BATCH, function, "doubles")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,61 @@
+"""Runs a saved function on a batch as a container would, and says what it returned. The SDK starts it as a program.
+
+``python -m clipper_containers.rehearsal FOLDER`` reads the batch from the folder of the function, and writes there what
+became of it. The names of the files are in `modeldir`.
+"""
+
+import contextlib
+import pickle
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from clipper_common import modeldir
+from clipper_common.datatypes import InputType, to_model_inputs
+from clipper_common.modeldir import Rehearsal
+
+from .function_container import FunctionContainer, load_or_exit
+from .prediction import PredictionError, describe, encode_outputs
+from .rendering import OutputError
+
+
+def rehearse(container: FunctionContainer, kind: InputType, inputs: Sequence[bytes]) -> tuple[Rehearsal, Any]:
+    """Give the function a batch. Returns what became of it, and what the function returned."""
+    batch = to_model_inputs(kind, inputs)
+    try:
+        result = container.call(batch)
+    except BaseException as error:
+        return _failure(error), None
+    try:
+        texts = container.render(result, len(inputs))
+        encode_outputs(texts, len(inputs))
+    except (PredictionError, OutputError) as error:
+        return Rehearsal(complaint=str(error)), None
+    except Exception as error:  # raised by an output of the user's own type
+        return _failure(error), None
+    return Rehearsal(texts), result
+
+
+def _failure(error: BaseException) -> Rehearsal:
+    summary = traceback.extract_tb(error.__traceback__)
+    frames = [(frame.filename, frame.lineno or 0, frame.line or "") for frame in summary]
+    return Rehearsal(raised=describe(error).decode(), frames=frames)
+
+
+def main(directory: str) -> None:
+    """Load, call, render, report."""
+    folder = Path(directory)
+    function = load_or_exit(modeldir.load_function, directory)
+    kind, inputs = pickle.loads((folder / modeldir.BATCH_FILE).read_bytes())
+    container = FunctionContainer(function, modeldir.load_settings(folder))
+    report, result = rehearse(container, InputType.parse(kind), inputs)
+    # By name where it is of a class of the user's: the notebook has that class.
+    with contextlib.suppress(Exception):
+        (folder / modeldir.RETURNED_FILE).write_bytes(pickle.dumps(result))
+    modeldir.save_rehearsal(report, folder)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
