@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 NO_MODELS: Final = "No connected models found for query"
 QUEUE_FULL: Final = "The queue of the model is full"
 REPLICA_DIED: Final = "The model container died while it handled the query, twice"
+LAST_REPLICA_DIED: Final = "The model container died while it handled the query, and no other is connected"
 MODEL_RAISED: Final = "The model raised "
 
 _MAX_SENDS: Final = 2
@@ -315,17 +316,27 @@ class TaskExecutor:
                 task.resolve(None, raised + output.decode(errors="replace"), monotonic())
 
     def _redo(self, batch: Batch) -> None:
-        """Queue the batch of a replica that was lost once more, as far as that can still help."""
+        """Queue the batch of a replica that was lost once more, as far as another replica can still answer it."""
         state = batch.state
         now = monotonic()
         for task in batch.tasks:
             task.sent_at = None
-            if state.live and (task.wanted or task.joined) and task.deadline > now and task.sends < _MAX_SENDS:
+            has_chance = state.is_served and task.deadline > now and task.sends < _MAX_SENDS
+            if state.live and has_chance and (task.wanted or task.joined):
                 state.queue.put_back(task)
             else:
                 state.shelf.give_up(task.payload, task)
-                task.resolve(None, REPLICA_DIED if state.live else NO_MODELS, now)
+                task.resolve(None, _why_lost(state, task), now)
         self._dispatch_soon(state)
+
+    @staticmethod
+    def _answer_queue_if_unserved(state: ModelState) -> None:
+        """Give what is queued for a model that lost its last replica the answer that new queries get at once."""
+        if state.is_served:
+            return
+        for task in state.queue.clear():
+            state.shelf.give_up(task.payload, task)
+            task.resolve(None, NO_MODELS, monotonic())
 
     # --- replicas ---
 
@@ -360,6 +371,8 @@ class TaskExecutor:
         if replica.batch is not None:
             self._redo(replica.batch)
         self.replicas_changed()
+        if state is not None:
+            self._answer_queue_if_unserved(state)
 
     def on_draining(self, connection: Connection) -> None:
         replica = self._replicas[connection]
@@ -369,6 +382,7 @@ class TaskExecutor:
             replica.state.replicas_changed()
             if replica in replica.state.idle:
                 replica.state.idle.remove(replica)
+            self._answer_queue_if_unserved(replica.state)
         if replica.batch is None:
             self.rpc.dismiss(connection)
 
@@ -426,3 +440,10 @@ class TaskExecutor:
             replica.state = None
         for task in state.queue.clear():
             task.resolve(None, NO_MODELS, monotonic())
+
+
+def _why_lost(state: ModelState, task: Task) -> str:
+    """Why a task that was with a replica that died is not sent to another."""
+    if not state.live:
+        return NO_MODELS
+    return REPLICA_DIED if task.sends >= _MAX_SENDS else LAST_REPLICA_DIED

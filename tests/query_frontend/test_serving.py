@@ -16,7 +16,7 @@ import aiohttp
 import pytest
 import redis
 
-from clipper_common import records
+from clipper_common import records, wire
 from clipper_common.constants import MAX_QUEUED_QUERIES
 from clipper_common.datatypes import BatchPolicy, InputType, ModelId
 from clipper_common.records import Application, Model
@@ -28,6 +28,7 @@ pytestmark = pytest.mark.integration
 MakeContainer = Callable[[], RawContainer]
 
 NO_MODELS = "No connected models found for query"
+LAST_REPLICA_DIED = "The model container died while it handled the query, and no other is connected"
 SLO_MISSED = "Failed to retrieve a prediction response within the specified latency SLO"
 
 SLEEPER = """
@@ -454,6 +455,46 @@ def test_deleting_a_model_answers_its_queue_at_once(frontend: Frontend, raw_cont
         assert queued.result()["default_explanation"] == NO_MODELS
         container.answer(request, [b"1"])
         assert sent.result()["output"] == 1
+
+
+def test_queries_of_a_model_that_loses_its_only_replica_are_answered_at_once(
+    frontend: Frontend, raw_container: MakeContainer
+) -> None:
+    frontend.serve("app", slo_ms=30_000, batch_size=1)
+    container = join(frontend, raw_container)
+    with ThreadPoolExecutor() as pool:
+        sent = pool.submit(frontend.predict, "app", input=[1.0])
+        container.receive_batch()
+        joined = pool.submit(frontend.predict, "app", input=[1.0])
+        queued = pool.submit(frontend.predict, "app", input=[2.0])
+        wait_for(lambda: lookups(frontend) == 3, "all arrived")
+        container.close()
+        answers = [future.result(5)["default_explanation"] for future in (sent, joined, queued)]
+    assert answers == [LAST_REPLICA_DIED, LAST_REPLICA_DIED, NO_MODELS]
+    assert frontend.predict("app", input=[3.0])["default_explanation"] == NO_MODELS
+    second = join(frontend, raw_container)
+    with ThreadPoolExecutor() as pool:
+        again = pool.submit(frontend.predict, "app", input=[1.0])
+        second.answer(second.receive_batch(), [b"1"])
+        assert again.result()["output"] == 1, "nothing is left of what had no answer"
+
+
+def test_what_waits_for_the_only_replica_is_answered_at_once_when_it_drains(
+    frontend: Frontend, raw_container: MakeContainer
+) -> None:
+    frontend.serve("app", slo_ms=30_000, batch_size=1)
+    container = raw_container()
+    container.join(Metadata(ModelId("m", "1"), InputType.DOUBLES, 4, "drains"))
+    frontend.wait_for_replicas(1)
+    with ThreadPoolExecutor() as pool:
+        sent = pool.submit(frontend.predict, "app", input=[1.0])
+        request = container.receive_batch()
+        queued = pool.submit(frontend.predict, "app", input=[2.0])
+        wait_for(lambda: lookups(frontend) == 2, "both arrived")
+        container.socket.send_multipart(wire.encode_drain_request())
+        assert queued.result(5)["default_explanation"] == NO_MODELS
+        container.answer(request, [b"1"], version=4)
+        assert sent.result(5)["output"] == 1, "its last batch is finished"
 
 
 def test_serves_on_while_redis_is_away_and_restores_what_it_lost(
