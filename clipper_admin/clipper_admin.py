@@ -35,7 +35,12 @@ from clipper_admin.log_setup import show_messages
 from clipper_admin.management_client import ManagementClient, ModelVersion
 from clipper_admin.query_client import QueryClient
 from clipper_admin.replicas import Replicas
-from clipper_common.constants import DEFAULT_BATCH_SIZE, DEFAULT_PREDICTION_CACHE_SIZE_BYTES, MAX_WORKERS
+from clipper_common.constants import (
+    DEFAULT_BATCH_SIZE,
+    DEFAULT_PREDICTION_CACHE_SIZE_BYTES,
+    IDLE_CONNECTION_SECONDS,
+    MAX_WORKERS,
+)
 from clipper_common.datatypes import InputType
 from clipper_common.errors import ClipperException, UnconnectedException
 
@@ -106,7 +111,7 @@ class ClipperConnection:
         frontend_exporter_image: str = images.image_name(images.FRONTEND_EXPORTER),
         cache_size: int = DEFAULT_PREDICTION_CACHE_SIZE_BYTES,
         qf_http_thread_pool_size: int = 1,
-        qf_http_timeout_request: int = 5,
+        qf_http_timeout_request: int = IDLE_CONNECTION_SECONDS,
         qf_http_timeout_content: int = 300,
         num_frontend_replicas: int = 1,
         workers: int = 1,
@@ -122,7 +127,8 @@ class ClipperConnection:
         qf_http_thread_pool_size : int, optional
             Accepted for scripts of Clipper 0.4: the query frontend answers from one event loop, without a pool.
         qf_http_timeout_request : int, optional
-            Seconds after which the query frontend closes an idle connection.
+            Seconds after which the query frontend closes an idle connection: 75, where Clipper 0.4 had 5. A proxy or
+            a client pool in front should close its own idle connections earlier.
         qf_http_timeout_content : int, optional
             Seconds that the body of a request may take to arrive.
         num_frontend_replicas : int, optional

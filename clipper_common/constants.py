@@ -54,6 +54,8 @@ TRANSPORT_TIMEOUT_MILLIS: Final = 5000
 """ZMTP heartbeats: libzmq itself answers them, so they tell a busy process from a stopped one."""
 DRAIN_SECONDS: Final = 10.0
 """What a stopping container may take to finish its batch before it is killed."""
+IDLE_CONNECTION_SECONDS: Final = 75
+"""So long a frontend keeps an HTTP connection without requests: longer than clients and proxies keep theirs."""
 CONFIG_POLL_SECONDS: Final = 1.0
 """How often a frontend compares revisions when no message told it to."""
 CONFIG_REREAD_SECONDS: Final = 30.0

@@ -10,7 +10,7 @@ from typing import Final, NoReturn
 from aiohttp import web
 
 from clipper_common import webapp
-from clipper_common.constants import EXIT_REDIS_REFUSES, EXIT_REDIS_TAKEN
+from clipper_common.constants import EXIT_REDIS_REFUSES, EXIT_REDIS_TAKEN, IDLE_CONNECTION_SECONDS
 from clipper_common.errors import ClipperException
 from clipper_common.store import ConfigStore, StoreError, explain, refusal
 from management_frontend.config import Config
@@ -19,14 +19,13 @@ from management_frontend.service import ChangeService
 
 logger = logging.getLogger(__name__)
 
-_KEEPALIVE_SECONDS: Final = 60.0
 _RETRY_SECONDS: Final = 0.2
 _LEASE_REFRESH_SECONDS: Final = 2.0
 
 
 def run(config: Config) -> None:
     webapp.configure_logging()
-    webapp.run(create_app(config), config.host, config.port, _KEEPALIVE_SECONDS)
+    webapp.run(create_app(config), config.host, config.port, IDLE_CONNECTION_SECONDS)
 
 
 def create_app(config: Config) -> web.Application:

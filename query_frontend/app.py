@@ -25,8 +25,8 @@ from query_frontend.config import Config
 from query_frontend.deadlines import DeadlineWheel
 from query_frontend.door import Door
 from query_frontend.handlers import Handlers
-from query_frontend.lane import LANE, Lane, make_runner
-from query_frontend.leaving import Leaving
+from query_frontend.lane import LANE, Lane, close_all_idle, make_runner
+from query_frontend.leaving import IDLE_SECONDS, Leaving
 from query_frontend.metrics import SERVING_WORKERS, Gauge, SystemMetrics
 from query_frontend.presence import Presence
 from query_frontend.query_processor import QueryContext
@@ -45,8 +45,10 @@ _GC_THRESHOLDS: Final = (50_000, 20, 50)
 _FIRST_CONFIGURATION_SECONDS: Final = 2.0
 """Without Redis for so long, HTTP is answered all the same: with 503."""
 _RESTORE_SECONDS: Final = 5.0
-_RETIRE_SECONDS: Final = 30.0
-"""So long at most a worker that is not needed any more waits for clients to close idle connections."""
+_STRAGGLERS_SECONDS: Final = 1.0
+"""So long a worker that is not needed any more waits for its clients, once its idle connections are closed."""
+_FAREWELL_SECONDS: Final = 0.1
+"""So long one that ends with all others does: what clients have just sent arrives meanwhile."""
 _POLL_SECONDS: Final = 0.05
 
 
@@ -248,18 +250,29 @@ class Worker:
         os._exit(1)
 
     async def _drain(self, door: Door, server: web.Server) -> None:
-        """Let clients go without a reset: an answer closes its connection, and idle ones close after a while anyway."""
+        """Let clients go without a reset: an answer closes its connection, and idle ones are closed after a while.
+
+        The idle connections of a worker that retires go to the other workers instead.
+        """
         self._door = None
         self._parts.readiness.is_draining = True
         self._parts.leaving.add_all()
         if self._retires:
             door.close()
-            give_up = time.monotonic() + min(self._config.timeout_request, _RETIRE_SECONDS) + 1.0
+            idle_until = time.monotonic() + min(self._config.timeout_request, IDLE_SECONDS)
+            give_up = idle_until + _STRAGGLERS_SECONDS
             while server.connections and self._waits_for_clients and time.monotonic() < give_up:
+                door.hand_over()
+                if time.monotonic() > idle_until:
+                    close_all_idle(server.connections)
                 await asyncio.sleep(_POLL_SECONDS)
         else:
             await asyncio.sleep(self._config.drain_seconds)
             door.close()
+        give_up = time.monotonic() + _FAREWELL_SECONDS
+        while server.connections and time.monotonic() < give_up:
+            close_all_idle(server.connections)
+            await asyncio.sleep(_POLL_SECONDS)
 
 
 def run(config: Config, seat: Seat) -> None:

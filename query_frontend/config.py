@@ -15,7 +15,7 @@ class Config:
     rpc_service_port: int = constants.RPC_PORT
     prediction_cache_size: int = constants.DEFAULT_PREDICTION_CACHE_SIZE_BYTES
     thread_pool_size: int = 1
-    timeout_request: int = 5
+    timeout_request: int = constants.IDLE_CONNECTION_SECONDS
     timeout_content: int = 300
     host: str = "0.0.0.0"
     port: int = constants.QUERY_PORT

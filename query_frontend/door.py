@@ -12,6 +12,7 @@ from typing import Final
 
 from aiohttp import web
 
+from query_frontend.lane import LaneHandler
 from query_frontend.leaving import Leaving
 from query_frontend.seat import Seat
 
@@ -54,6 +55,8 @@ class Door:
         async with self._changing:
             if shared is self._is_shared:
                 return
+            if self._is_shared is None:
+                self._loop.add_reader(self._seat.handover.taking, self._on_handed_over)
             self._stop_accepting()
             self._is_shared = shared
             self._balance()
@@ -71,6 +74,8 @@ class Door:
     def close(self) -> None:
         """Accept no more. What has been accepted stays."""
         self._stop_accepting()
+        if self._is_shared is not None:
+            self._loop.remove_reader(self._seat.handover.taking)
         self._is_shared = None
         self._seat.loads.close(self._seat.number)
         for listener in self._seat.listeners:
@@ -117,11 +122,14 @@ class Door:
             logger.error("cannot accept connections: %s", error)
             self._pause(listener, _EXHAUSTED_SECONDS)
             return False
+        self._take(connection)
+        return True
+
+    def _take(self, connection: socket.socket) -> None:
         connection.setblocking(False)
         task = self._loop.create_task(self._welcome(connection))
         self._arriving.add(task)
         task.add_done_callback(self._arriving.discard)
-        return True
 
     def _others_first(self) -> bool:
         """Whether another has fewer connections. Not twice in a row."""
@@ -146,3 +154,23 @@ class Door:
 
     async def _welcome(self, connection: socket.socket) -> None:
         await self._loop.connect_accepted_socket(self._server, connection)
+
+    # --- from one worker to another ---
+
+    def hand_over(self) -> None:
+        """Give the connections that are between two requests to the other workers. Their clients notice nothing."""
+        for connection in list(self._server.connections):
+            if isinstance(connection, LaneHandler) and connection.is_between_requests():
+                self._hand_over(connection)
+
+    def _hand_over(self, connection: LaneHandler) -> None:
+        transport = connection.transport
+        if transport is not None and self._seat.handover.give(transport.get_extra_info("socket").fileno()):
+            transport.abort()  # closes our descriptor: the connection lives as long as there is another
+
+    def _on_handed_over(self) -> None:
+        for _ in range(_AT_ONCE):
+            connection = self._seat.handover.take()
+            if connection is None:
+                return
+            self._take(connection)

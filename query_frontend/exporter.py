@@ -20,13 +20,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from clipper_common import jsontext, webapp
-from clipper_common.constants import METRIC_PORT
+from clipper_common.constants import IDLE_CONNECTION_SECONDS, METRIC_PORT
 from clipper_common.errors import JsonError
 
 FRONTEND_UP: Final = "clipper_exporter_frontend_up"
 
 _SCRAPE_SECONDS: Final = 2.0
-_KEEPALIVE_SECONDS: Final = 75.0
 _NOT_IN_NAMES: Final = re.compile(r"[^a-zA-Z0-9_]")
 _UNREACHABLE: Final = (aiohttp.ClientError, TimeoutError, OSError, ValueError)
 
@@ -180,4 +179,4 @@ def parse(arguments: Sequence[str] | None = None) -> Namespace:
 if __name__ == "__main__":
     webapp.configure_logging()
     _options = parse()
-    webapp.run(create_app(_options), _options.host, _options.port, _KEEPALIVE_SECONDS)
+    webapp.run(create_app(_options), _options.host, _options.port, IDLE_CONNECTION_SECONDS)

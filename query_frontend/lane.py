@@ -19,7 +19,7 @@ import asyncio
 import contextlib
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from time import monotonic, time
 from typing import Any, Final
 
@@ -36,7 +36,7 @@ from clipper_common.errors import JsonError
 from query_frontend import schemas
 from query_frontend.deadlines import Slot
 from query_frontend.handlers import MODEL_HEADER, model_header
-from query_frontend.leaving import Leaving
+from query_frontend.leaving import Leaving, close_idle, is_idle
 from query_frontend.query_processor import Query, QueryContext
 from query_frontend.registry import Registry
 
@@ -50,6 +50,8 @@ _MAX_KNOWN_LENGTHS: Final = 1024
 _MAX_BODY_BYTES: Final = 1 << 20
 """Of longer ones, HTTP is not what they cost."""
 _MAX_HELD_BYTES: Final = 1 << 16
+_RETRY_SECONDS: Final = 0.1
+"""After so long it is looked again whether a connection is idle on which a request has just arrived."""
 _END_OF_HEAD: Final = b"\r\n\r\n"
 _PREDICT_PATH: Final = re.compile(r"/([^/]+)/predict/?")
 _LENGTH: Final = re.compile(r"[0-9]{1,9}")
@@ -401,6 +403,19 @@ class LaneConnection:
         if not self.ends:
             self._take(data, monotonic())
 
+    def is_between_requests(self) -> bool:
+        """Whether nothing of a request is here, nor anything of an answer, so that another process may go on with it.
+
+        What follows a head in pieces is aiohttp's for ever: its parser may hold a part of one.
+        """
+        busy = self.query is not None or self.held or self.parts or self._owed or self._passes or self.ends
+        transport = self.transport
+        if busy or self.paused or transport is None or transport.is_closing():
+            return False
+        if transport.get_protocol() is not self._handler or transport.get_write_buffer_size():
+            return False
+        return self._aiohttp_waits or self._find_aiohttp_waiting()
+
     def lose(self) -> None:
         """The connection is gone."""
         self.transport = None
@@ -433,6 +448,16 @@ class LaneHandler(RequestHandler):
     def take_body_due(self) -> float | None:
         return self._in_lane.take_body_due()
 
+    def is_between_requests(self) -> bool:
+        return self._in_lane.is_between_requests()
+
+    def is_idle(self) -> bool:
+        """Whether it waits for a request of which nothing has arrived."""
+        return self._is_lane_idle() and is_idle(self)
+
+    def _is_lane_idle(self) -> bool:
+        return self._in_lane.query is None and not self._in_lane.parts and not self._paused
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._in_lane.transport = self.transport
@@ -449,11 +474,14 @@ class LaneHandler(RequestHandler):
             self._in_lane.go_on()
 
     def _process_keepalive(self) -> None:
-        if self._in_lane.query is None and not self._in_lane.parts and not self._paused:
+        if self._is_lane_idle():
             since_answer = monotonic() - self._in_lane.answered_at  # by the clock that noted it: the loop has another
             answered_until = self._loop.time() - since_answer + self._keepalive_timeout
             self._next_keepalive_close_time = max(self._next_keepalive_close_time, answered_until)
-            super()._process_keepalive()
+            if self._loop.time() < self._next_keepalive_close_time or not is_idle(self):
+                super()._process_keepalive()
+            elif not close_idle(self):
+                self._keepalive_handle = self._loop.call_later(_RETRY_SECONDS, self._process_keepalive)
         else:  # aiohttp believes that the connection is idle
             self._keepalive_handle = self._loop.call_later(self._keepalive_timeout, self._process_keepalive)
 
@@ -480,6 +508,13 @@ class LaneHandler(RequestHandler):
         self._in_lane.lose()
         self.data_received = _ignore  # type: ignore[method-assign]
         super().connection_lost(exc)
+
+
+def close_all_idle(connections: Iterable[RequestHandler]) -> None:
+    """Half-close those of `connections` that wait for a request of which nothing has arrived."""
+    for connection in list(connections):
+        if connection.is_idle() if isinstance(connection, LaneHandler) else is_idle(connection):
+            close_idle(connection)
 
 
 # --- the server ---

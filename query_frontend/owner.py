@@ -22,7 +22,7 @@ from typing import Final, NoReturn
 from clipper_common import webapp
 from clipper_common.constants import MAX_WORKERS
 from query_frontend.config import Config
-from query_frontend.seat import MAX_SEATS, RETIRE, SERVING, WANTED, Loads, Seat
+from query_frontend.seat import MAX_SEATS, RETIRE, SERVING, WANTED, Handover, Loads, Seat
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +66,7 @@ class Owner:
         self._config = config
         self._work = work
         self._loads = Loads()
+        self._handover = Handover()
         self._listeners = _bind(config.host, config.port)
         self._folder = _private_folder()
         self._wakeup, self._signals = socket.socketpair()
@@ -142,7 +143,7 @@ class Owner:
     def _start(self, number: int, delay: float) -> None:
         ours, theirs = socket.socketpair()
         is_needed = number == 0 and not any(worker.serves for worker in self._workers)
-        seat = Seat(number, self._listeners, theirs, self._loads, self._folder, is_needed)
+        seat = Seat(number, self._listeners, theirs, self._loads, self._folder, is_needed, self._handover)
         # Between the fork and the worker's own handlers a signal would be written to our socket.
         signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING_SIGNALS)
         pid = os.fork()

@@ -45,6 +45,38 @@ class Loads:
         return (load for seat, load in enumerate(self._table) if load != _CLOSED and seat != number)
 
 
+class Handover:
+    """Connections between two requests, on their way from a worker that leaves to any other, which takes the next.
+
+    They wait here as new ones do in the queue of a listening socket: also when the others are just being started.
+    """
+
+    def __init__(self) -> None:
+        self.taking, self._giving = socket.socketpair()
+        for end in (self.taking, self._giving):
+            end.setblocking(False)
+
+    def give(self, descriptor: int) -> bool:
+        """Pass a socket on, of which the caller closes its own descriptor. False when too many wait already."""
+        try:
+            socket.send_fds(self._giving, [b"\0"], [descriptor])
+        except OSError:  # the queue is full, or the system has no more room for descriptors on their way
+            return False
+        return True
+
+    def take(self) -> socket.socket | None:
+        """The next connection, if there is one."""
+        try:
+            _, descriptors, _, _ = socket.recv_fds(self.taking, 1, 1)
+        except (BlockingIOError, InterruptedError):
+            return None  # another was faster
+        return socket.socket(fileno=descriptors[0]) if descriptors else None
+
+    def close(self) -> None:
+        self.taking.close()
+        self._giving.close()
+
+
 @dataclass(frozen=True, eq=False)
 class Seat:
     number: int
@@ -56,6 +88,7 @@ class Seat:
     """In which each worker listens on a Unix socket of its number."""
     is_needed: bool
     """No other worker serves: this one begins before all replicas have found it."""
+    handover: Handover
 
     def tell_serving(self) -> None:
         self.channel.sendall(SERVING)

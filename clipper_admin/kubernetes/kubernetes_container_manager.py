@@ -487,7 +487,7 @@ class KubernetesContainerManager(ContainerManager):
         frontend_exporter_image: str = images.image_name(images.FRONTEND_EXPORTER),
         cache_size: int = constants.DEFAULT_PREDICTION_CACHE_SIZE_BYTES,
         qf_http_thread_pool_size: int = 1,
-        qf_http_timeout_request: int = 5,
+        qf_http_timeout_request: int = constants.IDLE_CONNECTION_SECONDS,
         qf_http_timeout_content: int = 300,
         num_frontend_replicas: int = 1,
         workers: int = 1,

@@ -137,7 +137,7 @@ class FrontendOptions:
 
     cache_size: int = constants.DEFAULT_PREDICTION_CACHE_SIZE_BYTES
     thread_pool_size: int = 1
-    timeout_request: int = 5
+    timeout_request: int = constants.IDLE_CONNECTION_SECONDS
     timeout_content: int = 300
     num_replicas: int = 1
     """Pods."""

@@ -28,7 +28,7 @@ CONNECTION: dict[str, dict[str, Any]] = {
         "frontend_exporter_image": image("frontend-exporter"),
         "cache_size": 33554432,
         "qf_http_thread_pool_size": 1,
-        "qf_http_timeout_request": 5,
+        "qf_http_timeout_request": 75,  # 5 in Clipper 0.4: see docs/differences.md
         "qf_http_timeout_content": 300,
         "num_frontend_replicas": 1,
         "workers": 1,

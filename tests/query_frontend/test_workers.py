@@ -28,7 +28,7 @@ from query_frontend.config import Config
 from query_frontend.door import Door
 from query_frontend.leaving import Leaving
 from query_frontend.owner import Owner
-from query_frontend.seat import Loads, Seat
+from query_frontend.seat import Handover, Loads, Seat
 from tests.conftest import OwnRedis, find_free_port
 from tests.query_frontend.conftest import Frontend, http, running_frontend, wait_for
 
@@ -295,8 +295,8 @@ async def test_an_owner_that_died_before_it_read_all(tmp_path: Path) -> None:
     ours, theirs = socket.socketpair()
     errors: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
-    with theirs:
-        seat = Seat(1, [], theirs, Loads(), tmp_path, True)
+    with theirs, closing(Handover()) as handover:
+        seat = Seat(1, [], theirs, Loads(), tmp_path, True, handover)
         seat.tell_serving()
         orphaned = asyncio.Event()
         seat.listen_to_owner(lambda: None, orphaned.set)
@@ -417,7 +417,8 @@ def test_a_retiring_worker_does_not_hold_up_the_end(redis_port: int, tmp_path: P
     with several(redis_port, tmp_path, 2, timeout_request=60) as frontend:
         clients = [Client(frontend.port) for _ in range(8)]
         for client in clients:
-            client.ask()
+            client.socket.sendall(PREDICT[:20])  # who does not say what it wants cannot be handed over
+        wait_for(lambda: spread(frontend) == [4, 4], "all are connected")
         frontend.configure(records.put_workers(1))
         wait_for(lambda: frontend.metric("gauges", "internal:workers") == {"serving": "1"}, "one retires")
         assert len(workers(frontend)) == 2, "it waits for its clients"
@@ -505,8 +506,8 @@ async def test_how_many_are_accepted_in_a_turn_of_the_loop(
     monkeypatch.setattr(Door, "_accept", accept)
     listener = socket.create_server(("127.0.0.1", 0))
     ours, theirs = socket.socketpair()
-    with ours, theirs:
-        seat = Seat(0, [listener], theirs, Loads(), tmp_path, True)
+    with ours, theirs, closing(Handover()) as handover:
+        seat = Seat(0, [listener], theirs, Loads(), tmp_path, True, handover)
         seat.loads.set(1, others)
         server: Any = SimpleNamespace(connections=connections)
         door = Door(seat, server, Leaving())
@@ -521,8 +522,8 @@ async def test_a_door_that_is_closed_while_it_opens(tmp_path: Path) -> None:
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
     ours, theirs = socket.socketpair()
-    with ours, theirs:
-        seat = Seat(0, [listener], theirs, Loads(), tmp_path, True)
+    with ours, theirs, closing(Handover()) as handover:
+        seat = Seat(0, [listener], theirs, Loads(), tmp_path, True, handover)
 
         async def handle(_: web.BaseRequest) -> web.Response:
             return web.Response()
@@ -540,7 +541,7 @@ async def test_a_door_that_is_closed_while_it_opens(tmp_path: Path) -> None:
 def test_an_owner_whose_seats_are_all_taken_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
     owner = Owner(Config(host="127.0.0.1", port=0), lambda config, seat: None)
     owner._folder.rmdir()
-    for end in (*owner._listeners, owner._wakeup, owner._signals, owner._selector):
+    for end in (*owner._listeners, owner._wakeup, owner._signals, owner._selector, owner._handover):
         end.close()
     assert owner._seconds_to_next_start() == 0.0
     monkeypatch.setattr(owner, "_free_number", lambda: None)
