@@ -53,6 +53,17 @@ def check_whole_number(what: str, value: object, least: int, most: int | None = 
     return number
 
 
+def check_load_timeout(value: object) -> float:
+    """How long replicas may take to load their model, in seconds."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not 0 < float(value) <= INT32_MAX:  # type: ignore[arg-type]
+        raise ClipperException(
+            f"Invalid value: load_timeout={value!r}. It should be a positive number of seconds: how long replicas may "
+            "take to load the model."
+        )
+    return float(value)  # type: ignore[arg-type]
+
+
 def check_folder(what: str, value: object) -> Path:
     """The path of a folder that exists."""
     if not isinstance(value, (str, os.PathLike)) or not Path(value).is_dir():

@@ -15,6 +15,7 @@ from clipper_admin.arguments import (
     check_batch_size,
     check_folder,
     check_input_type,
+    check_load_timeout,
     check_model_versions,
     check_name,
     check_packages,
@@ -39,6 +40,7 @@ from clipper_common.constants import (
     DEFAULT_BATCH_SIZE,
     DEFAULT_PREDICTION_CACHE_SIZE_BYTES,
     IDLE_CONNECTION_SECONDS,
+    LOAD_SECONDS,
     MAX_WORKERS,
 )
 from clipper_common.datatypes import InputType
@@ -406,6 +408,7 @@ class ClipperConnection:
         gpus: int | str | Iterable[str] | None = None,
         batch_policy: str | None = None,
         batch_delay_micros: int = 0,
+        load_timeout: float = LOAD_SECONDS,
     ) -> None:
         """Package a model folder (see `build_model`) and deploy it (see `deploy_model`, also for the parameters).
 
@@ -420,6 +423,7 @@ class ClipperConnection:
             except in a registry that it was pushed to.
         """
         management = self._management
+        check_load_timeout(load_timeout)
         _check_replicas(num_replicas, check_resources(resources, gpus))
         planned = self._image(name, version, container_registry)
         model = _described(name, version, input_type, planned, labels, batch_size, batch_policy, batch_delay_micros)
@@ -439,6 +443,7 @@ class ClipperConnection:
                 gpus,
                 batch_policy,
                 batch_delay_micros,
+                load_timeout,
             )
         except BaseException:
             self.cm.remove_model(image)
@@ -508,11 +513,11 @@ class ClipperConnection:
         gpus: int | str | Iterable[str] | None = None,
         batch_policy: str | None = None,
         batch_delay_micros: int = 0,
+        load_timeout: float = LOAD_SECONDS,
     ) -> None:
         """Start replicas of a model version, wait until they serve, and register it as the current version.
 
-        Applications that are linked to the model are answered by the version before until then. Time to load
-        the model is limited to five minutes.
+        Applications that are linked to the model are answered by the version before until then.
 
         Parameters
         ----------
@@ -544,6 +549,9 @@ class ClipperConnection:
             `batch_size` it is ``"fixed"``. `set_batching` changes it later.
         batch_delay_micros : int, optional
             How long a free replica waits for a batch to fill, in microseconds; never beyond what the deadline allows.
+        load_timeout : float, optional
+            Seconds that the replicas may take from their start until they serve; 300 by default. When they are over,
+            the error holds the last lines that the replicas wrote, and the replicas are stopped.
 
         Raises
         ------
@@ -559,6 +567,7 @@ class ClipperConnection:
         """
         management = self._management
         limits = check_resources(resources, gpus)
+        load_seconds = check_load_timeout(load_timeout)
         _check_replicas(num_replicas, limits)
         model = _described(
             name, version, input_type, check_text("image", image), labels, batch_size, batch_policy, batch_delay_micros
@@ -567,17 +576,19 @@ class ClipperConnection:
         if num_replicas == 0:
             self._register(model, make_current)
         else:
-            self._start_and_register(model, num_replicas, make_current, limits)
+            self._start_and_register(model, num_replicas, make_current, limits, load_seconds)
         self.logger.info("Done deploying model %s.", model)
 
     def _start_and_register(
-        self, model: ModelVersion, num_replicas: int, make_current: bool, limits: Resources
+        self, model: ModelVersion, num_replicas: int, make_current: bool, limits: Resources, load_seconds: float
     ) -> None:
         self._refuse_running(model)
         replicas = Replicas(self.cm, self._management, model.name, model.version)
         with replicas.removed_on_failure():
-            self.cm.deploy_model(model.name, model.version, model.input_type, model.image, num_replicas, limits)
-            replicas.wait_until_connected(num_replicas)
+            self.cm.deploy_model(
+                model.name, model.version, model.input_type, model.image, num_replicas, limits, load_seconds
+            )
+            replicas.wait_until_connected(num_replicas, load_seconds)
             # Only now: registering sends queries there.
             self._register(model, make_current)
 
@@ -641,7 +652,13 @@ class ClipperConnection:
         )
         self._register(model, make_current=True)
 
-    def set_model_version(self, name: str, version: Version, num_replicas: int | None = None) -> None:
+    def set_model_version(
+        self,
+        name: str,
+        version: Version,
+        num_replicas: int | None = None,
+        load_timeout: float = LOAD_SECONDS,
+    ) -> None:
         """Make another version the current one: roll back, or forward again.
 
         Parameters
@@ -652,6 +669,8 @@ class ClipperConnection:
             A version that was deployed or registered before.
         num_replicas : int, optional
             How many replicas the version should have. They serve before the switch.
+        load_timeout : float, optional
+            Seconds that replicas which are started may take until they serve.
 
         Raises
         ------
@@ -662,7 +681,7 @@ class ClipperConnection:
         """
         management = self._management
         if num_replicas is not None:
-            self.set_num_replicas(name, num_replicas, version)
+            self.set_num_replicas(name, num_replicas, version, load_timeout)
         management.set_model_version(check_text("name", name), str(version))
 
     def set_batching(
@@ -763,7 +782,13 @@ class ClipperConnection:
         self._check_connected()
         return self.cm.get_num_replicas(check_text("name", name), self._version_or_current(name, version))
 
-    def set_num_replicas(self, name: str, num_replicas: int, version: Version | None = None) -> None:
+    def set_num_replicas(
+        self,
+        name: str,
+        num_replicas: int,
+        version: Version | None = None,
+        load_timeout: float = LOAD_SECONDS,
+    ) -> None:
         """Start or stop replicas until a model version has `num_replicas` that serve. No query fails meanwhile.
 
         Parameters
@@ -774,6 +799,8 @@ class ClipperConnection:
             How many there should be. With 0 the version answers nothing.
         version : str, optional
             The version; by default the current one.
+        load_timeout : float, optional
+            Seconds that replicas which are started may take until they serve.
 
         Raises
         ------
@@ -785,6 +812,7 @@ class ClipperConnection:
         """
         management = self._management
         check_whole_number("num_replicas", num_replicas, least=0)
+        load_seconds = check_load_timeout(load_timeout)
         version = self._version_or_current(check_text("name", name), version)
         model = management.get_model(name, version)
         if model is None:
@@ -793,8 +821,8 @@ class ClipperConnection:
         if image == CONTAINERLESS_MODEL_IMAGE:
             raise ClipperException(f"Cannot resize the replica set for containerless model {name}:{version}")
         replicas = Replicas(self.cm, management, name, version)
-        self.cm.set_num_replicas(name, version, model["input_type"], image, num_replicas)
-        replicas.wait_until_connected(num_replicas)
+        self.cm.set_num_replicas(name, version, model["input_type"], image, num_replicas, load_seconds)
+        replicas.wait_until_connected(num_replicas, load_seconds)
 
     def _version_or_current(self, name: str, version: Version | None) -> str:
         return self.get_current_model_version(name) if version is None else str(version)

@@ -211,12 +211,14 @@ class ContainerManager(ABC):
         image: str,
         num_replicas: int = 1,
         resources: Resources = UNLIMITED,
+        load_seconds: float = constants.LOAD_SECONDS,
     ) -> None:
         """Start `num_replicas` replicas of a model version that has none.
 
-        Returns once they were started, not once they serve. Replicas that `set_num_replicas` adds later get the same
-        `resources`. A manager that cannot limit them warns of it. Raises ClipperException when `image` cannot be found,
-        and `AlreadyExists` if it sees that somebody else deploys the same.
+        Returns once they were started, not once they serve. The manager leaves them alone for `load_seconds` while they
+        load their model. Replicas that `set_num_replicas` adds later get the same `resources`. A manager that cannot
+        limit them warns of it. Raises ClipperException when `image` cannot be found, and `AlreadyExists` if it sees that
+        somebody else deploys the same.
         """
 
     @abstractmethod
@@ -224,7 +226,15 @@ class ContainerManager(ABC):
         """How many replicas the model version should have (0 when it is unknown)."""
 
     @abstractmethod
-    def set_num_replicas(self, name: str, version: str, input_type: str, image: str, num_replicas: int) -> None:
+    def set_num_replicas(
+        self,
+        name: str,
+        version: str,
+        input_type: str,
+        image: str,
+        num_replicas: int,
+        load_seconds: float = constants.LOAD_SECONDS,
+    ) -> None:
         """Make exactly `num_replicas` replicas of the model version run.
 
         Idempotent. Replicas to be stopped finish their batch first; those that are started may not serve yet on
@@ -237,6 +247,13 @@ class ContainerManager(ABC):
 
         Raises `Unreachable` when that cannot be known now.
         """
+
+    def read_last_lines(self, name: str, version: str) -> dict[str, str]:
+        """What replicas of a model version wrote last, by their names, the newest first.
+
+        Raises ClipperException when that cannot be known now.
+        """
+        return {}
 
     @abstractmethod
     def get_logs(self, logging_dir: str) -> list[str]:

@@ -10,9 +10,11 @@ from clipper_admin.management_client import ManagementClient
 from clipper_admin.undoing import undone_on_failure
 from clipper_common.errors import ClipperException
 
-REPLICAS_SECONDS: Final = 300.0
-"""How long a deployment waits for its replicas; loading a large model takes minutes."""
 _POLL_SECONDS: Final = 0.05
+_REPORT_SECONDS: Final = 30.0
+"""How often a wait that takes long is logged."""
+_MOST_SHOWN: Final = 3
+"""Of so many replicas the last lines are shown."""
 
 
 class Replicas:
@@ -28,18 +30,23 @@ class Replicas:
         # Such as a container that somebody started by hand.
         self._not_managed = max(0, management.count_replicas(name, version) - cm.get_num_replicas(name, version))
 
-    def wait_until_connected(self, num_replicas: int) -> None:
+    def wait_until_connected(self, num_replicas: int, seconds: float) -> None:
         """Wait until exactly `num_replicas` replicas of the manager are connected to the query frontend.
 
-        Raises ClipperException when one of them dies meanwhile, or the time is over.
+        Raises ClipperException when one of them dies meanwhile, or when that takes longer than `seconds`.
         """
-        give_up = time.monotonic() + REPLICAS_SECONDS
+        began = time.monotonic()
+        report_due = began + _REPORT_SECONDS
         with progress(f"{self._name}:{self._version}", num_replicas) as show:
             while (connected := self._count()) != num_replicas:
                 show(connected)
                 self._raise_on_failure()
-                if time.monotonic() > give_up:
-                    raise self._too_late(connected, num_replicas)
+                now = time.monotonic()
+                if now > began + seconds:
+                    raise self._too_late(connected, num_replicas, seconds)
+                if now > report_due:
+                    report_due += _REPORT_SECONDS
+                    self._report(connected, num_replicas, now - began, seconds)
                 time.sleep(_POLL_SECONDS)
             show(connected)
 
@@ -55,11 +62,27 @@ class Replicas:
             if failure not in self._old_failures:
                 raise ClipperException(_explain(failure))
 
-    def _too_late(self, connected: int, wanted: int) -> ClipperException:
+    def _report(self, connected: int, wanted: int, waited: float, seconds: float) -> None:
+        last = next((lines.splitlines()[-1] for lines in self._last_lines().values() if lines.strip()), "")
+        self._logger.info(
+            "%d of %d replicas of %s:%s serve after %.0f of at most %.0f seconds (load_timeout)%s",
+            *(connected, wanted, self._name, self._version, waited, seconds),
+            f". The newest that writes wrote last: {last}" if last else "",
+        )
+
+    def _too_late(self, connected: int, wanted: int, seconds: float) -> ClipperException:
+        last_lines = list(self._last_lines().items())[:_MOST_SHOWN]
         return ClipperException(
             f"{connected} of {wanted} replicas of {self._name}:{self._version} are connected to the query frontend "
-            f"after {REPLICAS_SECONDS:.0f} seconds. get_clipper_logs() fetches what they wrote."
+            f"after {seconds:g} seconds. If the model takes longer to load, give it more time with "
+            "load_timeout=<seconds>." + "".join(f"\n{_said(replica, lines)}" for replica, lines in last_lines)
         )
+
+    def _last_lines(self) -> dict[str, str]:
+        try:
+            return self._cm.read_last_lines(self._name, self._version)
+        except ClipperException as error:
+            return {"?": f"its log could not be read: {error}"}
 
     @contextlib.contextmanager
     def removed_on_failure(self) -> Iterator[None]:
@@ -73,10 +96,16 @@ class Replicas:
 
 
 def _explain(failure: ReplicaFailure) -> str:
-    tail = "\n".join(f"    {line}" for line in failure.log_tail.splitlines())
-    return f"Replica {failure.replica} {failure.reason}. " + (
-        f"The last that it wrote:\n{tail}" if tail else "It wrote nothing."
-    )
+    return f"Replica {failure.replica} {failure.reason}. {_what_it_wrote(failure.log_tail)}"
+
+
+def _said(replica: str, lines: str) -> str:
+    return f"Replica {replica} still runs. {_what_it_wrote(lines)}"
+
+
+def _what_it_wrote(lines: str) -> str:
+    indented = "\n".join(f"    {line}" for line in lines.splitlines())
+    return f"The last that it wrote:\n{indented}" if indented else "It wrote nothing."
 
 
 @contextlib.contextmanager

@@ -54,6 +54,8 @@ TRANSPORT_TIMEOUT_MILLIS: Final = 5000
 """ZMTP heartbeats: libzmq itself answers them, so they tell a busy process from a stopped one."""
 DRAIN_SECONDS: Final = 10.0
 """What a stopping container may take to finish its batch before it is killed."""
+LOAD_SECONDS: Final = 300
+"""How long a deployment waits for replicas to load their model, unless it is told otherwise."""
 IDLE_CONNECTION_SECONDS: Final = 75
 """So long a frontend keeps an HTTP connection without requests: longer than clients and proxies keep theirs."""
 CONFIG_POLL_SECONDS: Final = 1.0

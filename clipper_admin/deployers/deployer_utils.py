@@ -18,7 +18,7 @@ from clipper_admin.clipper_admin import CLIPPER_TEMP_DIR, ClipperConnection, Ver
 from clipper_admin.images import ModelImage
 from clipper_admin.undoing import undone_on_failure
 from clipper_common import modeldir
-from clipper_common.constants import DEFAULT_BATCH_SIZE
+from clipper_common.constants import DEFAULT_BATCH_SIZE, LOAD_SECONDS
 from clipper_common.errors import ClipperException
 from clipper_common.modeldir import PredictFunction
 
@@ -42,6 +42,7 @@ class DeployOptions(TypedDict, total=False):
     gpus: int | str | Iterable[str] | None
     batch_policy: str | None
     batch_delay_micros: int
+    load_timeout: float
     inputs: str
     outputs: str
 
@@ -70,12 +71,16 @@ _DEFAULTS: Final[dict[str, Any]] = {
     "gpus": None,
     "batch_policy": None,
     "batch_delay_micros": 0,
+    "load_timeout": LOAD_SECONDS,
     "inputs": modeldir.ARRAY_INPUTS,
     "outputs": modeldir.JSON_OUTPUTS,
     "missing_values": False,
 }
 _OF_0_4: Final = ["num_replicas", "batch_size", "pkgs_to_install"]
-_NEW: Final = [*_OF_0_4, "make_current", "resources", "gpus", "batch_policy", "batch_delay_micros", "inputs", "outputs"]
+_NEW: Final = [
+    *(*_OF_0_4, "make_current", "resources", "gpus", "batch_policy", "batch_delay_micros"),
+    *("load_timeout", "inputs", "outputs"),
+]
 _ORDER: Final = {
     DeployOptions: ["base_image", "labels", "registry", *_NEW],
     EndpointOptions: [
@@ -120,6 +125,8 @@ resources, gpus
     As in ``ClipperConnection.deploy_model``: the most that each replica may use, and the GPUs that it sees.
 batch_policy, batch_delay_micros
     As there: how the batch size is learned, and how long batches wait to fill.
+load_timeout : float, optional
+    Seconds that a replica may take to load the model.
 inputs : str, optional
     ``array``, or ``list``: the function is given a list of one-dimensional arrays also where the inputs are equally
     long; ``numpy.asarray`` makes the two-dimensional array of it without a copy.
@@ -147,7 +154,7 @@ missing_values : bool, optional
     "endpoint_options": """
 version, labels, registry, base_image, num_replicas, batch_size, pkgs_to_install, make_current
     As there.
-resources, gpus, batch_policy, batch_delay_micros
+resources, gpus, batch_policy, batch_delay_micros, load_timeout
     As there.
 inputs, outputs
     As there.

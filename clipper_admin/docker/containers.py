@@ -87,6 +87,8 @@ class Container:
     files: Mapping[str, bytes] = field(default_factory=dict)
     """What is written into it before it starts, by path."""
     resources: Resources = UNLIMITED
+    load_seconds: float = constants.LOAD_SECONDS
+    """So long Docker does not call it unhealthy because it does not serve yet."""
     log_config: Mapping[str, Any] | None = None
     """Other than the cluster's."""
 
@@ -246,7 +248,14 @@ def fluentd_log(address: str) -> dict[str, Any]:
 
 
 def replica(
-    cluster: Cluster, name: str, version: str, input_type: str, image: str, number: str, resources: Resources
+    cluster: Cluster,
+    name: str,
+    version: str,
+    input_type: str,
+    image: str,
+    number: str,
+    resources: Resources,
+    load_seconds: float = constants.LOAD_SECONDS,
 ) -> Container:
     label = create_model_container_label(name, version)
     return Container(
@@ -261,6 +270,7 @@ def replica(
         },
         alias=replicas_alias(cluster.name),
         resources=resources,
+        load_seconds=load_seconds,
     )
 
 
@@ -286,6 +296,8 @@ def run_arguments(container: Container, cluster: Cluster) -> dict[str, Any]:
     log_config = container.log_config or cluster.log_config
     if log_config:
         arguments["log_config"] = dict(log_config)
+    if container.load_seconds > constants.LOAD_SECONDS:  # what is not named here is as the image says
+        arguments["healthcheck"] = {"start_period": int(container.load_seconds * 1e9)}
     arguments |= cluster.extra
     return arguments | {
         "image": container.image,

@@ -378,23 +378,39 @@ class DockerContainerManager(ContainerManager):
         image: str,
         num_replicas: int = 1,
         resources: Resources = UNLIMITED,
+        load_seconds: float = constants.LOAD_SECONDS,
     ) -> None:
         """Start replicas of a model version that has none."""
-        self._scale(name, version, input_type, image, num_replicas, resources)
+        self._scale(name, version, input_type, image, num_replicas, resources, load_seconds)
 
     def get_num_replicas(self, name: str, version: str) -> int:
         """How many replicas the model version should have: those that Docker runs, or is about to restart."""
         _ = self._connected
         return sum(containers.is_wanted(container.attrs) for container in self._replicas(name, version))
 
-    def set_num_replicas(self, name: str, version: str, input_type: str, image: str, num_replicas: int) -> None:
+    def set_num_replicas(
+        self,
+        name: str,
+        version: str,
+        input_type: str,
+        image: str,
+        num_replicas: int,
+        load_seconds: float = constants.LOAD_SECONDS,
+    ) -> None:
         """Start or stop replicas so that there are `num_replicas`. Those to be stopped have ended on return."""
         known = self._replicas(name, version)
         resources = containers.resources_of(known[0].attrs) if known else UNLIMITED
-        self._scale(name, version, input_type, image, num_replicas, resources)
+        self._scale(name, version, input_type, image, num_replicas, resources, load_seconds)
 
     def _scale(
-        self, name: str, version: str, input_type: str, image: str, num_replicas: int, resources: Resources
+        self,
+        name: str,
+        version: str,
+        input_type: str,
+        image: str,
+        num_replicas: int,
+        resources: Resources,
+        load_seconds: float,
     ) -> None:
         if num_replicas < 0:
             raise ClipperException(f"num_replicas is {num_replicas}: it must not be negative")
@@ -404,11 +420,12 @@ class DockerContainerManager(ContainerManager):
         missing = num_replicas - len(have)
         if missing > 0:
             self._engine.ensure_image(image)
+            numbers = [secrets.token_hex(4) for _ in range(missing)]
             self._start_together(
                 cluster,
                 [
-                    containers.replica(cluster, name, version, input_type, image, secrets.token_hex(4), resources)
-                    for _ in range(missing)
+                    containers.replica(cluster, name, version, input_type, image, number, resources, load_seconds)
+                    for number in numbers
                 ],
             )
         self._stop_replicas(have[num_replicas:])
@@ -440,6 +457,12 @@ class DockerContainerManager(ContainerManager):
             ReplicaFailure(container.name, containers.how_it_ended(container.attrs), self._last_words(container))
             for container in found
         ]
+
+    def read_last_lines(self, name: str, version: str) -> dict[str, str]:
+        """The last lines in the logs of a model version's replicas that should run."""
+        _ = self._connected
+        found = [container for container in self._replicas(name, version) if containers.is_wanted(container.attrs)]
+        return {container.name: self._engine.log_tail(container, _TAIL_LINES) for container in found}
 
     def _last_words(self, container: Any) -> str:
         """What a replica wrote before its last end, without what it writes now that it runs again."""

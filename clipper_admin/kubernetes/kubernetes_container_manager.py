@@ -367,10 +367,11 @@ class KubernetesContainerManager(ContainerManager):
         image: str,
         num_replicas: int = 1,
         resources: Resources = UNLIMITED,
+        load_seconds: float = constants.LOAD_SECONDS,
     ) -> None:
         """Apply the Deployment of a model version that has none, and wait until its containers run."""
         cluster = self._connected.cluster
-        model = Model(name, version, input_type, image, num_replicas, resources)
+        model = Model(name, version, input_type, image, num_replicas, resources, load_seconds)
         objects = manifests.model_objects(cluster, model)
         try:
             self._api.create(objects[-1])  # which only one can do
@@ -380,7 +381,7 @@ class KubernetesContainerManager(ContainerManager):
         with undone_on_failure(lambda: self._remove_models([(name, version)]), complaint, self.logger):
             for object_ in objects:
                 self._api.apply(object_)
-            self._wait_until_started(name, version, num_replicas)
+            self._wait_until_started(name, version, num_replicas, load_seconds)
 
     def get_num_replicas(self, name: str, version: str) -> int:
         """How many pods the Deployment of the model version should have."""
@@ -392,17 +393,25 @@ class KubernetesContainerManager(ContainerManager):
         found = self._api.get("Deployment", names.model(self.cluster_name, name, version))
         return None if found is None or status.is_terminating(found) else found
 
-    def set_num_replicas(self, name: str, version: str, input_type: str, image: str, num_replicas: int) -> None:
+    def set_num_replicas(
+        self,
+        name: str,
+        version: str,
+        input_type: str,
+        image: str,
+        num_replicas: int,
+        load_seconds: float = constants.LOAD_SECONDS,
+    ) -> None:
         """Give the Deployment another number of pods. When new ones cannot start, it gets back the number it had."""
         if num_replicas < 0:
             raise ClipperException(f"num_replicas is {num_replicas}: it must not be negative")
         _ = self._connected
         deployment = self._deployment_of(name, version)
         if deployment is None:
-            self.deploy_model(name, version, input_type, image, num_replicas)
+            self.deploy_model(name, version, input_type, image, num_replicas, load_seconds=load_seconds)
             return
         with self._scaled(status.name_of(deployment), num_replicas, deployment["spec"]["replicas"]):
-            self._wait_until_started(name, version, num_replicas)
+            self._wait_until_started(name, version, num_replicas, load_seconds)
 
     @contextlib.contextmanager
     def _scaled(self, deployment: str, replicas: int, before: int) -> Iterator[None]:
@@ -413,9 +422,11 @@ class KubernetesContainerManager(ContainerManager):
         with undone_on_failure(lambda: self._api.scale(deployment, before), complaint, self.logger, waiting.Overruled):
             yield
 
-    def _wait_until_started(self, name: str, version: str, wanted: int) -> None:
+    def _wait_until_started(self, name: str, version: str, wanted: int, load_seconds: float) -> None:
         labels = self._labels_of(name, version)
-        waiting.until_pods(self._api, labels, wanted, f"Pods of {name}:{version}", status.is_started, labels)
+        what = f"Pods of {name}:{version}"
+        seconds = max(waiting.PODS_SECONDS, load_seconds)  # who loads a large model often pulls a large image
+        waiting.until_pods(self._api, labels, wanted, what, status.is_started, labels, seconds)
 
     def _labels_of(self, name: str, version: str) -> str:
         return names.as_text(names.model_selector(self.cluster_name, name, version))
@@ -428,6 +439,13 @@ class KubernetesContainerManager(ContainerManager):
         return [
             ReplicaFailure(trouble.pod, trouble.reason, waiting.last_words(self._api, trouble)) for trouble in troubles
         ]
+
+    def read_last_lines(self, name: str, version: str) -> dict[str, str]:
+        """The last lines that the pods of a model version wrote, those first that are not ready."""
+        _ = self._connected
+        pods = self._api.list("Pod", self._labels_of(name, version))
+        pods.sort(key=lambda pod: pod["metadata"].get("creationTimestamp", ""), reverse=True)
+        return {status.name_of(pod): waiting.tail(self._api, pod) for pod in sorted(pods, key=status.is_ready)}
 
     def stop_models(self, models: ModelVersions) -> None:
         """Delete the Deployments of these model versions, and wait until their pods are gone."""
@@ -535,6 +553,7 @@ qf_http_timeout_request, qf_http_timeout_content, num_frontend_replicas, workers
         resources: Resources = UNLIMITED,
         *,
         fits_server: bool = False,
+        load_seconds: float = constants.LOAD_SECONDS,
     ) -> list[str]:
         """Write what `deploy_model` would apply into a folder, as YAML. Needs no cluster.
 
@@ -548,6 +567,9 @@ qf_http_timeout_request, qf_http_timeout_content, num_frontend_replicas, workers
             As in `deploy_model`.
         fits_server : bool, optional
             As in `export`.
+        load_seconds : float, optional
+            How long a replica may take to load the model. Kubernetes starts it anew after an hour, or after twice this
+            time if that is longer.
 
         Returns
         -------
@@ -555,7 +577,7 @@ qf_http_timeout_request, qf_http_timeout_content, num_frontend_replicas, workers
             The paths of the files.
         """
         cluster = self._state.cluster if self._state else self._cluster
-        model = Model(name, str(version), input_type, image, num_replicas, resources)
+        model = Model(name, str(version), input_type, image, num_replicas, resources, load_seconds)
         return self._write(folder, manifests.model_objects(cluster, model), fits_server)
 
     def _write(self, folder: str | Path, objects: Sequence[dict[str, Any]], fits_server: bool) -> list[str]:

@@ -1,6 +1,7 @@
 """All objects of a cluster and of a model version, in the order in which they are applied. Pure."""
 
 import hashlib
+import math
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -19,7 +20,7 @@ RESTORE_SECONDS: Final = 1
 FRONTEND_GRACE_SECONDS: Final = 60
 MODEL_GRACE_SECONDS: Final = int(constants.DRAIN_SECONDS) + 20
 MODEL_START_SECONDS: Final = 3600
-"""A replica that no frontend knew within this time is started anew."""
+"""A replica that no frontend knew within this time is started anew, unless its model may take longer to load."""
 READY_FILE: Final = "/model_is_ready.check"
 
 _START_SECONDS: Final = 300
@@ -61,7 +62,7 @@ def model_objects(cluster: Cluster, model: Model) -> list[Manifest]:
             template,
             pods.ROLLING,
             # Who waits for the Deployment shall not call it failed while a large model is loaded.
-            progressDeadlineSeconds=MODEL_START_SECONDS,
+            progressDeadlineSeconds=_start_seconds(model),
         ),
     ]
 
@@ -234,7 +235,7 @@ def _model_template(cluster: Cluster, model: Model, labels: Mapping[str, str], s
         volumeMounts=[pods.TMP_MOUNT],
         # No liveness probe: none can tell a model that hangs from one that computes for minutes. Frontends do not
         # wait for a silent replica, and a process that ended is started again without one.
-        startupProbe=pods.command_probe(is_ready, 2, MODEL_START_SECONDS // 2),
+        startupProbe=pods.command_probe(is_ready, 2, _start_seconds(model) // 2),
         readinessProbe=pods.command_probe(is_ready, 5, 2),
     )
     template = pods.template(
@@ -248,6 +249,10 @@ def _model_template(cluster: Cluster, model: Model, labels: Mapping[str, str], s
         topologySpreadConstraints=pods.spread(selector),
     )
     return template if cluster.restricts_models else pods.unrestricted(template)
+
+
+def _start_seconds(model: Model) -> int:
+    return max(MODEL_START_SECONDS, 2 * math.ceil(model.load_seconds))  # pulling its image takes time, too
 
 
 # --- arguments ---

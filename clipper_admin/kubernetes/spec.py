@@ -155,6 +155,7 @@ class Model:
     image: str
     num_replicas: int = 1
     resources: Resources = UNLIMITED
+    load_seconds: float = constants.LOAD_SECONDS
 
 
 # --- checks ---

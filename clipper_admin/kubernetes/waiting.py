@@ -31,7 +31,13 @@ class Overruled(ClipperException):
 
 
 def until_pods(
-    api: Api, labels: str, wanted: int, what: str, is_done: Callable[[status.Object], bool], deployments: str
+    api: Api,
+    labels: str,
+    wanted: int,
+    what: str,
+    is_done: Callable[[status.Object], bool],
+    deployments: str,
+    seconds: float = PODS_SECONDS,
 ) -> None:
     """Wait until there are `wanted` pods with these labels, and all are done.
 
@@ -42,7 +48,7 @@ def until_pods(
     replaced: set[str] | None = None
     pods: Sequence[status.Object] = ()
     with progress(what, wanted) as show:
-        for found in api.watch("Pod", labels, PODS_SECONDS):
+        for found in api.watch("Pod", labels, seconds):
             if replaced is None:  # long before
                 replaced = {name for name, pod in found.items() if status.is_over(pod)}
             pods = [pod for name, pod in found.items() if name not in replaced and not status.is_terminating(pod)]
@@ -54,7 +60,7 @@ def until_pods(
                 _check_deployments(api, deployments, wanted)
             # Of too many, those in trouble go first.
             patience.check(api, pods if len(pods) <= wanted else list(filter(status.is_over, pods)))
-    raise ClipperException(_too_late(api, what, wanted, [pod for pod in pods if not is_done(pod)]))
+    raise ClipperException(_too_late(api, what, wanted, [pod for pod in pods if not is_done(pod)], seconds))
 
 
 class _Patience:
@@ -110,13 +116,13 @@ def last_words(api: Api, trouble: Trouble) -> str:
     return str(text or b"", "utf-8", "replace")
 
 
-def _too_late(api: Api, what: str, wanted: int, pods: Sequence[status.Object]) -> str:
+def _too_late(api: Api, what: str, wanted: int, pods: Sequence[status.Object], seconds: float) -> str:
     complaints = [
         f"\n  {status.name_of(pod)}: {'; '.join(api.warnings(status.name_of(pod))[-2:])}{_tails(api, pod)}"
         for pod in pods
     ]
     return (
-        f"{what}: {wanted} pods are wanted, and after {PODS_SECONDS:.0f} seconds these are not there yet:"
+        f"{what}: {wanted} pods are wanted, and after {seconds:.0f} seconds these are not there yet:"
         f"{''.join(complaints) or ' some that Kubernetes has not even made'}"
     )
 
@@ -125,6 +131,12 @@ def _tails(api: Api, pod: status.Object) -> str:
     """The last lines that each of its containers wrote."""
     logs = [api.log(status.name_of(pod), container, before, _FEW_LINES) for container, before in status.logs_of(pod)]
     return "".join(f"\n    {line}" for log in logs for line in str(log or b"", "utf-8", "replace").splitlines())
+
+
+def tail(api: Api, pod: status.Object) -> str:
+    """The last lines that a pod wrote, of whichever container of it."""
+    logs = [api.log(status.name_of(pod), name, before, _TAIL_LINES) for name, before in status.logs_of(pod)]
+    return "\n".join(str(log or b"", "utf-8", "replace").rstrip() for log in logs)
 
 
 def until_pods_gone(api: Api, labels: str, at_once: bool = False) -> None:

@@ -263,18 +263,27 @@ class ProcessContainerManager(ContainerManager):
         image: str,
         num_replicas: int = 1,
         resources: Resources = UNLIMITED,
+        load_seconds: float = constants.LOAD_SECONDS,
     ) -> None:
         """Start replicas of a model version that has none. They share the machine: `resources` limits nothing."""
         if resources != UNLIMITED:
             self.logger.warning("ProcessContainerManager cannot limit processes: resources and gpus have no effect")
-        self.set_num_replicas(name, version, input_type, image, num_replicas)
+        self.set_num_replicas(name, version, input_type, image, num_replicas, load_seconds)
 
     def get_num_replicas(self, name: str, version: str) -> int:
         """How many replicas the model version should have."""
         self._cluster()
         return len(self._files.replicas(name, version))
 
-    def set_num_replicas(self, name: str, version: str, input_type: str, image: str, num_replicas: int) -> None:
+    def set_num_replicas(
+        self,
+        name: str,
+        version: str,
+        input_type: str,
+        image: str,
+        num_replicas: int,
+        load_seconds: float = constants.LOAD_SECONDS,
+    ) -> None:
         """Start or stop replicas so that there are `num_replicas`. Those to be stopped are gone on return."""
         if num_replicas < 0:
             raise ClipperException(f"num_replicas is {num_replicas}: it must not be negative")
@@ -291,7 +300,7 @@ class ProcessContainerManager(ContainerManager):
 
     def _worth(self, program: Program) -> tuple[bool, int]:
         status = self._files.status(program.id)
-        return not (status and status.state == State.RUNNING), int(program.id.rpartition("-")[2])
+        return not (status and status.state == State.RUNNING), programs.number_of(program.id)
 
     def _add(
         self, launch: bundles.Launch, cluster: Cluster, name: str, version: str, input_type: str, count: int
@@ -341,6 +350,12 @@ class ProcessContainerManager(ContainerManager):
             for id_, status in found
             if status and status.last_exit and not _has_recovered(status)
         ]
+
+    def read_last_lines(self, name: str, version: str) -> dict[str, str]:
+        """The last lines in the logs of a model version's replicas."""
+        self._cluster()
+        ids = sorted((program.id for program in self._files.replicas(name, version)), key=programs.number_of)
+        return {id_: self._files.log_tail(id_) for id_ in reversed(ids)}
 
     def _last_words(self, id_: str) -> str:
         """What a replica wrote before its last end, without what its successor writes."""

@@ -120,6 +120,11 @@ def replica(
     return Program(id_, Kind.MODEL, launch.argv, launch.working_directory, environment, name, version)
 
 
+def number_of(replica_id: str) -> int:
+    """What tells a replica from the others of its version: the larger, the newer."""
+    return int(replica_id.rpartition("-")[2])
+
+
 def next_number(name: str, version: str, known: Iterable[Path]) -> int:
     """A number that no replica of this version had, so that each has a log of its own."""
     prefix = f"{create_model_container_label(name, version)}-"

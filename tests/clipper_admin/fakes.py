@@ -19,6 +19,7 @@ from clipper_admin.container_manager import (
     Resources,
     Unreachable,
 )
+from clipper_common.constants import LOAD_SECONDS
 from clipper_common.datatypes import InputType, ModelId
 from clipper_common.errors import ClipperException
 from clipper_common.records import REPLICA_DB, Replica
@@ -76,22 +77,36 @@ class FakeContainerManager(ContainerManager):
         image: str,
         num_replicas: int = 1,
         resources: Resources = UNLIMITED,
+        load_seconds: float = LOAD_SECONDS,
     ) -> None:
         self.calls.append(("deploy_model", name, version, input_type, image, num_replicas))
         self.resources = resources
+        self.load_seconds = load_seconds
         self._replicas[name, version] = num_replicas
         self.connect_replicas(name, version, num_replicas)
 
     def get_num_replicas(self, name: str, version: str) -> int:
         return self._replicas.get((name, version), 0)
 
-    def set_num_replicas(self, name: str, version: str, input_type: str, image: str, num_replicas: int) -> None:
+    def set_num_replicas(
+        self,
+        name: str,
+        version: str,
+        input_type: str,
+        image: str,
+        num_replicas: int,
+        load_seconds: float = LOAD_SECONDS,
+    ) -> None:
         self.calls.append(("set_num_replicas", name, version, input_type, image, num_replicas))
+        self.load_seconds = load_seconds
         self._replicas[name, version] = num_replicas
         self.connect_replicas(name, version, num_replicas)
 
     def find_failures(self, name: str, version: str) -> list[ReplicaFailure]:
         return list(self.failures)
+
+    def read_last_lines(self, name: str, version: str) -> dict[str, str]:
+        return {f"{name}_{version}-1": "", f"{name}_{version}-0": "loading\nstill loading"}
 
     def get_logs(self, logging_dir: str) -> list[str]:
         path = Path(logging_dir) / "query_frontend.log"
@@ -188,6 +203,7 @@ class LacksImage(FakeContainerManager):
         image: str,
         num_replicas: int = 1,
         resources: Resources = UNLIMITED,
+        load_seconds: float = LOAD_SECONDS,
     ) -> None:
         raise ClipperException(f"There is no image '{image}'")
 
@@ -205,8 +221,9 @@ class IsOvertaken(FakeContainerManager):
         image: str,
         num_replicas: int = 1,
         resources: Resources = UNLIMITED,
+        load_seconds: float = LOAD_SECONDS,
     ) -> None:
-        super().deploy_model(name, version, input_type, image, num_replicas, resources)
+        super().deploy_model(name, version, input_type, image, num_replicas, resources, load_seconds)
         self.overtake()
 
 

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import tempfile
+from math import inf, nan
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from clipper_admin import ClipperConnection, ClipperException, UnconnectedException, replicas, startup
 from clipper_admin.container_manager import ReplicaFailure
+from clipper_common.constants import LOAD_SECONDS
 from tests.clipper_admin.conftest import Connect
 from tests.clipper_admin.fakes import (
     AwayForAWhile,
@@ -363,6 +365,7 @@ def test_zero_replicas_are_registered_only(conn: ClipperConnection, cm: FakeCont
         ({"batch_policy": "best"}, "batch_policy='best'"),
         ({"batch_policy": "aimd", "batch_size": 3}, "leave out one of the two"),
         ({"batch_delay_micros": -1}, "batch_delay_micros=-1"),
+        *[({"load_timeout": wrong}, f"load_timeout={wrong!r}") for wrong in (0, -1, nan, inf, True, "900", None)],
         ({"labels": "one"}, "labels='one'"),
         ({"labels": [1]}, "labels"),
         ({"labels": ["a,b"]}, "a,b"),
@@ -401,12 +404,39 @@ def test_dead_replica(connect: Connect) -> None:
     assert_rolled_back(conn)
 
 
-def test_replica_that_never_connects(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replicas, "REPLICAS_SECONDS", 0.1)
+def test_replica_that_never_connects(connect: Connect) -> None:
     conn = connect(NeverConnects)
-    with pytest.raises(ClipperException, match="0 of 2 replicas of m:1 are connected"):
-        deploy(conn, num_replicas=2)
+    with pytest.raises(ClipperException) as raised:
+        deploy(conn, num_replicas=2, load_timeout=0.1)
+    assert str(raised.value) == (
+        "0 of 2 replicas of m:1 are connected to the query frontend after 0.1 seconds. If the model takes longer to "
+        "load, give it more time with load_timeout=<seconds>.\n"
+        "Replica m_1-1 still runs. It wrote nothing.\n"
+        "Replica m_1-0 still runs. The last that it wrote:\n    loading\n    still loading"
+    )
     assert_rolled_back(conn)
+
+
+def test_a_wait_that_takes_long_is_logged(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(replicas, "_REPORT_SECONDS", 0.05)
+    caplog.set_level("INFO", logger="clipper_admin")
+    with pytest.raises(ClipperException):
+        deploy(connect(NeverConnects), load_timeout=0.3)
+    assert "0 of 1 replicas of m:1 serve after" in caplog.text
+    assert "wrote last: still loading" in caplog.text
+
+
+def test_the_time_to_load_reaches_the_manager(conn: ClipperConnection, cm: FakeContainerManager) -> None:
+    deploy(conn)
+    assert cm.load_seconds == LOAD_SECONDS
+    deploy(conn, 2, load_timeout=900)
+    assert cm.load_seconds == 900
+    conn.set_num_replicas("m", 2, load_timeout=901)
+    assert cm.load_seconds == 901
+    conn.set_model_version("m", 1, num_replicas=3, load_timeout=902)
+    assert cm.load_seconds == 902
 
 
 def test_interrupted_deployment(connect: Connect) -> None:

@@ -141,6 +141,7 @@ MODELS = {
 """Each deployer's two functions, and what they are given of the model."""
 NEW_OF_DEPLOYMENT = {"make_current": True, "resources": None, "gpus": None}
 NEW_OF_BATCHING = {"batch_policy": None, "batch_delay_micros": 0}
+NEW_OF_LOADING = {"load_timeout": 300}
 DEPLOYS = {"deploy_model", "build_and_deploy_model"}
 
 
@@ -161,6 +162,7 @@ def test_connection(name: str) -> None:
     expected = (CONNECTION | NEW_METHODS)[name] | (NEW_OF_DEPLOYMENT if name in DEPLOYS else {})
     expected |= NEW_OF_BATCHING if name in DEPLOYS | {"register_model"} else {}
     expected |= {"unregister": True} if name == "stop_inactive_model_versions" else {}
+    expected |= NEW_OF_LOADING if name in DEPLOYS | {"set_num_replicas", "set_model_version"} else {}
     assert parameters(getattr(ClipperConnection, name)) == list(expected.items())
 
 
@@ -175,7 +177,7 @@ def test_deployer(deployer: str) -> None:
     create, deploy, model = MODELS[deployer]
     change = of_onnx if deployer == "onnx" else dict
     head = dict.fromkeys(["clipper_conn", "name", "input_type", *model], REQUIRED)
-    new = NEW_OF_DEPLOYMENT | NEW_OF_BATCHING
+    new = NEW_OF_DEPLOYMENT | NEW_OF_BATCHING | NEW_OF_LOADING
     new |= {"outputs": "json"} if deployer == "onnx" else {"inputs": "array", "outputs": "json"}
     expected = head | change(ENDPOINT_TAIL) | new | {"missing_values": False}
     assert parameters(getattr(module, create)) == list(expected.items())

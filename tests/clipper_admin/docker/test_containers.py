@@ -118,6 +118,12 @@ def test_fluentd_logs_not_to_itself() -> None:
     assert fluentd["ports"] == {"24224/tcp": 24224, "24224/udp": 24224}
 
 
+def test_docker_leaves_a_replica_the_time_to_load() -> None:
+    assert "healthcheck" not in arguments(replica())
+    slow = containers.replica(CLUSTER, "m", "1.0", "doubles", "image", "abc", UNLIMITED, load_seconds=900)
+    assert arguments(slow)["healthcheck"] == {"start_period": 900_000_000_000}
+
+
 # --- resources ---
 
 

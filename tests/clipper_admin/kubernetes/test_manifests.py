@@ -230,6 +230,14 @@ def test_a_model_that_computes_is_not_killed() -> None:
     assert container["startupProbe"]["periodSeconds"] * container["startupProbe"]["failureThreshold"] == 3600
 
 
+@pytest.mark.parametrize(("load_seconds", "start_seconds"), [(900, 3600), (7200, 14400), (0.5, 3600)])
+def test_a_model_that_loads_is_not_killed(load_seconds: float, start_seconds: int) -> None:
+    objects = manifests.model_objects(PLAIN, replace(MODEL, load_seconds=load_seconds))
+    spec = objects[-1]["spec"]
+    probe = spec["template"]["spec"]["containers"][0]["startupProbe"]
+    assert probe["periodSeconds"] * probe["failureThreshold"] == spec["progressDeadlineSeconds"] == start_seconds
+
+
 # --- options ---
 
 
