@@ -21,6 +21,7 @@ ENV_RPC_PORT: Final = "CLIPPER_PORT"
 ENV_METRIC_PORT: Final = "CLIPPER_METRIC_PORT"
 ENV_READY_FILE: Final = "CLIPPER_READY_FILE"
 ENV_REPLICA_ID: Final = "CLIPPER_REPLICA_ID"
+ENV_EXIT_SECONDS: Final = "CLIPPER_EXIT_SECONDS"
 
 # --- sizes ---
 DEFAULT_PREDICTION_CACHE_SIZE_BYTES: Final = 32 * 1024 * 1024
@@ -54,6 +55,8 @@ TRANSPORT_TIMEOUT_MILLIS: Final = 5000
 """ZMTP heartbeats: libzmq itself answers them, so they tell a busy process from a stopped one."""
 DRAIN_SECONDS: Final = 10.0
 """What a stopping container may take to finish its batch before it is killed."""
+EXIT_SECONDS: Final = 1.0
+"""What a container that has finished its last batch may take to end: threads and exit handlers of the model's."""
 LOAD_SECONDS: Final = 300
 """How long a deployment waits for replicas to load their model, unless it is told otherwise."""
 IDLE_CONNECTION_SECONDS: Final = 75

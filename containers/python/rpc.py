@@ -27,7 +27,7 @@ from clipper_common.link import tcp_address
 
 from .prediction import BatchReport, Predict, PredictionError, Predictor
 from .session import Session
-from .stopping import StopRequest
+from .stopping import StopRequest, end_within
 
 __all__ = [
     "InputType",
@@ -193,6 +193,9 @@ class RPCService:
             self._session.run()
         finally:
             self._set_ready(False)
+        if stop.requested_at is not None:
+            end_within(_exit_seconds())
+            stop.tell_model()
 
     def _make_session(self, model: ModelContainerBase, stop: StopRequest) -> Session:
         input_type = InputType.parse(self.input_type)
@@ -238,6 +241,16 @@ def _port(name: str, default: int) -> int:
     if text.isdecimal() and int(text) < 1 << 16:
         return int(text)
     _exit(f"{name}={text} is not a port number.")
+
+
+def _exit_seconds() -> float:
+    """Read when it counts: code of the model's may set the variable."""
+    text = os.environ.get(constants.ENV_EXIT_SECONDS, "")
+    try:
+        return max(0.0, float(text)) if text else constants.EXIT_SECONDS
+    except ValueError:
+        logger.warning("%s=%s is no number of seconds", constants.ENV_EXIT_SECONDS, text)
+        return constants.EXIT_SECONDS
 
 
 def _exit(reason: str) -> NoReturn:

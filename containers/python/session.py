@@ -139,6 +139,7 @@ class Session:
             response = self._compute(request, received_at)
         finally:
             self._lock.acquire()
+        self._stop.listen_again()
         self._links.excuse_silence()
         link.served_at = received_at
         link.answer(response, registration)

@@ -4,11 +4,16 @@ import contextlib
 import os
 import signal
 import socket
+import sys
+import threading
 import time
+from collections.abc import Callable
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
+SignalHandler = Callable[[int, FrameType | None], Any] | int | None
 
 
 class StopRequest:
@@ -19,6 +24,10 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.requested_at: float | None = None
+        self._replaced: dict[int, SignalHandler] = {}
+        """What the model has put in the place of our handlers."""
+        self._listens = False
+        self._number = int(signal.SIGTERM)
         self._reader, self._writer = socket.socketpair()
         self._reader.setblocking(False)
         self._writer.setblocking(False)
@@ -29,9 +38,24 @@ class StopRequest:
         for number in _SIGNALS:
             signal.signal(number, self._on_signal)
         self._process = os.getpid()
+        self._listens = True
+
+    def listen_again(self) -> None:
+        """Put our handlers back where the model has replaced them: without them nothing would stop this process."""
+        if not self._listens or self.requested_at is not None:
+            return
+        for number in _SIGNALS:
+            if signal.getsignal(number) != self._on_signal:
+                self._replaced[number] = signal.signal(number, self._on_signal)
+
+    def tell_model(self) -> None:
+        """Call what the model wanted to be called for the signal that stopped us, now that its work is done."""
+        if callable(handler := self._replaced.get(self._number)) and handler is not signal.default_int_handler:
+            handler(self._number, None)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.requested_at = time.monotonic()
+        self._number = number
         for each in _SIGNALS:
             signal.signal(each, signal.SIG_DFL)
         # A process that the model forked dies of a signal as ever: worker pools rely on it.
@@ -54,3 +78,20 @@ class StopRequest:
     def close(self) -> None:
         self._reader.close()
         self._writer.close()
+
+
+def end_within(seconds: float) -> None:
+    """End this process by itself, if it has not ended after `seconds`.
+
+    The interpreter waits at its end for threads, child processes and exit handlers of the model's, which may never end.
+    """
+
+    def end() -> None:
+        time.sleep(seconds)
+        sys.stderr.write(f"Threads or exit handlers still run {seconds:g} s after the last batch: they are cut off.\n")
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(0)
+
+    threading.Thread(target=end, name="end", daemon=True).start()

@@ -186,6 +186,40 @@ def test_a_second_sigterm_ends_it_at_once(
     assert seconds_to_exit(program, -signal.SIGTERM) < 0.5
 
 
+SETUPS = {
+    "ignores": "signal.signal(signal.SIGTERM, signal.SIG_IGN)",
+    "thread": "threading.Thread(target=time.sleep, args=(60,)).start()",
+    "atexit": "atexit.register(time.sleep, 60)",
+    "child": "multiprocessing.get_context('fork').Process(target=time.sleep, args=(60,)).start()",
+    "handler": "signal.signal(signal.SIGTERM, lambda *_: print('the model was told', flush=True))",
+}
+STUBBORN = """
+import atexit, multiprocessing, signal, threading, time
+import rpc
+
+class Stubborn(rpc.ModelContainerBase):
+    def predict_strings(self, inputs):
+        {setup}
+        return list(inputs)
+
+rpc.RPCService().start(Stubborn())
+"""
+
+
+@pytest.mark.parametrize("setup", SETUPS)
+def test_what_a_model_leaves_running_does_not_hold_up_the_end(
+    setup: str, frontend: ScriptedFrontend, launch: Launch, tmp_path: Path
+) -> None:
+    script = tmp_path / "stubborn.py"
+    script.write_text(STUBBORN.format(setup=SETUPS[setup]))
+    program = launch(str(script), CLIPPER_INPUT_TYPE="strings", CLIPPER_EXIT_SECONDS="0.3")
+    frontend.register()
+    frontend.predict([b"a"], InputType.STRINGS)
+    program.send_signal(signal.SIGTERM)
+    frontend.answer_drain()
+    assert seconds_to_exit(program) < 1.5
+
+
 def _wait_for(path: Path) -> None:
     give_up = time.monotonic() + PATIENCE_SECONDS
     while not os.path.exists(path):
