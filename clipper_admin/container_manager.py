@@ -216,9 +216,9 @@ class ContainerManager(ABC):
         """Start `num_replicas` replicas of a model version that has none.
 
         Returns once they were started, not once they serve. The manager leaves them alone for `load_seconds`, in which
-        they load their model. Replicas that `set_num_replicas` adds later get the same `resources`. A manager that cannot
-        limit them warns of it. Raises ClipperException when `image` cannot be found, and `AlreadyExists` if it sees
-        that somebody else deploys the same.
+        they load their model. Replicas that `set_num_replicas` adds later get the same `resources`. A manager that
+        cannot limit them warns of it. Raises ClipperException when `image` cannot be found, and `AlreadyExists` if it
+        sees that somebody else deploys the same.
         """
 
     @abstractmethod

@@ -46,7 +46,7 @@ def _last_words(cm: ContainerManager) -> str:
     """The last lines of each log, whose files are kept for the user."""
     try:
         paths = cm.get_logs(tempfile.mkdtemp(prefix="clipper-logs-"))
-    except ClipperException as error:
+    except (ClipperException, OSError) as error:
         return f"The logs could not be fetched: {error}"
     return "\n".join(f"{path} ends with:\n{_tail(path)}" for path in paths)
 

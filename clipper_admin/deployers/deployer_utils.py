@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, ParamSpec, TypedDict, get_args
 
-from clipper_admin import functions, images, pickling
+from clipper_admin import files, functions, images, pickling
 from clipper_admin.arguments import check_text
 from clipper_admin.clipper_admin import CLIPPER_TEMP_DIR, ClipperConnection, Version
 from clipper_admin.images import ModelImage
@@ -244,8 +244,7 @@ def deploy_function(
     functions.check_function(func, called_with)
     settings = _check_settings(inputs, outputs)
     base = image.name() if base_image in (None, DEFAULT_IMAGE) else check_base_image(base_image, image)
-    with tempfile.TemporaryDirectory(prefix="clipper-model-", dir=CLIPPER_TEMP_DIR) as temporary:
-        folder = Path(temporary)
+    with _temporary_folder() as folder:
         needed = {*save_model(folder), *save_function(clipper_conn, func, folder), *image.packages}
         modeldir.save_versions(modeldir.running_versions(needed, image.packages), folder)
         modeldir.save_settings(settings, folder)
@@ -264,6 +263,16 @@ def _check_settings(inputs: object, outputs: object) -> modeldir.FunctionSetting
         if value not in allowed:
             raise ClipperException(f"Invalid value: {what}={value!r}. It should be {' or '.join(map(repr, allowed))}.")
     return modeldir.FunctionSettings(str(inputs), str(outputs))
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    """Where a model's files stand while they are packaged."""
+    advice = "Name a folder with room that this user may write to with the environment variable TMPDIR."
+    with files.explained(f"The model cannot be kept in {CLIPPER_TEMP_DIR} while it is packaged", advice):
+        temporary = tempfile.TemporaryDirectory(prefix="clipper-model-", dir=CLIPPER_TEMP_DIR)
+    with temporary as folder:
+        yield Path(folder)
 
 
 def check_base_image(base_image: object, image: ModelImage) -> str:

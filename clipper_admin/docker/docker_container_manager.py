@@ -24,6 +24,7 @@ from clipper_admin.docker import containers, starting
 from clipper_admin.docker.containers import Cluster, Container
 from clipper_admin.docker.engine import Engine, NameTaken, in_parallel, translated
 from clipper_admin.docker.starting import Plan
+from clipper_admin.files import explained_logs
 from clipper_admin.image_builder import ImageBuilder
 from clipper_admin.older_calls import check_manager_call, check_port
 from clipper_common import constants
@@ -476,12 +477,13 @@ class DockerContainerManager(ContainerManager):
         """Write the log of each container, running or stopped, into a folder."""
         _ = self._connected
         folder = Path(logging_dir).expanduser().absolute()
-        folder.mkdir(parents=True, exist_ok=True)
+        with explained_logs(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         return in_parallel(lambda container: self._write_log(container, folder), self._all())
 
     def _write_log(self, container: Any, folder: Path) -> str:
         path = folder / f"{container.name}-{container.short_id}.log"
-        with translated(f"read the log of '{container.name}'"), path.open("wb") as file:
+        with explained_logs(folder), path.open("wb") as file, translated(f"read the log of '{container.name}'"):
             for chunk in container.logs(stream=True, follow=False):
                 file.write(chunk)
         return str(path)

@@ -19,6 +19,7 @@ from clipper_admin.container_manager import (
 )
 from clipper_admin.docker.containers import PROMETHEUS_IMAGE, REDIS_IMAGE
 from clipper_admin.docker.engine import Engine
+from clipper_admin.files import explained
 from clipper_admin.image_builder import ImageBuilder
 from clipper_admin.kubernetes import export, manifests, names, namespaces, record, removal, status, waiting
 from clipper_admin.kubernetes.api import Api
@@ -584,12 +585,13 @@ qf_http_timeout_request, qf_http_timeout_content, num_frontend_replicas, workers
         if fits_server:
             objects = [self._api.fitted(object_) for object_ in objects]
         place = Path(folder).expanduser().absolute()
-        place.mkdir(parents=True, exist_ok=True)
         files = export.files(objects)
-        for former in export.replaced(files, [path.name for path in place.iterdir()]):
-            (place / former).unlink()
-        for name, text in files.items():
-            (place / name).write_text(text)
+        with explained(f"The manifests cannot be written to {place}", "Name a folder that this user may write to."):
+            place.mkdir(parents=True, exist_ok=True)
+            for former in export.replaced(files, [path.name for path in place.iterdir()]):
+                (place / former).unlink()
+            for name, text in files.items():
+                (place / name).write_text(text)
         return [str(place / name) for name in files]
 
     # --- addresses ---

@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
+from clipper_admin.files import explained_logs
 from clipper_admin.kubernetes import status
 from clipper_admin.kubernetes.api import Api
 
@@ -22,12 +23,14 @@ class Logs:
 
     def write(self, labels: str, folder: Path) -> list[str]:
         """Write the log of each container with these labels, and all that were kept; the paths of the files."""
-        folder.mkdir(parents=True, exist_ok=True)
+        with explained_logs(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(_THREADS) as pool:
             logs = [log for found in pool.map(self._of, self._api.list("Pod", labels)) for log in found]
         logs += [log for kept in self._kept.values() for log in kept.items()]
-        for name, text in logs:
-            (folder / name).write_bytes(text)
+        with explained_logs(folder):
+            for name, text in logs:
+                (folder / name).write_bytes(text)
         return [str(folder / name) for name, _ in logs]
 
     def _of(self, pod: status.Object, lines: int | None = None) -> list[tuple[str, bytes]]:

@@ -22,6 +22,7 @@ from clipper_admin import images
 from clipper_admin.arguments import check_packages
 from clipper_admin.process.state import (
     ClusterFiles,
+    in_home,
     program_records,
     read_record,
     shared_images,
@@ -122,7 +123,11 @@ def remove(files: ClusterFiles, image: str) -> None:
 
 def build_shared(image: str, model: Path, argv: Sequence[str]) -> None:
     """Make an image that all clusters of this user see, or replace it. `argv` serves the model, in any language."""
-    folder = shared_images()
+    with in_home():
+        _build_shared(shared_images(), image, model, argv)
+
+
+def _build_shared(folder: Path, image: str, model: Path, argv: Sequence[str]) -> None:
     launch = Launch(argv[0], list(argv[1:]), str(folder), model_path="", is_python=False)
     _store(folder, image, launch, model, [])
     _remove_unused(folder, [*folder.glob("*.json"), *program_records()])

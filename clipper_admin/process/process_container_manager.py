@@ -1,5 +1,6 @@
 """ProcessContainerManager: a Clipper cluster of local processes, without Docker."""
 
+import functools
 import math
 import os
 import re
@@ -10,11 +11,12 @@ import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Final, ParamSpec, TypeVar
 
 from clipper_admin import workers as frontend_workers
 from clipper_admin.arguments import check_redis_ip, check_whole_number
 from clipper_admin.container_manager import UNLIMITED, ContainerManager, ModelVersions, ReplicaFailure, Resources
+from clipper_admin.files import explained_logs
 from clipper_admin.process import bundles, locks, ports, processes, programs, starting, supervision
 from clipper_admin.process.ports import LOOPBACK
 from clipper_admin.process.state import (
@@ -26,6 +28,7 @@ from clipper_admin.process.state import (
     all_clusters,
     home,
     home_lock,
+    in_home,
     remove_empty_home,
     write_json,
 )
@@ -42,6 +45,20 @@ _START_ATTEMPTS: Final = 3
 _POLL_SECONDS: Final = 0.02
 _CLUSTER_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
 _RESTART_MARK: Final = re.compile(r"^--- start \d+: .* ---$")
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+
+def _explains_files(method: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """Let a method say what is wrong with the folder in which clusters keep their files."""
+
+    @functools.wraps(method)
+    def called(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        with in_home():
+            return method(*args, **kwargs)
+
+    return called
 
 
 class ProcessContainerManager(ContainerManager):
@@ -110,6 +127,7 @@ class ProcessContainerManager(ContainerManager):
 
     # --- start and connect ---
 
+    @_explains_files
     def start_clipper(
         self,
         query_frontend_image: str,
@@ -162,6 +180,7 @@ class ProcessContainerManager(ContainerManager):
             return True
         return any(status.identity.is_alive() for status in self._files.statuses().values())
 
+    @_explains_files
     def connect(self) -> None:
         """Find the running cluster. A supervisor that was killed is replaced."""
         is_recorded = self._files.read_cluster() is not None
@@ -237,6 +256,7 @@ class ProcessContainerManager(ContainerManager):
 
     # --- models ---
 
+    @_explains_files
     def build_model(
         self,
         image: str,
@@ -251,6 +271,7 @@ class ProcessContainerManager(ContainerManager):
         """
         bundles.build(self._files, image, Path(model_data_path), base_image, pkgs_to_install)
 
+    @_explains_files
     def remove_model(self, image: str) -> None:
         """Remove the copy of the model folder."""
         bundles.remove(self._files, image)
@@ -275,6 +296,7 @@ class ProcessContainerManager(ContainerManager):
         self._cluster()
         return len(self._files.replicas(name, version))
 
+    @_explains_files
     def set_num_replicas(
         self,
         name: str,
@@ -340,6 +362,7 @@ class ProcessContainerManager(ContainerManager):
                 )
             time.sleep(_POLL_SECONDS)
 
+    @_explains_files
     def find_failures(self, name: str, version: str) -> list[ReplicaFailure]:
         """The replicas that ended since they were asked for, also if they run again, until they are stable."""
         self._cluster()
@@ -370,17 +393,20 @@ class ProcessContainerManager(ContainerManager):
         """Copy the log of each program, running or stopped, into a folder."""
         self._cluster()
         folder = Path(logging_dir).expanduser().absolute()
-        folder.mkdir(parents=True, exist_ok=True)
-        return [str(shutil.copy(log, folder)) for log in self._files.logs()]
+        with explained_logs(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            return [str(shutil.copy(log, folder)) for log in self._files.logs()]
 
     # --- stop ---
 
+    @_explains_files
     def stop_models(self, models: ModelVersions) -> None:
         """Stop all replicas of these model versions, and wait until they are gone."""
         self._cluster()
         unwanted = {(name, str(version)) for name, versions in models.items() for version in versions}
         self._stop_replicas(lambda program: (program.model_name, program.model_version) in unwanted)
 
+    @_explains_files
     def stop_all_model_containers(self) -> None:
         """Stop the replicas of all models, and wait until they are gone."""
         if not self._is_connected:
@@ -395,6 +421,7 @@ class ProcessContainerManager(ContainerManager):
             self._apply()
         self._wait_until_gone(ids)
 
+    @_explains_files
     def stop_all(self, graceful: bool = True) -> None:
         """Stop everything and remove all files of the cluster, whatever state it is in."""
         if graceful and self._is_alive():

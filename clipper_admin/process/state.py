@@ -27,9 +27,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
+from clipper_admin import files
 from clipper_admin.process.processes import ENV_CLUSTER_DIRECTORY, ENV_CLUSTER_ID, Identity
+from clipper_common.errors import ClipperException
 
 _ENV_HOME: Final = "CLIPPER_HOME"
+_NAME_ANOTHER: Final = f"Name a folder that this user may write to with the environment variable {_ENV_HOME}."
 _IMAGES: Final = "images"
 _TAIL_LINES: Final = 20
 MAX_LOG_BYTES: Final = 64 * 1024 * 1024
@@ -106,8 +109,22 @@ class Status:
 
 
 def home() -> Path:
-    """The folder that holds all clusters of this user."""
-    return Path(os.environ.get(_ENV_HOME) or Path.home() / ".clipper").absolute()
+    """The folder that holds all clusters of this user. Raises ClipperException for one that cannot be."""
+    try:
+        folder = Path(os.environ.get(_ENV_HOME) or "~/.clipper").expanduser()
+    except RuntimeError as error:
+        raise ClipperException(f"{error}. {_NAME_ANOTHER}") from error
+    if not folder.is_absolute():
+        raise ClipperException(
+            f"{_ENV_HOME}={str(folder)!r} would be another folder in each working directory. Name it by its absolute "
+            f"path, such as {str(folder.absolute())!r}."
+        )
+    return folder
+
+
+def in_home() -> contextlib.AbstractContextManager[None]:
+    """Explain what goes wrong with files in a block: they lie in the home of all clusters."""
+    return files.explained(f"The files of clusters cannot be kept in {home()}", _NAME_ANOTHER)
 
 
 def home_lock() -> Path:

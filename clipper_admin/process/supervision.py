@@ -57,15 +57,21 @@ def _launch(files: ClusterFiles, *options: str) -> None:
     files.create()
     command = [sys.executable, "-m", "clipper_admin.process.supervisor", str(files.directory), *options]
     with open(files.log(_LOG), "ab") as log:
-        launcher = subprocess.run(
-            command,
-            cwd=files.directory,
-            env=os.environ | files.marks(),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            timeout=_LAUNCH_SECONDS,
-        )
+        try:
+            launcher = subprocess.run(
+                command,
+                cwd=files.directory,
+                env=os.environ | files.marks(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                timeout=_LAUNCH_SECONDS,
+            )
+        except subprocess.TimeoutExpired:
+            raise ClipperException(
+                f"The supervisor did not start within {_LAUNCH_SECONDS:.0f} seconds: is the machine overloaded? Its "
+                f"last lines:\n{files.log_tail(_LOG)}"
+            ) from None
     if launcher.returncode:
         raise ClipperException(f"The supervisor could not be started:\n{files.log_tail(_LOG)}")
