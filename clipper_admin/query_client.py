@@ -6,9 +6,11 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from clipper_admin import http_client
+from clipper_admin.arguments import INT32_MAX
 
-_PREDICTION_SECONDS: Final = 300.0
-"""An answer comes by the application's deadline; this bounds the wait for a frontend that is no more."""
+_PREDICTION_SECONDS: Final = INT32_MAX / 1e6 + 60
+"""An answer comes by the application's deadline, of which this is longer; it bounds the wait for a frontend that is no
+more."""
 
 
 class QueryClient:
