@@ -34,6 +34,7 @@ MODEL_RAISED: Final = "The model raised "
 _MAX_SENDS: Final = 2
 _SLO_SHARE: Final = 0.46
 """A query waits for at most one batch before its own: half of the SLO for each, less a margin for everything else."""
+_AFTER_DEADLINE_SECONDS: Final = 0.05
 _DELIVERY_SHARE: Final = 0.05
 """What of the SLO passes between the answer of a replica and those to its queries."""
 
@@ -383,7 +384,19 @@ class TaskExecutor:
             if replica in replica.state.idle:
                 replica.state.idle.remove(replica)
             self._answer_queue_if_unserved(replica.state)
-        if replica.batch is None:
+        self._dismiss_if_idle(connection)
+
+    def _dismiss_if_idle(self, connection: Connection) -> None:
+        """Let a draining replica go, unless somebody waits for its batch: then look again at the last deadline."""
+        replica = self._replicas.get(connection)
+        if replica is None:
+            return
+        tasks = replica.batch.tasks if replica.batch is not None else ()
+        now = monotonic()
+        deadlines = [task.deadline for task in tasks if (task.wanted or task.joined) and task.deadline > now]
+        if deadlines:
+            self._loop.call_later(max(deadlines) - now + _AFTER_DEADLINE_SECONDS, self._dismiss_if_idle, connection)
+        else:
             self.rpc.dismiss(connection)
 
     @staticmethod

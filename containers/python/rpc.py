@@ -27,7 +27,7 @@ from clipper_common.link import tcp_address
 
 from .prediction import BatchReport, Predict, PredictionError, Predictor
 from .session import Session
-from .stopping import StopRequest, end_within
+from .stopping import StopRequest, end_now, end_within
 
 __all__ = [
     "InputType",
@@ -206,7 +206,11 @@ class RPCService:
         predictor = Predictor(predict, input_type, self._start_metrics())
         address = tcp_address(self.host, self.port)
         logger.info("Serving %s, input type %s, for %s.", metadata.model, input_type.canonical_name, address)
-        return Session(address, metadata, predictor.answer, stop, lambda: self._set_ready(True))
+        return Session(address, metadata, predictor.answer, stop, lambda: self._set_ready(True), self._abandon)
+
+    def _abandon(self) -> None:
+        self._set_ready(False)
+        end_now("Asked to stop while the model computes what nobody waits for any more: it is cut off.")
 
     def _start_metrics(self) -> Callable[[BatchReport], None]:
         if not (self.collect_metrics and self.metric_port):

@@ -25,6 +25,7 @@ __all__ = ["Answer", "Event", "Session"]
 logger = logging.getLogger(__name__)
 
 _DRAIN_SECONDS: Final = constants.DRAIN_SECONDS - 1
+_DRAIN_POLL_SECONDS: Final = 0.1
 _EVENTS_KEPT: Final = 128
 
 Answer = Callable[[wire.PredictRequest, float], wire.Response]
@@ -34,7 +35,8 @@ class Session:
     """Serves all query frontends that the one at `address` knows of, for as long as this process is not asked to stop.
 
     `answer` computes a batch, given the time when it was received; `on_registered` is called each time that a
-    frontend has accepted this replica.
+    frontend has accepted this replica; `on_abandoned` from another thread, when this process was asked to stop and
+    computes what nobody waits for.
     """
 
     def __init__(
@@ -44,12 +46,14 @@ class Session:
         answer: Answer,
         stop: StopRequest,
         on_registered: Callable[[], None] = lambda: None,
+        on_abandoned: Callable[[], None] = lambda: None,
     ) -> None:
         self.events: Events = deque(maxlen=_EVENTS_KEPT)
         self._metadata = metadata
         self._compute = answer
         self._stop = stop
         self._on_registered = on_registered
+        self._on_abandoned = on_abandoned
         self._context = zmq.Context()
         self._links = Links(self._context, address, self._open_link)
         self._lock = threading.Lock()
@@ -103,16 +107,23 @@ class Session:
             channel.greet()
 
     def _tend_while_computing(self) -> None:
-        while not self._closed.wait(constants.HEARTBEAT_SECONDS):
+        while not self._closed.wait(_DRAIN_POLL_SECONDS if self._stop.was_signalled else constants.HEARTBEAT_SECONDS):
             if self._lock.acquire(blocking=False):
                 try:
                     if not self._closed.is_set():
-                        self._links.tend(time.monotonic(), listening=False)
-                        for channel in self._links.channels:
-                            while not channel.closed and channel.receive():
-                                pass
+                        self._tend_meanwhile()
                 finally:
                     self._lock.release()
+
+    def _tend_meanwhile(self) -> None:
+        self._links.tend(time.monotonic(), listening=False)
+        if self._stop.was_signalled:
+            self._links.drain()  # the frontends let us go at once, if nobody waits for the batch any more
+        for channel in self._links.channels:
+            while not channel.closed and channel.receive():
+                pass
+        if self._stop.was_signalled and self._links.drained:
+            self._on_abandoned()
 
     # --- what links report ---
 

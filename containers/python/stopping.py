@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
@@ -62,6 +62,16 @@ class StopRequest:
         if os.getpid() != self._process:
             os.kill(os.getpid(), number)
 
+    @property
+    def was_signalled(self) -> bool:
+        """Whether a signal came, also if the model computes in C, so that no handler of Python's has run yet."""
+        if self.requested_at is not None:
+            return True
+        try:
+            return not set(_SIGNALS).isdisjoint(self._reader.recv(4096, socket.MSG_PEEK))
+        except OSError:  # nothing is there, or it is closed
+            return False
+
     def request(self) -> None:
         """Ask this process to stop, from any of its threads."""
         self.requested_at = time.monotonic()
@@ -80,6 +90,15 @@ class StopRequest:
         self._writer.close()
 
 
+def end_now(reason: str) -> NoReturn:
+    """End this process, whatever its other threads do."""
+    sys.stderr.write(f"{reason}\n")
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(0)
+
+
 def end_within(seconds: float) -> None:
     """End this process by itself, if it has not ended after `seconds`.
 
@@ -88,10 +107,6 @@ def end_within(seconds: float) -> None:
 
     def end() -> None:
         time.sleep(seconds)
-        sys.stderr.write(f"Threads or exit handlers still run {seconds:g} s after the last batch: they are cut off.\n")
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):
-                stream.flush()
-        os._exit(0)
+        end_now(f"Threads or exit handlers still run {seconds:g} s after the last batch: they are cut off.")
 
     threading.Thread(target=end, name="end", daemon=True).start()

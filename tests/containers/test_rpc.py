@@ -121,6 +121,9 @@ class Custom(rpc.ModelContainerBase):
         if inputs == ["sleep"]:
             open(sys.argv[1], "w").close()
             time.sleep(0.5)
+        if inputs == ["sleep long"]:
+            open(sys.argv[1], "w").close()
+            time.sleep(30)
         if inputs == ["exit"]:
             sys.exit("no more")
         if inputs == ["fork"]:
@@ -174,6 +177,19 @@ def test_sigterm_while_computing(
     assert seconds_to_exit(program) < 1
 
 
+def test_what_nobody_waits_for_is_not_computed_to_its_end(
+    frontend: ScriptedFrontend, launch: Launch, custom_container: str, tmp_path: Path
+) -> None:
+    computing = tmp_path / "computing"
+    program = launch(custom_container, str(computing), CLIPPER_INPUT_TYPE="strings")
+    frontend.register()
+    frontend.ask([b"sleep long"], InputType.STRINGS)
+    _wait_for(computing)
+    program.send_signal(signal.SIGTERM)
+    frontend.answer_drain()  # comes while the model computes
+    assert seconds_to_exit(program) < 1
+
+
 def test_a_second_sigterm_ends_it_at_once(
     frontend: ScriptedFrontend, launch: Launch, custom_container: str, tmp_path: Path
 ) -> None:
@@ -188,9 +204,9 @@ def test_a_second_sigterm_ends_it_at_once(
 
 SETUPS = {
     "ignores": "signal.signal(signal.SIGTERM, signal.SIG_IGN)",
-    "thread": "threading.Thread(target=time.sleep, args=(60,)).start()",
-    "atexit": "atexit.register(time.sleep, 60)",
-    "child": "multiprocessing.get_context('fork').Process(target=time.sleep, args=(60,)).start()",
+    "thread": "threading.Thread(target=time.sleep, args=(3,)).start()",
+    "atexit": "atexit.register(time.sleep, 3)",
+    "child": "multiprocessing.get_context('fork').Process(target=time.sleep, args=(3,)).start()",
     "handler": "signal.signal(signal.SIGTERM, lambda *_: print('the model was told', flush=True))",
 }
 STUBBORN = """

@@ -497,6 +497,23 @@ def test_what_waits_for_the_only_replica_is_answered_at_once_when_it_drains(
         assert sent.result(5)["output"] == 1, "its last batch is finished"
 
 
+def test_a_draining_replica_is_let_go_when_nobody_waits_for_its_batch(
+    frontend: Frontend, raw_container: MakeContainer
+) -> None:
+    frontend.serve("app", slo_ms=400)
+    container = raw_container()
+    container.join(Metadata(ModelId("m", "1"), InputType.DOUBLES, 4, "drains"))
+    frontend.wait_for_replicas(1)
+    with ThreadPoolExecutor() as pool:
+        sent = pool.submit(frontend.predict, "app", input=[1.0])
+        container.receive_batch()
+        container.socket.send_multipart(wire.encode_drain_request())
+        while not isinstance(wire.decode_from_frontend(container.receive()), wire.Drain):
+            pass
+        assert sent.done() or sent.result(0.2), "until its deadline somebody waits"
+        assert sent.result()["default_explanation"] == SLO_MISSED
+
+
 def test_serves_on_while_redis_is_away_and_restores_what_it_lost(
     redis_port: int, tmp_path: Path, frontend: Frontend
 ) -> None:

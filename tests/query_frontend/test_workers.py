@@ -413,12 +413,41 @@ def test_the_number_in_redis_is_not_for_all(redis_port: int, tmp_path: Path) -> 
 # --- draining ---
 
 
+@pytest.mark.parametrize("request_", [PREDICT, GENERAL], ids=["lane", "general"])
+def test_idle_connections_of_a_retiring_worker_go_to_the_others(
+    redis_port: int, tmp_path: Path, request_: bytes
+) -> None:
+    with several(redis_port, tmp_path, 3) as frontend:
+        clients = [Client(frontend.port) for _ in range(12)]
+        for client in clients:
+            client.ask(request_)
+        frontend.configure(records.put_workers(1))
+        wait_for(lambda: len(workers(frontend)) == 1, "the others are gone at once", 3)
+        for client in clients:
+            client.ask(request_)
+            assert client.connects == 1
+            client.close()
+
+
+def test_an_idle_connection_ends_without_a_reset(redis_port: int, tmp_path: Path) -> None:
+    with several(redis_port, tmp_path, 1, timeout_request=1) as frontend, closing(Client(frontend.port)) as client:
+        client.ask()
+        assert client.socket.recv(1) == b"", "it was idle for too long"
+        client.socket.sendall(PREDICT)  # as if it had been on its way
+        client.socket.sendall(PREDICT)
+        assert client.socket.recv(1) == b""
+
+
+def test_a_pooled_connection_lives_for_longer_than_5_s() -> None:
+    assert Config().timeout_request == constants.IDLE_CONNECTION_SECONDS > 60
+
+
 def test_a_retiring_worker_does_not_hold_up_the_end(redis_port: int, tmp_path: Path) -> None:
     with several(redis_port, tmp_path, 2, timeout_request=60) as frontend:
         clients = [Client(frontend.port) for _ in range(8)]
         for client in clients:
             client.socket.sendall(PREDICT[:20])  # who does not say what it wants cannot be handed over
-        wait_for(lambda: spread(frontend) == [4, 4], "all are connected")
+        wait_for(lambda: sum(spread(frontend)) == 8 and min(spread(frontend)) > 0, "all are connected")
         frontend.configure(records.put_workers(1))
         wait_for(lambda: frontend.metric("gauges", "internal:workers") == {"serving": "1"}, "one retires")
         assert len(workers(frontend)) == 2, "it waits for its clients"
