@@ -12,6 +12,14 @@ from clipper_common.errors import ClipperException
 CALL_SECONDS: Final = 10.0
 
 
+class ErrorStatus(ClipperException):
+    """The answer has an error status."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(f"Received error status code: {status} and message: {text}")
+        self.status = status
+
+
 def call(
     program: str,
     address: str,
@@ -31,7 +39,7 @@ def call(
     except (OSError, http.client.HTTPException) as error:
         raise _unreachable(program, address, error) from error
     if status >= 400:
-        raise ClipperException(f"Received error status code: {status} and message: {text}")
+        raise ErrorStatus(status, text)
     return text
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 from clipper_admin import http_client
@@ -134,6 +135,18 @@ class ManagementClient:
         """How many replicas of a model version are connected to the query frontend."""
         prefix = f"{name}:{version}:"
         return sum(replica.startswith(prefix) for replica in self.get_all_containers(verbose=False))
+
+    def frontends_without_replica(self, name: str, version: str) -> list[str]:
+        """The query frontends that cannot reach a replica of a model version, neither by themselves nor relayed.
+
+        Empty when the management frontend is too old to know.
+        """
+        try:
+            return self._read_list("get_frontends_without_replica", model_name=name, model_version=version)
+        except http_client.ErrorStatus as error:
+            if error.status == HTTPStatus.NOT_FOUND:
+                return []
+            raise
 
     def _read_list(self, route: str, **keys: Any) -> list[Any]:
         value: list[Any] = json.loads(self._post(route, **keys))

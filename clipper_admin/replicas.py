@@ -10,6 +10,9 @@ from clipper_admin.management_client import ManagementClient
 from clipper_admin.undoing import undone_on_failure
 from clipper_common.errors import ClipperException
 
+_REACH_SECONDS: Final = 10.0
+"""How long all query frontends are waited for once the replicas are connected. One that has just died counts as alive
+for a part of it."""
 _POLL_SECONDS: Final = 0.05
 _REPORT_SECONDS: Final = 30.0
 """How often a wait that takes long is logged."""
@@ -49,6 +52,25 @@ class Replicas:
                     self._report(connected, num_replicas, now - began, seconds)
                 time.sleep(_POLL_SECONDS)
             show(connected)
+        if num_replicas:
+            self._wait_until_reached()
+
+    def _wait_until_reached(self) -> None:
+        """Wait until every query frontend reaches a replica, by itself or by way of another, but not for long."""
+        give_up = time.monotonic() + _REACH_SECONDS
+        while unreached := self._management.frontends_without_replica(self._name, self._version):
+            if time.monotonic() > give_up:
+                self._logger.warning(
+                    "After %.0f seconds these query frontends reach no replica of %s:%s, and answer with defaults: %s. "
+                    "Replicas that use RPC version 3 are relayed to them by other query frontends: can these connect "
+                    "to each other? get_clipper_logs() fetches what they wrote.",
+                    _REACH_SECONDS,
+                    self._name,
+                    self._version,
+                    ", ".join(unreached),
+                )
+                return
+            time.sleep(_POLL_SECONDS)
 
     def _count(self) -> int:
         return self._management.count_replicas(self._name, self._version) - self._not_managed

@@ -33,7 +33,11 @@ FRONTEND_PREFIX: Final = "clipper:frontend:"
 LIVING_KEY: Final = "clipper:living_frontends"
 REPLICA_NUMBER_PREFIX: Final = "clipper:replica_number:"
 REPLICA_COUNT_PREFIX: Final = "clipper:replica_count:"
+REACHED_PREFIX: Final = "reached:"
+"""Of the fields of a frontend's record that name the model versions it reaches."""
 CHANGES_CHANNEL: Final = "clipper:changes"
+FRONTENDS_CHANNEL: Final = "clipper:frontends_changed"
+"""A message says that query frontends came or went, or have other replicas than before."""
 
 CURRENT_VERSION_PREFIX: Final = "CURRENT_MODEL_VERSION:"
 DEFAULT_POLICY: Final = "DefaultOutputSelectionPolicy"
@@ -226,10 +230,13 @@ class FrontendReport:
     """Where containers reach it; empty when it does not know."""
     replicas: Mapping[str, Replica] = field(default_factory=dict)
     """By name. A replica has the same name at all frontends that it is connected to."""
+    reached: frozenset[ModelId] = frozenset()
+    """The model versions that it has a replica of, or is relayed to one."""
 
     def to_json(self) -> str:
         """All but the revision."""
-        return json.dumps([self.rpc_address, [[name, replica.to_hash()] for name, replica in self.replicas.items()]])
+        replicas = [[name, replica.to_hash()] for name, replica in self.replicas.items()]
+        return json.dumps([self.rpc_address, replicas, sorted(map(str, self.reached))])
 
 
 @dataclass(frozen=True, slots=True)

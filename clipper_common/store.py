@@ -214,7 +214,7 @@ for _, replicas in pairs(lives) do
 end
 local numbers, keys, mine, first_memory = {{}}, {{}}, {{}}, ''
 if said ~= '' then
-  local address, replicas = unpack(cjson.decode(said))
+  local address, replicas, reached = unpack(cjson.decode(said))
   local function claim(name, replica)
     local place = key_of(replica)
     if replica.model_replica_id == '{records.UNNUMBERED}' or (taken[place] or name) ~= name then return false end
@@ -257,13 +257,15 @@ if said ~= '' then
   lives[id] = replicas
   redis.call('HSET', prefix .. id, 'said', said, 'replicas', cjson.encode(replicas), 'keys', cjson.encode(keys),
     'numbers', cjson.encode(numbers), 'summary', cjson.encode({{id, address, models}}),
-    'memory', first_memory)
+    'memory', first_memory, 'address', address)
+  for _, name in ipairs(reached) do redis.call('HSET', prefix .. id, '{records.REACHED_PREFIX}' .. name, '') end
   renew()
 end
 
 -- The replicas of all that live; where several have one, the first speaks for it.
 table.sort(ids)
 redis.call('HSET', '{records.LIVING_KEY}', 'ids', cjson.encode(ids), 'version', ARGV[8])
+redis.call('PUBLISH', '{records.FRONTENDS_CHANNEL}', id)
 local wanted = {{}}
 for _, other in ipairs(ids) do
   for _, pair in ipairs(lives[other]) do
@@ -293,6 +295,20 @@ for _, key in ipairs(redis.call('KEYS', '{records.FRONTEND_PREFIX}*')) do
   if revision and tonumber(revision) < tonumber(ARGV[1]) then return 0 end
 end
 return 1
+"""
+
+# ARGV: a model version. Which frontends that live cannot reach a replica of it. A frontend is left out when it is too
+# old to say what it reaches, or when no peer can relay to it because its address is not known.
+_NOT_REACHING: Final = f"""
+local found = {{}}
+for _, key in ipairs(redis.call('KEYS', '{records.FRONTEND_PREFIX}*')) do
+  local address = redis.call('HGET', key, 'address')
+  if address and address ~= '' and redis.call('HEXISTS', key, '{records.REACHED_PREFIX}' .. ARGV[1]) == 0 then
+    found[#found + 1] = string.sub(key, {len(records.FRONTEND_PREFIX) + 1})
+  end
+end
+table.sort(found)
+return found
 """
 
 # What a cluster leaves behind is taken over by the next, but for the number of workers: an argument of its start.
@@ -430,6 +446,10 @@ class ConfigStore:
                 logger.warning("ignored: %s", error)
         return sorted(found, key=lambda replica: (replica.model, replica.replica_id))
 
+    async def not_reaching(self, model: ModelId) -> list[str]:
+        """The ids of the query frontends that live and cannot reach a replica of `model`, by themselves or relayed."""
+        return list(map(_text, await self._eval(_NOT_REACHING, str(model))))
+
     # --- which cluster, which frontends ---
 
     async def claim(self, cluster_id: str) -> None:
@@ -470,6 +490,14 @@ class ConfigStore:
             frontends = list(map(_read_frontend, texts))
             self._frontends = _text(version), frontends
         return list(json.loads(numbers)), frontends
+
+    async def follow_frontends(self) -> AsyncIterator[None]:
+        """Yield whenever a frontend came or went, or has other replicas. Raises `StoreError` when Redis is away."""
+        async with self._redis.pubsub() as pubsub:
+            await _in_time(pubsub.subscribe(records.FRONTENDS_CHANNEL))
+            while True:
+                yield
+                await _wait_for_message(pubsub)
 
     async def wait_until_applied(self, revision: int, seconds: float) -> bool:
         """Wait until every query frontend that lives serves by `revision`; whether they did in time."""

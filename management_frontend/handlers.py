@@ -7,6 +7,7 @@ from typing import Final, TypeVar
 
 from aiohttp import web
 
+from clipper_common.datatypes import ModelId
 from clipper_common.errors import QueryError, RequestError
 from clipper_common.records import Snapshot
 from clipper_common.store import ConfigStore, StoreError
@@ -79,6 +80,13 @@ async def set_query_frontend_workers(request: web.Request) -> web.StreamResponse
     return await _set_workers(request)
 
 
+async def get_frontends_without_replica(request: web.Request) -> web.Response:
+    """The query frontends that cannot reach a replica of a model version, neither by themselves nor relayed."""
+    wanted = schemas.parse(schemas.VersionedModel, await request.read())
+    model = ModelId(wanted.model_name, wanted.model_version)
+    return json_response(await request.app[STORE].not_reaching(model))
+
+
 async def get_state(request: web.Request) -> web.Response:
     """The one selection policy there is keeps as its state what it answers by default."""
     wanted = schemas.parse(schemas.SelectionState, await request.read())
@@ -108,5 +116,6 @@ ROUTES: Final = [
     web.post("/admin/get_model", _configuration(schemas.VersionedModel, view=views.model)),
     web.post("/admin/get_all_containers", _replicas(schemas.Listing, view=views.replicas)),
     web.post("/admin/get_container", _replicas(schemas.NumberedReplica, view=views.replica)),
+    web.post("/admin/get_frontends_without_replica", get_frontends_without_replica),
     web.post("/admin/get_state", get_state),
 ]

@@ -107,6 +107,7 @@ class QueryFrontend:
         tasks = [
             _start(self._follow_configuration()),
             _start(self.presence.keep_reporting()),
+            _start(self.presence.follow_peers()),
         ]
         try:
             await self.registry.wait_until_loaded(_FIRST_CONFIGURATION_SECONDS)  # and may be stopped meanwhile

@@ -76,11 +76,20 @@ class Presence:
                 logger.error("%s", error)
                 await asyncio.sleep(_RETRY_SECONDS)
 
+    async def follow_peers(self) -> None:
+        """`report` soon after each change that a peer tells Redis of, for ever: so we learn of it."""
+        while True:
+            with contextlib.suppress(*StoreError):  # the follower of the configuration logs it
+                async for _ in self._store.follow_frontends():
+                    self.report_soon()
+            await asyncio.sleep(_RETRY_SECONDS)
+
     async def report(self) -> None:
         """Say that we live, by which revision we serve and which replicas are here. Raises `StoreError`."""
         async with self._reporting:
             replicas = {self._name(connection): self._record(connection) for connection in self._executor.connections}
-            report = FrontendReport(self.id, self._registry.revision, self.rpc_address, replicas)
+            reached = frozenset(self._executor.reachable_models())
+            report = FrontendReport(self.id, self._registry.revision, self.rpc_address, replicas, reached)
             numbers, frontends = await self._store.report(report, "" if self._was_reported else self._place)
             self._was_reported = True
             self._numbers = dict(zip(replicas, numbers, strict=True))

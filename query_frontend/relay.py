@@ -1,15 +1,17 @@
 """Replicas that have one connection, which leads here, serve the other frontends by way of this one.
 
-That is so for containers of RPC version 3, and for those that cannot reach a peer. Where a peer has no replica of a
-model of which there are some here, we connect to it as if we were one, and have its batches answered by ours: by a link
-for each replica here. Relays are nobody's replicas in Redis, so nothing is relayed twice.
+That is so for containers of RPC version 3, and for those that cannot reach a peer. We connect to the peer as if we were
+a replica, and have its batches answered by those here: by a link for each of them where the peer has no replica of the
+model. Where it has some, one link to a version 3 replica stays in reserve, so that the peer can go on when it loses its
+own. Containers of version 4 connect to each frontend themselves, so they are relayed only to a peer that stays without.
+Relays are nobody's replicas in Redis, so nothing is relayed twice.
 """
 
 import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import zmq
@@ -26,11 +28,14 @@ from query_frontend.rpc_server import Connection
 logger = logging.getLogger(__name__)
 
 _STEADY_SECONDS: Final = 1.0
-"""A peer must be without replicas for so long: one that has just started gets its own soon."""
+"""A peer must be without replicas for so long before one of version 4 is relayed to it: it connects there by itself."""
 _TICK_SECONDS: Final = 0.1
 _MAX_LINKS: Final = 16
 """Per peer and model."""
 _STOP_SECONDS: Final = 5.0
+_UNREGISTERED_SECONDS: Final = 1.0
+"""A batch may come from a peer that read a new configuration before we did. It waits for so long until we have, too."""
+_UNREGISTERED_POLL_SECONDS: Final = 0.005
 
 
 class Place(NamedTuple):
@@ -40,6 +45,27 @@ class Place(NamedTuple):
     """Of the peer."""
     model: ModelId
     number: int
+
+
+class Wish(NamedTuple):
+    """A relay that should be there, once it has been wanted for `delay` seconds."""
+
+    place: Place
+    delay: float
+
+
+def wishes(peers: Iterable[Frontend], direct: Mapping[ModelId, Sequence[Connection]]) -> Iterator[Wish]:
+    """Which relays the `peers` need, with the replicas here in `direct`."""
+    for peer in peers:
+        if not peer.rpc_address:
+            continue
+        for model, replicas in direct.items():
+            has_own = model in peer.models
+            single = sum(replica.rpc_version < wire.RPC_VERSION_4 for replica in replicas)
+            at_once = min(single, 1 if has_own else _MAX_LINKS)
+            later = 0 if has_own else min(len(replicas), _MAX_LINKS)
+            for number in range(max(at_once, later)):
+                yield Wish(Place(peer.rpc_address, model, number), 0.0 if number < at_once else _STEADY_SECONDS)
 
 
 class RelayedInput(Task):
@@ -160,8 +186,12 @@ class Relay:
         if self._model not in executor.direct_replicas():
             self.close()  # the peer gives the batch to another, if there is one
             return
+        slo_seconds = executor.slo_seconds(self._model)
+        if slo_seconds is None and time.monotonic() - received_at < _UNREGISTERED_SECONDS:
+            self._loop.call_later(_UNREGISTERED_POLL_SECONDS, self._retry, link.registration, request, received_at)
+            return
         registration = link.registration
-        deadline = received_at + executor.slo_seconds(self._model)
+        deadline = received_at + (slo_seconds or 0.0)
 
         def done(response: wire.Response) -> None:
             if not link.closed:
@@ -169,6 +199,10 @@ class Relay:
                 self._loop.call_soon(self._on_readable)
 
         RelayedBatch(self._context, self._model, request, deadline, done)
+
+    def _retry(self, registration: int, request: wire.PredictRequest, received_at: float) -> None:
+        if not self.link.closed and self.link.registration == registration:
+            self.on_batch(self.link, request, received_at)
 
 
 class Relays:
@@ -214,11 +248,11 @@ class Relays:
         if self._stopping:
             return
         direct = self._context.executor.direct_replicas()
-        wanted = set(self._wanted(direct))
+        wanted = dict(wishes(self._peers, direct))
         now = time.monotonic()
         self._wanted_since = {place: self._wanted_since.get(place, now) for place in wanted}
-        for place, since in self._wanted_since.items():
-            if place not in self._relays and now - since >= _STEADY_SECONDS:
+        for place, delay in wanted.items():
+            if place not in self._relays and now - self._wanted_since[place] >= delay:
                 self._open(place, direct[place.model][0].metadata.input_type)
         known = {peer.rpc_address for peer in self._peers}
         for place, relay in list(self._relays.items()):
@@ -226,13 +260,6 @@ class Relays:
             is_cut_off = place.address not in known and relay.link.reached
             if relay.link.closed or (place not in wanted and not (is_cut_off and place.model in direct)):
                 self._leave(place)
-
-    def _wanted(self, direct: dict[ModelId, list[Connection]]) -> Iterator[Place]:
-        for peer in self._peers:
-            for model, replicas in direct.items():
-                if peer.rpc_address and model not in peer.models:
-                    for number in range(min(len(replicas), _MAX_LINKS)):
-                        yield Place(peer.rpc_address, model, number)
 
     def _open(self, place: Place, input_type: InputType) -> None:
         name = f"{wire.RELAY_PREFIX}{self._name}/{place.model}/{place.number}"

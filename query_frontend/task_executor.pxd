@@ -14,6 +14,7 @@ cdef class ModelState:
     cdef public ModelQueue queue
     cdef public list replicas
     cdef public bint is_served
+    cdef public bint has_own
     cdef public bint is_counted
     cdef public object idle
     cdef public bint dispatch_due

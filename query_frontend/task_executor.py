@@ -52,6 +52,8 @@ class ModelState:
         self.replicas: list[ReplicaState] = []
         self.is_served = False
         """Whether one of them takes batches."""
+        self.has_own = False
+        """Whether one of these is connected to us itself. Then relays are held in reserve, and get no batches."""
         self.is_counted = True
         """Whether what is queued is counted here: not if only relays take it, since their frontends count it."""
         self.idle: deque[ReplicaState] = deque()
@@ -68,7 +70,13 @@ class ModelState:
     def replicas_changed(self) -> None:
         serving = [replica for replica in self.replicas if not replica.draining]
         self.is_served = bool(serving)
-        self.is_counted = not serving or any(not replica.is_relay for replica in serving)
+        self.has_own = any(not replica.is_relay for replica in serving)
+        self.is_counted = not serving or self.has_own
+        if self.has_own:
+            self.idle = deque(replica for replica in self.idle if not replica.is_relay)
+        else:
+            free = (replica for replica in serving if replica.batch is None and replica not in self.idle)
+            self.idle.extend(free)
 
     @property
     def batch_budget_seconds(self) -> float:
@@ -83,11 +91,12 @@ class ModelState:
 
     def batching(self) -> Leaves:
         """How batches are made at the moment."""
-        limits = [replica.sizer.choose(self.batch_budget_seconds) for replica in self.replicas] or [0]
+        used = [replica for replica in self.replicas if not (replica.is_relay and self.has_own)]
+        limits = [replica.sizer.choose(self.batch_budget_seconds) for replica in used] or [0]
         return {
             "policy": self.model.batch_policy,
             "delay_micros": str(self.model.batch_delay_micros),
-            "replicas": str(len(self.replicas)),
+            "replicas": str(len(used)),
             "limit_min": str(min(limits)),
             "limit_mean": str(fmean(limits)),
             "limit_max": str(max(limits)),
@@ -135,17 +144,26 @@ class TaskExecutor:
         return [connection for connection in self._replicas if not connection.metadata.is_relay]
 
     def direct_replicas(self) -> dict[ModelId, list[Connection]]:
-        """Those of our own that take batches, by model version."""
+        """Those of our own that take batches, by model version, which need not be registered yet."""
         found: dict[ModelId, list[Connection]] = {}
         for connection in self.connections:
-            replica = self._replicas[connection]
-            if replica.state is not None and not replica.draining:
+            if self._takes_batches(connection):
                 found.setdefault(connection.metadata.model, []).append(connection)
         return found
 
-    def slo_seconds(self, model_id: ModelId) -> float:
-        """The shortest SLO of the applications that ask a model version."""
-        return self._models[model_id].slo_seconds
+    def reachable_models(self) -> set[ModelId]:
+        """The model versions that have a replica here, or one that is relayed to us."""
+        return {connection.metadata.model for connection in self._replicas if self._takes_batches(connection)}
+
+    def _takes_batches(self, connection: Connection) -> bool:
+        """Whether the replica takes batches, or will once its model version is registered."""
+        replica = self._replicas[connection]
+        return not replica.draining and (replica.state is not None or connection.metadata.model not in self._models)
+
+    def slo_seconds(self, model_id: ModelId) -> float | None:
+        """The shortest SLO of the applications that ask a model version; None while it is not registered."""
+        state = self._models.get(model_id)
+        return None if state is None else state.slo_seconds
 
     def can_answer(self, model_id: ModelId) -> bool:
         """Whether a replica of the model version is here, or none is needed: it is not registered."""
@@ -286,7 +304,7 @@ class TaskExecutor:
         state = replica.state
         if replica.draining:
             self.rpc.dismiss(replica.connection)
-        elif state is not None:
+        elif state is not None and not (replica.is_relay and state.has_own):
             state.idle.append(replica)
             if not is_quick or len(state.queue) >= replica.sizer.choose(state.batch_budget_seconds):
                 self._dispatch(state)
@@ -369,6 +387,7 @@ class TaskExecutor:
             state.replicas_changed()
             if replica in state.idle:
                 state.idle.remove(replica)
+            self._dispatch_soon(state)
         if replica.batch is not None:
             self._redo(replica.batch)
         self.replicas_changed()
@@ -383,6 +402,7 @@ class TaskExecutor:
             replica.state.replicas_changed()
             if replica in replica.state.idle:
                 replica.state.idle.remove(replica)
+            self._dispatch_soon(replica.state)
             self._answer_queue_if_unserved(replica.state)
         self._dismiss_if_idle(connection)
 
@@ -405,7 +425,7 @@ class TaskExecutor:
         replica.sizer = state.new_sizer()
         state.replicas.append(replica)
         state.replicas_changed()
-        if replica.batch is None and not replica.draining:
+        if replica.batch is None and not replica.draining and not replica.is_relay:
             state.idle.append(replica)
 
     # --- configuration ---
