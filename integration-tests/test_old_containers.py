@@ -104,6 +104,18 @@ def test_no_query_fails_after_deploying_or_while_scaling(conn: ClipperConnection
 
 
 @pytest.mark.long
+def test_no_query_fails_while_query_frontends_come_and_go(conn: ClipperConnection, image: str) -> None:
+    conn.deploy_model("old", "1", "doubles", image)
+    conn.link_model_to_app("app", "old")
+    before = conn.get_num_frontend_replicas()
+    with load(conn, 12.0) as running:
+        for number in (before + 1, 1, before):
+            time.sleep(1.0)  # of steady load
+            conn.set_num_frontend_replicas(number)
+        assert failures(running.result()) == {}
+
+
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_no_query_fails_in_ten_deployments(conn: ClipperConnection, image: str) -> None:
     assert [deploy_and_scale(conn, image, str(version), 3.0) for version in range(1, 11)] == [[{}, {}]] * 10

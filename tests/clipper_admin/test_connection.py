@@ -1,9 +1,11 @@
 """ClipperConnection over a real management frontend."""
 
+import asyncio
 import json
 import logging
 import math
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from math import inf, nan
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,11 @@ import pytest
 
 from clipper_admin import ClipperConnection, ClipperException, UnconnectedException, replicas, startup
 from clipper_admin.container_manager import ReplicaFailure
+from clipper_admin.management_client import ManagementClient
 from clipper_common.constants import LOAD_SECONDS
+from clipper_common.datatypes import ModelId
+from clipper_common.records import FrontendReport
+from clipper_common.store import ConfigStore
 from tests.clipper_admin.conftest import Connect
 from tests.clipper_admin.fakes import (
     AwayForAWhile,
@@ -605,6 +611,46 @@ def test_set_num_replicas(conn: ClipperConnection) -> None:
         conn.set_num_replicas("m", number)
         assert conn.get_num_replicas("m", 1) == number
         assert len(conn.get_all_model_replicas()) == number
+
+
+def report(redis_port: int, *reached: ModelId) -> None:
+    """Say as a query frontend which model versions it reaches."""
+
+    async def run() -> None:
+        store = ConfigStore("127.0.0.1", redis_port)
+        await store.report(FrontendReport("some-frontend", 10**6, "tcp://some:7000", reached=frozenset(reached)))
+        await store.close()
+
+    asyncio.run(run())
+
+
+def test_deploying_waits_until_every_query_frontend_reaches_a_replica(conn: ClipperConnection, redis_port: int) -> None:
+    report(redis_port)
+    with ThreadPoolExecutor() as pool:
+        deploying = pool.submit(deploy, conn)
+        with pytest.raises(TimeoutError):
+            deploying.result(0.5)
+        report(redis_port, ModelId("m", "1"))
+        deploying.result(10)
+    conn.set_num_replicas("m", 0)
+
+
+def test_a_query_frontend_that_reaches_no_replica_is_named(
+    conn: ClipperConnection, redis_port: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(replicas, "_REACH_SECONDS", 0.1)
+    report(redis_port)
+    with caplog.at_level(logging.WARNING):
+        deploy(conn)
+    assert "these query frontends reach no replica of m:1, and answer with defaults: some-frontend." in caplog.text
+
+
+def test_an_older_management_frontend_is_not_asked_who_reaches_replicas(query_frontend: FakeQueryFrontend) -> None:
+    older = ManagementClient(lambda: query_frontend.address)
+    assert older.frontends_without_replica("m", "1") == []
+    query_frontend.answers["/admin/get_frontends_without_replica"] = (503, "Redis is away")
+    with pytest.raises(ClipperException, match="Redis is away"):
+        older.frontends_without_replica("m", "1")
 
 
 def test_deaths_of_the_past_do_not_count(conn: ClipperConnection, cm: FakeContainerManager) -> None:

@@ -418,6 +418,36 @@ async def test_replicas_are_numbered_per_model_and_read_in_order(store: ConfigSt
     assert await store.read() == Snapshot(), "replicas are no configuration"
 
 
+async def test_which_frontends_do_not_reach_a_model(store: ConfigStore) -> None:
+    model = ModelId("m", "1")
+    await store.report(FrontendReport("reaches", 1, "tcp://a:1", reached=frozenset({model, ModelId("n", "1")})))
+    assert await store.not_reaching(model) == []
+    await store.report(FrontendReport("lacks", 1, "tcp://b:1", reached=frozenset({ModelId("m", "10")})))
+    await store.report(FrontendReport("has no address", 1))
+    await store._redis.hset(records.FRONTEND_PREFIX + "older", mapping={"revision": "1", "summary": "[]"})
+    assert await store.not_reaching(model) == ["lacks"]
+    await store.report(FrontendReport("reaches", 1, "tcp://a:1"))
+    assert await store.not_reaching(model) == ["lacks", "reaches"]
+
+
+async def test_changes_of_frontends_are_published(store: ConfigStore) -> None:
+    changes = store.follow_frontends()
+    await anext(changes)
+
+    async def is_told(of: FrontendReport) -> bool:
+        following = asyncio.ensure_future(anext(changes))
+        await store.report(of)
+        done, _ = await asyncio.wait([following], timeout=0.5)
+        if not done:
+            following.cancel()
+            await asyncio.wait([following])
+        return bool(done)
+
+    assert await is_told(report("a", "x"))
+    assert await is_told(report("a", "x", "y"))
+    assert not await is_told(report("a", "x", "y")), "nothing changed"
+
+
 async def test_a_replica_of_several_frontends_is_one_record(store: ConfigStore) -> None:
     assert (await store.report(report("a", "both", "only a")))[0] == [0, 1]
     assert (await store.report(report("b", "only b", "both")))[0] == [2, 0]

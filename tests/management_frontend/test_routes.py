@@ -345,6 +345,14 @@ async def test_containers_are_those_that_frontends_announced(client: TestClient,
     assert await ask(container(2)) == {}
 
 
+async def test_frontends_without_a_replica(client: TestClient, store: ConfigStore) -> None:
+    await store.report(FrontendReport("a", 1, "tcp://a:1", reached=frozenset({ModelId("m", "1")})))
+    await store.report(FrontendReport("b", 1, "tcp://b:1"))
+    body = {"model_name": "m", "model_version": "1"}
+    answer = await client.post("/admin/get_frontends_without_replica", json=body)
+    assert (answer.status, await answer.json()) == (200, ["b"])
+
+
 async def test_workers_of_query_frontends(client: TestClient) -> None:
     async def ask(route: str, **keys: Any) -> tuple[int, str]:
         answer = await client.post(f"/admin/{route}", json=keys)
@@ -396,7 +404,8 @@ async def test_every_route_of_clipper_0_4_is_there_and_ours() -> None:
     names = (
         "ping add_app delete_app add_model_links delete_model_links add_model delete_versioned_model set_model_version "
         "set_batching set_query_frontend_workers get_query_frontend_workers get_all_applications get_application "
-        "get_linked_models get_all_models get_model get_all_containers get_container get_state"
+        "get_linked_models get_all_models get_model get_all_containers get_container "
+        "get_frontends_without_replica get_state"
     )
     assert [route.path for route in ROUTES] == [f"/admin/{name}" for name in names.split()]
 

@@ -25,7 +25,7 @@ class Frontend:
 
     def __init__(self, port: int, rpc_port: int = 7000, advertise: str = "", cluster_id: str = "") -> None:
         self.store = ConfigStore("127.0.0.1", port)
-        self.executor: Any = SimpleNamespace(connections=[])
+        self.executor: Any = SimpleNamespace(connections=[], reachable_models=set)
         registry: Any = SimpleNamespace(revision=1)
         self.presence = Presence(self.store, registry, self.executor, advertise, cluster_id)
         self.presence.listens_on(rpc_port)

@@ -1,6 +1,7 @@
 """Containers of RPC version 3, which are connected to one of several frontends, serve all of them."""
 
 import asyncio
+import functools
 import re
 import struct
 import threading
@@ -8,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,12 +17,13 @@ import zmq
 
 from clipper_common import wire
 from clipper_common.datatypes import InputType, ModelId
+from clipper_common.records import Frontend as Peer
 from clipper_common.wire import Metadata
 from query_frontend.cache import PredictionCache
 from query_frontend.deadlines import DeadlineWheel
 from query_frontend.metrics import SystemMetrics
 from query_frontend.query_processor import QueryContext
-from query_frontend.relay import Place, Relay
+from query_frontend.relay import Place, Relay, wishes
 from query_frontend.task_executor import TaskExecutor
 from tests.conftest import OwnRedis
 from tests.query_frontend.conftest import Frontend, RawContainer, running_container, wait_for
@@ -204,7 +207,7 @@ def test_when_the_relaying_frontend_dies_another_one_serves_what_it_had(start: S
     first.serve("app", slo_ms=10_000)
     with old_container(first, seconds=0.01), old_container(second, seconds=0.01):
         wait_until_served(third)
-        wait_for(lambda: len(relays(first)) == len(relays(second)) == 1, "both relay")
+        wait_for(lambda: len(relays(first)) == len(relays(second)) == 2, "both relay to both others")
         with Clients("app", [third], of_each=4) as clients:
             clients.wait_for(50)
             first.process.kill()
@@ -227,21 +230,51 @@ def test_when_the_only_relaying_frontend_dies_there_are_defaults(start: Start) -
         )
 
 
-def test_a_relay_ends_when_the_peer_has_replicas_of_its_own(start: Start) -> None:
+def test_a_relay_stays_in_reserve_while_the_peer_has_replicas_of_its_own(start: Start) -> None:
     first, second = start(), start()
     first.serve("app", slo_ms=3000)
-    with old_container(first):
+    with old_container(first) as theirs:
         wait_until_served(second)
-        with Clients("app", [first, second]) as clients:
+        with Clients("app", [second], of_each=4) as clients:
             with old_container(second) as own:
-                wait_for(lambda: relays(first) == ["", " no more"], "the relay ends")
                 wait_for(lambda: own.batches, "its own replica serves it")
+                seen = len(theirs.batches)
                 clients.wait_for(50)
-            # and begins again when they are gone
-            wait_for(lambda: relays(first) == ["", " no more", ""], "the relay begins again", 20)
-            wait_until_served(second)
-        assert relays(second) in ([], ["", " no more"])
-        assert [answer for answer in clients.defaults(first)] == []
+                assert len(theirs.batches) <= seen + 1, "the relay is not used"
+            clients.wait_for(50)  # its own is gone
+        assert clients.defaults() == []
+        assert relays(first) == [""]
+
+
+def test_a_replica_is_reached_by_all_before_its_model_is_registered(start: Start) -> None:
+    first, second = start(), start()
+    without = functools.partial(first._with_store, lambda store: store.not_reaching(MODEL))
+    with old_container(first):
+        began = time.monotonic()
+        wait_for(lambda: without() == [], "both say that they reach it")
+        assert time.monotonic() - began < 0.9, "a relay need not wait"
+        first.serve("app")
+        assert is_served(second)
+    wait_for(lambda: len(without()) == 2, "it is gone for both")
+
+
+def test_which_relays_are_wanted() -> None:
+    def connections(*versions: int) -> list[Any]:
+        return [SimpleNamespace(rpc_version=version) for version in versions]
+
+    peer = Peer("p", "tcp://peer:1", frozenset())
+    with_own = Peer("q", "tcp://other:1", frozenset({MODEL}))
+    unreachable = Peer("r", "", frozenset())
+
+    def wanted(peers: list[Peer], *versions: int) -> list[tuple[str, int, bool]]:
+        found = wishes(peers, {MODEL: connections(*versions)})
+        return [(wish.place.address, wish.place.number, wish.delay > 0) for wish in found]
+
+    assert wanted([peer], 3, 3) == [("tcp://peer:1", 0, False), ("tcp://peer:1", 1, False)]
+    assert wanted([with_own], 3, 3) == [("tcp://other:1", 0, False)], "one in reserve"
+    assert wanted([peer], 4, 4) == [("tcp://peer:1", 0, True), ("tcp://peer:1", 1, True)]
+    assert wanted([peer], 3, 4) == [("tcp://peer:1", 0, False), ("tcp://peer:1", 1, True)]
+    assert wanted([with_own, unreachable], 4) == wanted([unreachable], 3) == []
 
 
 def test_containers_that_reach_all_need_no_relay(start: Start) -> None:
