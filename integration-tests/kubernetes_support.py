@@ -17,7 +17,7 @@ from clipper_admin.kubernetes import names
 from clipper_admin.kubernetes.api import PLURALS, Api
 from clipper_admin.kubernetes.namespaces import MADE_LABEL
 
-ON_EVERY_MANAGER = {"test_basic_concepts", "test_manager_contract", "test_quickstart"}
+ON_EVERY_MANAGER = {"test_basic_concepts", "test_manager_contract", "test_old_containers", "test_quickstart"}
 """The modules that are run on Kubernetes too. What is inside containers is tested with Docker."""
 
 IN_EVERY_RUN = {"test_manager_contract", "test_clusters_side_by_side"}
