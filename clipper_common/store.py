@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
+from redis.exceptions import AuthenticationError, NoPermissionError, ReadOnlyError, RedisError, ResponseError
 
 from clipper_common import records
 from clipper_common.constants import (
@@ -60,6 +60,8 @@ def refusal(error: BaseException) -> str:
             "The default user of this Redis may not do what Clipper does: "
             "'ACL SETUSER default on allkeys allchannels allcommands' allows it."
         )
+    if isinstance(error, ReadOnlyError):
+        return "This Redis is a read-only replica of another one: name the primary instead."
     if isinstance(error, RedisError) and "protected mode" in said:
         return (
             "This Redis is in protected mode and takes no clients from other machines: start it with "

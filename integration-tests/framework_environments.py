@@ -8,6 +8,7 @@ tests that need none.
 import fcntl
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,7 @@ from clipper_admin import images
 
 ROOT = Path(__file__).parents[1]
 INSTALL_SECONDS = 900.0
+SDK_OF_0_4 = "clipper_admin==0.4.1"
 GROUPS: dict[str, list[str]] = {
     "pytorch": ["pytorch", "onnx"],
     "tensorflow": ["tensorflow", "keras"],
@@ -58,6 +60,23 @@ def environment(group: str) -> Path:
     return folder / "bin" / "python"
 
 
+def environment_of_0_4() -> Path | None:
+    """The interpreter of an environment that has the SDK of Clipper 0.4, if this machine has the Python 3.7 for it."""
+    pythons = [Path(found) for found in [shutil.which("python3.7")] if found]
+    pythons += sorted(Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")).glob("versions/3.7.*/bin/python3.7"))
+    working = (python for python in pythons if subprocess.run([python, "-c", ""], capture_output=True).returncode == 0)
+    python = next(working, None)
+    if python is None:
+        return None
+    folder = ROOT / ".venv-3.7-sdk-of-0.4"
+    stamp = folder / "made-of"
+    with _alone(folder):
+        if not stamp.is_file() or stamp.read_text() != SDK_OF_0_4:
+            _make(folder, [f"pip install --quiet {SDK_OF_0_4}"], None, python)
+            stamp.write_text(SDK_OF_0_4)
+    return folder / "bin" / "python"
+
+
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Nobody else makes that environment meanwhile."""
@@ -67,8 +86,8 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _make(folder: Path, steps: list[str], constraints: Path | None) -> None:
-    _run([sys.executable, "-m", "venv", str(folder)], os.environ)
+def _make(folder: Path, steps: list[str], constraints: Path | None, python: Path = Path(sys.executable)) -> None:
+    _run([str(python), "-m", "venv", str(folder)], os.environ)
     path = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
     active = {"VIRTUAL_ENV": str(folder), "PATH": path, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     active["PIP_COMPILE"] = "0"  # most of a framework is never imported; the rest is compiled when it is

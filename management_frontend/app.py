@@ -58,7 +58,11 @@ async def _open(store: ConfigStore, cluster_id: str | None) -> AsyncIterator[Non
 @contextlib.asynccontextmanager
 async def _claimed(store: ConfigStore, cluster_id: str) -> AsyncIterator[None]:
     """Keep other clusters out of this Redis."""
-    await _claim(store, cluster_id)
+    try:
+        await _claim(store, cluster_id)
+    except StoreError as error:
+        _exit_if_refused(store, error)
+        raise
     keeping = asyncio.create_task(_keep_claim(store, cluster_id))
     try:
         yield
@@ -76,13 +80,17 @@ async def _wait_for_redis(store: ConfigStore) -> None:
             await store.read()
             return
         except StoreError as error:
-            if refusal(error):
-                logger.error("Redis at %s cannot be used: %s", store.address, explain(error))
-                sys.exit(EXIT_REDIS_REFUSES)
+            _exit_if_refused(store, error)
             if not waiting:
                 logger.warning("waiting for Redis at %s: %s", store.address, error)
                 waiting = True
             await asyncio.sleep(_RETRY_SECONDS)
+
+
+def _exit_if_refused(store: ConfigStore, error: BaseException) -> None:
+    if refusal(error):
+        logger.error("Redis at %s cannot be used: %s", store.address, explain(error))
+        sys.exit(EXIT_REDIS_REFUSES)
 
 
 async def _claim(store: ConfigStore, cluster_id: str) -> None:

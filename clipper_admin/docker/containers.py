@@ -32,6 +32,15 @@ WORKERS_LABEL: Final = "ai.clipper.query_frontend.workers"
 STOPPED_SUFFIX: Final = "-stopped"
 """At the end of the name of a replica that Clipper stopped, and keeps for its log."""
 
+_PROMETHEUS_FILE: Final = "/etc/prometheus/prometheus.yml"
+_PROMETHEUS_COMMAND: Final = (
+    f"--config.file={_PROMETHEUS_FILE}",
+    "--storage.tsdb.path=/prometheus",
+    "--web.console.libraries=/etc/prometheus/console_libraries",
+    "--web.console.templates=/etc/prometheus/consoles",
+    "--web.enable-lifecycle",
+)
+"""The image's own, and what lets the SDK of Clipper 0.4 ask for another look at the file."""
 _RESTART_POLICY: Final = {"Name": "unless-stopped"}
 _CLUSTER_NAME: Final = re.compile(r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*")
 _LONGEST_CLUSTER_NAME: Final = 63
@@ -86,6 +95,8 @@ class Container:
     """A further name in the network, which several may share."""
     files: Mapping[str, bytes] = field(default_factory=dict)
     """What is written into it before it starts, by path."""
+    mounts: Mapping[str, str] = field(default_factory=dict)
+    """Files of the engine's machine that it reads, by the path that each has inside."""
     resources: Resources = UNLIMITED
     load_seconds: float = constants.LOAD_SECONDS
     """So long Docker does not call it unhealthy because it does not serve yet."""
@@ -206,12 +217,16 @@ def exporter(cluster_name: str, image: str) -> Container:
     )
 
 
-def prometheus(cluster_name: str, port: int) -> Container:
+def prometheus(cluster_name: str, port: int, metric_file: str = "", is_mounted: bool = False) -> Container:
+    """The SDK of Clipper 0.4 adds its replicas to the `metric_file`, which Prometheus reads if it is mounted."""
     return Container(
         f"metric_frontend-{number_of(cluster_name)}",
         PROMETHEUS_IMAGE,
+        _PROMETHEUS_COMMAND,
         ports=(Port(constants.PROMETHEUS_PORT, port, cm.CLIPPER_METRIC_PORT_LABEL),),
-        files={"/etc/prometheus/prometheus.yml": prometheus_configuration(cluster_name)},
+        labels={cm.CLIPPER_METRIC_CONFIG_LABEL: metric_file} if metric_file else {},
+        files={} if is_mounted else {_PROMETHEUS_FILE: prometheus_configuration(cluster_name)},
+        mounts={_PROMETHEUS_FILE: metric_file} if is_mounted else {},
     )
 
 
@@ -299,6 +314,8 @@ def run_arguments(container: Container, cluster: Cluster) -> dict[str, Any]:
     if container.load_seconds > constants.LOAD_SECONDS:  # what is not named here is as the image says
         arguments["healthcheck"] = {"start_period": int(container.load_seconds * 1e9)}
     arguments |= cluster.extra
+    if container.mounts:
+        arguments["mounts"] = [*(cluster.extra.get("mounts") or ()), *map(_mount, container.mounts.items())]
     return arguments | {
         "image": container.image,
         "command": list(container.command) or None,
@@ -309,6 +326,11 @@ def run_arguments(container: Container, cluster: Cluster) -> dict[str, Any]:
         "labels": _merged(cluster.extra.get("labels"), _labels(container, cluster)),
         "environment": _merged(cluster.extra.get("environment"), container.environment),
     }
+
+
+def _mount(inside_and_source: tuple[str, str]) -> dict[str, Any]:
+    inside, source = inside_and_source
+    return {"Type": "bind", "Source": source, "Target": inside, "ReadOnly": True}
 
 
 def _labels(container: Container, cluster: Cluster) -> dict[str, str]:

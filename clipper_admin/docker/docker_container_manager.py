@@ -20,7 +20,7 @@ from clipper_admin.container_manager import (
     Resources,
     create_model_container_label,
 )
-from clipper_admin.docker import containers, starting
+from clipper_admin.docker import containers, metric_file, starting
 from clipper_admin.docker.containers import Cluster, Container
 from clipper_admin.docker.engine import Engine, NameTaken, in_parallel, translated
 from clipper_admin.docker.starting import Plan
@@ -517,6 +517,8 @@ class DockerContainerManager(ContainerManager):
         if graceful:
             self._stop_in_order(found)
         self._engine.remove(found)
+        for path in {container.labels.get(labels.CLIPPER_METRIC_CONFIG_LABEL) for container in found} - {None}:
+            metric_file.remove(path)
         networks = {str(container.attrs["HostConfig"]["NetworkMode"]) for container in found}
         for network in {*networks, self._cluster.network}:
             self._engine.remove_network_if_unused(network)

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from clipper_admin import container_manager as labels
 from clipper_admin import http_client
-from clipper_admin.docker import containers
+from clipper_admin.docker import containers, metric_file
 from clipper_admin.docker.containers import Cluster
 from clipper_admin.docker.engine import Engine, in_parallel
 from clipper_common.errors import ClipperException
@@ -69,9 +69,23 @@ def start(engine: Engine, plan: Plan) -> None:
             plan.query_frontend_options,
             plan.workers,
         ),
-        containers.prometheus(cluster.name, plan.prometheus_port),
     ]
-    in_parallel(lambda container: engine.start(container, cluster), frontends)
+    start_each = [lambda container=container: engine.start(container, cluster) for container in frontends]
+    in_parallel(lambda begin: begin(), [*start_each, lambda: _start_prometheus(engine, cluster, plan.prometheus_port)])
+
+
+def _start_prometheus(engine: Engine, cluster: Cluster, port: int) -> None:
+    try:
+        file = str(metric_file.write(cluster.name, containers.prometheus_configuration(cluster.name)))
+    except OSError:  # then clients of Clipper 0.4 cannot connect, and nobody else misses it
+        engine.start(containers.prometheus(cluster.name, port), cluster)
+        return
+    try:
+        engine.start(containers.prometheus(cluster.name, port, file, is_mounted=True), cluster)
+    except ClipperException as error:
+        if file not in str(error):  # as an engine on another machine says, which has no such file
+            raise
+        engine.start(containers.prometheus(cluster.name, port, file), cluster)
 
 
 def _start_fluentd(engine: Engine, plan: Plan) -> Mapping[str, Any] | None:

@@ -51,7 +51,7 @@ def headless_service(cluster: Cluster, name: str, component: str) -> Manifest:
         "clusterIP": "None",
         "publishNotReadyAddresses": True,
         "selector": names.selector(cluster.name, component),
-        "ports": [{"name": "metrics", "protocol": "TCP", "port": METRIC_PORT, "targetPort": "metrics"}],
+        "ports": [{"name": "metrics", "protocol": "TCP", "port": METRIC_PORT, "targetPort": METRIC_PORT}],
     }
     return {"apiVersion": "v1", "kind": "Service", "metadata": metadata(cluster, name, component), "spec": spec}
 

@@ -61,8 +61,8 @@ def _by_api(cluster: Cluster, name: str, component: str) -> Manifest:
     relabeling: list[dict[str, Any]] = [
         {"source_labels": [f"{_POD}annotation_prometheus_io_scrape"], "regex": "true", "action": "keep"},
         {"source_labels": [f"{_POD}phase"], "regex": "Pending|Succeeded|Failed", "action": "drop"},
-        # Each port of a pod is a target of its own.
-        {"source_labels": [f"{_POD}container_port_name"], "regex": "metrics", "action": "keep"},
+        # Each port of a pod is a target of its own. The SDK of Clipper 0.4 gives its ports no names.
+        {"source_labels": [f"{_POD}container_port_number"], "regex": str(METRIC_PORT), "action": "keep"},
         {"source_labels": [f"{_POD}label_{model}"], "target_label": model},
         {"source_labels": ["__meta_kubernetes_namespace"], "target_label": "kubernetes_namespace"},
         {"source_labels": [f"{_POD}name"], "target_label": "kubernetes_pod_name"},

@@ -156,7 +156,8 @@ def test_probes_services_and_ingresses_name_ports_that_exist(case: str) -> None:
             for template in templates(case)
             if service["spec"]["selector"].items() <= template["metadata"]["labels"].items()
         ]
-        ports = {port["name"] for container in pods[0] for port in container["ports"]}
+        found_ports = [port for container in pods[0] for port in container["ports"]]
+        ports = {port[key] for port in found_ports for key in ("name", "containerPort")}
         assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports
     for template in templates(case):
         for container in template["spec"]["containers"]:

@@ -19,6 +19,7 @@ from clipper_admin.process import ports, process_container_manager, processes, p
 from clipper_admin.process.process_container_manager import ProcessContainerManager
 from clipper_admin.process.state import Cluster, ClusterFiles, Kind, Program
 from clipper_common import constants
+from tests.conftest import OwnRedis
 
 pytestmark = pytest.mark.integration
 
@@ -153,6 +154,13 @@ def test_a_redis_that_refuses_is_named_at_once(home: Path, refusing_redis: tuple
     with pytest.raises(ClipperException, match=said):
         start(cm)
     assert processes.marked(ClusterFiles("refused").marks()) == []
+
+
+def test_a_read_only_redis_is_named_at_once(home: Path, own_redis: OwnRedis) -> None:
+    own_redis.start("--replicaof", "127.0.0.1", "1")
+    cm = ProcessContainerManager("refused", 0, 0, 0, redis_ip="127.0.0.1", redis_port=own_redis.port, prometheus_port=0)
+    with pytest.raises(ClipperException, match="This Redis is a read-only replica"):
+        start(cm)
 
 
 def test_a_redis_that_does_not_answer_is_named_at_once(home: Path, free_port: int) -> None:
