@@ -11,7 +11,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from clipper_admin import deployers
+from clipper_admin import _installation, deployers
 from clipper_admin.clipper_admin import CLIPPER_TEMP_DIR, DEFAULT_LABEL, ClipperConnection
 from clipper_admin.container_manager import ContainerManager
 from clipper_admin.exceptions import ClipperException, UnconnectedException
@@ -38,6 +38,8 @@ __all__ = [
     "__version__",
     "deployers",
 ]
+
+_installation.check()
 
 # Each manager has libraries of its own, which nobody should need who uses another one.
 _MANAGERS = {

@@ -49,6 +49,8 @@ class OwnRedis:
         if "--cluster-enabled" in arguments:  # the usual one, 10000 above, may not exist
             arguments = (*arguments, "--cluster-port", str(find_free_port()))
         command = [redis_server_program(), "--port", str(self.port), "--save", "", "--dir", str(folder), *arguments]
+        if "--cluster-enabled" in arguments:  # whose second port is `port` + 10000 otherwise, which may be none
+            command += ["--cluster-port", str(find_free_port())]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         give_up = time.monotonic() + 10
         while not _accepts(self.port):

@@ -1,8 +1,12 @@
 """What `import clipper_admin` gives, and what it costs."""
 
+import shutil
 import subprocess
 import sys
 import types
+from pathlib import Path
+
+import pytest
 
 import clipper_admin
 import clipper_admin.clipper_admin as connection_module
@@ -75,3 +79,13 @@ def test_logging_of_the_user_is_respected() -> None:
 def test_logging_that_is_set_up_later_doubles_nothing() -> None:
     after = "logging.basicConfig(format='mine: %(message)s', level=logging.INFO)"
     assert run(CONNECT.format(before="", after=after)).stderr == "mine: [fake-cluster] a message\n"
+
+
+@pytest.mark.parametrize("file", ["VERSION.txt", "decorators.py"])
+def test_files_of_the_old_package_among_ours_are_named(file: str, tmp_path: Path) -> None:
+    for package in ("clipper_admin", "clipper_common"):
+        shutil.copytree(Path(__file__).parents[2] / package, tmp_path / package)
+    (tmp_path / "clipper_admin" / file).write_text("0.4.1")
+    ran = subprocess.run([sys.executable, "-c", "import clipper_admin"], cwd=tmp_path, capture_output=True, text=True)
+    assert f"files of clipper_admin 0.4.1 ({file})" in ran.stderr
+    assert "pip uninstall clipper_admin" in ran.stderr
