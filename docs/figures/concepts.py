@@ -60,7 +60,7 @@ FIGURES: Final[dict[str, tuple[str, list[Box], list[Arrow]]]] = {
     ),
     "replicas": (
         "Replicas of a version share its queries",
-        [APPLICATION, FRONTEND, *(served(f"sum-model:1, replica {row}", row) for row in range(3))],
+        [APPLICATION, FRONTEND, *(served(f"sum-model:1 #{row}", row) for row in range(3))],
         [ASKS, *((1, 0, 2, row, "") for row in range(3))],
     ),
 }
