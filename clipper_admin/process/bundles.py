@@ -67,7 +67,8 @@ def resolve(files: ClusterFiles, image: str) -> Launch:
         if bundle := read_record(_record(folder, image), Launch):
             return bundle
     if module := _MODULES.get(images.component_of(image)):
-        return _launch(files, ["-m", f"{_CONTAINERS}.{module}"], files.directory)
+        # -P: nothing of the working directory can be imported, where the cluster's files lie.
+        return _launch(files, ["-P", "-m", f"{_CONTAINERS}.{module}"], files.directory)
     script = Path(image).expanduser().absolute()
     if script.suffix == ".py" and script.is_file():
         return _launch(files, [str(script)], script.parent)

@@ -103,12 +103,15 @@ def unfit(found: modeldir.Differences) -> str:
 
 
 def _hint(error: Exception, found: modeldir.Differences) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        module = error.name.partition(".")[0]
+        return (
+            f" It needs the module '{module}', which is not here. If a package has it, name that in pkgs_to_install; "
+            "if it is a file of your own, write an import statement for it, so that it travels with the function."
+        )
     if found.others:
         return f" Perhaps the versions do not fit: {_deploy_with(theirs for theirs, _ in found.others)}."
-    if not isinstance(error, ImportError):
-        return ""
-    package = (error.name or "the missing package").partition(".")[0]
-    return f" It needs a package that is not installed here: deploy it with pkgs_to_install=[{package!r}]."
+    return ""
 
 
 def _deploy_with(packages: Iterable[modeldir.Package]) -> str:

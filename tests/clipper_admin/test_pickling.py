@@ -5,6 +5,7 @@ import io
 import pickle
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 
 from clipper_admin import ClipperException, functions, own_modules, pickling
 
+PATIENCE_SECONDS = 10.0
 FILES = {
     "helper.py": """
         import re
@@ -216,3 +218,36 @@ def test_tracebacks_elsewhere_name_the_file_and_line_of_the_user(own: Any, tmp_p
         command = [sys.executable, "-c", code, str(number)]
         result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
         assert f'File "{file}", line {line}, in' in result.stderr
+
+
+class _Hooked:
+    """Does something while it is pickled."""
+
+    def __init__(self, action: Callable[[], object]) -> None:
+        self._action = action
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        self._action()
+        return list, ()
+
+
+def test_threads_do_not_disturb_each_other(own: Any, tmp_path: Path) -> None:
+    """One thread ends while another one is in the midst of it, if they are not kept apart."""
+    helper, scaled = own("helper"), own("helper").scaled
+    first_ended, second_began = threading.Event(), threading.Event()
+    found: list[bytes] = []
+
+    def second() -> None:
+        hook = _Hooked(lambda: (second_began.set(), first_ended.wait(PATIENCE_SECONDS)))
+        found.append(pickling.dumps([hook, scaled]))
+
+    thread = threading.Thread(target=second)
+    hook = _Hooked(lambda: (thread.start(), second_began.wait(0.2)))
+    pickling.dumps([helper, hook])
+    first_ended.set()
+    thread.join(PATIENCE_SECONDS)
+    (tmp_path / "pickle").write_bytes(found[0])
+    code = "import cloudpickle; print(cloudpickle.load(open('pickle', 'rb'))[1](1))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert (result.stdout.strip(), result.stderr) == ("5", "")
+    assert not cloudpickle.list_registry_pickle_by_value()

@@ -40,7 +40,8 @@ class Unloadable:
     [
         (
             pickle.dumps(Unloadable()),
-            "It needs a package that is not installed here: deploy it with pkgs_to_install=['no_such_package'].",
+            "It needs the module 'no_such_package', which is not here. If a package has it, name that in pkgs_to_install; "
+            "if it is a file of your own, write an import statement for it",
         ),
         (b"garbage", "Could not load the model in "),
     ],
@@ -105,7 +106,7 @@ def test_a_framework_that_is_missing(framework: str, launch: Launch, tmp_path: P
     _, errors = program.communicate(timeout=PATIENCE_SECONDS)
     assert program.returncode == EXIT_MODEL_NOT_LOADED
     package = (*image.packages, "onnxruntime")[0]
-    assert f"pkgs_to_install=['{package}']" in errors.splitlines()[-1]
+    assert f"It needs the module '{package}', which is not here" in errors.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def package(tmp_path: Path) -> str:
 )
 def test_our_containers(files: ClusterFiles, image: str, module: str) -> None:
     launch = bundles.resolve(files, image)
-    assert launch.argv == [sys.executable, "-m", f"clipper_containers.{module}"]
+    assert launch.argv == [sys.executable, "-P", "-m", f"clipper_containers.{module}"]
 
 
 def test_script_is_run_where_it_lies(files: ClusterFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
