@@ -221,13 +221,14 @@ def test_tracebacks_elsewhere_name_the_file_and_line_of_the_user(own: Any, tmp_p
 
 
 class _Hooked:
-    """Does something while it is pickled."""
+    """Does something when it is pickled for the first time."""
 
     def __init__(self, action: Callable[[], object]) -> None:
-        self._action = action
+        self._actions = [action]
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
-        self._action()
+        while self._actions:
+            self._actions.pop()()
         return list, ()
 
 

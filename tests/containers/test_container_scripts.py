@@ -40,8 +40,8 @@ class Unloadable:
     [
         (
             pickle.dumps(Unloadable()),
-            "It needs the module 'no_such_package', which is not here. If a package has it, name that in pkgs_to_install; "
-            "if it is a file of your own, write an import statement for it",
+            "It needs the module 'no_such_package', which is not here. If a package has it, name that in "
+            "pkgs_to_install; if it is a file of your own, write an import statement for it",
         ),
         (b"garbage", "Could not load the model in "),
     ],
