@@ -9,7 +9,7 @@ import site
 import sys
 import sysconfig
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -59,7 +59,8 @@ def _is_own(top: str, place: str) -> bool:
     path = Path(place).resolve()
     if _INSTALLED.intersection(path.parts):
         return False
-    return not any(path.is_relative_to(folder) for folder in (*_installation_folders(), *_editable_folders(top)))
+    installed = any(path.is_relative_to(folder) for folder in _installation_folders())
+    return not installed and not any(path.is_relative_to(folder) for folder in _editable_folders(top))
 
 
 @cache
@@ -80,12 +81,18 @@ def _our_folders() -> Iterator[str]:
 def _editable_folders(top: str) -> list[Path]:
     """Where installed packages that have a module `top` come from, if they are installed in editable mode."""
     found: list[Path] = []
-    for name in importlib.metadata.packages_distributions().get(top, []):
+    for name in _distributions().get(top, []):
         distribution = importlib.metadata.distribution(name)
-        url = urlparse(json.loads(distribution.read_text("direct_url.json") or "{}").get("url", ""))
-        found += [Path(url2pathname(url.path))] if url.scheme == "file" else []
+        origin = json.loads(distribution.read_text("direct_url.json") or "{}")
+        if origin.get("dir_info", {}).get("editable"):
+            found.append(Path(url2pathname(urlparse(origin["url"]).path)))
         found.append(Path(str(distribution.locate_file(""))))  # setup.py develop: its metadata lie beside the code
     return [folder.resolve() for folder in found]
+
+
+@cache
+def _distributions() -> Mapping[str, list[str]]:
+    return importlib.metadata.packages_distributions()
 
 
 def check_source(module: types.ModuleType) -> None:

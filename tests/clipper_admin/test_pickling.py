@@ -2,10 +2,12 @@
 
 import importlib
 import io
+import json
 import pickle
 import subprocess
 import sys
 import threading
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -252,3 +254,25 @@ def test_threads_do_not_disturb_each_other(own: Any, tmp_path: Path) -> None:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert (result.stdout.strip(), result.stderr) == ("5", "")
     assert not cloudpickle.list_registry_pickle_by_value()
+
+
+def test_whose_a_module_is_decided_by_where_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its name may be that of a module of Python or of ours, or of a package that is installed, or in editable mode."""
+    for name in ("statistics", "clipper_common", "numpy", "edited"):
+        module = types.ModuleType(name)
+        module.__file__ = str(tmp_path / "own" / f"{name}.py")
+        assert own_modules.is_own(module)
+    metadata = tmp_path / "site-packages" / "edited-1.0.dist-info"
+    metadata.mkdir(parents=True)
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: edited\nVersion: 1.0\n")
+    (metadata / "top_level.txt").write_text("edited\n")
+    (metadata / "direct_url.json").write_text(
+        json.dumps({"url": (tmp_path / "project").as_uri(), "dir_info": {"editable": True}})
+    )
+    monkeypatch.syspath_prepend(metadata.parent)
+    for cached in (own_modules._distributions, own_modules._editable_folders, own_modules._is_own):
+        cached.cache_clear()
+    module.__file__ = str(tmp_path / "project" / "src" / "edited.py")
+    assert not own_modules.is_own(module)
+    module.__file__ = str(tmp_path / "own" / "edited.py")
+    assert own_modules.is_own(module)
