@@ -142,7 +142,10 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if isinstance(by_value, str):  # a name in a module of the user's
             self.there.setdefault(obj.__module__, {})[by_value] = obj
             by_value = reducers.of_named(obj, by_value)
-        return _with_qualified_name(obj, super().reducer_override(obj)) if by_value is NotImplemented else by_value
+        if by_value is not NotImplemented:
+            return by_value
+        reduced = super().reducer_override(obj)
+        return reducers.of_class(obj, reduced, self._is_elsewhere) if isinstance(obj, type) else reduced
 
     def _address(self, obj: Any) -> tuple[str, str] | None:
         """The module of the user's, and the name in it, by which plain pickle refers to `obj`."""
@@ -256,14 +259,6 @@ def _reduce_code(code: types.CodeType) -> Any:
         return marshal.loads, (marshal.dumps(code),)
     except ValueError:  # a tool has put constants into the code that no source has
         return NotImplemented
-
-
-def _with_qualified_name(obj: Any, reduced: Any) -> Any:
-    """cloudpickle makes a class within a class without the name by which plain pickle refers to it."""
-    match reduced:
-        case (_, _, (dict() as attributes, *_), *_) if isinstance(obj, type):
-            attributes.setdefault("__qualname__", obj.__qualname__)
-    return reduced
 
 
 def content(module: types.ModuleType) -> dict[str, Any]:

@@ -81,5 +81,38 @@ def of_named(obj: Any, name: str) -> Any:
     )
 
 
+def of_class(kind: type, reduced: Any, is_elsewhere: Callable[[str], bool]) -> Any:
+    """What cloudpickle says of a class that it pickles by value, and what it leaves out.
+
+    That is the name of a class within a class, by which plain pickle refers to it; and that ``__init_subclass__`` of
+    its bases has been called already. What it did to the bases is in their state.
+    """
+    match reduced:
+        case (_, _, (dict() as attributes, *_), *_):
+            attributes.setdefault("__qualname__", kind.__qualname__)
+        case _:
+            return reduced
+    make, arguments, *rest = reduced
+    hooked = [each for each in kind.__mro__[1:] if "__init_subclass__" in vars(each)]
+    hooked = [each for each in hooked if each is not object and not is_elsewhere(each.__module__)]
+    return (_make_unnoticed, (hooked, make, *arguments), *rest) if hooked else reduced
+
+
+def _make_unnoticed(bases: Any, make: Any, *arguments: Any) -> Any:
+    """Make a class while `bases` have no ``__init_subclass__``."""
+    hooks = [(base, vars(base)["__init_subclass__"]) for base in bases if "__init_subclass__" in vars(base)]
+    for base, _ in hooks:
+        type.__delattr__(base, "__init_subclass__")
+    try:
+        return make(*arguments)
+    finally:
+        for base, hook in hooks:
+            type.__setattr__(base, "__init_subclass__", hook)
+
+
+# It travels itself: released containers, which have no such function, can read what was pickled.
+_make_unnoticed.__module__ = "__main__"
+
+
 def _without(values: Mapping[str, Any], names: Container[str]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in names}

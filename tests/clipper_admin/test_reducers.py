@@ -103,6 +103,10 @@ class Missing:
 MISSING = Missing()
 class Outer:
     class Inner: pass
+class Plugin:
+    tags = []
+    def __init_subclass__(cls, tag): Plugin.tags.append(tag)
+class First(Plugin, tag="first"): pass
 handlers = {"square": squared, "kind": kind}
 
 def of_lru_cache(): return squared(3), fibonacci(20), type_of(1), type_of(1.0), squared.cache_info().maxsize
@@ -124,6 +128,7 @@ def of_abc(): return Concrete().f(), isinstance(3, Base)
 def of_logging(): return log.name
 def of_random(): return draw()
 def of_libraries(): return vectorized([1, 2]).tolist(), transformer.fit_transform(np.ones((1, 1))).tolist()
+def of_subclass_hooks(): return First.__name__, Plugin.tags, type("New", (Plugin,), {}, tag="new").__name__, Plugin.tags
 def of_a_sentinel(): return MISSING is globals()["MISSING"]
 def of_plain_pickle():
     values = [Point(1), Color.RED, Right.READ, Slots(1), Ordered, decorated, Box, transformer, Named(1), Outer.Inner()]
