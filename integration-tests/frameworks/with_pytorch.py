@@ -1,5 +1,6 @@
 """A network of a class of the user's own."""
 
+import warnings
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -37,3 +38,18 @@ def models() -> Iterator[Model]:
     net = train(own_layers.Net())
     create = partial(pytorch_deployer.create_endpoint, func=predict, pytorch_model=net)
     yield Model("pytorch", "floats", create, partial(directly, net))
+    quantised = quantise(net)
+    # Activations are quantised by the range that they have in a batch.
+    create = partial(pytorch_deployer.create_endpoint, func=predict, pytorch_model=quantised)
+    yield Model("quantised", "floats", create, partial(one_by_one, quantised), {"batch_size": 1})
+
+
+def quantise(net: torch.nn.Module) -> torch.nn.Module:
+    """Its state has types, tuples and None beside tensors."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch recommends another package
+        return torch.ao.quantization.quantize_dynamic(net.eval(), {torch.nn.Linear}, dtype=torch.qint8)
+
+
+def one_by_one(net: torch.nn.Module, inputs: Any) -> list[list[float]]:
+    return [directly(net, inputs[number : number + 1])[0] for number in range(len(inputs))]
