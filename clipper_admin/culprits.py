@@ -5,6 +5,7 @@ import functools
 import inspect
 import types
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from itertools import islice
 from typing import Any, Final
 
@@ -18,13 +19,20 @@ _MOST_ITEMS: Final = 1000
 """How many items of a collection are tried one by one."""
 
 
-def unpicklable_parts(value: Any, place: str = "", above: frozenset[int] = frozenset()) -> Iterator[str]:
+def because(value: Any) -> str:
+    """The part of an error that names what of `value` cannot be pickled, if it can be told."""
+    with suppress(Exception):  # objects may do anything when they are looked at, and the error is what matters
+        return next((f" because of {what}" for what in _unpicklable_parts(value)), "")
+    return ""
+
+
+def _unpicklable_parts(value: Any, place: str = "", above: frozenset[int] = frozenset()) -> Iterator[str]:
     """What in `value` cannot be pickled or not be read back, as deep inside as it can be told."""
     above |= {id(value)}
     for name, part in _parts(value).items():
         if id(part) not in above and not _is_picklable(part):
             kind = f"'{name}' (a {_type_name(part)}){place}"
-            inner = unpicklable_parts(part, f" in '{getattr(part, '__name__', name)}'", above)
+            inner = _unpicklable_parts(part, f" in '{getattr(part, '__name__', name)}'", above)
             yield next(inner, kind)
 
 

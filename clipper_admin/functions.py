@@ -64,9 +64,8 @@ def _line_of(func: Callable[..., Any]) -> str:
 def _not_picklable(func: PredictFunction, error: Exception) -> ClipperException:
     if isinstance(error, ClipperException):
         return error
-    culprit = next((f" because of {what}" for what in culprits.unpicklable_parts(func)), "")
     return ClipperException(
-        f"{name_of(func)} cannot be pickled{culprit}: {type(error).__name__}: {error}. "
+        f"{name_of(func)} cannot be pickled{culprits.because(func)}: {type(error).__name__}: {error}. "
         "Create what cannot be pickled inside the function, or load it from a file there."
     )
 

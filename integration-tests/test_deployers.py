@@ -131,7 +131,7 @@ def test_a_missing_package(conn: ClipperConnection, own_folder: Path) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.syspath_prepend(site)
             model = importlib.import_module("vanishing").Model()
-        missing = r"pkgs_to_install=\['vanishing'\]"
+        missing = "It needs the module 'vanishing', which is not here. If a package has it"
     fails(conn, missing, python_deployer.create_endpoint, lambda xs: [str(model) for _ in xs])
 
 

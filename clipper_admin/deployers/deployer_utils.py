@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, ParamSpec, TypedDict, get_args
 
-from clipper_admin import files, functions, images, pickling
+from clipper_admin import culprits, files, functions, images, pickling
 from clipper_admin.arguments import check_text
 from clipper_admin.clipper_admin import CLIPPER_TEMP_DIR, ClipperConnection, Version
 from clipper_admin.images import ModelImage
@@ -328,8 +328,12 @@ def serialize_object(obj: Any) -> bytes:
 
 def save_pickle(value: Any, argument: str, file: Path) -> set[str]:
     """Pickle a part of a model. Returns the packages that it needs."""
-    with explained(argument, "It cannot be pickled"), open(file, "wb") as stream:
-        return pickling.dump(value, stream, definitions=False)
+    try:
+        with open(file, "wb") as stream:
+            return pickling.dump(value, stream, definitions=False)
+    except Exception as error:
+        with explained(argument, f"It cannot be pickled{culprits.because(value)}"):
+            raise error
 
 
 @contextmanager

@@ -100,7 +100,8 @@ def _save(model: "torch.nn.Module", folder: Path) -> set[str]:
             model = copy.deepcopy(model).cpu()  # where it is served, there may be no GPU
         weights = folder / modeldir.PYTORCH_WEIGHTS_FILE
         torch.save(model.state_dict(), weights)
-    if not all(isinstance(value, torch.Tensor) for value in model.state_dict().values()):
+    plain = {torch.Tensor, torch.nn.Parameter}
+    if not plain.issuperset(map(type, model.state_dict().values())):
         with explained("pytorch_model", "Its state_dict holds what PyTorch does not load (weights_only=True)"):
             torch.load(weights, mmap=True, weights_only=True)
     return save_pickle(model, "pytorch_model", folder / modeldir.PYTORCH_MODEL_FILE)

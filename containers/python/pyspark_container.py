@@ -27,8 +27,8 @@ def load(folder: Path) -> Callable[[Any], Any]:
         .config("spark.driver.host", "127.0.0.1")
         .getOrCreate()
     )
+    function = modeldir.load_function(folder)  # first: the class of the model may be one of the notebook's
     model = _load_model(spark, folder)
-    function = modeldir.load_function(folder)
     return lambda inputs: function(spark, model, inputs)
 
 

@@ -1,6 +1,7 @@
 """The Python deployer over a container manager that starts nothing."""
 
 import threading
+import types
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from clipper_admin.deployers import onnx as onnx_deployer
 from clipper_admin.deployers import pyspark as pyspark_deployer
 from clipper_admin.deployers import python as python_deployer
 from clipper_admin.deployers import tensorflow as tensorflow_deployer
-from clipper_admin.deployers.deployer_utils import deploy_function
+from clipper_admin.deployers.deployer_utils import deploy_function, save_pickle
 from clipper_common import modeldir
 from tests.clipper_admin.conftest import Connect
 from tests.clipper_admin.fakes import DiesDuringStart, FakeContainerManager
@@ -88,6 +89,27 @@ def test_a_deployer_may_add_files(conn: ClipperConnection, cm: FakeContainerMana
 
     deploy_function(conn, "m", 1, "doubles", feature_sum, images.PYTHON, save_model, ["inputs"])
     assert cm.called("build_model")[0][1] == [*FILES, "weights"]
+
+
+class Hostile:
+    """Cannot be pickled, and not be looked at."""
+
+    lock: Any = None
+
+    def __reduce__(self) -> str:
+        raise RuntimeError("not to be pickled")
+
+    @property
+    def __dict__(self) -> Any:
+        raise RuntimeError("not to be looked at")
+
+
+def test_a_model_that_cannot_be_pickled_is_explained(tmp_path: Path) -> None:
+    model = types.SimpleNamespace(layers=[{"lock": threading.Lock()}])
+    with pytest.raises(ClipperException, match=r"model. It cannot be pickled because of '\['lock'\]' \(a _thr"):
+        save_pickle(model, "model", tmp_path / "model")
+    with pytest.raises(ClipperException, match="model. It cannot be pickled: RuntimeError: not to be pickled"):
+        save_pickle(Hostile(), "model", tmp_path / "model")
 
 
 # --- frameworks: what is known and done without them; integration-tests have the real ones ---
