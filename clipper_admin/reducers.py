@@ -29,6 +29,10 @@ def by_value(obj: Any, is_elsewhere: Callable[[str], bool], known: Container[typ
     """
     if type(obj) is functools.cached_property:  # has a lock in Python 3.11
         return functools.cached_property, (obj.func,), _without(vars(obj), {"func", "lock"})
+    if type(obj) is functools.singledispatchmethod:  # has weak references in Python 3.12 and later
+        registered = dict(obj.dispatcher.registry)
+        del registered[object]
+        return functools.singledispatchmethod, (obj.func,), registered, None, None, namespace.register_all
     if type(obj).__module__ == "numpy" and type(obj).__name__ == "vectorize":  # keeps what it made of its function
         return _NEW, (type(obj),), vars(obj) | {"_ufunc": {} if isinstance(obj._ufunc, dict) else None}
     module = getattr(obj, "__module__", None)
