@@ -1,6 +1,7 @@
 """What travels with a function, and what each failure of a deployment says, on each container manager."""
 
 import importlib
+import importlib.metadata
 import os
 import re
 import tempfile
@@ -154,6 +155,26 @@ def test_the_package_that_was_named_helps(conn: ClipperConnection) -> None:
         slo_micros=SLO_MICROS,
     )
     assert conn.predict("named", [0.9])["output"] == 1
+
+
+def test_packages_are_lowered_and_raised(conn: ClipperConnection, tmp_path: Path) -> None:
+    """Nothing holds a model to the releases that Clipper was tested with, or to those of its base image."""
+
+    def versions(xs: Any) -> list[str]:
+        import numpy
+        import sklearn
+
+        return [f"{numpy.__version__} {sklearn.__version__}" for _ in xs]
+
+    lower = ["numpy==1.26.4", "scikit-learn==1.4.2"]
+    higher = [f"{name}=={importlib.metadata.version(name)}" for name in ("numpy", "scikit-learn")]
+    base = conn.build_model("older", 1, tmp_path, images.PYTHON.name(), pkgs_to_install=lower)
+    for name, packages, wanted in (("lowered", None, lower), ("raised", higher, higher)):
+        python_deployer.create_endpoint(
+            conn, name, "doubles", versions, base_image=base, pkgs_to_install=packages, slo_micros=SLO_MICROS
+        )
+        expected = " ".join(package.partition("==")[2] for package in wanted)
+        assert conn.predict(name, [1.0])["output"] == expected
 
 
 def test_a_model_that_was_saved_by_other_versions(conn: ClipperConnection, monkeypatch: pytest.MonkeyPatch) -> None:
