@@ -2,12 +2,13 @@
 
 import inspect
 import json
+import logging
 import math
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any
 
-from clipper_admin import culprits, pickling
+from clipper_admin import culprits, pickling, undefined
 from clipper_common import base64text
 from clipper_common.datatypes import InputType
 from clipper_common.errors import ClipperException
@@ -39,6 +40,22 @@ def check_function(func: object, arguments: Sequence[str]) -> None:
         raise ClipperException(
             f"Invalid value: func. {name_of(func)} takes {signature}, and it will be called as {call}: {error}."
         ) from None
+
+
+def check_names(func: PredictFunction, check_modules: bool, logger: logging.LoggerAdapter[Any]) -> None:
+    """Raise ClipperException for a name that every call of `func` uses and nobody defines; log the other ones.
+
+    With `check_modules`, modules that it imports and that are not installed are treated the same.
+    """
+    for missing in undefined.find(func):
+        if missing.is_module and not check_modules:
+            continue
+        what = f"imports the module '{missing.name}'" if missing.is_module else f"uses the name '{missing.name}'"
+        nobody = "which is not installed" if missing.is_module else "which is defined nowhere"
+        text = f"{name_of(func)} {what} ({missing.file}, line {missing.line}), {nobody}"
+        if missing.is_certain:
+            raise ClipperException(f"Invalid value: func. {text}: every query would fail.")
+        logger.warning("%s: queries that reach this line will fail", text)
 
 
 def _never_returns_outputs(func: Callable[..., Any]) -> str:

@@ -242,6 +242,9 @@ def deploy_function(
     `options` are further arguments of ``ClipperConnection.build_and_deploy_model``.
     """
     functions.check_function(func, called_with)
+    # An image of the user's may have modules that are not here, and so may what pip is told to install.
+    has_own_packages = base_image not in (None, DEFAULT_IMAGE) or bool(options.get("pkgs_to_install"))
+    functions.check_names(func, not has_own_packages, clipper_conn.logger)
     settings = _check_settings(inputs, outputs)
     base = image.name() if base_image in (None, DEFAULT_IMAGE) else check_base_image(base_image, image)
     with _temporary_folder() as folder:

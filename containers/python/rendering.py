@@ -69,7 +69,7 @@ def _as_json(outputs: Sequence[Any]) -> list[str]:
 
 
 def _render(output: Any) -> str:
-    if output is None or isinstance(output, _NUMBERS):
+    if output is None or (isinstance(output, _NUMBERS) and not isinstance(output, np.timedelta64)):
         return str(output)
     if isinstance(output, str):
         return str.__str__(output)

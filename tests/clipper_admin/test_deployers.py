@@ -223,3 +223,38 @@ def test_a_base_image_that_cannot_serve(conn: ClipperConnection, image: str, rea
     with pytest.raises(ClipperException, match="There is no such file"):
         name = images.TENSORFLOW.name()
         tensorflow_deployer.deploy_tensorflow_model(conn, "m", 1, "floats", with_model, "/no/matter", name)
+
+
+# --- what a function uses and nobody defines ---
+
+
+def test_a_name_that_nobody_defines(conn: ClipperConnection, cm: FakeContainerManager) -> None:
+    def misspelt(xs: Any) -> Any:
+        return [modle.predict(x) for x in xs]  # type: ignore[name-defined]  # noqa: F821
+
+    line = misspelt.__code__.co_firstlineno + 1
+    with pytest.raises(
+        ClipperException, match=rf"'modle' \(.*test_deployers.py, line {line}\).*every query would fail"
+    ):
+        python_deployer.deploy_python_closure(conn, "m", 1, "doubles", misspelt)
+    assert not cm.called("build_model")
+
+
+def test_a_name_in_a_branch_is_logged(conn: ClipperConnection, caplog: pytest.LogCaptureFixture) -> None:
+    def branching(xs: Any) -> Any:
+        return modle if len(xs) > 5 else xs  # type: ignore[name-defined]  # noqa: F821
+
+    python_deployer.deploy_python_closure(conn, "m", 1, "doubles", branching)
+    assert "uses the name 'modle'" in caplog.text and "queries that reach this line will fail" in caplog.text
+
+
+def test_modules_that_are_not_installed(conn: ClipperConnection) -> None:
+    def importing(xs: Any) -> Any:
+        import no_such_module
+
+        return no_such_module.predict(xs)
+
+    with pytest.raises(ClipperException, match="imports the module 'no_such_module'.*which is not installed"):
+        python_deployer.deploy_python_closure(conn, "m", 1, "doubles", importing)
+    python_deployer.deploy_python_closure(conn, "m", 1, "doubles", importing, pkgs_to_install=["no-such-package"])
+    python_deployer.deploy_python_closure(conn, "m", 2, "doubles", importing, base_image="my/base:2")

@@ -130,6 +130,7 @@ def test_each_kind_of_output(output: Any, text: str) -> None:
         ((x for x in ()), "of type generator"),
         (datetime.date(2020, 1, 1), "of type datetime.date"),
         (np.datetime64("2020-01-01"), "of type datetime.date|datetime64"),
+        (np.timedelta64(1, "D"), "of type numpy.timedelta64"),
         (np.bytes_(b"x"), "of type numpy.bytes_"),
         (np.array(["2020-01-01"], dtype="datetime64[ns]"), r"array of datetime64\[ns\]"),
         (np.array([b"x"]), r"array of \|S1"),

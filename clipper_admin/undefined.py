@@ -1,0 +1,164 @@
+"""Names that a function uses and nobody defines, and modules that it imports and nobody has.
+
+Only the code is read; nothing is called. What every call of the function reaches is *certain* to fail. The rest may
+stand in a branch that is never taken.
+"""
+
+import builtins
+import dis
+import functools
+import importlib.util
+import inspect
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from clipper_admin import own_modules
+
+_OF_NOTEBOOKS: Final = {"display", "get_ipython"}
+"""What IPython adds to the built-in names."""
+_DYNAMIC: Final = {"eval", "exec", "globals", "setattr"}
+"""Functions that define names unseen."""
+_COMPREHENSIONS: Final = {"<listcomp>", "<setcomp>", "<dictcomp>"}
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A name that nobody defines, or a module that is not there."""
+
+    name: str
+    file: str
+    line: int
+    is_module: bool
+    is_certain: bool
+    """Whether every call fails."""
+
+
+def find(func: Any) -> list[Missing]:
+    """What is missing for a function, and for functions of the user's that it names, each once."""
+    functions = list(_functions(_function_of(func), set()))
+    if any(_DYNAMIC & set(code.co_names) for function in functions for code in _codes(function.__code__)):
+        return []
+    stored = {name for function in functions for code in _codes(function.__code__) for name in _stored(code)}
+    found: dict[tuple[str, bool], Missing] = {}
+    for function in functions:
+        certain = set(_certain(function.__code__)) if function is functions[0] else set()
+        for code in _codes(function.__code__):
+            for name, line, is_module in _used(code):
+                if name in stored or (_has_module(name) if is_module else _is_defined(name, function)):
+                    continue
+                is_certain = (name, line) in certain
+                missing = Missing(name, code.co_filename, line, is_module, is_certain)
+                if (name, is_module) not in found or is_certain:
+                    found[name, is_module] = missing
+    return list(found.values())
+
+
+def _function_of(func: Any) -> types.FunctionType | None:
+    while isinstance(func, functools.partial):
+        func = func.func
+    if not inspect.isfunction(inspect.unwrap(func)) and not inspect.ismethod(func):
+        func = getattr(type(func), "__call__", None)  # noqa: B004  (the method, not whether there is one)
+    func = inspect.unwrap(getattr(func, "__func__", func)) if func is not None else None
+    return func if isinstance(func, types.FunctionType) else None
+
+
+def _functions(function: types.FunctionType | None, seen: set[int]) -> Iterator[types.FunctionType]:
+    """The function, and those of the user's that its code names, directly and in turn."""
+    if function is None or id(function) in seen:
+        return
+    seen.add(id(function))
+    yield function
+    for code in _codes(function.__code__):
+        for name in code.co_names:
+            other = inspect.unwrap(value) if callable(value := function.__globals__.get(name)) else None
+            if isinstance(other, types.FunctionType) and own_modules.is_own_or_main(other):
+                yield from _functions(other, seen)
+
+
+def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _codes(constant)
+
+
+def _used(code: types.CodeType) -> Iterator[tuple[str, int, bool]]:
+    """Global names that code reads, and top levels of modules that it imports: name, line, whether it is a module."""
+    guarded = _catches(code)
+    line = code.co_firstlineno
+    for instruction in dis.get_instructions(code):
+        line = _line_of(instruction) or line
+        if instruction.opname == "LOAD_GLOBAL":
+            yield instruction.argval, line, False
+        elif instruction.opname == "IMPORT_NAME" and not guarded:
+            top = instruction.argval.partition(".")[0]
+            if top:  # an import from the function's own package has none
+                yield top, line, True
+
+
+def _stored(code: types.CodeType) -> Iterator[str]:
+    for instruction in dis.get_instructions(code):
+        if instruction.opname in ("STORE_GLOBAL", "DELETE_GLOBAL"):
+            yield instruction.argval
+
+
+def _is_defined(name: str, function: types.FunctionType) -> bool:
+    return name in function.__globals__ or (hasattr(builtins, name) and name not in _OF_NOTEBOOKS)
+
+
+def _has_module(top: str) -> bool:
+    try:
+        return importlib.util.find_spec(top) is not None
+    except (ImportError, ValueError):  # a module without a specification was imported already
+        return True
+
+
+# --- what every call reaches ---
+
+
+def _certain(code: types.CodeType) -> Iterator[tuple[str, int]]:
+    """Names and lines of what is used before the first branch, and in comprehensions over the inputs there."""
+    if _catches(code):
+        return
+    line = code.co_firstlineno
+    history: list[dis.Instruction] = []
+    for instruction in dis.get_instructions(code):
+        line = _line_of(instruction) or line
+        if instruction.opname in ("LOAD_GLOBAL", "IMPORT_NAME"):
+            yield instruction.argval.partition(".")[0], line
+        if instruction.opname == "FOR_ITER" and not _iterates_inputs(code, history):
+            return
+        if "JUMP" in instruction.opname or instruction.opname.startswith(("RETURN", "RAISE", "YIELD", "SEND")):
+            return
+        history.append(instruction)
+        if instruction.opname == "GET_ITER" and (nested := _comprehension(code, history)):
+            yield from _certain(nested)
+
+
+def _comprehension(code: types.CodeType, history: list[dis.Instruction]) -> types.CodeType | None:
+    """The code of a comprehension over the inputs, where it is a function of its own (before Python 3.12)."""
+    if not _iterates_inputs(code, history):
+        return None
+    constants = [each.argval for each in history[-4:] if each.opname == "LOAD_CONST"]
+    return next((each for each in constants if getattr(each, "co_name", "") in _COMPREHENSIONS), None)
+
+
+def _iterates_inputs(code: types.CodeType, history: list[dis.Instruction]) -> bool:
+    """Whether the iterator on the stack is over the last parameter, which is never empty."""
+    parameters = code.co_varnames[: code.co_argcount]
+    if code.co_name in _COMPREHENSIONS:
+        return True
+    index = next((i for i in reversed(range(len(history))) if history[i].opname == "GET_ITER"), 0)
+    loaded = history[index - 1] if index else None
+    return loaded is not None and loaded.opname.startswith("LOAD_FAST") and parameters[-1:] == (loaded.argval,)
+
+
+def _catches(code: types.CodeType) -> bool:
+    """Whether code handles exceptions: what fails in it may be meant to."""
+    return any(instruction.opname == "PUSH_EXC_INFO" for instruction in dis.get_instructions(code))
+
+
+def _line_of(instruction: dis.Instruction) -> int | None:
+    return instruction.positions.lineno if instruction.positions else None
