@@ -249,7 +249,7 @@ class ContainerManager(ABC):
         """
 
     def read_last_lines(self, name: str, version: str) -> dict[str, str]:
-        """What replicas of a model version wrote last, by their names, the newest first.
+        """Return the last lines of a model version's replicas by their names, the newest replica first.
 
         Raises ClipperException when that cannot be known now.
         """

@@ -27,7 +27,7 @@ def because(value: Any) -> str:
 
 
 def _unpicklable_parts(value: Any, place: str = "", above: frozenset[int] = frozenset()) -> Iterator[str]:
-    """What in `value` cannot be pickled or not be read back, as deep inside as it can be told."""
+    """Yield the innermost parts of `value` that cannot be pickled, or cannot be read back."""
     above |= {id(value)}
     for name, part in _parts(value).items():
         if id(part) not in above and not _is_picklable(part):
@@ -45,7 +45,7 @@ def _is_picklable(value: Any) -> bool:
 
 
 def _parts(value: Any) -> Mapping[str, Any]:
-    """What travels with a function, a module, a class or an object."""
+    """Return what is pickled with a function, a module, a class or an object."""
     if isinstance(value, types.ModuleType):
         return pickling.content(value) if is_own(value) else {}
     if inspect.isfunction(value):

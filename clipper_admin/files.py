@@ -1,4 +1,4 @@
-"""What the operating system says about files becomes a ClipperException that names the file and what to do."""
+"""Turns errors of the operating system about files into a ClipperException that names the file and what to do."""
 
 import contextlib
 from collections.abc import Iterator

@@ -120,7 +120,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         self.imported_later: set[str] = set()
         self.packages: set[str] = set()
         self.there: dict[str, dict[str, Any]] = {"__main__": {}}
-        """What of the user's modules was met: by module, and by name."""
+        """The functions and classes of the user's modules that the pickler met: by module, and by name."""
 
     @property
     def all_imported_later(self) -> set[str]:
@@ -178,7 +178,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
 
 def _sent_along(pickler: _Pickler, own: _OwnModules, definitions: bool) -> dict[str, dict[str, Any]]:
-    """What of the user's modules stands behind the value, as `namespace.read` takes it."""
+    """Return the dictionary that follows the value in the file, in the form that `namespace.read` takes."""
     there = {module: dict(names) for module, names in pickler.there.items()}
     others = _definitions(own, there) if definitions else {}
     sent = {module: namespace.Sent(there.get(module, {}), others.get(module, {})) for module in {**there, **others}}
@@ -218,7 +218,7 @@ def _definitions(own: _OwnModules, there: Mapping[str, Mapping[str, Any]]) -> di
 
 
 def _own_modules_of_main() -> set[str]:
-    """Those of the user's modules that the notebook or script has imported, or has imported something of."""
+    """Yield the user's modules that the notebook or script imported, or imported a name from."""
     homes = {home(value) for value in list(vars(sys.modules["__main__"]).values())}
     return {
         module.__name__ for module in homes if module and sys.modules.get(module.__name__) is module and is_own(module)
@@ -262,7 +262,7 @@ def _reduce_code(code: types.CodeType) -> Any:
 
 
 def content(module: types.ModuleType) -> dict[str, Any]:
-    """What of a module travels."""
+    """Return the variables of a module that are pickled."""
     found = {name: value for name, value in vars(module).items() if name not in _NOT_CONTENT}
     return found | ({"__path__": list(module.__path__)} if "__path__" in found else {})
 

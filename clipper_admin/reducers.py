@@ -53,7 +53,7 @@ def by_value(obj: Any, is_elsewhere: Callable[[str], bool], known: Container[typ
 
 
 class _Decorator:
-    """What ``lru_cache(maxsize, typed)`` returns."""
+    """The decorator that ``lru_cache(maxsize, typed)`` returns."""
 
     def __init__(self, parameters: Mapping[str, Any]) -> None:
         self._parameters = parameters
@@ -86,7 +86,7 @@ def of_named(obj: Any, name: str) -> Any:
 
 
 def of_class(kind: type, reduced: Any, is_elsewhere: Callable[[str], bool]) -> Any:
-    """What cloudpickle says of a class that it pickles by value, and what it leaves out.
+    """Return the state that cloudpickle has for a class that it pickles by value, with what it leaves out.
 
     That is the name of a class within a class, by which plain pickle refers to it; and that ``__init_subclass__`` of
     its bases has been called already. What it did to the bases is in their state.

@@ -33,11 +33,11 @@ _SIGNS_OF_A_LIST: Final = (
     "'numpy.ndarray' object has no attribute 'pop'",
     "'numpy.ndarray' object has no attribute 'index'",
 )
-"""What numpy says of code that takes an array for a list."""
+"""Messages of numpy for code that treats an array as a list."""
 
 
 def try_function(query: Any, func: PredictFunction, kind: InputType) -> Any:
-    """What `func` returns for `query` in a container.
+    """Return the result of `func` for `query` in a process of its own.
 
     Raises ClipperException that says what is wrong with the function or the query.
     """
@@ -62,7 +62,7 @@ def try_function(query: Any, func: PredictFunction, kind: InputType) -> Any:
 
 
 def _run(folder: Path, kind: InputType, inputs: Sequence[bytes], func: PredictFunction) -> Rehearsal:
-    """What becomes of the inputs in a fresh process, in which nothing of this interpreter's state is."""
+    """Run the function on the inputs in a fresh process, which has none of this interpreter's state."""
     (folder / modeldir.BATCH_FILE).write_bytes(pickle.dumps((kind.canonical_name, inputs)))
     name = functions.name_of(func)
     try:
@@ -87,7 +87,7 @@ def _run(folder: Path, kind: InputType, inputs: Sequence[bytes], func: PredictFu
 
 
 def _returned(folder: Path, report: Rehearsal) -> Any:
-    """What the function returned; where that cannot be brought here, its texts."""
+    """Return the result of the function, or its texts where the result cannot be unpickled here."""
     try:
         return pickle.loads((folder / modeldir.RETURNED_FILE).read_bytes())
     except Exception:  # whatever the user's own types raise
@@ -110,7 +110,7 @@ def _place(report: Rehearsal, func: PredictFunction) -> str:
 
 
 def _advice(raised: str, func: PredictFunction) -> str:
-    """What to do if the function expects a list, where a batch of equally long inputs is an array."""
+    """Return advice for a function that expects a list: a batch of equally long inputs is an array."""
     names = set(getattr(getattr(func, "__code__", None), "co_names", ()))
     if any(sign in raised for sign in _SIGNS_OF_A_LIST) or {"isinstance", "list"} <= names:
         return ". If it expects a list of arrays, as older documents promise, deploy it with inputs='list'"

@@ -17,7 +17,7 @@ _POLL_SECONDS: Final = 0.05
 _REPORT_SECONDS: Final = 30.0
 """How often a wait that takes long is logged."""
 _MOST_SHOWN: Final = 3
-"""Of so many replicas the last lines are shown."""
+"""The number of replicas whose last lines are shown."""
 
 
 class Replicas:

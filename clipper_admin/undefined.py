@@ -17,7 +17,7 @@ from typing import Any, Final
 from clipper_admin import own_modules
 
 _OF_NOTEBOOKS: Final = {"display", "get_ipython"}
-"""What IPython adds to the built-in names."""
+"""Names that IPython adds to the built-in ones."""
 _DYNAMIC: Final = {"eval", "exec", "globals", "setattr"}
 """Functions that define names unseen."""
 _COMPREHENSIONS: Final = {"<listcomp>", "<setcomp>", "<dictcomp>"}
@@ -36,7 +36,7 @@ class Missing:
 
 
 def find(func: Any) -> list[Missing]:
-    """What is missing for a function, and for functions of the user's that it names, each once."""
+    """Return what is missing for a function, and for functions of the user that it names; each name once."""
     functions = list(_functions(_function_of(func), set()))
     if any(_DYNAMIC & set(code.co_names) for function in functions for code in _codes(function.__code__)):
         return []

@@ -56,11 +56,11 @@ TRANSPORT_TIMEOUT_MILLIS: Final = 5000
 DRAIN_SECONDS: Final = 10.0
 """What a stopping container may take to finish its batch before it is killed."""
 EXIT_SECONDS: Final = 1.0
-"""What a container that has finished its last batch may take to end: threads and exit handlers of the model's."""
+"""How many seconds threads and exit handlers of a model may take after its last batch."""
 LOAD_SECONDS: Final = 300
 """How long a deployment waits for replicas to load their model, unless it is told otherwise."""
 IDLE_CONNECTION_SECONDS: Final = 75
-"""So long a frontend keeps an HTTP connection without requests: longer than clients and proxies keep theirs."""
+"""For how many seconds a frontend keeps an idle HTTP connection: longer than clients and proxies keep theirs."""
 CONFIG_POLL_SECONDS: Final = 1.0
 """How often a frontend compares revisions when no message told it to."""
 CONFIG_REREAD_SECONDS: Final = 30.0

@@ -16,8 +16,8 @@ from clipper_common import namespace
 FUNCTION_FILE: Final = "func.pkl"
 VERSIONS_FILE: Final = "versions.json"
 SETTINGS_FILE: Final = "function.json"
-# Of a rehearsal, in which a container's code runs the function on one batch: the batch, what became of it, and what the
-# function returned.
+# Files of a rehearsal, in which a container's code runs the function on one batch: the batch, the report, and the value
+# that the function returned.
 BATCH_FILE: Final = "batch.pkl"
 REPORT_FILE: Final = "report.json"
 RETURNED_FILE: Final = "returned.pkl"
@@ -83,7 +83,7 @@ def load_settings(directory: Path) -> FunctionSettings:
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What became of a batch in a rehearsal."""
+    """The report on a batch in a rehearsal."""
 
     texts: Sequence[str] = ()
     """The outputs as clients get them."""
@@ -96,12 +96,12 @@ class Rehearsal:
 
 
 def save_rehearsal(rehearsal: Rehearsal, directory: Path) -> None:
-    """Write what became of a batch."""
+    """Write the report on a batch."""
     (directory / REPORT_FILE).write_text(json.dumps(asdict(rehearsal)))
 
 
 def load_rehearsal(directory: Path) -> Rehearsal | None:
-    """What became of a batch; None if the process did not come so far."""
+    """Read the report on a batch; None if the process ended before it was written."""
     path = directory / REPORT_FILE
     return Rehearsal(**json.loads(path.read_text())) if path.is_file() else None
 

@@ -14,10 +14,10 @@ from typing import IO, Any, Final, NamedTuple
 
 
 class Sent(NamedTuple):
-    """What of one module was sent along. It lies behind the function in the same file, as a dictionary."""
+    """The part of a user's module that was sent along. It follows the function in the same file, as a dictionary."""
 
     there: dict[str, Any]
-    """What the function uses, by name: the very objects."""
+    """Objects that the function uses, by name: the same objects as in its pickle."""
     definitions: dict[str, bytes | str]
     """Other functions and classes by name: each its pickle, or why it could not be sent along."""
 
@@ -71,7 +71,7 @@ def take_over() -> None:
 
 
 def read(file: IO[bytes]) -> Any:
-    """What was pickled. What was sent along with it is noted for those who look for it by name."""
+    """Read a pickled value, and note the definitions that follow it, which are looked up by name."""
     unpickler = pickle.Unpickler(file)
     value = unpickler.load()
     with suppress(EOFError):  # there need not be anything behind it
@@ -81,7 +81,7 @@ def read(file: IO[bytes]) -> Any:
 
 
 def from_users(module: str, name: str) -> Any:
-    """What the function uses of a module of the user's."""
+    """Return an object of a user's module that the function uses."""
     return getattr(_partial[module], name)
 
 
@@ -147,7 +147,7 @@ def _are_users(variables: Mapping[str, Any]) -> bool:
 
 
 def _imported(full: str, fromlist: Any, level: int) -> Any:
-    """What an ``import`` statement gets: the module, or without names the package that it is in."""
+    """Return the result of an ``import`` statement: the module, or without names its top-level package."""
     if not fromlist:
         return _modules[full] if level else _modules[full.partition(".")[0]]
     for name in fromlist:

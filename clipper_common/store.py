@@ -44,7 +44,7 @@ StoreError = (RedisError, OSError, asyncio.TimeoutError)
 """What a call raises when Redis cannot be reached or does not do as it is told."""
 
 _SINGLE_DATABASE: Final = ("cluster", "same slot", "db index is out of range", "select is not allowed")
-"""What a Redis in cluster mode says of Clipper's scripts, in lower case; the words differ by version."""
+"""Parts of the messages, in lower case, with which a Redis in cluster mode refuses Clipper's scripts."""
 
 
 def refusal(error: BaseException) -> str:
@@ -76,7 +76,7 @@ def refusal(error: BaseException) -> str:
 
 
 def explain(error: BaseException) -> str:
-    """What is wrong, and what to do if Redis refuses."""
+    """Describe an error, with advice if Redis refuses to serve Clipper."""
     reason = refusal(error)
     return f"{reason} (It says: {error})" if reason else str(error) or repr(error)
 

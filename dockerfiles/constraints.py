@@ -16,13 +16,13 @@ HERE: Final = Path(__file__).parent
 FOLDER: Final = HERE / "constraints"
 PYTHON_VERSIONS: Final = ("3.11", "3.12", "3.13", "3.14")
 FRAMEWORKS: Final = ("PyTorch", "Onnx", "TensorFlow", "PySpark")
-"""Those that can share an environment. A version of Python for which one has no release goes without it."""
+"""Frameworks that can share an environment. One without a release for a version of Python is left out of its file."""
 TO_MAKE_MODELS: Final = ("lightgbm", "onnx", "onnxscript", "xgboost-cpu")
-"""What the tests of frameworks need besides."""
+"""Further packages that the tests of frameworks need."""
 
 
 def frameworks_in(dockerfile: str) -> list[str]:
-    """What a Dockerfile installs with pip, with the default values of its arguments."""
+    """Return the pinned requirements in a Dockerfile, with the default values of its arguments."""
     text = (HERE / dockerfile).read_text()
     defaults = dict(re.findall(r"^ARG (\w+)=(.*)$", text, re.MULTILINE))
     steps = re.findall(r"^RUN (?:.*\n)*?.*\bpip install (.*)$", text, re.MULTILINE)

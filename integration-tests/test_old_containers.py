@@ -34,7 +34,7 @@ ENTRYPOINT ["python", "/old_container.py"]
 
 @pytest.fixture(scope="module")
 def image(new_manager: Any, request: pytest.FixtureRequest) -> Iterator[str]:
-    """What runs an old container, in the manager's own way."""
+    """Return the image or script with which a manager runs an old container."""
     if isinstance(new_manager("which"), ProcessContainerManager):
         yield str(OLD_CONTAINER)
         return
@@ -108,7 +108,7 @@ class PacedLoad:
             thread.join(60)
 
     def failures(self) -> dict[str, int]:
-        """What went wrong, and how often."""
+        """Return the failures and their numbers."""
         self.__exit__()
         assert self.answered + self._failures.total() > RATE / 2
         print(f"{self.answered} answers, failures: {dict(self._failures)}")  # pytest shows it with -s
@@ -116,7 +116,7 @@ class PacedLoad:
 
 
 def deploy_and_scale(conn: ClipperConnection, image: str, version: str, seconds: float) -> list[dict[str, int]]:
-    """What failed in the seconds after a deployment and while replicas come and go."""
+    """Return the failures in the seconds after a deployment and while replicas come and go."""
     conn.deploy_model("old", version, "doubles", image, num_replicas=2)
     if version == "1":
         conn.link_model_to_app("app", "old")

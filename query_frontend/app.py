@@ -46,9 +46,9 @@ _FIRST_CONFIGURATION_SECONDS: Final = 2.0
 """Without Redis for so long, HTTP is answered all the same: with 503."""
 _RESTORE_SECONDS: Final = 5.0
 _STRAGGLERS_SECONDS: Final = 1.0
-"""So long a worker that is not needed any more waits for its clients, once its idle connections are closed."""
+"""For how many seconds a retiring worker waits for its clients, once its idle connections are closed."""
 _FAREWELL_SECONDS: Final = 0.1
-"""So long one that ends with all others does: what clients have just sent arrives meanwhile."""
+"""The same for a worker that ends with all others: requests that clients have just sent arrive meanwhile."""
 _POLL_SECONDS: Final = 0.05
 
 

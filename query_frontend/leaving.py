@@ -13,9 +13,9 @@ from typing import Final
 from aiohttp.web_protocol import RequestHandler
 
 IDLE_SECONDS: Final = 5.0
-"""So long a worker or frontend that leaves waits for the next request of an idle connection."""
+"""For how many seconds a leaving worker or frontend waits for the next request of an idle connection."""
 _FAREWELL_SECONDS: Final = 1.0
-"""So long a half-closed connection waits for the client to close its half."""
+"""For how many seconds a half-closed connection waits for the client to close its half."""
 
 
 class Leaving:
@@ -70,7 +70,7 @@ def has_arrived(transport: asyncio.Transport) -> bool:
 
 
 class _Farewell(asyncio.Protocol):
-    """What a half-closed connection still sends is read, so that closing it is no reset, and nobody answers it."""
+    """Reads and discards the data of a half-closed connection, so that closing it causes no reset."""
 
     def __init__(self, connection: RequestHandler) -> None:
         self._connection = connection

@@ -144,7 +144,7 @@ class TaskExecutor:
         return [connection for connection in self._replicas if not connection.metadata.is_relay]
 
     def direct_replicas(self) -> dict[ModelId, list[Connection]]:
-        """Those of our own that take batches, by model version, which need not be registered yet."""
+        """Our own replicas that take batches, by model version; the version need not be registered yet."""
         found: dict[ModelId, list[Connection]] = {}
         for connection in self.connections:
             if self._takes_batches(connection):

@@ -108,7 +108,7 @@ def _save(model: "torch.nn.Module", folder: Path) -> set[str]:
 
 
 def _tensors(state: Any) -> "Iterator[torch.Tensor]":
-    """Those in a module's state, which may hold anything else, too: quantised modules have types, tuples and None."""
+    """Yield the tensors in a module's state, which may hold anything else: quantised modules have types and tuples."""
     import torch
 
     if isinstance(state, torch.Tensor):

@@ -99,7 +99,7 @@ class Container:
     """Files of the engine's machine that it reads, by the path that each has inside."""
     resources: Resources = UNLIMITED
     load_seconds: float = constants.LOAD_SECONDS
-    """So long Docker does not call it unhealthy because it does not serve yet."""
+    """For how many seconds Docker does not call a container unhealthy because it does not serve yet."""
     log_config: Mapping[str, Any] | None = None
     """Other than the cluster's."""
 

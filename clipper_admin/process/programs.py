@@ -121,7 +121,7 @@ def replica(
 
 
 def number_of(replica_id: str) -> int:
-    """What tells a replica from the others of its version: the larger, the newer."""
+    """A number that is larger for a newer replica of the same version."""
     return int(replica_id.rpartition("-")[2])
 
 

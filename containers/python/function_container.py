@@ -33,7 +33,7 @@ class FunctionContainer(ModelContainerBase):
         return self.render(self.call(inputs), len(inputs))
 
     def call(self, inputs: Any) -> Any:
-        """What the function returns for a batch."""
+        """Return the result of the function for a batch."""
         return self._function(InputList(inputs) if self._as_list and isinstance(inputs, np.ndarray) else inputs)
 
     def render(self, result: Any, num_inputs: int) -> list[str]:

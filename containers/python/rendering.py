@@ -1,4 +1,4 @@
-"""What a function returned, as the texts that clients get.
+"""Renders the outputs of a function as the texts that clients get.
 
 The rule, for each output: a string is the answer as it is; a number, a boolean and None become their ``str()``, as in
 Clipper 0.4; dictionaries, lists, tuples and arrays become strict JSON, in which NaN is null. Everything else fails its
@@ -146,7 +146,7 @@ def _has_fields(array: Any) -> bool:
 
 
 def _scalar(array: Any) -> Any:
-    """What an array without dimensions holds; None if it is masked."""
+    """Return the value of an array without dimensions; None if it is masked."""
     if np.ma.is_masked(array):
         return None
     if array.dtype.kind not in _JSON_KINDS:

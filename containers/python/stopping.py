@@ -25,7 +25,7 @@ class StopRequest:
     def __init__(self) -> None:
         self.requested_at: float | None = None
         self._replaced: dict[int, SignalHandler] = {}
-        """What the model has put in the place of our handlers."""
+        """Signal handlers that the model installed in place of ours."""
         self._listens = False
         self._number = int(signal.SIGTERM)
         self._reader, self._writer = socket.socketpair()

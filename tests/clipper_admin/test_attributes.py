@@ -1,4 +1,4 @@
-"""What scripts and tests of Clipper 0.4 read, at the same places."""
+"""Attributes that scripts and tests of Clipper 0.4 read, at the same places."""
 
 import shutil
 from pathlib import Path
