@@ -53,9 +53,10 @@ def encode(body: Mapping[str, Any], allow_nan: bool = False) -> bytes:
 
 def _as_plain_value(value: Any) -> Any:
     if isinstance(value, bytes | bytearray | memoryview):
-        return base64.b64encode(value).decode()
+        return base64.b64encode(bytes(value)).decode()
     if hasattr(value, "tolist"):  # numpy's arrays and numbers, without importing numpy
-        return value.tolist()
+        plain = value.tolist()
+        return float(value) if type(plain) is type(value) else plain  # a longdouble stays one
     raise TypeError(f"a value of type {type(value).__name__}")
 
 

@@ -4,7 +4,8 @@ import binascii
 import re
 from typing import Final
 
-_WHITESPACE: Final = str.maketrans("", "", " \t\r\n")
+_WHITESPACE: Final = " \t\r\n"
+_LINE_BREAK: Final = re.compile(r"[ \t]*[\r\n][ \t\r\n]*")
 _NOT_BASE64: Final = re.compile(r"[^A-Za-z0-9+/=]")
 _DATA_URL: Final = re.compile(r"data:([^,]*),", re.IGNORECASE)
 
@@ -26,8 +27,10 @@ def _plain(text: str) -> str:
         if not url[1].lower().endswith(";base64"):
             raise ValueError("it is a data: URL without ';base64' before its comma")
         text = text[url.end() :]
-    text = text.translate(_WHITESPACE)
+    text = _LINE_BREAK.sub("", text.strip(_WHITESPACE))
     if wrong := _NOT_BASE64.search(text):
+        if wrong[0] == " ":
+            raise ValueError(f"it holds a space at position {wrong.start()}: was a '+' taken for one in a URL?")
         if wrong[0] in "-_":
             raise ValueError("it is in the URL-safe alphabet: '+' and '/' stand where it has '-' and '_'")
         raise ValueError(f"it holds {wrong[0]!r} at position {wrong.start()}")

@@ -1,12 +1,15 @@
 """JSON in and out, with the error texts of Clipper 0.4."""
 
 import json
+from math import isinf
 from typing import Any, Final
 
 import orjson
 
 from clipper_common.errors import JsonError
 
+_MAX_INT_CHARACTERS: Final = 400
+"""More digits than any double has."""
 _TYPE_NAMES: Final = {
     type(None): "Null",
     dict: "Object",
@@ -28,9 +31,27 @@ def parse(body: bytes) -> Any:
 def parse_with_missing(body: bytes) -> Any:
     """As `parse`, and takes the numbers ``NaN``, ``Infinity`` and ``-Infinity`` that strict JSON has not."""
     try:
-        return json.loads(body.decode())
+        text = body.decode()
+        value = json.loads(text, parse_float=_finite_float, parse_int=_short_int)
+        if "\\ud" in text.lower():  # half of a surrogate pair is no text
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise JsonError(f"JSON parse error: {error}\n") from None
+    return value
+
+
+def _finite_float(literal: str) -> float:
+    """The number; a literal that is too large for a double is no infinity."""
+    number = float(literal)
+    if isinf(number):
+        raise ValueError(f"number out of range: {literal[:40]}")
+    return number
+
+
+def _short_int(literal: str) -> int:
+    if len(literal) > _MAX_INT_CHARACTERS:
+        raise ValueError(f"number out of range: {literal[:40]}...")
+    return int(literal)
 
 
 def parse_object(body: bytes, otherwise: str = "JSON schema invalid") -> dict[str, Any]:

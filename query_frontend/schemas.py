@@ -45,6 +45,7 @@ _NON_FINITE: Final = (b"NaN", b"Infinity")
 _MISSING_VALUES_HINT: Final = (
     "An application takes null, NaN and infinities among its numbers if it was registered with missing_values=true"
 )
+_LIMITS: Final = {InputType.INTS: 2.0**31, InputType.FLOATS: 3.4028235e38, InputType.DOUBLES: 1.7976931348623157e308}
 _ELEMENT_NAMES: Final = {InputType.INTS: "int", InputType.FLOATS: "float", InputType.DOUBLES: "double"}
 
 
@@ -233,8 +234,8 @@ def _not_of_type(item: object, input_type: InputType) -> JsonError:
 
 def _out_of_range(value: list[Any], input_type: InputType) -> JsonError:
     name = _ELEMENT_NAMES[input_type]
-    limit = 2.0**31 if input_type is InputType.INTS else 3.4028235e38
-    worst = max(value, key=abs)
+    limit = _LIMITS[input_type]
+    worst = max((item for item in value if item == item), key=abs)  # NaN is not greater than anything
     return JsonError(f"Array input of type Number is not of type {name}: {worst} is beyond +-{limit:g}")
 
 

@@ -256,6 +256,10 @@ def test_predict_sends_missing_values(conn: ClipperConnection, query_frontend: F
     query_frontend.answers["/a/predict"] = (200, {})
     conn.predict("a", [None, -math.inf])
     assert query_frontend.requests[-1] == ("POST", "/a/predict", {"input": [None, -math.inf]})
+    conn.predict("a", np.array([1.5], np.longdouble))
+    assert query_frontend.requests[-1] == ("POST", "/a/predict", {"input": [1.5]})
+    conn.predict("a", memoryview(b"\x00\x01\x02\x03")[::2])
+    assert query_frontend.requests[-1] == ("POST", "/a/predict", {"input": "AAI="})
     conn.predict("a", np.array([np.nan]))
     assert math.isnan(query_frontend.requests[-1][2]["input"][0])
 
