@@ -37,13 +37,15 @@ class Missing:
 
 def find(func: Any) -> list[Missing]:
     """Return what is missing for a function, and for functions of the user that it names; each name once."""
-    functions = list(_functions(_function_of(func), set()))
+    called = _function_of(func)
+    functions = list(_functions(inspect.unwrap(called) if called else None, set()))
     if any(_DYNAMIC & set(code.co_names) for function in functions for code in _codes(function.__code__)):
         return []
     stored = {name for function in functions for code in _codes(function.__code__) for name in _stored(code)}
     found: dict[tuple[str, bool], Missing] = {}
     for function in functions:
-        certain = set(_certain(function.__code__)) if function is functions[0] else set()
+        # A decorator may handle what the function that it wraps raises, or define what that one lacks.
+        certain = set(_certain(function.__code__)) if function is called else set()
         for code in _codes(function.__code__):
             for name, line, is_module in _used(code):
                 if name in stored or (_has_module(name) if is_module else _is_defined(name, function)):
@@ -60,7 +62,7 @@ def _function_of(func: Any) -> types.FunctionType | None:
         func = func.func
     if not inspect.isfunction(inspect.unwrap(func)) and not inspect.ismethod(func):
         func = getattr(type(func), "__call__", None)  # noqa: B004  (the method, not whether there is one)
-    func = inspect.unwrap(getattr(func, "__func__", func)) if func is not None else None
+    func = getattr(func, "__func__", func)
     return func if isinstance(func, types.FunctionType) else None
 
 
@@ -124,9 +126,11 @@ def _certain(code: types.CodeType) -> Iterator[tuple[str, int]]:
         return
     line = code.co_firstlineno
     history: list[dis.Instruction] = []
+    has_called = False  # what is called may install a module, or change where modules are looked for
     for instruction in dis.get_instructions(code):
         line = _line_of(instruction) or line
-        if instruction.opname in ("LOAD_GLOBAL", "IMPORT_NAME"):
+        has_called = has_called or "CALL" in instruction.opname
+        if instruction.opname == "LOAD_GLOBAL" or (instruction.opname == "IMPORT_NAME" and not has_called):
             yield instruction.argval.partition(".")[0], line
         if instruction.opname == "FOR_ITER" and not _iterates_inputs(code, history):
             return

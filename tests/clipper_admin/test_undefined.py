@@ -101,10 +101,39 @@ def lazily(xs: Any) -> Any:
     return list(nowhere(x) for x in xs)
 
 
-@pytest.mark.parametrize("function", [in_a_branch, over_something_else, nested, by_way_of_a_helper, lazily])
+def with_a_fallback(function: Any) -> Any:
+    @functools.wraps(function)
+    def wrapped(xs: Any) -> Any:
+        try:
+            return function(xs)
+        except NameError:
+            return ["fallback" for _ in xs]
+
+    return wrapped
+
+
+@with_a_fallback
+def decorated(xs: Any) -> Any:
+    return nowhere(xs)
+
+
+@pytest.mark.parametrize("function", [in_a_branch, over_something_else, nested, by_way_of_a_helper, lazily, decorated])
 def test_some_call_may_fail(function: Any) -> None:
     (missing,) = undefined.find(function)
     assert missing.name == "nowhere" and not missing.is_certain
+
+
+def test_a_module_that_the_function_may_make_importable() -> None:
+    def importing(xs: Any) -> Any:
+        import sys
+
+        sys.path.insert(0, "/somewhere")
+        import no_such_module
+
+        return no_such_module.predict(xs)
+
+    (missing,) = undefined.find(importing)
+    assert missing.is_module and not missing.is_certain
 
 
 def caught(xs: Any) -> Any:
