@@ -1,6 +1,5 @@
 """Names what of a function, a class or an object cannot be pickled."""
 
-import dis
 import functools
 import inspect
 import types
@@ -9,10 +8,9 @@ from contextlib import suppress
 from itertools import islice
 from typing import Any, Final
 
-from clipper_admin import pickling
+from clipper_admin import bytecode, pickling
 from clipper_admin.own_modules import is_own, is_own_or_main
 
-_GLOBAL: Final = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}
 _OF_EVERY_CLASS: Final = {"__dict__", "__weakref__", "__module__", "__doc__", "__abstractmethods__", "_abc_impl"}
 
 _MOST_ITEMS: Final = 1000
@@ -67,29 +65,13 @@ def _parts(value: Any) -> Mapping[str, Any]:
 
 
 def _of_function(function: types.FunctionType) -> dict[str, Any]:
-    variables = {
-        name: function.__globals__[name] for name in _global_names(function.__code__) & {*function.__globals__}
-    }
+    names = bytecode.global_names(function.__code__) & function.__globals__.keys()
+    variables = {name: function.__globals__[name] for name in names}
     closure = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-    captured = {name: cell.cell_contents for name, cell in closure if _is_filled(cell)}
+    captured = {name: cell.cell_contents for name, cell in closure if bytecode.is_filled(cell)}
     defaults = inspect.signature(function, follow_wrapped=False).parameters.values()
     given = {each.name: each.default for each in defaults if each.default is not each.empty}
     return variables | captured | given | vars(function)
-
-
-def _global_names(code: types.CodeType) -> set[str]:
-    """The global variables that `code` reads, also in comprehensions and functions within it."""
-    names = {each.argval for each in dis.get_instructions(code) if each.opname in _GLOBAL}
-    inner = [_global_names(constant) for constant in code.co_consts if isinstance(constant, types.CodeType)]
-    return names.union(*inner)
-
-
-def _is_filled(cell: types.CellType) -> bool:
-    try:
-        cell.cell_contents  # noqa: B018
-    except ValueError:
-        return False
-    return True
 
 
 def _of_class(kind: type) -> dict[str, Any]:

@@ -1,6 +1,5 @@
-"""Which modules are the user's own, and which of them a function imports when it is called."""
+"""Which modules are the user's own, and where they are."""
 
-import dis
 import importlib
 import importlib.metadata
 import importlib.util
@@ -9,7 +8,7 @@ import site
 import sys
 import sysconfig
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -105,30 +104,7 @@ def check_source(module: types.ModuleType) -> None:
         )
 
 
-# --- imports within functions ---
-
-
-def imported_modules(code: types.CodeType, package: str) -> Iterator[str]:
-    """The modules that `code` may import when it runs, by their full names."""
-    constants: list[Any] = [0, None]
-    for instruction in dis.get_instructions(code):
-        if instruction.opname == "IMPORT_NAME":
-            level, names = constants[-2:]
-            yield from _full_names(instruction.argval, level or 0, names or (), package)
-        elif "CONST" in instruction.opname or instruction.opname == "LOAD_SMALL_INT":
-            constants.append(instruction.argval)
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from imported_modules(constant, package)
-
-
-def _full_names(name: str, level: int, names: Iterable[str], package: str) -> Iterator[str]:
-    if level:
-        parent = package.rsplit(".", level - 1)[0] if level > 1 else package
-        name = f"{parent}.{name}".strip(".")
-    yield name
-    for each in names:  # perhaps modules of a package
-        yield f"{name}.{each}"
+# --- modules by name ---
 
 
 def own_module(name: str) -> types.ModuleType | None:

@@ -16,8 +16,8 @@ from typing import IO, Any, Final
 
 import cloudpickle
 
-from clipper_admin import reducers
-from clipper_admin.own_modules import check_source, home, imported_modules, is_own, own_module, with_parents
+from clipper_admin import bytecode, reducers
+from clipper_admin.own_modules import check_source, home, is_own, own_module, with_parents
 from clipper_common import modeldir, namespace
 
 _EVERYWHERE: Final = {"clipper_common", "clipper_admin", "clipper_containers", "cloudpickle", "rpc"}
@@ -119,6 +119,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         self._known_later = set(imported_later)
         self.imported_later: set[str] = set()
         self.packages: set[str] = set()
+        self._shared: dict[str, reducers.Variables] = {}
         self.there: dict[str, dict[str, Any]] = {"__main__": {}}
         """The functions and classes of the user's modules that the pickler met: by module, and by name."""
 
@@ -145,6 +146,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if by_value is not NotImplemented:
             return by_value
         reduced = super().reducer_override(obj)
+        if isinstance(obj, types.FunctionType):
+            return reducers.of_function(obj, reduced, self._variables)
         return reducers.of_class(obj, reduced, self._is_elsewhere) if isinstance(obj, type) else reduced
 
     def _address(self, obj: Any) -> tuple[str, str] | None:
@@ -154,6 +157,14 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return None
         name: str = getattr(obj, "__qualname__", obj.__name__)
         return (module, name) if vars(sys.modules.get(module, obj)).get(name) is obj else None
+
+    def _variables(self, function: types.FunctionType) -> reducers.Variables | None:
+        """The global variables of a function of the user's, which all functions of its module share."""
+        module = function.__globals__.get("__name__")
+        found = sys.modules.get(module) if isinstance(module, str) else None
+        if found is None or vars(found) is not function.__globals__ or self._is_elsewhere(found.__name__):
+            return None
+        return self._shared.setdefault(found.__name__, reducers.Variables(found.__name__))
 
     def _is_elsewhere(self, module: str) -> bool:
         """Whether a module can be imported where the pickle is read."""
@@ -165,7 +176,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if module is not None and module.__name__ != "__main__" and not self._own.travels(module):
             return  # it is imported again, and imports for itself
         package = function.__globals__.get("__package__") or ""
-        for name in imported_modules(function.__code__, package):
+        for name in bytecode.imported_modules(function.__code__, package):
             found = self._imported(name)
             if found is not None and self._own.travels(found):
                 self.imported_later |= {*with_parents(found.__name__)} - self._known_later

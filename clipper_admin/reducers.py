@@ -7,10 +7,12 @@ import copyreg
 import enum
 import functools
 import pickle
+import types
 import typing
 from collections.abc import Callable, Container, Mapping
 from typing import Any, Final
 
+from clipper_admin import bytecode
 from clipper_common import namespace
 
 _LRU_CACHE: Final = type(functools.lru_cache(len))
@@ -114,8 +116,70 @@ def _make_unnoticed(bases: Any, make: Any, *arguments: Any) -> Any:
             type.__setattr__(base, "__init_subclass__", hook)
 
 
-# It travels itself: released containers, which have no such function, can read what was pickled.
-_make_unnoticed.__module__ = "__main__"
+class Variables:
+    """The global variables of a user's module, pickled without their values: each function brings those it reads."""
+
+    def __init__(self, module: str) -> None:
+        self.module = module
+        self.beginning: dict[str, Any] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return what looks the module up where the pickle is read."""
+        return _variables, (self.module, self.beginning)
+
+
+class _Sent:
+    """The values of global variables, of which those that the module has already are not read."""
+
+    def __init__(self, module: str, values: dict[str, Any]) -> None:
+        self._parts = module, values
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _missing, self._parts
+
+
+def of_function(
+    function: types.FunctionType, reduced: Any, variables_of: Callable[[types.FunctionType], Variables | None]
+) -> Any:
+    """Return the state that cloudpickle has for a function that it pickles by value, with what it leaves out.
+
+    That is the global variables that it does not see the code read; and that the variables are those of a module, so
+    that what a function assigns is what others find in the module.
+    """
+    match reduced:
+        case (make, (code, dict() as beginning, *rest), (state, {"__globals__": dict() as sent} as slots), *others):
+            pass
+        case _:
+            return reduced
+    names = bytecode.global_names(function.__code__) & function.__globals__.keys()
+    sent = {name: function.__globals__[name] for name in names} | sent
+    variables = variables_of(function)
+    if variables is None:
+        return make, (code, beginning, *rest), (state, {**slots, "__globals__": sent}), *others
+    variables.beginning = beginning
+    slots = {**slots, "__globals__": _Sent(variables.module, sent)}
+    return make, (code, variables, *rest), (state, slots), *others
+
+
+def _variables(module: str, beginning: dict[str, Any]) -> dict[str, Any]:
+    try:
+        from clipper_common.namespace import variables
+    except ImportError:  # in a container that is older than this function
+        return beginning
+    return variables(module, beginning)
+
+
+def _missing(module: str, sent: dict[str, Any]) -> dict[str, Any]:
+    try:
+        from clipper_common.namespace import missing
+    except ImportError:
+        return sent
+    return missing(module, sent)
+
+
+# They travel themselves: released containers, which have no such functions, can read what was pickled.
+for _travelling in (_make_unnoticed, _variables, _missing):
+    _travelling.__module__ = "__main__"
 
 
 def _without(values: Mapping[str, Any], names: Container[str]) -> dict[str, Any]:

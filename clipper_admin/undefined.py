@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from clipper_admin import own_modules
+from clipper_admin import bytecode, own_modules
+from clipper_admin.bytecode import codes
 
 _OF_NOTEBOOKS: Final = {"display", "get_ipython"}
 """Names that IPython adds to the built-in ones."""
@@ -37,16 +38,19 @@ class Missing:
 
 def find(func: Any) -> list[Missing]:
     """Return what is missing for a function, and for functions of the user that it names; each name once."""
+    while isinstance(func, functools.partial):
+        func = func.func
     called = _function_of(func)
-    functions = list(_functions(inspect.unwrap(called) if called else None, set()))
-    if any(_DYNAMIC & set(code.co_names) for function in functions for code in _codes(function.__code__)):
+    kind = type(getattr(func, "__self__", func))
+    functions = list(_functions(inspect.unwrap(called) if called else None, kind, set()))
+    if any(_DYNAMIC & bytecode.global_names(function.__code__) for function in functions):
         return []
-    stored = {name for function in functions for code in _codes(function.__code__) for name in _stored(code)}
+    stored = {name for function in functions for code in codes(function.__code__) for name in _stored(code)}
     found: dict[tuple[str, bool], Missing] = {}
     for function in functions:
         # A decorator may handle what the function that it wraps raises, or define what that one lacks.
         certain = set(_certain(function.__code__)) if function is called else set()
-        for code in _codes(function.__code__):
+        for code in codes(function.__code__):
             for name, line, is_module in _used(code):
                 if name in stored or (_has_module(name) if is_module else _is_defined(name, function)):
                     continue
@@ -58,41 +62,47 @@ def find(func: Any) -> list[Missing]:
 
 
 def _function_of(func: Any) -> types.FunctionType | None:
-    while isinstance(func, functools.partial):
-        func = func.func
     if not inspect.isfunction(inspect.unwrap(func)) and not inspect.ismethod(func):
         func = getattr(type(func), "__call__", None)  # noqa: B004  (the method, not whether there is one)
     func = getattr(func, "__func__", func)
     return func if isinstance(func, types.FunctionType) else None
 
 
-def _functions(function: types.FunctionType | None, seen: set[int]) -> Iterator[types.FunctionType]:
-    """The function, and those of the user's that its code names, directly and in turn."""
+def _functions(function: types.FunctionType | None, kind: type, seen: set[int]) -> Iterator[types.FunctionType]:
+    """The function, and those of the user's that its code names, directly and in turn.
+
+    Among these are methods of the class `kind`, of which it is a method itself, and of the objects that it uses.
+    """
     if function is None or id(function) in seen:
         return
     seen.add(id(function))
     yield function
-    for code in _codes(function.__code__):
-        for name in code.co_names:
-            other = inspect.unwrap(value) if callable(value := function.__globals__.get(name)) else None
-            if isinstance(other, types.FunctionType) and own_modules.is_own_or_main(other):
-                yield from _functions(other, seen)
+    names = {name for code in codes(function.__code__) for name in code.co_names}
+    used = [function.__globals__[name] for name in names & function.__globals__.keys()]
+    used += [cell.cell_contents for cell in function.__closure__ or () if bytecode.is_filled(cell)]
+    for value in used:
+        yield from _functions(_own_function(value), object, seen)
+    for each in (kind, *map(type, used), *(value for value in used if isinstance(value, type))):
+        if own_modules.is_own_or_main(each):
+            for name in names:
+                method = inspect.getattr_static(each, name, None)
+                method = getattr(method, "__func__", getattr(method, "fget", method))
+                yield from _functions(_own_function(method), each, seen)
 
 
-def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _codes(constant)
+def _own_function(value: Any) -> types.FunctionType | None:
+    found = inspect.unwrap(value) if callable(value) else None
+    return found if isinstance(found, types.FunctionType) and own_modules.is_own_or_main(found) else None
 
 
 def _used(code: types.CodeType) -> Iterator[tuple[str, int, bool]]:
     """Global names that code reads, and top levels of modules that it imports: name, line, whether it is a module."""
     guarded = _catches(code)
+    reads = set(bytecode.global_reads(code))
     line = code.co_firstlineno
     for instruction in dis.get_instructions(code):
         line = _line_of(instruction) or line
-        if instruction.opname == "LOAD_GLOBAL":
+        if instruction in reads:
             yield instruction.argval, line, False
         elif instruction.opname == "IMPORT_NAME" and not guarded:
             top = instruction.argval.partition(".")[0]

@@ -116,7 +116,7 @@ def make_module(name: str) -> types.ModuleType:
 
 def fill_module(module: types.ModuleType, content: Mapping[str, Any]) -> None:
     """Second step, because modules refer to each other in circles."""
-    vars(module).update(content)
+    namespace.fill(module, content)
 
 
 def accompanied(function: Any, modules: Iterable[types.ModuleType]) -> Any:

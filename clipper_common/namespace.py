@@ -23,24 +23,30 @@ class Sent(NamedTuple):
 
 
 class _UsersModule(types.ModuleType):
-    """Has what was sent along of it. What the function does not use is read when somebody asks for it."""
+    """A module of the user's, whose variables are the globals of its functions.
+
+    It has what was sent along of it. What the function does not use is read when somebody asks for it.
+    """
+
+    # Slots, with names that no variable of the user's has: the dictionary of a module holds its variables.
+    __slots__ = ("__definitions", "__reading")
 
     def __init__(self, name: str) -> None:
         super().__init__(name, "What was sent along with the model.")
-        self._definitions: dict[str, bytes | str] = {}
-        self._reading = threading.RLock()
+        self.__definitions: dict[str, bytes | str] = {}
+        self.__reading = threading.RLock()
 
     def add(self, sent: Sent) -> None:
-        vars(self).update(sent.there)
-        self._definitions.update(sent.definitions)
+        fill(self, sent.there)
+        self.__definitions.update(sent.definitions)
 
     def __getattr__(self, name: str) -> Any:
-        with self._reading:
+        with self.__reading:
             if name in vars(self):  # another thread has read it meanwhile
                 return vars(self)[name]
-            definition = vars(self)["_definitions"].get(name)
+            definition = self.__definitions.get(name)
             if isinstance(definition, bytes):
-                vars(self)[name] = pickle.loads(definition)
+                fill(self, {name: pickle.loads(definition)})
                 return vars(self)[name]
         if definition is None:
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}", name=name, obj=self)
@@ -49,10 +55,11 @@ class _UsersModule(types.ModuleType):
         )
 
 
-_partial: Final = {"__main__": _UsersModule("__main__")}
-"""Modules of which functions and classes were sent along, by name."""
-_modules: Final[dict[str, types.ModuleType]] = {}
-"""Modules that came whole in pickles, by name."""
+_modules: Final = {"__main__": _UsersModule("__main__")}
+"""Modules of the user's, by name."""
+_whole: Final[set[str]] = set()
+"""Names of those that came whole."""
+_OF_EVERY_MODULE: Final = {"__name__", "__doc__", "__package__", "__file__", "__path__"}
 _program: types.ModuleType | None = None
 """The ``__main__`` that Python started, once another one has taken its place."""
 _import: Final = builtins.__import__
@@ -63,7 +70,7 @@ def take_over() -> None:
     global _program
     if _program is None:
         _program = sys.modules["__main__"]
-        main = _partial["__main__"]
+        main = _modules["__main__"]
         for name in ("__file__", "__spec__", "__package__", "__loader__"):  # multiprocessing starts its processes by it
             setattr(main, name, getattr(_program, name, None))
         sys.modules["__main__"] = main
@@ -76,24 +83,57 @@ def read(file: IO[bytes]) -> Any:
     value = unpickler.load()
     with suppress(EOFError):  # there need not be anything behind it
         for name, sent in unpickler.load().items():
-            _partial.setdefault(name, _UsersModule(name)).add(Sent(**sent))
+            _module(name).add(Sent(**sent))
     return value
 
 
 def from_users(module: str, name: str) -> Any:
     """Return an object of a user's module that the function uses."""
-    return getattr(_partial[module], name)
+    return getattr(_module(module), name)
+
+
+def _module(name: str) -> _UsersModule:
+    return _modules.setdefault(name, _UsersModule(name))
+
+
+def variables(module: str, beginning: dict[str, Any]) -> dict[str, Any]:
+    """The globals for the functions of a user's module: in a model's process, the variables of the module.
+
+    `beginning` is what they begin with: where the module comes from.
+    """
+    if _program is None:
+        return beginning
+    found = vars(_module(module))
+    found.update(beginning)
+    return found
+
+
+def missing(module: str, sent: dict[str, Any]) -> dict[str, Any]:
+    """Return the variables among `sent` that a user's module does not have yet.
+
+    What it has may have been changed by its functions since it was read, and stays.
+    """
+    return sent if _program is None else _new(vars(_module(module)), sent)
+
+
+def fill(module: types.ModuleType, content: Mapping[str, Any]) -> None:
+    """Give a user's module the variables that it does not have yet, and the attributes that every module has."""
+    vars(module).update(_new(vars(module), content))
+
+
+def _new(there: Mapping[str, Any], content: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in content.items() if name not in there or name in _OF_EVERY_MODULE}
 
 
 class _Finder:
     """Lets modules of the user's be imported of which something was sent along, if there are no others of the name."""
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        is_package = any(each.startswith(f"{name}.") for each in _partial)
-        return ModuleSpec(name, self, is_package=is_package) if is_package or name in _partial else None  # type: ignore[arg-type]
+        is_package = any(each.startswith(f"{name}.") for each in _modules)
+        return ModuleSpec(name, self, is_package=is_package) if is_package or name in _modules else None  # type: ignore[arg-type]
 
     def create_module(self, spec: ModuleSpec) -> types.ModuleType:
-        return _partial.setdefault(spec.name, _UsersModule(spec.name))
+        return _module(spec.name)
 
     def exec_module(self, module: types.ModuleType) -> None:
         """Nothing: it has its content."""
@@ -108,17 +148,21 @@ def add_module(name: str) -> types.ModuleType:
     Where Python or a package has a module of that name, that one stays what everybody else imports: only functions of
     the user's get the user's.
     """
-    module = types.ModuleType(name)
-    if _program is None or not _is_taken(name.partition(".")[0]):
+    if _program is None:  # in the user's own process, whose modules stay as they are
+        module = types.ModuleType(name)
         sys.modules.setdefault(name, module)
-    else:
-        builtins.__import__ = _import_for_users
-    _modules[name] = module
-    return module
+        return module
+    if name not in _whole:
+        _whole.add(name)
+        if _is_taken(name.partition(".")[0]):
+            builtins.__import__ = _import_for_users
+        else:
+            sys.modules.setdefault(name, _module(name))
+    return _module(name)
 
 
 def _is_taken(top: str) -> bool:
-    return top in sys.stdlib_module_names or sys.modules.get(top) is not _modules.get(top)
+    return top in sys.stdlib_module_names or sys.modules.get(top) not in (None, _modules.get(top))
 
 
 def _import_for_users(
@@ -132,7 +176,7 @@ def _import_for_users(
     if globals is not None and _are_users(globals):
         package = globals.get("__package__") or ""
         full = importlib.util.resolve_name("." * level + name, package) if level and package else name
-        if full in _modules:
+        if full in _whole:
             return _imported(full, fromlist, level)
     return _import(name, globals, locals, fromlist or (), level)
 
@@ -140,10 +184,11 @@ def _import_for_users(
 def _are_users(variables: Mapping[str, Any]) -> bool:
     """Whether these are the variables of a module of the user's, and not of one that has the same name."""
     name = variables.get("__name__")
+    if name not in _modules:
+        return False
     if name == "__main__":
-        return _program is None or variables is not vars(_program)
-    module = _modules.get(str(name))
-    return module is not None and variables.get("__file__") == getattr(module, "__file__", None)
+        return variables is not vars(_program)
+    return variables.get("__file__") == getattr(_modules[name], "__file__", None)
 
 
 def _imported(full: str, fromlist: Any, level: int) -> Any:
@@ -151,9 +196,8 @@ def _imported(full: str, fromlist: Any, level: int) -> Any:
     if not fromlist:
         return _modules[full] if level else _modules[full.partition(".")[0]]
     for name in fromlist:
-        part = _modules.get(f"{full}.{name}")
-        if part is not None and not hasattr(_modules[full], name):
-            setattr(_modules[full], name, part)
+        if (part := f"{full}.{name}") in _whole and not hasattr(_modules[full], name):
+            setattr(_modules[full], name, _modules[part])
     return _modules[full]
 
 

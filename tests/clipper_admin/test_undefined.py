@@ -117,7 +117,49 @@ def decorated(xs: Any) -> Any:
     return nowhere(xs)
 
 
-@pytest.mark.parametrize("function", [in_a_branch, over_something_else, nested, by_way_of_a_helper, lazily, decorated])
+class Scorer:
+    def predict(self, xs: Any) -> Any:
+        return [self.score(x) for x in xs]
+
+    def score(self, x: Any) -> Any:
+        return nowhere(x)
+
+    @property
+    def scores(self) -> Any:
+        return nowhere
+
+    def eval(self) -> "Scorer":
+        return self
+
+
+SCORER = Scorer()
+
+
+def by_an_object(xs: Any) -> Any:
+    return SCORER.eval().predict(xs)
+
+
+def by_a_class(xs: Any) -> Any:
+    return Scorer().scores
+
+
+def capturing(scorer: Any) -> Any:
+    return lambda xs: scorer.predict(xs)
+
+
+def in_the_body_of_a_class(xs: Any) -> Any:
+    class Settings:
+        factor = nowhere
+        copied = factor
+
+    return [Settings.factor for _ in xs]
+
+
+METHODS = [by_an_object, by_a_class, capturing(Scorer()), Scorer().predict, functools.partial(Scorer().predict)]
+FUNCTIONS = [in_a_branch, over_something_else, nested, by_way_of_a_helper, lazily, decorated, in_the_body_of_a_class]
+
+
+@pytest.mark.parametrize("function", [*FUNCTIONS, *METHODS])
 def test_some_call_may_fail(function: Any) -> None:
     (missing,) = undefined.find(function)
     assert missing.name == "nowhere" and not missing.is_certain

@@ -33,9 +33,10 @@ def run(*arguments: object) -> str:
 def elsewhere(folder: Path, script: str, load: str = LOAD, **modules: str) -> str:
     """What `function` of a script returns in a process of a model's. The script may import `modules`."""
     own = folder / "own"
+    own.mkdir()
     for name, content in modules.items():
         path = own / f"{name}.py"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(exist_ok=True)
         path.write_text(textwrap.dedent(content))
     (own / "script.py").write_text(textwrap.dedent(script) + SAVE)
     run(own / "script.py", folder / "pickle")
@@ -136,3 +137,60 @@ def test_a_package_of_the_users_and_one_of_pythons_that_have_the_same_name(tmp_p
         "statistics": "mean = 'mine'",
     }
     assert elsewhere(tmp_path, script, load, **modules) == "('mine', True, 'mine', True)\n2 wsgiref.util"
+
+
+STATE = """
+calls, history, mode = 0, [], "slow"
+def count():
+    global calls
+    calls += 1
+    return calls
+def current(): return mode
+class Counter:
+    def count(self): return count()
+"""
+
+
+@pytest.mark.parametrize(
+    ("first", "module"),
+    [
+        (STATE, "__main__"),
+        ("import state", "state"),
+        ("from state import count, current", "state"),
+        ("import package.state", "package.state"),
+    ],
+)
+def test_functions_and_attributes_of_a_module_share_its_variables(tmp_path: Path, first: str, module: str) -> None:
+    script = f"""
+    import pickle
+    from {module} import count as counted, Counter
+    COUNTER = pickle.dumps(Counter())
+    def function():
+        import {module} as m
+        m.calls += 10
+        m.mode = "fast"
+        counted()
+        later = pickle.loads(COUNTER).count()  # read only now
+        return counted(), later, m.calls, m.mode, m.current(), m.count is counted, m.history
+    """
+    modules = {"state": STATE, "package/__init__": "", "package/state": STATE}
+    assert elsewhere(tmp_path, first + textwrap.dedent(script), **modules) == "(13, 12, 13, 'fast', 'fast', True, [])"
+
+
+def test_variables_of_the_notebook_that_only_attributes_and_classes_read(tmp_path: Path) -> None:
+    script = """
+    import __main__, sys
+    by_import, by_module, by_system, factor, shadowed, unused = 1, 2, 3, 4, 5, 6
+    _definitions = {"a": 1}
+    def function():
+        import __main__ as again
+        class Inner:
+            value = factor
+            shadowed = 7
+            copied = shadowed
+            class Deeper: value = factor + 1
+        system = sys.modules["__main__"]
+        inner = Inner.value, Inner.copied, Inner.Deeper.value
+        return again.by_import, __main__.by_module, system.by_system, inner, hasattr(system, "unused"), _definitions
+    """
+    assert elsewhere(tmp_path, script) == "(1, 2, 3, (4, 7, 5), False, {'a': 1})"
