@@ -42,6 +42,21 @@ def global_names(code: types.CodeType) -> set[str]:
     return names
 
 
+def line_of_type_test(code: types.CodeType, variable: str, kind: str) -> int:
+    """The line of `code`, or of the code within it, with ``isinstance(variable, kind)``; 0 if there is none."""
+    for each in codes(code):
+        loads = [instruction for instruction in dis.get_instructions(each) if instruction.opname.startswith("LOAD_")]
+        for function, first, second in zip(loads, loads[1:], loads[2:], strict=False):
+            if (function.argval, first.argval, second.argval) == ("isinstance", variable, kind):
+                return line_of(function) or 0
+    return 0
+
+
+def line_of(instruction: dis.Instruction) -> int | None:
+    """The line of the source that an instruction belongs to."""
+    return instruction.positions.lineno if instruction.positions else None
+
+
 def is_filled(cell: types.CellType) -> bool:
     """Whether the variable that a function has captured has a value."""
     try:

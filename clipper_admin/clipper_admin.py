@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, overload
 
-from clipper_admin import images, older_calls, rehearsal, startup
+from clipper_admin import functions, images, older_calls, rehearsal, startup
 from clipper_admin.arguments import (
     INT32_MAX,
     check_batch_delay,
@@ -36,6 +36,7 @@ from clipper_admin.log_setup import show_messages
 from clipper_admin.management_client import ManagementClient, ModelVersion
 from clipper_admin.query_client import QueryClient
 from clipper_admin.replicas import Replicas
+from clipper_common import modeldir
 from clipper_common.constants import (
     DEFAULT_BATCH_SIZE,
     DEFAULT_PREDICTION_CACHE_SIZE_BYTES,
@@ -994,7 +995,14 @@ class ClipperConnection:
         self._check_connected()
         return self.cm.get_metric_addr()
 
-    def test_predict_function(self, query: Any, func: Callable[..., Any], input_type: str) -> Any:
+    def test_predict_function(
+        self,
+        query: Any,
+        func: Callable[..., Any],
+        input_type: str,
+        inputs: str = modeldir.ARRAY_INPUTS,
+        outputs: str = modeldir.JSON_OUTPUTS,
+    ) -> Any:
         """Try a function without deploying it. Needs no cluster.
 
         The function is pickled, and a fresh process of this Python, in another folder, reads it and gives it the
@@ -1009,6 +1017,9 @@ class ClipperConnection:
             Takes a list of inputs and returns a list of outputs.
         input_type : str
             What an input is: ``integers``, ``floats``, ``doubles``, ``bytes`` or ``strings``.
+        inputs, outputs : str, optional
+            As in the deployers: ``list`` gives the function a list of arrays, and ``text`` answers with ``str()`` of
+            each output.
 
         Returns
         -------
@@ -1029,7 +1040,8 @@ class ClipperConnection:
         ... )  # doctest: +SKIP
         [3.0]
         """
-        return rehearsal.try_function(query, func, InputType.parse(check_input_type(input_type)))
+        kind = InputType.parse(check_input_type(input_type))
+        return rehearsal.try_function(query, func, kind, functions.check_settings(inputs, outputs))
 
     # --- stopping ---
 

@@ -4,12 +4,13 @@ import inspect
 import json
 import logging
 import math
+import types
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any
 
-from clipper_admin import culprits, pickling, undefined
-from clipper_common import base64text
+from clipper_admin import bytecode, culprits, pickling, undefined
+from clipper_common import base64text, modeldir
 from clipper_common.datatypes import InputType
 from clipper_common.errors import ClipperException
 from clipper_common.modeldir import PredictFunction
@@ -40,6 +41,18 @@ def check_function(func: object, arguments: Sequence[str]) -> None:
         raise ClipperException(
             f"Invalid value: func. {name_of(func)} takes {signature}, and it will be called as {call}: {error}."
         ) from None
+
+
+def check_settings(inputs: object, outputs: object) -> modeldir.FunctionSettings:
+    """How a function is called. Raises ClipperException that names an argument which is not one of the choices."""
+    choices = {
+        "inputs": (inputs, (modeldir.ARRAY_INPUTS, modeldir.LIST_INPUTS)),
+        "outputs": (outputs, (modeldir.JSON_OUTPUTS, modeldir.TEXT_OUTPUTS)),
+    }
+    for what, (value, allowed) in choices.items():
+        if value not in allowed:
+            raise ClipperException(f"Invalid value: {what}={value!r}. It should be {' or '.join(map(repr, allowed))}.")
+    return modeldir.FunctionSettings(str(inputs), str(outputs))
 
 
 def check_names(func: PredictFunction, check_modules: bool, logger: logging.LoggerAdapter[Any]) -> None:
@@ -85,6 +98,14 @@ def _not_picklable(func: PredictFunction, error: Exception) -> ClipperException:
         f"{name_of(func)} cannot be pickled{culprits.because(func)}: {type(error).__name__}: {error}. "
         "Create what cannot be pickled inside the function, or load it from a file there."
     )
+
+
+def asks_for_list(func: PredictFunction) -> int:
+    """The line in which `func` asks whether its inputs are a list; 0 if it does not."""
+    code = getattr(func, "__code__", None)
+    if not isinstance(code, types.CodeType) or not code.co_argcount:
+        return 0
+    return bytecode.line_of_type_test(code, code.co_varnames[code.co_argcount - 1], "list")
 
 
 # --- inputs ---

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import pickle
 import re
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,12 +19,13 @@ from clipper_common import modeldir
 from clipper_common.datatypes import InputType
 from clipper_common.errors import ClipperException
 from clipper_common.jsontext import embed
-from clipper_common.modeldir import PredictFunction, Rehearsal
+from clipper_common.modeldir import FunctionSettings, PredictFunction, Rehearsal
 
 logger = logging.getLogger("clipper_admin")
 
 REHEARSAL_SECONDS: Final = 300.0
 _PROGRAM: Final = "clipper_containers.rehearsal"
+_OUTPUT_FILE: Final = "output.txt"
 _OUTPUT_CHARACTERS: Final = 4000
 _RETURNED: Final = re.compile("the (function|model) returned")
 _SIGNS_OF_A_LIST: Final = (
@@ -36,8 +39,8 @@ _SIGNS_OF_A_LIST: Final = (
 """Messages of numpy for code that treats an array as a list."""
 
 
-def try_function(query: Any, func: PredictFunction, kind: InputType) -> Any:
-    """Return the result of `func` for `query` in a process of its own.
+def try_function(query: Any, func: PredictFunction, kind: InputType, settings: FunctionSettings) -> Any:
+    """Return the result of `func`, called by `settings`, for `query` in a process of its own.
 
     Raises ClipperException that says what is wrong with the function or the query.
     """
@@ -47,7 +50,7 @@ def try_function(query: Any, func: PredictFunction, kind: InputType) -> Any:
         folder = Path(temporary)
         with open(folder / modeldir.FUNCTION_FILE, "wb") as file:
             functions.save(func, file)
-        modeldir.save_settings(modeldir.FunctionSettings(outputs=modeldir.JSON_OUTPUTS), folder)
+        modeldir.save_settings(settings, folder)
         report = _run(folder, kind, inputs, func)
         returned = _returned(folder, report)
     name = functions.name_of(func)
@@ -57,6 +60,7 @@ def try_function(query: Any, func: PredictFunction, kind: InputType) -> Any:
         if returned_wrongly := _RETURNED.match(report.complaint):
             raise ClipperException(f"{name} returned{report.complaint[returned_wrongly.end() :]}")
         raise ClipperException(f"{name}: {report.complaint}")
+    _warn_of_arrays(func, kind, settings)
     _say_what_differs(report.texts, returned)
     return returned
 
@@ -66,24 +70,35 @@ def _run(folder: Path, kind: InputType, inputs: Sequence[bytes], func: PredictFu
     (folder / modeldir.BATCH_FILE).write_bytes(pickle.dumps((kind.canonical_name, inputs)))
     name = functions.name_of(func)
     try:
-        process = subprocess.run(
-            [sys.executable, "-m", _PROGRAM, str(folder)],
-            cwd=folder,  # as a replica: not in the user's folder, whose files it will not have
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            timeout=REHEARSAL_SECONDS,
-        )
+        code = _run_program([sys.executable, "-m", _PROGRAM, str(folder)], folder)
     except subprocess.TimeoutExpired:
         raise ClipperException(f"{name} did not return within {REHEARSAL_SECONDS:.0f} seconds") from None
     report = modeldir.load_rehearsal(folder)
+    output = (folder / _OUTPUT_FILE).read_text(errors="replace")
     if report is None:
-        raise ClipperException(f"{name} {_ending(process.returncode)}:\n{process.stdout[-_OUTPUT_CHARACTERS:].strip()}")
-    if process.stdout:
-        print(process.stdout, end="")
+        raise ClipperException(f"{name} {_ending(code)}:\n{output[-_OUTPUT_CHARACTERS:].strip()}")
+    if output:
+        print(output, end="")
     return report
+
+
+def _run_program(command: Sequence[str], folder: Path) -> int:
+    """Run a program in the folder, where its output is kept. Returns its exit code; what it started ends with it."""
+    with open(folder / _OUTPUT_FILE, "wb") as output:  # a pipe would stay open for as long as what it started runs
+        process = subprocess.Popen(
+            command,
+            cwd=folder,  # as a replica: not in the user's folder, whose files it will not have
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        return process.wait(REHEARSAL_SECONDS)
+    finally:
+        with suppress(ProcessLookupError):  # nothing of the group is left
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _returned(folder: Path, report: Rehearsal) -> Any:
@@ -111,10 +126,20 @@ def _place(report: Rehearsal, func: PredictFunction) -> str:
 
 def _advice(raised: str, func: PredictFunction) -> str:
     """Return advice for a function that expects a list: a batch of equally long inputs is an array."""
-    names = set(getattr(getattr(func, "__code__", None), "co_names", ()))
-    if any(sign in raised for sign in _SIGNS_OF_A_LIST) or {"isinstance", "list"} <= names:
+    if any(sign in raised for sign in _SIGNS_OF_A_LIST) or functions.asks_for_list(func):
         return ". If it expects a list of arrays, as older documents promise, deploy it with inputs='list'"
     return ""
+
+
+def _warn_of_arrays(func: PredictFunction, kind: InputType, settings: FunctionSettings) -> None:
+    is_array = settings.inputs == modeldir.ARRAY_INPUTS and kind not in (InputType.BYTES, InputType.STRINGS)
+    if is_array and (line := functions.asks_for_list(func)):
+        logger.warning(
+            "%s asks in line %d whether its inputs are a list. Inputs of equal length are an array of two dimensions, "
+            "unless it is deployed with inputs='list'",
+            functions.name_of(func),
+            line,
+        )
 
 
 def _say_what_differs(texts: Sequence[str], returned: Any) -> None:

@@ -101,7 +101,7 @@ def _used(code: types.CodeType) -> Iterator[tuple[str, int, bool]]:
     reads = set(bytecode.global_reads(code))
     line = code.co_firstlineno
     for instruction in dis.get_instructions(code):
-        line = _line_of(instruction) or line
+        line = bytecode.line_of(instruction) or line
         if instruction in reads:
             yield instruction.argval, line, False
         elif instruction.opname == "IMPORT_NAME" and not guarded:
@@ -138,7 +138,7 @@ def _certain(code: types.CodeType) -> Iterator[tuple[str, int]]:
     history: list[dis.Instruction] = []
     has_called = False  # what is called may install a module, or change where modules are looked for
     for instruction in dis.get_instructions(code):
-        line = _line_of(instruction) or line
+        line = bytecode.line_of(instruction) or line
         has_called = has_called or "CALL" in instruction.opname
         if instruction.opname == "LOAD_GLOBAL" or (instruction.opname == "IMPORT_NAME" and not has_called):
             yield instruction.argval.partition(".")[0], line
@@ -172,7 +172,3 @@ def _iterates_inputs(code: types.CodeType, history: list[dis.Instruction]) -> bo
 def _catches(code: types.CodeType) -> bool:
     """Whether code handles exceptions: what fails in it may be meant to."""
     return any(instruction.opname == "PUSH_EXC_INFO" for instruction in dis.get_instructions(code))
-
-
-def _line_of(instruction: dis.Instruction) -> int | None:
-    return instruction.positions.lineno if instruction.positions else None

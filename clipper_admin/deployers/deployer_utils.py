@@ -245,7 +245,7 @@ def deploy_function(
     # An image of the user's may have modules that are not here, and so may what pip is told to install.
     has_own_packages = base_image not in (None, DEFAULT_IMAGE) or bool(options.get("pkgs_to_install"))
     functions.check_names(func, not has_own_packages, clipper_conn.logger)
-    settings = _check_settings(inputs, outputs)
+    settings = functions.check_settings(inputs, outputs)
     base = image.name() if base_image in (None, DEFAULT_IMAGE) else check_base_image(base_image, image)
     with _temporary_folder() as folder:
         needed = {*save_model(folder), *save_function(clipper_conn, func, folder), *image.packages}
@@ -255,17 +255,6 @@ def deploy_function(
         clipper_conn.build_and_deploy_model(
             name, version, input_type, folder, base, container_registry=registry, **options
         )
-
-
-def _check_settings(inputs: object, outputs: object) -> modeldir.FunctionSettings:
-    choices = {
-        "inputs": (inputs, (modeldir.ARRAY_INPUTS, modeldir.LIST_INPUTS)),
-        "outputs": (outputs, (modeldir.JSON_OUTPUTS, modeldir.TEXT_OUTPUTS)),
-    }
-    for what, (value, allowed) in choices.items():
-        if value not in allowed:
-            raise ClipperException(f"Invalid value: {what}={value!r}. It should be {' or '.join(map(repr, allowed))}.")
-    return modeldir.FunctionSettings(str(inputs), str(outputs))
 
 
 @contextmanager

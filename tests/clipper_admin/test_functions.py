@@ -3,16 +3,21 @@
 import functools
 import logging
 import os
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
-from clipper_admin import ClipperConnection, ClipperException, functions
+from clipper_admin import ClipperConnection, ClipperException, functions, rehearsal
 from tests.clipper_admin.fakes import FakeContainerManager
 
+PATIENCE_SECONDS = 20.0
 BATCH = {"input_batch": [[1.0, 2.0], [3.0, 4.0]]}
 
 
@@ -214,6 +219,42 @@ def test_a_process_that_dies(conn: ClipperConnection) -> None:
         conn.test_predict_function(BATCH, lambda xs: os.kill(os.getpid(), 9), "doubles")
 
 
+def leaving(xs: Any) -> list[int]:
+    program = [sys.executable, "-c", "import time; time.sleep(600)"]
+    return [subprocess.Popen(program).pid for _ in xs]
+
+
+def test_processes_that_the_function_leaves_are_ended(conn: ClipperConnection, monkeypatch: pytest.MonkeyPatch) -> None:
+    began = time.monotonic()
+    (pid,) = conn.test_predict_function({"input": [1.0]}, leaving, "doubles")
+    assert time.monotonic() - began < PATIENCE_SECONDS
+    wait_until_gone(pid)
+
+
+def test_a_function_that_takes_too_long_is_ended(
+    conn: ClipperConnection, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def endless(xs: Any) -> Any:
+        import time
+
+        where.write_text(str(leaving(xs)[0]))
+        time.sleep(600)
+
+    where = tmp_path / "pid"
+    monkeypatch.setattr(rehearsal, "REHEARSAL_SECONDS", 3.0)
+    with pytest.raises(ClipperException, match="'.*endless' did not return within 3 seconds"):
+        conn.test_predict_function({"input": [1.0]}, endless, "doubles")
+    wait_until_gone(int(where.read_text()))
+
+
+def wait_until_gone(pid: int) -> None:
+    """Return when a process has ended; it may be a zombie still, whose parent does not look."""
+    give_up = time.monotonic() + PATIENCE_SECONDS
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < give_up
+        time.sleep(0.02)
+
+
 def test_state_of_this_interpreter_does_not_help(conn: ClipperConnection, monkeypatch: Any) -> None:
     monkeypatch.setattr(np, "set_by_the_notebook", 1, raising=False)
     with pytest.raises(ClipperException, match="has no attribute 'set_by_the_notebook'"):
@@ -252,6 +293,27 @@ def checking(xs: Any) -> Any:
 def test_a_function_that_expects_a_list(function: Any, conn: ClipperConnection) -> None:
     with pytest.raises(ClipperException, match=r"test_functions.py, line \d+.*deploy it with inputs='list'"):
         conn.test_predict_function(BATCH, function, "doubles")
+
+
+def branching(xs: Any) -> Any:
+    return ["list" if isinstance(xs, list) else "array" for _ in xs]
+
+
+def test_a_function_that_asks_for_a_list_and_runs(conn: ClipperConnection, caplog: pytest.LogCaptureFixture) -> None:
+    assert conn.test_predict_function(BATCH, branching, "doubles", inputs="list") == ["list", "list"]
+    assert conn.test_predict_function({"input": "x"}, branching, "strings") == ["list"]
+    assert "inputs=" not in caplog.text
+    assert conn.test_predict_function(BATCH, branching, "doubles") == ["array", "array"]
+    line = branching.__code__.co_firstlineno + 1
+    assert f"'branching' asks in line {line} whether its inputs are a list." in caplog.text
+
+
+def test_outputs_as_text(conn: ClipperConnection, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    assert conn.test_predict_function({"input": [1.0]}, lambda xs: [{"a": None}], "doubles", outputs="text")
+    assert "A client gets \"{'a': None}\" where the function returned {'a': None}" in caplog.text
+    with pytest.raises(ClipperException, match="outputs='yaml'.*'json' or 'text'"):
+        conn.test_predict_function(BATCH, describe, "doubles", outputs="yaml")
 
 
 @pytest.mark.parametrize(

@@ -142,6 +142,11 @@ MODELS = {
 NEW_OF_DEPLOYMENT = {"make_current": True, "resources": None, "gpus": None}
 NEW_OF_BATCHING = {"batch_policy": None, "batch_delay_micros": 0}
 NEW_OF_LOADING = {"load_timeout": 300}
+NEW_OF_FUNCTIONS = {"inputs": "array", "outputs": "json"}
+NEW_OF_ONE: dict[str, dict[str, Any]] = {
+    "stop_inactive_model_versions": {"unregister": True},
+    "test_predict_function": NEW_OF_FUNCTIONS,
+}
 DEPLOYS = {"deploy_model", "build_and_deploy_model"}
 
 
@@ -161,7 +166,7 @@ def parameters(function: Any) -> list[tuple[str, Any]]:
 def test_connection(name: str) -> None:
     expected = (CONNECTION | NEW_METHODS)[name] | (NEW_OF_DEPLOYMENT if name in DEPLOYS else {})
     expected |= NEW_OF_BATCHING if name in DEPLOYS | {"register_model"} else {}
-    expected |= {"unregister": True} if name == "stop_inactive_model_versions" else {}
+    expected |= NEW_OF_ONE.get(name, {})
     expected |= NEW_OF_LOADING if name in DEPLOYS | {"set_num_replicas", "set_model_version"} else {}
     assert parameters(getattr(ClipperConnection, name)) == list(expected.items())
 
@@ -178,7 +183,7 @@ def test_deployer(deployer: str) -> None:
     change = of_onnx if deployer == "onnx" else dict
     head = dict.fromkeys(["clipper_conn", "name", "input_type", *model], REQUIRED)
     new = NEW_OF_DEPLOYMENT | NEW_OF_BATCHING | NEW_OF_LOADING
-    new |= {"outputs": "json"} if deployer == "onnx" else {"inputs": "array", "outputs": "json"}
+    new |= {"outputs": "json"} if deployer == "onnx" else NEW_OF_FUNCTIONS
     expected = head | change(ENDPOINT_TAIL) | new | {"missing_values": False}
     assert parameters(getattr(module, create)) == list(expected.items())
     head = dict.fromkeys(["clipper_conn", "name", "version", "input_type", *model], REQUIRED)
