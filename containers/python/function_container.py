@@ -29,15 +29,15 @@ class FunctionContainer(ModelContainerBase):
         self._render = rendering.renderer(settings.outputs)
         self._as_list = settings.inputs == modeldir.LIST_INPUTS
 
-    def _predict(self, inputs: Any) -> list[str]:
+    def _predict(self, inputs: Any) -> list[Any]:
         return self.render(self.call(inputs), len(inputs))
 
     def call(self, inputs: Any) -> Any:
         """Return the result of the function for a batch."""
         return self._function(InputList(inputs) if self._as_list and isinstance(inputs, np.ndarray) else inputs)
 
-    def render(self, result: Any, num_inputs: int) -> list[str]:
-        """The texts of what the function returned."""
+    def render(self, result: Any, num_inputs: int) -> list[Any]:
+        """The texts of what the function returned, with a `FailedOutput` for what cannot be an answer."""
         outputs = rendering.elements(result)
         check_length(outputs, num_inputs)
         return self._render(outputs)

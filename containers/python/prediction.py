@@ -12,11 +12,19 @@ logger = logging.getLogger(__name__)
 
 _MAX_ERROR_CHARACTERS: Final = 2000
 
-Predict = Callable[[Any], list[str]]
+Predict = Callable[[Any], list[Any]]
+"""Returns a ``str`` or a `FailedOutput` for each input."""
+Errors = Sequence[BaseException | None]
 
 
 class PredictionError(Exception):
     """What a model returned cannot be the answers to its inputs."""
+
+
+class FailedOutput(NamedTuple):
+    """Stands in the place of an output that cannot be an answer: its input fails, and no other."""
+
+    error: Exception
 
 
 class BatchReport(NamedTuple):
@@ -54,7 +62,7 @@ class Predictor:
 
     def _answer(self, request: PredictRequest) -> Response:
         try:
-            outputs = self._run(request)
+            outputs, errors = self._run(request)
         except PredictionError as error:
             return _fail_all(request, error)
         # A model may also raise SystemExit, CancelledError or a panic of its native code: it is no reason to die.
@@ -63,10 +71,10 @@ class Predictor:
             if len(request.inputs) < 2:
                 return _fail_all(request, error)
         else:
-            return Response(request.message_id, outputs, [False] * len(outputs))
+            return _response(request, outputs, errors)
         return self._answer_one_by_one(request)
 
-    def _run(self, request: PredictRequest) -> list[bytes]:
+    def _run(self, request: PredictRequest) -> tuple[list[bytes], Errors]:
         if request.input_type is not self._input_type:
             ours, theirs = self._input_type.canonical_name, request.input_type.canonical_name
             raise PredictionError(f"this model takes {ours}, and was sent {theirs}")
@@ -80,25 +88,47 @@ class Predictor:
         for item in request.inputs:
             try:
                 # Parsed again: the model may have changed the array before it raised.
-                outputs += encode_outputs(self._predict(to_model_inputs(self._input_type, [item])), 1)
-                errors.append(None)
+                output, failure = encode_outputs(self._predict(to_model_inputs(self._input_type, [item])), 1)
             except BaseException as error:
-                outputs.append(describe(error))
-                errors.append(error)
-        _log_errors([error for error in errors if error], len(errors))
-        return Response(request.message_id, outputs, [error is not None for error in errors])
+                output, failure = [describe(error)], [error]
+            outputs += output
+            errors += failure or [None]
+        if not any(errors):
+            logger.warning("The model raised on a batch of %d inputs, but on none of them alone.", len(errors))
+        return _response(request, outputs, errors)
 
 
-def encode_outputs(outputs: Any, num_inputs: int) -> list[bytes]:
-    """The outputs as bytes. Raises `PredictionError` if they are no list of one ``str`` per input."""
+def encode_outputs(outputs: Any, num_inputs: int) -> tuple[list[bytes], Errors]:
+    """The outputs as bytes, and the errors of the inputs; these are empty if none has failed.
+
+    Raises `PredictionError` if the outputs are no list of one ``str`` or `FailedOutput` per input.
+    """
     if not isinstance(outputs, list):
         raise PredictionError(f"the model returned {type_name(outputs)}, not a list of str")
     check_length(outputs, num_inputs)
     try:
-        return list(map(str.encode, outputs))
-    except TypeError:
-        index, wrong = next((i, output) for i, output in enumerate(outputs) if not isinstance(output, str))
-        raise PredictionError(f"output {index} of the model is {type_name(wrong)}, not str") from None
+        return list(map(str.encode, outputs)), ()
+    except (TypeError, UnicodeEncodeError):
+        return _encode_one_by_one(outputs)
+
+
+def _encode_one_by_one(outputs: Sequence[Any]) -> tuple[list[bytes], Errors]:
+    for index, output in enumerate(outputs):
+        if not isinstance(output, str | FailedOutput):
+            raise PredictionError(f"output {index} of the model is {type_name(output)}, not str")
+    errors = list(map(_error_of, outputs))
+    pairs = zip(outputs, errors, strict=True)
+    return [str.encode(output) if error is None else describe(error) for output, error in pairs], errors
+
+
+def _error_of(output: str | FailedOutput) -> Exception | None:
+    if isinstance(output, FailedOutput):
+        return output.error
+    try:
+        str.encode(output)
+    except UnicodeEncodeError as error:  # it has half of a surrogate pair
+        return error
+    return None
 
 
 def check_length(outputs: Sequence[Any], num_inputs: int) -> None:
@@ -124,12 +154,12 @@ def describe(error: BaseException) -> bytes:
 
 def _fail_all(request: PredictRequest, error: BaseException) -> Response:
     count = len(request.inputs)
-    _log_errors([error] * count, count)
-    return Response(request.message_id, [describe(error)] * count, [True] * count)
+    return _response(request, [describe(error)] * count, [error] * count)
 
 
-def _log_errors(errors: Sequence[BaseException], num_inputs: int) -> None:
-    if errors:
-        logger.error("The model failed on %d of %d inputs; the first:", len(errors), num_inputs, exc_info=errors[0])
-    else:
-        logger.warning("The model raised on a batch of %d inputs, but on none of them alone.", num_inputs)
+def _response(request: PredictRequest, outputs: list[bytes], errors: Errors) -> Response:
+    failures = [error for error in errors if error is not None]
+    if not failures:
+        return Response(request.message_id, outputs, [False] * len(outputs))
+    logger.error("The model failed on %d of %d inputs; the first:", len(failures), len(errors), exc_info=failures[0])
+    return Response(request.message_id, outputs, [error is not None for error in errors])

@@ -30,11 +30,14 @@ def rehearse(container: FunctionContainer, kind: InputType, inputs: Sequence[byt
         return _failure(error), None
     try:
         texts = container.render(result, len(inputs))
-        encode_outputs(texts, len(inputs))
-    except (PredictionError, OutputError) as error:
+        _, errors = encode_outputs(texts, len(inputs))
+    except PredictionError as error:
         return Rehearsal(complaint=str(error)), None
-    except Exception as error:  # raised by an output of the user's own type
-        return _failure(error), None
+    failure = next((error for error in errors if error is not None), None)
+    if isinstance(failure, OutputError):
+        return Rehearsal(complaint=str(failure)), None
+    if failure is not None:  # raised by an output of the user's own type
+        return _failure(failure), None
     return Rehearsal(texts), result
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from clipper_common.modeldir import JSON_OUTPUTS, TEXT_OUTPUTS
 
-from .prediction import PredictionError, type_name
+from .prediction import FailedOutput, PredictionError, type_name
 
 # An array inside a result is written out in full, and numbers as Python writes them, whatever the version of numpy.
 _EXACT: Final[dict[str, Any]] = {"threshold": sys.maxsize, "linewidth": sys.maxsize, "floatmode": "unique"}
@@ -30,9 +30,12 @@ _NUMBERS: Final = (int, float, complex, Decimal, np.number, np.bool_)
 _encode: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 _JSON_KINDS: Final = "biufcUO"
 """Kinds of numpy's types whose elements JSON may have; it depends on the element for objects."""
+_STRING: Final = frozenset({str})
+_LEAVES: Final = frozenset({str, int, float, bool, type(None)})
 _KEYS: Final = (str, int, float, bool, type(None))
 
-Render = Callable[[Sequence[Any]], list[str]]
+Render = Callable[[Sequence[Any]], list[Any]]
+"""Returns a text or a `FailedOutput` for each output."""
 
 
 class OutputError(TypeError):
@@ -55,17 +58,31 @@ def renderer(outputs: str) -> Render:
     return {JSON_OUTPUTS: _as_json, TEXT_OUTPUTS: _as_text}[outputs]
 
 
-def _as_text(outputs: Sequence[Any]) -> list[str]:
+def _as_text(outputs: Sequence[Any]) -> list[Any]:
     if _SCALARS.issuperset(map(type, outputs)):
         return list(map(str, outputs))
     with np.printoptions(**_EXACT):
-        return list(map(str, outputs))
+        return _each(str, outputs)
 
 
-def _as_json(outputs: Sequence[Any]) -> list[str]:
+def _as_json(outputs: Sequence[Any]) -> list[Any]:
     if _SCALARS.issuperset(map(type, outputs)):
         return list(map(str, outputs))
-    return list(map(_render, outputs))
+    return _each(_render, outputs)
+
+
+def _each(render: Callable[[Any], str], outputs: Sequence[Any]) -> list[Any]:
+    try:
+        return list(map(render, outputs))
+    except Exception:  # one of them is no answer; the others are
+        return [_attempt(render, output) for output in outputs]
+
+
+def _attempt(render: Callable[[Any], str], output: Any) -> str | FailedOutput:
+    try:
+        return render(output)
+    except Exception as error:
+        return FailedOutput(error)
 
 
 def _render(output: Any) -> str:
@@ -85,9 +102,31 @@ def _render(output: Any) -> str:
 
 def _dumps(value: Any) -> str:
     try:
-        return _encode(value)
+        text = _encode(value)
     except (TypeError, ValueError, RecursionError):  # it holds what Python's encoder does not know
-        return _encode(_plain(value, 0))
+        value = _plain(value, 0)
+        text = _encode(value)
+    _check_keys(value)
+    return text
+
+
+def _check_keys(value: Any) -> None:
+    """Raise `OutputError` if two keys of a dictionary, such as 1 and "1", would be the same in JSON."""
+    unseen = [value]
+    while unseen:
+        items = unseen.pop()
+        if isinstance(items, dict):
+            if not _STRING.issuperset(map(type, items)):
+                _check_distinct([key if isinstance(key, str) else _encode(key) for key in items])
+            items = items.values()
+        if not _LEAVES.issuperset(map(type, items)):
+            unseen += [item for item in items if isinstance(item, dict | list | tuple)]
+
+
+def _check_distinct(names: list[str]) -> None:
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise OutputError(f'an output holds a dictionary with two keys that are "{twice}" in JSON')
 
 
 _MAX_DEPTH: Final = 200
@@ -118,6 +157,8 @@ def _plain(value: Any, depth: int) -> Any:
 def _finite(value: Any) -> float | None:
     """The number with the digits that it is shown with, NaN as None."""
     number = float(str(value)) if isinstance(value, np.floating) else float(value)
+    if isinstance(value, Decimal) and value.is_finite() and Decimal(repr(number)) != value:
+        raise OutputError(f"an output holds the Decimal {value}, which no double is: return str() of it")
     if math.isinf(number):
         raise OutputError("an output holds an infinity, which JSON has not: replace it, or return str() of the output")
     return None if math.isnan(number) else number
@@ -127,6 +168,8 @@ def _key(key: Any) -> Any:
     plain = key.item() if isinstance(key, np.generic) else key
     if not isinstance(plain, _KEYS):
         raise OutputError(f"an output holds a dictionary with a key of type {type_name(key)}, where JSON has strings")
+    if isinstance(plain, float) and not math.isfinite(plain):
+        raise OutputError(f"an output holds a dictionary with the key {plain}, which JSON has not")
     return plain
 
 
@@ -138,6 +181,9 @@ def _as_array(value: Any) -> Any:
         return None
     if hasattr(value, "detach"):  # a PyTorch tensor, which may be on a GPU, or part of a graph
         value = value.detach().cpu()
+    kinds = getattr(value, "dtypes", None)  # of the columns of a frame: a common type may not hold their numbers
+    if kinds is not None and not isinstance(kinds, Mapping) and len({str(kind) for kind in kinds}) > 1:
+        return np.asarray(value, dtype=object)
     return np.asarray(value)
 
 
@@ -160,8 +206,9 @@ def _listed(array: Any) -> Any:
         return [_listed(row) for row in array] if array.ndim else {name: array[name] for name in array.dtype.names}
     if array.dtype.kind not in _JSON_KINDS:
         raise OutputError(f"an output is an array of {array.dtype}, which JSON has not: return their str()")
-    if array.dtype.kind == "f" and array.dtype != np.float64 and not np.ma.isMaskedArray(array):
-        array = array.astype(str).astype(np.float64)  # with the digits that identify a number of its own type
+    if array.dtype.kind == "f" and array.dtype != np.float64:  # the digits that identify a number of its own type
+        exact = np.ma.getdata(array).astype(str).astype(np.float64)
+        array = np.ma.array(exact, mask=array.mask) if np.ma.isMaskedArray(array) else exact
     return array.tolist()
 
 

@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from clipper_common.datatypes import InputType
 from clipper_common.jsontext import embed
 from clipper_common.modeldir import FunctionSettings
+from clipper_common.wire import PredictRequest
 from clipper_containers import rendering
 from clipper_containers.function_container import FunctionContainer, InputList
+from clipper_containers.prediction import FailedOutput, Predictor
 from clipper_containers.rendering import OutputError
 
 Point = namedtuple("Point", "x y")
@@ -45,10 +48,23 @@ class Tensor:
         return self._array
 
 
+class Frame:
+    """As one of pandas: columns, each of a type of its own."""
+
+    def __init__(self, **columns: Any) -> None:
+        self._columns = columns
+        self.dtypes = [column.dtype for column in columns.values()]
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        return np.array([list(row) for row in zip(*self._columns.values(), strict=True)], dtype)
+
+
 def render(output: Any) -> str:
     (text,) = rendering.renderer("json")([output])
+    if isinstance(text, FailedOutput):
+        raise text.error
     embed(text.encode())
-    return text
+    return str(text)
 
 
 FIELDS = np.dtype([("name", "U4"), ("score", "f4"), ("box", "i4", (2,))])
@@ -93,7 +109,7 @@ FIELDS = np.dtype([("name", "U4"), ("score", "f4"), ("box", "i4", (2,))])
         ([np.float64(0.1), np.float32(0.1), np.int8(1), np.bool_(True)], "[0.1, 0.1, 1, true]"),
         ([float("nan"), np.float32("nan")], "[null, null]"),
         ([2**80, 2**53 + 1], f"[{2**80}, {2**53 + 1}]"),
-        ([decimal.Decimal("0.1")], "[0.1]"),
+        ([decimal.Decimal("0.1"), decimal.Decimal("1.10"), decimal.Decimal("NaN")], "[0.1, 1.1, null]"),
         ([Word.YES], '["yes"]'),
         ([], "[]"),
         ({}, "{}"),
@@ -108,8 +124,12 @@ FIELDS = np.dtype([("name", "U4"), ("score", "f4"), ("box", "i4", (2,))])
         (np.array([{"a": np.int64(1)}, None, [np.nan]], dtype=object), '[{"a": 1}, null, [null]]'),
         (np.ma.array([1, 2, 3], mask=[0, 1, 0]), "[1, null, 3]"),
         (np.ma.array([1.5, 2.5], mask=[1, 0]), "[null, 2.5]"),
+        (np.ma.array([0.1, 0.2], np.float32, mask=[0, 1]), "[0.1, null]"),
+        (np.ma.array([0.1, 0.2], np.float32), "[0.1, 0.2]"),
         (np.array([]), "[]"),
         (Tensor(np.array([[0.5]], np.float32)), "[[0.5]]"),
+        (Frame(a=np.array([2**53 + 1]), b=np.array([0.5])), f"[[{2**53 + 1}, 0.5]]"),
+        (Frame(a=np.array([0.25]), b=np.array([0.5])), "[[0.25, 0.5]]"),
         ([Tensor(np.array(1)), np.array(2)], "[1, 2]"),
         (np.array([("a", 0.1, (1, 2))], FIELDS), '[{"name": "a", "score": 0.1, "box": [1, 2]}]'),
         (np.array([("a", 0.1, (1, 2))], FIELDS)[0], '{"name": "a", "score": 0.1, "box": [1, 2]}'),
@@ -137,6 +157,11 @@ def test_each_kind_of_output(output: Any, text: str) -> None:
         ([{1, 2}], "of type set"),
         ({"a": b"x"}, "of type bytes"),
         ({(1, 2): 3}, "a key of type tuple"),
+        ({1: "a", "1": "b"}, 'two keys that are "1" in JSON'),
+        ([{"a": ({True: 1, "true": 2, "c": np.int8(1)},)}], 'two keys that are "true" in JSON'),
+        ({float("nan"): 1}, "the key nan"),
+        ([decimal.Decimal(1) / 3], "the Decimal 0.3333333333333333333333333333, which no double is"),
+        ([decimal.Decimal("1e400")], "which no double is|an infinity"),
         ([1 + 2j], "of type complex"),
         (np.array([1j]), "of type complex"),
         ([float("inf")], "an infinity"),
@@ -148,6 +173,33 @@ def test_each_kind_of_output(output: Any, text: str) -> None:
 def test_everything_else_fails_with_its_type(output: Any, complaint: str) -> None:
     with pytest.raises(OutputError, match=complaint):
         render(output)
+
+
+class Unprintable:
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+@pytest.mark.parametrize("settings", [FunctionSettings(outputs="json"), FunctionSettings(outputs="text")])
+def test_an_output_that_is_no_answer_fails_alone_and_the_function_is_called_once(settings: FunctionSettings) -> None:
+    calls: list[int] = []
+    outputs = ["a", Unprintable(), "half a surrogate: \ud800", [1]]
+    container = FunctionContainer(lambda inputs: calls.append(len(inputs)) or outputs, settings)
+    predictor = Predictor(container.predict_strings, InputType.STRINGS)
+    response = predictor.answer(PredictRequest(1, InputType.STRINGS, [b"x"] * 4), 0.0)
+    assert response.failed == [False, True, True, False]
+    assert (response.outputs[0], response.outputs[3]) == (b"a", b"[1]")
+    assert response.outputs[1].startswith((b"OutputError: an output is of type ", b"ValueError: no text"))
+    assert response.outputs[2].startswith(b"UnicodeEncodeError: ")
+    assert calls == [4]
+
+
+def test_what_is_nested_deeply() -> None:
+    deep: Any = {1: "x", "1": "y"}
+    for _ in range(500):
+        deep = [deep]
+    with pytest.raises(OutputError, match="two keys"):
+        render(deep)
 
 
 def test_what_holds_itself() -> None:
