@@ -181,10 +181,20 @@ def _as_array(value: Any) -> Any:
         return None
     if hasattr(value, "detach"):  # a PyTorch tensor, which may be on a GPU, or part of a graph
         value = value.detach().cpu()
-    kinds = getattr(value, "dtypes", None)  # of the columns of a frame: a common type may not hold their numbers
-    if kinds is not None and not isinstance(kinds, Mapping) and len({str(kind) for kind in kinds}) > 1:
-        return np.asarray(value, dtype=object)
-    return np.asarray(value)
+    return np.asarray(value) if _is_of_one_type(value) else _rows(value)
+
+
+def _is_of_one_type(value: Any) -> bool:
+    return not hasattr(value, "columns") or len({str(kind) for kind in getattr(value, "dtypes", ())}) < 2
+
+
+def _rows(frame: Any) -> Any:
+    """The rows of a frame of pandas or polars, where no one type holds the numbers of all columns."""
+    rows = list(frame.itertuples(index=False, name=None) if hasattr(frame, "itertuples") else frame.iter_rows())
+    array = np.empty((len(rows), len(frame.columns)), object)
+    for index, row in enumerate(rows):
+        array[index, :] = row
+    return array
 
 
 def _has_fields(array: Any) -> bool:

@@ -53,10 +53,14 @@ class Frame:
 
     def __init__(self, **columns: Any) -> None:
         self._columns = columns
+        self.columns = list(columns)
         self.dtypes = [column.dtype for column in columns.values()]
 
+    def iter_rows(self) -> Any:
+        return zip(*self._columns.values(), strict=True)
+
     def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
-        return np.array([list(row) for row in zip(*self._columns.values(), strict=True)], dtype)
+        return np.stack(list(self._columns.values()), axis=1)
 
 
 def render(output: Any) -> str:
