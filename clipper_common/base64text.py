@@ -3,6 +3,7 @@
 import binascii
 import re
 from typing import Final
+from urllib.parse import unquote
 
 _WHITESPACE: Final = " \t\r\n"
 _LINE_BREAK: Final = re.compile(r"[ \t]*[\r\n][ \t\r\n]*")
@@ -26,7 +27,7 @@ def _plain(text: str) -> str:
     if url := _DATA_URL.match(text):
         if not url[1].lower().endswith(";base64"):
             raise ValueError("it is a data: URL without ';base64' before its comma")
-        text = text[url.end() :]
+        text = unquote(text[url.end() :])
     text = _LINE_BREAK.sub("", text.strip(_WHITESPACE))
     if wrong := _NOT_BASE64.search(text):
         if wrong[0] == " ":

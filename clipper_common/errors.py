@@ -57,7 +57,17 @@ class RequestError(ClipperException):
 
 
 class JsonError(RequestError):
-    """The JSON of a request is malformed or not what was expected."""
+    """The JSON of a request is malformed or not what was expected.
+
+    Attributes
+    ----------
+    rest : str
+        What stands where the text is malformed, up to 16 characters; empty for another error.
+    """
+
+    def __init__(self, msg: str, rest: str = "") -> None:
+        super().__init__(msg)
+        self.rest = rest
 
     label = "Json error"
 

@@ -8,6 +8,7 @@ import orjson
 
 from clipper_common.errors import JsonError
 
+_SHOWN_CHARACTERS: Final = 16
 _MAX_INT_CHARACTERS: Final = 400
 """More digits than any double has."""
 _TYPE_NAMES: Final = {
@@ -25,7 +26,8 @@ def parse(body: bytes) -> Any:
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise JsonError(f"JSON parse error: {error.msg} (offset {error.pos})\n") from None
+        rest = error.doc[error.pos : error.pos + _SHOWN_CHARACTERS]
+        raise JsonError(f"JSON parse error: {error.msg} (offset {error.pos})\n", rest) from None
 
 
 def parse_with_missing(body: bytes) -> Any:

@@ -41,7 +41,7 @@ _INT64_LIMIT: Final = 1 << 63
 _INT: Final = frozenset({int})
 _INT_OR_FLOAT: Final = frozenset({int, float})
 _NUMBER_OR_MISSING: Final = frozenset({int, float, type(None)})
-_NON_FINITE: Final = (b"NaN", b"Infinity")
+_NON_FINITE: Final = ("NaN", "Infinity")
 _MISSING_VALUES_HINT: Final = (
     "An application takes null, NaN and infinities among its numbers if it was registered with missing_values=true"
 )
@@ -141,7 +141,7 @@ def _parse_fields(body: bytes, input_type: InputType, missing_values: bool) -> d
     try:
         value = jsontext.parse(body)
     except JsonError as error:
-        if input_type not in (InputType.FLOATS, InputType.DOUBLES) or not any(map(body.__contains__, _NON_FINITE)):
+        if input_type not in (InputType.FLOATS, InputType.DOUBLES) or not error.rest.startswith(_NON_FINITE):
             raise
         if not missing_values:
             raise JsonError(f"{error}{_MISSING_VALUES_HINT}") from None

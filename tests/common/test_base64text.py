@@ -1,6 +1,7 @@
 """Base64 as users send it."""
 
 import base64
+from urllib.parse import quote
 
 import pytest
 
@@ -19,6 +20,7 @@ DATA = bytes(range(256)) * 4
         "  " + base64.b64encode(DATA).decode() + "\t",
         "data:application/octet-stream;base64," + base64.b64encode(DATA).decode(),
         "data:;base64," + base64.encodebytes(DATA).decode(),
+        "data:;base64," + quote(base64.b64encode(DATA).decode(), safe=""),
     ],
 )
 def test_what_is_accepted(text: str) -> None:

@@ -171,6 +171,22 @@ def test_bad_fields(kind: str, fields: dict[str, Any], text: str) -> None:
     assert text in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"input": [1.0,, 2.0], "note": "NaN"}',
+        b'{"NaN": 1, "input": [oops]}',
+        b'{"input": [1] "Infinity"}',
+        b"{",
+        b"\xff",
+    ],
+)
+def test_the_setting_is_named_only_where_it_would_help(body: bytes) -> None:
+    with pytest.raises(JsonError) as caught:
+        schemas.parse_predict(body, InputType.DOUBLES)
+    assert "missing_values" not in str(caught.value)
+
+
 MALFORMED = [b"", b"{", b'{"input": [1,}', b'{"input": NaN}', b'{"input": "\\ud800"}', b"\xff\xfe", b"[" * 3000]
 
 
