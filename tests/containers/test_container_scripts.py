@@ -90,7 +90,9 @@ def test_other_versions_are_told(frontend: ScriptedFrontend, launch: Launch, tmp
     (tmp_path / FUNCTION_FILE).write_bytes(cloudpickle.dumps(lambda inputs: [x.sum() for x in inputs]))
     program = launch(*CLOSURE, CLIPPER_MODEL_PATH=str(tmp_path))
     frontend.register()
+    assert frontend.predict([np.float64([1]).tobytes()]).outputs == [b"1.0"]
     program.terminate()
+    frontend.answer_drain()
     _, errors = program.communicate(timeout=PATIENCE_SECONDS)
     assert f"saved with numpy==0.9.1; here is {np.__version__}" in errors
 
