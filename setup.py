@@ -62,7 +62,7 @@ setup(
     ],
     cmdclass={"build_ext": CompileQueryPath},
     install_requires=[
-        "aiohttp>=3.14,<3.15",
+        "aiohttp>=3.14.4,<3.15",
         "cloudpickle>=3.1,<4",
         "docker>=7.2,<8",
         "kubernetes>=31",

@@ -14,8 +14,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
 from clipper_admin import functions
 from clipper_common import modeldir
 from clipper_common.datatypes import InputType
@@ -146,8 +144,9 @@ def _warn_of_arrays(func: PredictFunction, kind: InputType, settings: FunctionSe
 
 def _say_what_differs(texts: Sequence[str], returned: Any) -> None:
     """Log the outputs that reach a client as something else than what the function returned."""
-    outputs = returned if isinstance(returned, list | tuple) else np.asarray(returned)  # the rows of a frame
-    for text, output in zip(texts, outputs, strict=False):
+    if hasattr(returned, "columns"):  # a frame gives its columns one by one, and not its rows
+        return
+    for text, output in zip(texts, returned, strict=False):
         shown = json.loads(embed(text.encode(errors="replace")))
         plain = output.tolist() if hasattr(output, "tolist") else output
         try:

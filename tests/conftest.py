@@ -9,6 +9,11 @@ from pathlib import Path
 
 import pytest
 import redis
+from hypothesis import settings
+
+# A machine that is busy otherwise makes an example late, not wrong.
+settings.register_profile("clipper", deadline=None)
+settings.load_profile("clipper")
 
 
 def find_free_port() -> int:
