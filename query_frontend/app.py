@@ -23,6 +23,7 @@ from clipper_common.store import ConfigStore, StoreError, explain
 from query_frontend.cache import PredictionCache
 from query_frontend.config import Config
 from query_frontend.deadlines import DeadlineWheel
+from query_frontend.decoder import Decoder
 from query_frontend.door import Door
 from query_frontend.handlers import Handlers
 from query_frontend.lane import LANE, Lane, close_all_idle, make_runner
@@ -78,8 +79,16 @@ class QueryFrontend:
         query_ids = itertools.count()
         self.readiness = Readiness(self.registry, self.executor, self.presence)
         self.leaving = Leaving()
+        self.decoder = Decoder()
         self.handlers = Handlers(
-            self.registry, context, self.metrics, query_ids, config.timeout_content, self.readiness, self.leaving
+            self.registry,
+            context,
+            self.metrics,
+            query_ids,
+            config.timeout_content,
+            self.readiness,
+            self.leaving,
+            self.decoder,
         )
         self.lane = Lane(self.registry, context, query_ids, config.timeout_content, self.leaving)
         self.patience_seconds: float = config.restore_seconds
@@ -121,6 +130,7 @@ class QueryFrontend:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self.decoder.close()
         with contextlib.suppress(*StoreError):
             await self.presence.retire()
         self.rpc.stop()

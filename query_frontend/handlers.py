@@ -12,6 +12,7 @@ from clipper_common.datatypes import ModelId
 from clipper_common.errors import JsonError, QueryError, RequestError
 from clipper_common.webapp import Handler, json_response
 from query_frontend import schemas
+from query_frontend.decoder import Decoder
 from query_frontend.leaving import Leaving
 from query_frontend.metrics import Report, SystemMetrics
 from query_frontend.query_processor import QueryContext, Request
@@ -33,6 +34,7 @@ class Handlers:
         content_seconds: float,
         readiness: Readiness,
         leaving: Leaving,
+        decoder: Decoder,
     ) -> None:
         self._registry = registry
         self._context = context
@@ -41,6 +43,7 @@ class Handlers:
         self._query_ids = query_ids
         self._readiness = readiness
         self._leaving = leaving
+        self._decoder = decoder
         self.report_metrics: Callable[[], Awaitable[Report]] = self._report_own_metrics
         """Changed by the composition root, where there are other workers."""
 
@@ -56,7 +59,7 @@ class Handlers:
         app = self._app(request)
         body = await self._read(request)
         try:
-            inputs, version = schemas.parse_predict(body, app.input_type, app.missing_values)
+            inputs, version = await self._decoder.predict(body, app.input_type, app.missing_values)
             model = self._registry.choose_model(app, version)
         except JsonError as error:
             return _error_response(error, schemas.explain(error, schemas.PREDICT_SCHEMA))
@@ -78,7 +81,7 @@ class Handlers:
         app = self._app(request)
         body = await self._read(request)
         try:
-            feedback = schemas.parse_update(body, app.input_type, app.missing_values)
+            feedback = await self._decoder.update(body, app.input_type, app.missing_values)
         except JsonError as error:
             return web.Response(text=schemas.explain(error, schemas.UPDATE_SCHEMA), status=error.status)
         return web.Response(text=f"Feedback received? {int(feedback.uid == 0)}")

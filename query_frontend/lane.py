@@ -35,6 +35,7 @@ from clipper_common.datatypes import InputType, ModelId, is_app_name
 from clipper_common.errors import JsonError
 from query_frontend import schemas
 from query_frontend.deadlines import Slot
+from query_frontend.decoder import SMALL_BODY_BYTES
 from query_frontend.handlers import MODEL_HEADER, model_header
 from query_frontend.leaving import Leaving, close_idle, is_idle
 from query_frontend.query_processor import Query, QueryContext
@@ -47,7 +48,8 @@ AIOHTTP_VERSIONS: Final = re.compile(r"3\.14\.\d+")
 _MAX_HEAD_BYTES: Final = 4096
 _MAX_KNOWN_HEADS: Final = 4096
 _MAX_KNOWN_LENGTHS: Final = 1024
-_MAX_BODY_BYTES: Final = 1 << 20
+_MAX_BODY_BYTES: Final = SMALL_BODY_BYTES
+"""Larger ones are not parsed in one turn of the event loop."""
 """Of longer ones, HTTP is not what they cost."""
 _MAX_HELD_BYTES: Final = 1 << 16
 _RETRY_SECONDS: Final = 0.1

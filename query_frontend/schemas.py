@@ -12,7 +12,8 @@ from clipper_common.datatypes import InputType
 from clipper_common.errors import JsonError
 
 
-def _simdjson_parser() -> Any:
+def simdjson_parser() -> Any:
+    """A parser that makes arrays of numbers without an object of each; None where there is no such library."""
     try:
         import simdjson
     except ImportError:  # no wheel for this platform
@@ -34,9 +35,7 @@ UPDATE_SCHEMA: Final = """
    "label" := double
   }
 """
-_simdjson: Final = _simdjson_parser()
-_MAX_SIMDJSON_BYTES: Final = 1 << 20
-"""It keeps a buffer of several times the largest text that it saw."""
+_simdjson: Final = simdjson_parser()
 _INT64_LIMIT: Final = 1 << 63
 _INT: Final = frozenset({int})
 _INT_OR_FLOAT: Final = frozenset({int, float})
@@ -122,9 +121,7 @@ def parse_doubles(body: bytes) -> bytes | None:
     simdjson writes the numbers into one buffer, where any other parser makes a Python object of each; that is most of
     what a long vector costs. It would flatten nested arrays, and of repeated keys it takes the first.
     """
-    if _simdjson is None or len(body) > _MAX_SIMDJSON_BYTES:
-        return None
-    if not body.startswith(b"{") or body.find(b"[") != body.rfind(b"["):
+    if _simdjson is None or not body.startswith(b"{") or body.find(b"[") != body.rfind(b"["):
         return None
     try:
         fields = _simdjson.parse(body)
