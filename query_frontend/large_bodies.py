@@ -5,6 +5,7 @@ key of the body. Everything else is for the general parser in `schemas`, in a pr
 """
 
 import binascii
+import io
 import re
 from array import array
 from collections.abc import Generator
@@ -94,7 +95,7 @@ def _value(body: bytes, at: int, input_type: InputType) -> Generator[None, None,
 def _numbers(body: bytes, at: int, end: int, input_type: InputType) -> Generator[None, None, bytes]:
     if body.find(b"[", at, end) >= 0:  # simdjson would flatten it
         raise _NotPlainError
-    pieces: list[bytes] = []
+    value = io.BytesIO()  # it hands out its buffer, where to join pieces would be one long step
     parser = simdjson_parser()
     if parser is None:
         raise _NotPlainError
@@ -104,9 +105,9 @@ def _numbers(body: bytes, at: int, end: int, input_type: InputType) -> Generator
         piece = _in_size(parser.parse(b"[%b]" % body[at:cut]).as_buffer(of_type=_CODES[input_type]), input_type)
         if not piece:  # two commas in a row, or one at the end
             raise _NotPlainError
-        pieces.append(piece)
+        value.write(piece)
         if cut == end:
-            return b"".join(pieces)
+            return value.getvalue()
         at = cut + 1
         yield
 
@@ -125,17 +126,17 @@ def _in_size(numbers: Any, input_type: InputType) -> bytes:
 
 
 def _base64(body: bytes, at: int, end: int) -> Generator[None, None, bytes]:
-    pieces: list[bytes] = []
+    value = io.BytesIO()
     while end - at > PIECE_BYTES:
         piece = binascii.a2b_base64(body[at : at + PIECE_BYTES], strict_mode=True)
         if len(piece) < PIECE_BYTES // 4 * 3:  # it has padding, and more follows
             raise _NotPlainError
-        pieces.append(piece)
+        value.write(piece)
         at += PIECE_BYTES
         yield
     last = body[at:end]
-    pieces.append(binascii.a2b_base64(last + b"=" * (-len(last) % 4), strict_mode=True))
-    return b"".join(pieces)
+    value.write(binascii.a2b_base64(last + b"=" * (-len(last) % 4), strict_mode=True))
+    return value.getvalue()
 
 
 def _string(body: bytes, at: int, end: int) -> Generator[None, None, bytes]:

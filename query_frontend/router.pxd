@@ -20,3 +20,4 @@ cdef class Peer:
     cpdef bint send(self, list frames)
     cdef _hand_over(self)
     cdef _write(self, list pieces)
+    cdef _forget_sent(self, Py_ssize_t sent)

@@ -11,9 +11,11 @@ import socket
 import termios
 import time
 from array import array
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 from clipper_common import constants
@@ -70,7 +72,8 @@ class Peer:
         """Besides, there may be something to read."""
         self._end = ""
         """Why nothing more will come."""
-        self._unsent = bytearray()
+        self._unsent: deque[memoryview] = deque()
+        """Pieces that were not sent yet. They are not put together: that would take long for large ones."""
         self._waiting = 0
         """How much of it came when there was some already, counted in messages."""
         self._lives_at = time.monotonic()
@@ -175,7 +178,7 @@ class Peer:
         if self._is_mute or self.closed:
             return
         if self._unsent:
-            self._unsent += b"".join(pieces)
+            self._unsent.extend(map(memoryview, pieces))
             self._waiting += 1
             if self._waiting > _MAX_WAITING:
                 self._lose("it takes no more messages")
@@ -190,23 +193,31 @@ class Peer:
             self._fall_silent()
             return
         if sent < sum(map(len, pieces)):
-            self._unsent += memoryview(b"".join(pieces))[sent:]
+            self._unsent.extend(map(memoryview, pieces))
+            self._forget_sent(sent)
             self._loop.add_writer(self._socket, self._on_writable)
 
     def _on_writable(self) -> None:
         try:
-            sent = self._socket.send(self._unsent)
+            sent = self._socket.sendmsg(list(islice(self._unsent, _MAX_PIECES)))
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
             self._fall_silent()
-            sent = len(self._unsent)
+            self._unsent.clear()
         else:
             self._lives_at = time.monotonic()
-        del self._unsent[:sent]
+            self._forget_sent(sent)
         if not self._unsent:
             self._waiting = 0
             self._loop.remove_writer(self._socket)
+
+    def _forget_sent(self, sent: int) -> None:
+        unsent = self._unsent
+        while unsent and sent >= len(unsent[0]):  # also those that are empty
+            sent -= len(unsent.popleft())
+        if sent:
+            unsent[0] = unsent[0][sent:]
 
     def _fall_silent(self) -> None:
         self._is_mute = True
