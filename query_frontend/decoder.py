@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import io
 import logging
-import struct
 import sys
 import time
 from collections.abc import Callable, Generator
@@ -115,8 +114,8 @@ class _Process:
         process.stdin.write(decoder_process.encode_question(parse, len(body), input_type, missing_values))
         process.stdin.write(body)
         await process.stdin.drain()
-        lengths = struct.unpack("<Q", await process.stdout.readexactly(8))
-        answer = decoder_process.decode_answer(await process.stdout.readexactly(lengths[0]))
+        length = decoder_process.read_length(await process.stdout.readexactly(decoder_process.LENGTH_BYTES))
+        answer = decoder_process.decode_answer(await process.stdout.readexactly(length))
         if isinstance(answer, Exception):
             return answer
         return answer.filled([await _read(process.stdout, length) for length in answer.lengths])

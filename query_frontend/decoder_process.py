@@ -7,14 +7,12 @@ ends, as it does when the query frontend dies.
 import os
 import pickle
 import signal
-import struct
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, Final
 
-import orjson
-
+from clipper_common import jsontext
 from clipper_common.datatypes import InputType
 from clipper_common.errors import JsonError
 from query_frontend import large_bodies, schemas
@@ -22,7 +20,7 @@ from query_frontend.large_bodies import Inputs
 from query_frontend.schemas import UpdateRequest
 
 _KEYS: Final = ("input", "input_batch", "version")
-_LENGTH: Final = struct.Struct("<Q")
+LENGTH_BYTES: Final = 8
 _NICE: Final = 5
 """The event loops of the workers come first where there are not enough cores."""
 
@@ -45,7 +43,16 @@ class Answer:
 def encode_question(parse: str, length: int, input_type: InputType, missing_values: bool) -> bytes:
     """The head of a question. The body follows."""
     head = pickle.dumps((parse, length, input_type, missing_values))
-    return _LENGTH.pack(len(head)) + head
+    return _length(head) + head
+
+
+def read_length(head: bytes) -> int:
+    """The length of what follows."""
+    return int.from_bytes(head, "little")
+
+
+def _length(text: bytes) -> bytes:
+    return len(text).to_bytes(LENGTH_BYTES, "little")
 
 
 def decode_answer(answer: bytes) -> Answer | Exception:
@@ -59,8 +66,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is for the query frontend to obey
     os.nice(_NICE)
     questions, answers = sys.stdin.buffer, sys.stdout.buffer
-    while head := questions.read(_LENGTH.size):
-        parse, length, input_type, missing_values = pickle.loads(questions.read(*_LENGTH.unpack(head)))
+    while head := questions.read(LENGTH_BYTES):
+        parse, length, input_type, missing_values = pickle.loads(questions.read(read_length(head)))
         _answer(answers, parse, questions.read(length), input_type, missing_values)
 
 
@@ -80,7 +87,7 @@ def _answer(answers: BinaryIO, parse: str, body: bytes, input_type: InputType, m
     except MemoryError:
         answer = JsonError("The body takes more memory to decode than there is")
     said = pickle.dumps(answer)
-    answers.write(_LENGTH.pack(len(said)) + said)
+    answers.write(_length(said) + said)
     for value in inputs:
         answers.write(value)
     answers.flush()
@@ -117,7 +124,7 @@ def _values_of(fields: Any, key: str) -> list[Any]:
 
 
 def _text_of(value: Any) -> bytes:
-    text: bytes = value.mini if hasattr(value, "mini") else orjson.dumps(value)
+    text: bytes = value.mini if hasattr(value, "mini") else jsontext.dumps(value)
     return text
 
 

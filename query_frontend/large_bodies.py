@@ -12,10 +12,10 @@ from collections.abc import Generator
 from math import inf
 from typing import Any, Final
 
-import orjson
-
+from clipper_common import jsontext
 from clipper_common.constants import MAX_INPUTS_PER_REQUEST
 from clipper_common.datatypes import InputType
+from clipper_common.errors import JsonError
 from query_frontend.schemas import simdjson_parser
 
 PIECE_BYTES: Final = 1 << 16
@@ -40,7 +40,7 @@ def decode(body: bytes, input_type: InputType) -> Steps:
     """Yield after each step; return what the body holds, or None if that is for the general parser to say."""
     try:
         return (yield from _decode(body, input_type))
-    except (_NotPlainError, ValueError, OverflowError, TypeError, RuntimeError):  # simdjson raises any of them
+    except (_NotPlainError, JsonError, ValueError, OverflowError, TypeError, RuntimeError):  # simdjson raises any of them
         return None
 
 
@@ -148,7 +148,7 @@ def _string(body: bytes, at: int, end: int) -> Generator[None, None, bytes]:
         cut = min(at + PIECE_BYTES, end)
         while cut < end and body[cut] & 0xC0 == 0x80:  # in the middle of a character
             cut -= 1
-        orjson.loads(b'"%b"' % body[at:cut])
+        jsontext.parse(b'"%b"' % body[at:cut])
         at = cut
         yield
     return body[start:end]
@@ -158,7 +158,7 @@ def _version(rest: bytes, key: bytes) -> str | None:
     """The version that is asked for behind the inputs."""
     if len(rest) > _MAX_REST_BYTES or b'"input' in rest or b"\\" in rest:  # there may be other inputs
         raise _NotPlainError
-    fields: dict[str, Any] = orjson.loads(b'{"%b":null%b' % (key, rest))
+    fields: dict[str, Any] = jsontext.parse(b'{"%b":null%b' % (key, rest))
     version = fields.get("version")
     if not isinstance(version, str | None):
         raise _NotPlainError

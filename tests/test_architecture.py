@@ -63,6 +63,7 @@ PURE = [
     "management_frontend/schemas.py",
     "query_frontend/batching.py",
     "query_frontend/cache.py",
+    "query_frontend/large_bodies.py",
     "query_frontend/model_queue.py",
     "query_frontend/schemas.py",
     "query_frontend/zmtp.py",

@@ -1,0 +1,116 @@
+"""Whatever a large body holds, the queries of another application are answered in time beside it."""
+
+import base64
+import http.client
+import json
+import math
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from open_loop import LATE, OpenLoop, Step
+
+from clipper_admin import ClipperConnection, ProcessContainerManager
+from clipper_admin.deployers.python import create_endpoint
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+
+RATE = 200.0
+SLO_MICROS = 500_000
+MOST_LATE = 0.005
+MEGABYTE = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def conn(clipper_home: Path) -> Iterator[ClipperConnection]:
+    free = dict.fromkeys(("query", "management", "rpc"), 0)
+    ports = {f"clipper_{name}_port": port for name, port in free.items()}
+    conn = ClipperConnection(ProcessContainerManager("bounded", **ports, redis_port=0, prometheus_port=0))
+    conn.start_clipper()
+    try:
+        create_endpoint(conn, "neighbour", "doubles", sums, slo_micros=SLO_MICROS)
+        for kind in ("ints", "floats", "doubles", "strings", "bytes"):
+            create_endpoint(conn, kind, kind, lengths, slo_micros=20_000_000)
+        yield conn
+    finally:
+        conn.stop_all()
+
+
+def sums(inputs: Any) -> Any:
+    return [float(sum(each)) for each in inputs]
+
+
+def lengths(inputs: Any) -> Any:
+    return [len(each) for each in inputs]
+
+
+@pytest.fixture(scope="module")
+def load(conn: ClipperConnection) -> Iterator[OpenLoop]:
+    with OpenLoop(f"http://{conn.get_query_addr()}/neighbour/predict", RATE).running() as load:
+        yield load
+
+
+def numbers(text: bytes, size: int) -> bytes:
+    return b'{"input":[' + (text + b",") * (size // (len(text) + 1)) + text + b"]}"
+
+
+def randoms(size: int) -> bytes:
+    rng = random.Random(1)
+    return json.dumps({"input": [rng.uniform(-1, 1) for _ in range(size // 20)]}).encode()
+
+
+CASES: dict[str, tuple[str, Callable[[], bytes], bool]] = {
+    "nested lists that nobody asked for": (
+        "doubles",
+        lambda: b'{"x":[' + b"[]," * (10 * MEGABYTE) + b'[]],"input":[1]}',
+        True,
+    ),
+    "short floats": ("floats", lambda: numbers(b"1.5", 31 * MEGABYTE), True),
+    "short doubles": ("doubles", lambda: numbers(b"1.5", 31 * MEGABYTE), True),
+    "ints": ("ints", lambda: numbers(b"-1234567", 31 * MEGABYTE), True),
+    "random floats": ("floats", lambda: randoms(10 * MEGABYTE), True),
+    "keys": ("doubles", lambda: b"{" + b"".join(b'"%d":1,' % i for i in range(2_200_000)) + b'"input":[1]}', True),
+    "a batch": ("doubles", lambda: b'{"input_batch":[' + b"[1.25,2.5,3.75]," * 4000 + b"[4]]}", True),
+    "a malformed body": ("doubles", lambda: b'{"x":[' + b"[]," * (10 * MEGABYTE) + b'],"input":[1]}', False),
+    "a list of lists": ("doubles", lambda: b'{"input":[' + b"[]," * (2 * MEGABYTE) + b"[]]}", False),
+    "bytes": ("bytes", lambda: b'{"input":"' + base64.b64encode(bytes(23 * MEGABYTE)) + b'"}', True),
+    "text": ("strings", lambda: b'{"input":"' + b"text \xc3\xa9 " * (3 * MEGABYTE) + b'"}', True),
+    "text with escapes": ("strings", lambda: b'{"input":"' + b"text \\n " * (3 * MEGABYTE) + b'"}', True),
+}
+
+
+def post(address: str, app: str, body: bytes) -> tuple[int, Any]:
+    connection = http.client.HTTPConnection(address, timeout=60)
+    try:
+        connection.request("POST", f"/{app}/predict", body)
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_large_body_harms_nobody_else(name: str, conn: ClipperConnection, load: OpenLoop) -> None:
+    app, make, is_answered = CASES[name]
+    body = make()
+    for attempt in (1, 2):  # a busy machine may be late once
+        with load.step("alone", before=0.5, after=0.5) as alone:
+            pass
+        with load.step(name, before=0.1, after=0.5) as beside:
+            status, answer = post(conn.get_query_addr(), app, body)
+        print(alone, beside, sep="\n")
+        assert status == (200 if is_answered else 400), answer
+        assert not is_answered or not any(each["default"] for each in answer.get("batch_predictions", [answer]))
+        assert beside.mishaps.keys() <= {LATE}
+        assert all(output == math.floor(output) for output in beside.outputs if output != "None")
+        if late(beside) <= late(alone) + MOST_LATE or attempt == 2:
+            break
+    assert late(beside) <= late(alone) + MOST_LATE
+
+
+def late(step: Step) -> float:
+    """The share of queries that were answered after their deadline."""
+    over = sum(latency > SLO_MICROS / 1e6 for latency in step.latencies)
+    return max(step.outcomes[LATE], over) / max(step.outcomes.total(), 1)
