@@ -40,7 +40,7 @@ def decode(body: bytes, input_type: InputType) -> Steps:
     """Yield after each step; return what the body holds, or None if that is for the general parser to say."""
     try:
         return (yield from _decode(body, input_type))
-    except (_NotPlainError, JsonError, ValueError, OverflowError, TypeError, RuntimeError):  # simdjson raises any of them
+    except (_NotPlainError, JsonError, ValueError, OverflowError, TypeError, RuntimeError):  # some are of simdjson
         return None
 
 
