@@ -20,6 +20,7 @@ from clipper_common.datatypes import ModelId
 from clipper_common.errors import ClipperException
 from clipper_common.records import Snapshot
 from clipper_common.store import ConfigStore, StoreError, explain
+from query_frontend.body_budget import BodyBudget, default_limit
 from query_frontend.cache import PredictionCache
 from query_frontend.config import Config
 from query_frontend.deadlines import DeadlineWheel
@@ -80,6 +81,8 @@ class QueryFrontend:
         self.readiness = Readiness(self.registry, self.executor, self.presence)
         self.leaving = Leaving()
         self.decoder = Decoder()
+        budget = BodyBudget(config.body_memory or default_limit(config.workers))
+        self.metrics.body_memory = Gauge(lambda: {"held_max": str(budget.held_bytes), "limit": str(budget.limit)})
         self.handlers = Handlers(
             self.registry,
             context,
@@ -89,6 +92,7 @@ class QueryFrontend:
             self.readiness,
             self.leaving,
             self.decoder,
+            budget,
         )
         self.lane = Lane(self.registry, context, query_ids, config.timeout_content, self.leaving)
         self.patience_seconds: float = config.restore_seconds

@@ -26,6 +26,7 @@ class Config:
     advertise: str = ""
     drain_seconds: int = 0
     restore_seconds: int = 0
+    body_memory: int = 0
 
 
 _HELP: Final = {
@@ -44,6 +45,8 @@ _HELP: Final = {
     "advertise": "host by which model containers and other frontends reach this one; needed where there are several",
     "drain_seconds": "on SIGTERM, seconds in which connections are still accepted and each answer closes its own",
     "restore_seconds": "seconds given to others to write back into an empty Redis, before it is taken for a new one",
+    "body_memory": "bytes that large bodies and their inputs may hold in each worker; 0 is a quarter of the memory, "
+    "divided by --workers, and at least 256 MiB",
     "cluster_id": "name/id of the cluster; with it, a second cluster on the same Redis is refused",
 }
 _AT_LEAST: Final = {
@@ -54,6 +57,7 @@ _AT_LEAST: Final = {
     "workers": 1,
     "drain_seconds": 0,
     "restore_seconds": 0,
+    "body_memory": 0,
 }
 
 

@@ -3,16 +3,19 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Final
 from urllib.parse import quote
 
 from aiohttp import web
 
+from clipper_common.constants import MAX_BODY_BYTES
 from clipper_common.datatypes import ModelId
 from clipper_common.errors import JsonError, QueryError, RequestError
 from clipper_common.webapp import Handler, json_response
 from query_frontend import schemas
-from query_frontend.decoder import Decoder
+from query_frontend.body_budget import BodyBudget, Held, OverBudgetError
+from query_frontend.decoder import SMALL_BODY_BYTES, Decoder
 from query_frontend.leaving import Leaving
 from query_frontend.metrics import Report, SystemMetrics
 from query_frontend.query_processor import QueryContext, Request
@@ -35,6 +38,7 @@ class Handlers:
         readiness: Readiness,
         leaving: Leaving,
         decoder: Decoder,
+        budget: BodyBudget,
     ) -> None:
         self._registry = registry
         self._context = context
@@ -44,6 +48,7 @@ class Handlers:
         self._readiness = readiness
         self._leaving = leaving
         self._decoder = decoder
+        self._budget = budget
         self.report_metrics: Callable[[], Awaitable[Report]] = self._report_own_metrics
         """Changed by the composition root, where there are other workers."""
 
@@ -57,6 +62,20 @@ class Handlers:
     async def predict(self, request: web.Request) -> web.Response:
         arrival = time.monotonic()
         app = self._app(request)
+        try:
+            async with self._hold(app, request) as held:
+                return await self._predict(request, app, arrival, held)
+        except OverBudgetError:
+            return _busy()
+
+    def _hold(self, app: AppState, request: web.Request) -> AbstractAsyncContextManager[Held | None]:
+        """Memory for the body. Small ones are not counted, and a body of unknown length may be as large as any."""
+        length = request.content_length
+        if length is None:
+            length = MAX_BODY_BYTES if request.body_exists else 0
+        return nullcontext() if length <= SMALL_BODY_BYTES else self._budget.hold(app.record.name, length)
+
+    async def _predict(self, request: web.Request, app: AppState, arrival: float, held: Held | None) -> web.Response:
         body = await self._read(request)
         try:
             inputs, version = await self._decoder.predict(body, app.input_type, app.missing_values)
@@ -65,6 +84,8 @@ class Handlers:
             return _error_response(error, schemas.explain(error, schemas.PREDICT_SCHEMA))
         except QueryError as error:
             return _error_response(error, str(error))
+        if held is not None:
+            held.resize(len(body) + sum(map(len, inputs)))
         done = asyncio.Event()
         asked = Request(self._context, app, model, inputs, arrival, done.set)
         try:
@@ -79,6 +100,13 @@ class Handlers:
     async def update(self, request: web.Request) -> web.Response:
         """Feedback: checked and acknowledged. No selection policy makes use of it yet; only user 0 has a state."""
         app = self._app(request)
+        try:
+            async with self._hold(app, request):
+                return await self._update(request, app)
+        except OverBudgetError:
+            return _busy()
+
+    async def _update(self, request: web.Request, app: AppState) -> web.Response:
         body = await self._read(request)
         try:
             feedback = await self._decoder.update(body, app.input_type, app.missing_values)
@@ -138,3 +166,11 @@ def model_header(model: ModelId) -> str:
 
 def _error_response(error: RequestError, cause: str) -> web.Response:
     return json_response({"error": error.label, "cause": cause}, error.status)
+
+
+def _busy() -> web.Response:
+    cause = "Other requests with large bodies take the memory that there is for them (--body_memory): ask again"
+    response = json_response({"error": "Service Unavailable", "cause": cause}, status=503)
+    response.headers["Retry-After"] = "1"
+    response.force_close()  # its body was not read
+    return response

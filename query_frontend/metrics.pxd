@@ -51,6 +51,7 @@ cdef class SystemMetrics:
     cdef public object aggregate_throughput
     cdef public Counter aggregate_num_predictions
     cdef public object workers
+    cdef public object body_memory
     cdef dict _apps
     cdef dict _models
     cdef ModelMetrics _gone

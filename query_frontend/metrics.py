@@ -311,6 +311,8 @@ class SystemMetrics:
         self.aggregate_throughput = Meter(self.aggregate_outputs)
         self.workers = Gauge(lambda: {SERVING_WORKERS: "1"})
         """Of the composition root, which knows the other workers."""
+        self.body_memory = Gauge(dict)
+        """Of the composition root: bytes that large bodies hold, and may hold."""
         self._apps: dict[str, AppMetrics] = {}
         self._models: dict[ModelId, ModelMetrics] = {}
         self._gone = ModelMetrics()
@@ -363,6 +365,7 @@ class SystemMetrics:
             ("internal:aggregate_model_throughput", self.aggregate_throughput),
             ("internal:aggregate_num_predictions", self.aggregate_num_predictions),
             ("internal:workers", self.workers),
+            ("internal:body_memory", self.body_memory),
         ]
         groups: list[tuple[str, Any]] = [(f"app:{name}", group) for name, group in self._apps.items()]
         groups += [(f"model:{model}", group) for model, group in self._models.items()]

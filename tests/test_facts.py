@@ -93,7 +93,7 @@ def test_wire_numbers() -> None:
 
 
 def routes() -> Iterator[str]:
-    query_routes = Handlers(None, None, None, None, 1.0, None, None, None).routes()  # type: ignore[arg-type]
+    query_routes = Handlers(None, None, None, None, 1.0, None, None, None, None).routes()  # type: ignore[arg-type]
     for route in [*query_routes, *ROUTES]:
         yield f"{route.method} {route.path}".replace("{app}", "<app>")
 

@@ -103,7 +103,7 @@ def test_the_report_has_the_names_and_the_form_of_0_4() -> None:
             "model:m:1:prediction_latency",
             "model:m:1:batch_size",
         ],
-        "gauges": ["internal:workers", "model:m:1:batching"],
+        "gauges": ["internal:workers", "internal:body_memory", "model:m:1:batching"],
     }
     leaves = [leaf for entries in report.values() for entry in entries for leaf in next(iter(entry.values())).values()]
     assert all(isinstance(leaf, str) for leaf in leaves)

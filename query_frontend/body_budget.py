@@ -1,0 +1,108 @@
+"""The memory that requests with large bodies may hold at a time, shared fairly by applications."""
+
+import asyncio
+import os
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from clipper_common.constants import MAX_BODY_BYTES
+
+_LEAST_BYTES: Final = 8 * MAX_BODY_BYTES
+_SHARE: Final = 4
+"""Of the memory of all workers, one part in so many is for bodies."""
+_WAIT_SECONDS: Final = 2.0
+_CGROUP_LIMITS: Final = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+
+
+class OverBudgetError(Exception):
+    """Requests that came before still hold the memory that is there for bodies."""
+
+
+class Held:
+    """The bytes that one request holds."""
+
+    def __init__(self, budget: "BodyBudget", size: int) -> None:
+        self._budget = budget
+        self.size = size
+
+    def resize(self, size: int) -> None:
+        """Hold what the body turned out to be, or what was made of it."""
+        self._budget.give_back(self.size - size)
+        self.size = size
+
+
+class BodyBudget:
+    """Lets requests in while there is memory for their bodies. The others wait, each application in its turn."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.held_bytes = 0
+        self._waiting: OrderedDict[str, deque[tuple[int, asyncio.Future[None]]]] = OrderedDict()
+        """By application, the next one first: how much each request needs."""
+
+    @asynccontextmanager
+    async def hold(self, app_name: str, size: int) -> AsyncIterator[Held]:
+        """Hold `size` bytes during the block. Raises `OverBudgetError` if they do not become free in a while.
+
+        While nothing is held, a body of any size is let in.
+        """
+        if self._waiting or not self._has_room(size):
+            await self._wait(app_name, size)
+        else:
+            self.held_bytes += size
+        held = Held(self, size)
+        try:
+            yield held
+        finally:
+            held.resize(0)
+
+    def give_back(self, size: int) -> None:
+        """Let those in that wait, as far as there is memory now. A negative size takes more."""
+        self.held_bytes -= size
+        while self._waiting:
+            app_name, requests = next(iter(self._waiting.items()))
+            size, admitted = requests[0]
+            if not admitted.done() and not self._has_room(size):
+                return
+            requests.popleft()
+            self._waiting.move_to_end(app_name)
+            if not requests:
+                del self._waiting[app_name]
+            if not admitted.done():
+                self.held_bytes += size
+                admitted.set_result(None)
+
+    def _has_room(self, size: int) -> bool:
+        return self.held_bytes + size <= self.limit or not self.held_bytes
+
+    async def _wait(self, app_name: str, size: int) -> None:
+        admitted = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(app_name, deque()).append((size, admitted))
+        try:
+            async with asyncio.timeout(_WAIT_SECONDS):
+                await admitted
+        except (TimeoutError, asyncio.CancelledError) as error:
+            if admitted.done() and not admitted.cancelled():  # let in at the same moment
+                self.give_back(size)
+            else:
+                admitted.cancel()
+                self.give_back(0)  # it may have been what the others waited behind
+            if isinstance(error, TimeoutError):
+                raise OverBudgetError from None
+            raise
+
+
+def default_limit(workers: int) -> int:
+    """The budget of each worker, in bytes: a share of the memory that this program may use, and never too little."""
+    return max(_memory_bytes() // _SHARE // max(workers, 1), _LEAST_BYTES)
+
+
+def _memory_bytes() -> int:
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in _CGROUP_LIMITS:
+        with suppress(OSError, ValueError):  # there is none of the kind, or it is "max"
+            found.append(int(path.read_text()))
+    return min(found)

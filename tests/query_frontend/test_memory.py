@@ -1,0 +1,87 @@
+"""Requests with large bodies share a budget, against a real frontend."""
+
+import json
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.query_frontend.conftest import Frontend, running_frontend, wait_for
+
+pytestmark = pytest.mark.integration
+
+MEGABYTE = 1 << 20
+BUDGET = 64 * MEGABYTE
+BODY_BYTES = 16 * MEGABYTE
+SLACK = 64 * MEGABYTE
+"""For what Python and the kernel keep besides: a body is copied once when it is complete."""
+
+
+@pytest.fixture
+def frontend(redis_port: int, tmp_path: Path) -> Iterator[Frontend]:
+    with running_frontend(redis_port, tmp_path / "frontend.log", body_memory=BUDGET) as frontend:
+        frontend.serve("doubles")
+        frontend.serve("others", "n:1")
+        yield frontend
+
+
+def unfinished(frontend: Frontend, app: str, chunked: bool = False) -> socket.socket:
+    """A connection with a request whose body lacks its end; what is there of it is sent as far as it is taken."""
+    client = socket.create_connection(("127.0.0.1", frontend.port))
+    length = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {BODY_BYTES}"
+    client.sendall(f"POST /{app}/predict HTTP/1.1\r\nHost: x\r\n{length}\r\n\r\n".encode())
+    client.setblocking(False)
+    return client
+
+
+def send(clients: list[socket.socket], chunked: bool = False) -> list[socket.socket]:
+    """Send all but the end of each body to those who take it. Returns the clients that were answered."""
+    piece = b" " * MEGABYTE
+    stream = (b"%x\r\n%b\r\n" % (MEGABYTE, piece) if chunked else piece) * (BODY_BYTES // MEGABYTE - 1)
+    left = {client: memoryview(stream) for client in clients}
+    answered: list[socket.socket] = []
+
+    def go_on() -> bool:
+        for client in [client for client in left if client not in answered]:
+            try:
+                while left[client]:
+                    left[client] = left[client][client.send(left[client]) :]
+            except BlockingIOError:
+                pass
+            except OSError:  # it was refused, and the connection closed
+                answered.append(client)
+                continue
+            try:
+                if client.recv(1, socket.MSG_PEEK):
+                    answered.append(client)
+            except BlockingIOError:
+                pass
+            except OSError:
+                answered.append(client)
+        return all(not rest or client in answered for client, rest in left.items())
+
+    wait_for(go_on, "each body is there, or refused")
+    return answered
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_unfinished_bodies_are_limited_in_sum(chunked: bool, frontend: Frontend) -> None:
+    process = psutil.Process(frontend.process.pid)
+    workers = [process, *process.children(recursive=True)]
+    before = sum(each.memory_info().rss for each in workers)
+    with ExitStack() as stack:
+        clients = [stack.enter_context(unfinished(frontend, "doubles", chunked)) for _ in range(30)]
+        answered = send(clients, chunked)
+        counted = 2 * BODY_BYTES if chunked else BODY_BYTES  # of unknown length is as large as any
+        assert len(clients) - len(answered) == BUDGET // counted
+        assert sum(each.memory_info().rss for each in workers) - before < BUDGET + SLACK
+        assert frontend.metric("gauges", "internal:body_memory") == {"held_max": str(BUDGET), "limit": str(BUDGET)}
+        assert frontend.predict("doubles", input=[1.0])["default"], "small ones are served; there is no replica"
+        answer = frontend.post("/others/predict", json.dumps({"input": [1.5] * 100_000}).encode())
+        assert answer.status == 503
+        assert answer.headers["Retry-After"] == "1" and "--body_memory" in answer.json["cause"]
+    wait_for(lambda: (frontend.metric("gauges", "internal:body_memory") or {})["held_max"] == "0", "all is given back")
+    assert frontend.post("/others/predict", json.dumps({"input": [1.5] * 100_000}).encode()).status == 200
