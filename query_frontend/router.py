@@ -31,6 +31,8 @@ _MAX_WAITING: Final = 1000
 """Messages, as with libzmq. Then the peer does not read."""
 _MESSAGES_PER_TURN: Final = 64
 _MAX_MESSAGE_BYTES: Final = 1 << 30
+_MAX_STRANGERS_BYTES: Final = 1 << 20
+"""In a message of a peer that is not trusted yet: who it is takes less."""
 _HANDSHAKE_SECONDS: Final = 10.0
 _EXHAUSTED_SECONDS: Final = 0.5
 _PING_SECONDS: Final = constants.TRANSPORT_HEARTBEAT_MILLIS / 1000
@@ -65,8 +67,8 @@ class Peer:
         self._loop = asyncio.get_running_loop()
         self._socket = connection
         self._events = events
-        self._conversation = Conversation(_MAX_MESSAGE_BYTES)
-        self._inbox: list[list[bytes]] = []
+        self._conversation = Conversation(_MAX_STRANGERS_BYTES)
+        self._inbox: deque[list[bytes]] = deque()
         """Messages that have not had their turn. While there are any, no more is read."""
         self._has_more = False
         """Besides, there may be something to read."""
@@ -93,6 +95,10 @@ class Peer:
         """
         self._write(zmtp.encode(frames))
         return not self.closed
+
+    def trust(self) -> None:
+        """It is known now: its messages may be as large as the outputs of a batch are."""
+        self._conversation.max_bytes = _MAX_MESSAGE_BYTES
 
     def close(self) -> None:
         if not self.closed:
@@ -137,11 +143,14 @@ class Peer:
             if not data:
                 self._end = "it closed its connection"
                 break
-            self._inbox += self._conversation.receive(data)
+            self._inbox.extend(self._conversation.receive(data))
             if self._conversation.fault:
                 break
             if self._conversation.is_open:
                 self._lives_at = time.monotonic()
+            if len(self._inbox) > _MESSAGES_PER_TURN:  # there may be thousands in what is read at once
+                self._has_more = True
+                break
         else:
             self._has_more = True
         if self._conversation.replies:
@@ -152,7 +161,7 @@ class Peer:
     def _hand_over(self) -> None:
         if self.closed:
             return
-        messages, self._inbox = self._inbox[:_MESSAGES_PER_TURN], self._inbox[_MESSAGES_PER_TURN:]
+        messages = [self._inbox.popleft() for _ in range(min(len(self._inbox), _MESSAGES_PER_TURN))]
         goes_on = bool(self._inbox) or self._has_more
         if goes_on:  # let others have a turn
             self._loop.remove_reader(self._socket)

@@ -187,6 +187,7 @@ class RpcServer:
             return
         self._numbers += 1
         self._connections[peer] = connection
+        peer.trust()
         if metadata.rpc_version >= wire.RPC_VERSION_4:
             self._send_keep_alive(connection)  # version 3 knows no acknowledgement
 

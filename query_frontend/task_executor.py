@@ -22,6 +22,7 @@ from query_frontend.cache import PredictionCache, Shelf
 from query_frontend.metrics import Gauge, Leaves, ModelMetrics, SystemMetrics
 from query_frontend.model_queue import ModelQueue, Task
 from query_frontend.rpc_server import QUICK_SECONDS, Connection, RpcServer
+from query_frontend.schemas import LARGE_OUTPUT_BYTES, embed_large
 
 logger = logging.getLogger(__name__)
 
@@ -318,7 +319,8 @@ class TaskExecutor:
             self._deliver_failures(batch, response, raised)
             answered = [index for index, failed in enumerate(response.failed) if not failed]
             tasks, outputs = [tasks[index] for index in answered], [outputs[index] for index in answered]
-        values = list(map(jsontext.embed, outputs))
+        embed = jsontext.embed if sum(map(len, outputs)) < LARGE_OUTPUT_BYTES else embed_large
+        values = list(map(embed, outputs))
         if self._cache.enabled and state.live:
             self._cache.put(state.shelf, [task.payload for task in tasks], values)
         for task, value in zip(tasks, values, strict=True):

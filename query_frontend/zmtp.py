@@ -8,6 +8,8 @@ import struct
 from collections.abc import Sequence
 from typing import Final
 
+from clipper_common.constants import MAX_BATCH_SIZE
+
 _SIGNATURE: Final = b"\xff" + bytes(8) + b"\x7f"
 _MECHANISM: Final = b"NULL".ljust(20, b"\0")
 _GREETING: Final = _SIGNATURE + b"\x03\x01" + _MECHANISM + bytes(32)
@@ -19,6 +21,8 @@ _LONG_HEADER: Final = struct.Struct(">Bq")
 _U32: Final = struct.Struct(">I")
 _FRAME_COST: Final = 64
 """Of holding a frame, beside its bytes."""
+_MAX_FRAMES: Final = MAX_BATCH_SIZE + 16
+"""Version 3 of the RPC has one for each output."""
 _SHORT_BYTES: Final = 255
 _MAX_COMMAND_BYTES: Final = 4096
 _SOCKET_TYPES: Final = (b"DEALER", b"REQ", b"ROUTER")
@@ -59,7 +63,7 @@ def encode(frames: Sequence[bytes]) -> list[bytes]:
 
 
 class Conversation:
-    """What one peer says. A message of more than `max_bytes` is a fault."""
+    """What one peer says. A message of more than `max_bytes`, or of more frames than a batch needs, is a fault."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
@@ -158,6 +162,8 @@ class Conversation:
             raise ZmtpError("it sent a message before it introduced itself")
         elif size > self.max_bytes - self._bytes - _FRAME_COST:
             raise ZmtpError(f"it sent a message of more than {self.max_bytes} bytes")
+        elif len(self._frames) == _MAX_FRAMES:
+            raise ZmtpError(f"it sent a message of more than {_MAX_FRAMES} frames")
 
     # --- commands ---
 

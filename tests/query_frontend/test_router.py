@@ -84,7 +84,11 @@ async def dealing(room: Room) -> AsyncIterator[Any]:
 
 @pytest.mark.parametrize("size", [0, 255, 256, 1 << 15, 1 << 24])
 async def test_messages_travel_both_ways(room: Room, size: int) -> None:
-    room.answer = lambda peer, frames: peer.send([*frames, b"", b"!"])
+    def answer(peer: Peer, frames: list[bytes]) -> None:
+        peer.trust()
+        peer.send([*frames, b"", b"!"])
+
+    room.answer = answer
     async with dealing(room) as dealer, asyncio.timeout(30):
         await dealer.send_multipart([b"small"])
         assert await dealer.recv_multipart() == [b"small", b"", b"!"]
@@ -272,6 +276,23 @@ async def test_a_flood_of_messages_leaves_others_their_turn(room: Room) -> None:
         await room.until(lambda: len(room.messages) == many, "all are there")
     assert room.messages == [[b"%d" % at] for at in range(many)]
     assert max(room.turns) <= router._MESSAGES_PER_TURN
+
+
+async def test_a_peer_that_nobody_knows_is_not_given_much_memory(room: Room) -> None:
+    async with room.stranger(GREETING + READY + stream([[bytes(router._MAX_STRANGERS_BYTES)]])):
+        await room.until(lambda: room.lost, "it is given up")
+    assert room.messages == []
+    assert f"more than {router._MAX_STRANGERS_BYTES} bytes" in room.complaints[0]
+
+
+async def test_a_peer_that_is_known_may_send_large_messages(room: Room) -> None:
+    large = bytes(2 * router._MAX_STRANGERS_BYTES)
+    async with room.stranger(GREETING + READY + stream([[b"hello"]])) as connection:
+        await room.until(lambda: room.peers, "it spoke")
+        room.peers[0].trust()
+        await asyncio.get_running_loop().sock_sendall(connection, stream([[large]]))
+        await room.until(lambda: len(room.messages) == 2, "it is read")
+    assert room.messages[1] == [large]
 
 
 async def test_descriptors_that_run_out_are_waited_for(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:

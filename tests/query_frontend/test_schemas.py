@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clipper_common import jsontext
 from clipper_common.constants import MAX_INPUTS_PER_REQUEST
 from clipper_common.datatypes import InputType
 from clipper_common.errors import JsonError
@@ -276,3 +277,25 @@ def test_answers_are_rendered_as_0_4_rendered_them() -> None:
         b'{"batch_predictions":[{"query_id":7,"output":1.10,"default":false},'
         b'{"query_id":8,"output":"x","default":true,"default_explanation":"because \\"so\\""}]}'
     )
+
+
+# --- large outputs ---
+
+PARTS = [b"[", b"]", b"{", b"}", b",", b":", b'"', b"1", b"-", b".", b"e", b"\\", b"u", b"d800", b" ", b"\xc3", b"\xa9"]
+
+
+@given(st.lists(st.sampled_from([*PARTS, b"\xef\xbb\xbf", b"true", b"1e999", b"\0"]), max_size=8))
+def test_a_large_output_is_embedded_as_a_small_one(parts: list[bytes]) -> None:
+    for output in (b"".join(parts), b"[" + b"".join(parts) + b"]"):
+        assert embedded_as_large(output) == jsontext.embed(output)
+
+
+@pytest.mark.parametrize("output", [b'{"a": [1, null]}', b"18446744073709551616", b"text", b"[1", b"\xff", b"nan"])
+def test_outputs_of_all_kinds(output: bytes) -> None:
+    assert embedded_as_large(output) == jsontext.embed(output)
+
+
+def embedded_as_large(output: bytes) -> bytes:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(schemas, "LARGE_OUTPUT_BYTES", -1)
+        return schemas.embed_large(output)

@@ -176,3 +176,12 @@ def test_a_large_frame_in_small_pieces_takes_time_in_proportion() -> None:
     for at in range(0, len(data), 4096):
         got += conversation.receive(data[at : at + 4096])
     assert got == [[frame]]
+
+
+def test_frames_of_a_message_are_limited() -> None:
+    """Each costs more than its bytes, and a batch needs no more than one for each output."""
+    most = zmtp._MAX_FRAMES
+    conversation = Conversation(1 << 30)
+    assert len(conversation.receive(GREETING + READY + stream([[b"x"] * most] * 2))) == 2
+    assert conversation.receive(stream([[b"x"] * (most + 1)])) == []
+    assert conversation.fault == f"it sent a message of more than {most} frames"
