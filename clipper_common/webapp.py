@@ -8,9 +8,11 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from functools import partial
+from http import HTTPStatus
 from typing import Any, Final
 
-from aiohttp import web
+from aiohttp import hdrs, web
+from aiohttp.web_protocol import RequestHandler
 
 from clipper_common import jsontext
 from clipper_common.constants import (
@@ -24,6 +26,10 @@ logger = logging.getLogger(__name__)
 
 _SHUTDOWN_SECONDS: Final = 5.0
 _BACKLOG: Final = 1024
+_PLAIN_ENCODINGS: Final = frozenset({"", "identity", "utf-8", "utf8"})
+"""A ``Content-Encoding`` that changes nothing. To name the charset there is wrong and usual, and 0.4 did not mind."""
+_REFUSED_BY_HEAD: Final = frozenset({403, 413, 415})
+"""Statuses of requests whose bodies are not waited for."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -36,15 +42,17 @@ def json_response(value: object, status: int = 200) -> web.Response:
 async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Answer what no handler answers: unknown routes, wrong methods, large bodies, and our own mistakes."""
     try:
-        if (request.content_length or 0) > MAX_BODY_BYTES:  # refused before it is read
-            raise web.HTTPRequestEntityTooLarge(MAX_BODY_BYTES, request.content_length or 0)
+        _check_body_by_head(request)
         return await handler(request)
     except web.HTTPException as error:
         if error.status < 400:
             raise
         response = json_response({"error": error.reason, "cause": _cause(request, error)}, error.status)
-        if "Allow" in error.headers:
-            response.headers["Allow"] = error.headers["Allow"]
+        for name in (hdrs.ALLOW, hdrs.ACCEPT_ENCODING):
+            if name in error.headers:
+                response.headers[name] = error.headers[name]
+        if error.status in _REFUSED_BY_HEAD and not request.content.is_eof():
+            response.force_close()
         return response
     except asyncio.CancelledError:
         raise
@@ -53,6 +61,20 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
     except Exception:
         logger.exception("%s %s failed", request.method, request.path)
         return json_response({"error": "Internal error", "cause": "An unexpected error occurred!"}, status=500)
+
+
+def _check_body_by_head(request: web.Request) -> None:
+    """Refuse a body that is too large, or that would have to be inflated, before it is read."""
+    if (request.content_length or 0) > MAX_BODY_BYTES:
+        raise web.HTTPRequestEntityTooLarge(MAX_BODY_BYTES, request.content_length or 0)
+    if hdrs.CONTENT_ENCODING not in request.headers:
+        return
+    value = ", ".join(request.headers.getall(hdrs.CONTENT_ENCODING))
+    if any(encoding.strip().lower() not in _PLAIN_ENCODINGS for encoding in value.split(",")):
+        raise web.HTTPUnsupportedMediaType(
+            text=f"The body has the Content-Encoding '{value}', and is not inflated here. Send the JSON as it is.",
+            headers={hdrs.ACCEPT_ENCODING: "identity"},
+        )
 
 
 def _cause(request: web.Request, error: web.HTTPException) -> str:
@@ -70,7 +92,63 @@ def _cause(request: web.Request, error: web.HTTPException) -> str:
 
 
 def create_app(**options: Any) -> web.Application:
-    return web.Application(middlewares=[errors_as_json], client_max_size=MAX_BODY_BYTES, **options)
+    return web.Application(
+        middlewares=[errors_as_json],
+        client_max_size=MAX_BODY_BYTES,
+        # aiohttp's parser inflates a body before anybody has looked at the request, and goes on after it was refused.
+        handler_args={"auto_decompress": False},
+        **options,
+    )
+
+
+class Connection(RequestHandler):
+    """A client's connection: aiohttp's, with JSON for what its parser refuses too."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        super().handle_error(request, status, exc, message)  # logs it, and raises if an answer has begun
+        reason = HTTPStatus(status).phrase
+        cause = (message or reason).encode(errors="replace").decode()  # it may quote bytes that are no UTF-8
+        response = json_response({"error": reason, "cause": cause}, status)
+        response.force_close()
+        return response
+
+
+class _Server(web.Server):
+    """`server`, with connections of our own."""
+
+    def __init__(self, server: web.Server, connection: Callable[..., RequestHandler]) -> None:
+        super().__init__(
+            server.request_handler,
+            request_factory=server.request_factory,
+            handler_cancellation=server.handler_cancellation,
+            loop=server._loop,
+            **server._kwargs,
+        )
+        self._connection = connection
+
+    def __call__(self) -> RequestHandler:
+        return self._connection(self, loop=self._loop, **self._kwargs)
+
+
+class Runner(web.AppRunner):
+    """Runs an application with connections that `connection` makes."""
+
+    def __init__(
+        self, app: web.Application, connection: Callable[..., RequestHandler] = Connection, **options: Any
+    ) -> None:
+        super().__init__(app, **options)
+        self.connection = connection
+
+    async def _make_server(self) -> web.Server:
+        return _Server(await super()._make_server(), self.connection)
 
 
 Opened = Callable[[web.AppRunner], AbstractAsyncContextManager[None]]
@@ -86,7 +164,7 @@ def serve(
     app: web.Application | Awaitable[web.Application],
     keepalive_seconds: float,
     opened: Opened,
-    make_runner: Callable[..., web.AppRunner] = web.AppRunner,
+    make_runner: Callable[..., web.AppRunner] = Runner,
 ) -> None:
     """As `run`, for clients that come in by `opened`."""
     with asyncio.Runner(loop_factory=_new_event_loop) as runner:

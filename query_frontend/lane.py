@@ -20,6 +20,7 @@ import contextlib
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from time import monotonic, time
 from typing import Any, Final
 
@@ -31,6 +32,7 @@ from aiohttp.http import SERVER_SOFTWARE, HttpRequestParser, HttpVersion11
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestHandler
 
+from clipper_common import webapp
 from clipper_common.datatypes import InputType, ModelId, is_app_name
 from clipper_common.errors import JsonError
 from query_frontend import schemas
@@ -152,7 +154,7 @@ class Lane:
 
 def _read_head(head: bytes) -> Head | None:
     loop = asyncio.get_running_loop()
-    parser = HttpRequestParser(BaseProtocol(loop), loop, 1 << 16, max_field_size=8190)
+    parser = HttpRequestParser(BaseProtocol(loop), loop, 1 << 16, max_field_size=8190, auto_decompress=False)
     try:
         messages, upgraded, _ = parser.feed_data(head)
     except HttpProcessingError:
@@ -437,8 +439,8 @@ def _ignore(data: bytes) -> None:
     """What comes after the end."""
 
 
-class LaneHandler(RequestHandler):
-    """A connection: aiohttp's, with the lane before it."""
+class LaneHandler(webapp.Connection):
+    """A connection with the lane before it."""
 
     __slots__ = ("_in_lane", "data_received")
 
@@ -522,40 +524,18 @@ def close_all_idle(connections: Iterable[RequestHandler]) -> None:
 # --- the server ---
 
 
-class LaneServer(web.Server):
-    """`server`, with the lane in each of its connections."""
-
-    def __init__(self, lane: Lane, server: web.Server) -> None:
-        super().__init__(
-            server.request_handler,
-            request_factory=server.request_factory,
-            handler_cancellation=server.handler_cancellation,
-            loop=server._loop,
-            **server._kwargs,
-        )
-        self._lane = lane
-
-    def __call__(self) -> RequestHandler:
-        return LaneHandler(self._lane, self, loop=self._loop, **self._kwargs)
-
-
 LANE: Final = web.AppKey("lane", Lane)
 
 
-class LaneRunner(web.AppRunner):
-    async def _make_server(self) -> web.Server:
-        return LaneServer(self.app[LANE], await super()._make_server())
-
-
-def make_runner(app: web.Application, **options: Any) -> web.AppRunner:
+def make_runner(app: web.Application, **options: Any) -> webapp.Runner:
     """A runner for `app` with the lane, if it was given one and this aiohttp is known."""
     if LANE not in app:
-        return web.AppRunner(app, **options)
+        return webapp.Runner(app, **options)
     if not AIOHTTP_VERSIONS.fullmatch(aiohttp.__version__):
         logger.warning(
             "aiohttp %s is not known: predictions are correct, but several times slower than with one that matches %s",
             aiohttp.__version__,
             AIOHTTP_VERSIONS.pattern,
         )
-        return web.AppRunner(app, **options)
-    return LaneRunner(app, **options)
+        return webapp.Runner(app, **options)
+    return webapp.Runner(app, partial(LaneHandler, app[LANE]), **options)

@@ -59,8 +59,14 @@ class Reply:
         return json.loads(self.body)
 
 
-def http(method: str, url: str, body: bytes | None = None, seconds: float = 10.0) -> Reply:
-    request = urllib.request.Request(url, data=body, method=method)
+def http(
+    method: str,
+    url: str,
+    body: bytes | None = None,
+    seconds: float = 10.0,
+    headers: dict[str, str] | None = None,
+) -> Reply:
+    request = urllib.request.Request(url, data=body, headers=headers or {}, method=method)
     try:
         with urllib.request.urlopen(request, timeout=seconds) as response:
             return Reply(response.status, dict(response.headers), response.read())
@@ -116,9 +122,9 @@ class Frontend:
 
     # --- what a client does ---
 
-    def post(self, path: str, body: object) -> Reply:
+    def post(self, path: str, body: object, **headers: str) -> Reply:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        return http("POST", self.url + path, data)
+        return http("POST", self.url + path, data, headers=headers)
 
     def predict(self, app: str, **fields: object) -> Any:
         reply = self.post(f"/{app}/predict", fields)

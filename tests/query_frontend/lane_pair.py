@@ -44,7 +44,7 @@ _QUERY_ID: Final = re.compile(rb'"query_id":(\d+)')
 _HEAD: Final = re.compile(rb"HTTP/\d\.\d .*?\r\n\r\n", re.DOTALL)
 _CHUNKED: Final = re.compile(rb"\r\nTransfer-Encoding:[^\r]*chunked", re.IGNORECASE)
 _LENGTH: Final = re.compile(rb"\r\nContent-Length: *(\d+)", re.IGNORECASE)
-_PARSER_ERROR: Final = b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain"
+_PARSER_ERROR: Final = b"HTTP/1.0 400 Bad Request\r\nContent-Type: application/json"
 
 
 class Echo:
@@ -246,7 +246,7 @@ def _agree(one: Outcome, other: Outcome) -> bool:
 
 def _without_quotation(error: bytes) -> bytes:
     """What aiohttp says of a malformed request, but not the part of it that it quotes."""
-    return _LENGTH.sub(b"", error).partition(b":\n\n  b")[0].rstrip(b":")
+    return _LENGTH.sub(b"", error).partition(rb":\n\n  b")[0].rstrip(b':"}')
 
 
 def message_ends(packets: Sequence[bytes]) -> list[int]:

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clipper_common import records
+from clipper_common.constants import MAX_BODY_BYTES
 from clipper_common.datatypes import InputType
 from clipper_common.records import Application
 from tests.query_frontend.conftest import Frontend, http, running_container, running_frontend
@@ -175,12 +176,73 @@ def test_a_body_that_is_too_large_is_413(serving: Frontend) -> None:
         assert connection.recv(100).startswith(b"HTTP/1.1 413")
 
 
-@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
-def test_a_body_that_cannot_be_decompressed_is_400(serving: Frontend, encoding: str) -> None:
-    head = f"POST /doubles/predict HTTP/1.1\r\nHost: x\r\nContent-Encoding: {encoding}\r\nContent-Length: 4\r\n\r\n"
+@pytest.mark.parametrize(
+    ("encoding", "status"),
+    [("gzip", 415), ("GZIP", 415), ("deflate", 415), ("br", 415), ("zstd", 415), ("identity, gzip", 415), ("x", 415)]
+    + [("identity", 200), ("Identity", 200), ("", 200), ("utf-8", 200)],
+)
+def test_a_body_is_not_inflated(serving: Frontend, encoding: str, status: int) -> None:
+    body = b'{"input": [1]}'
+    reply = serving.post("/doubles/predict", body, **{"Content-Encoding": encoding})
+    assert reply.status == status
+    if status == 415:
+        assert reply.json["error"] == "Unsupported Media Type"
+        assert f"the Content-Encoding '{encoding}'" in reply.json["cause"]
+        assert reply.headers["Accept-Encoding"] == "identity"
+
+
+@pytest.mark.parametrize(
+    ("header", "size", "status"),
+    [("Content-Encoding: gzip", 1 << 20, b"415"), ("X: 1", MAX_BODY_BYTES + 1, b"413")],
+)
+def test_a_connection_whose_body_was_refused_before_it_came_is_closed(
+    serving: Frontend, header: str, size: int, status: bytes
+) -> None:
+    head = f"POST /doubles/predict HTTP/1.1\r\nHost: x\r\n{header}\r\nContent-Length: {size}\r\n\r\n"
     with socket.create_connection(("127.0.0.1", serving.port), 5) as connection:
-        connection.sendall(head.encode() + b"\x01abc")
-        assert connection.recv(100).split()[1] == b"400"
+        connection.sendall(head.encode())
+        answer = http_answer(connection)
+        assert answer.split()[1] == status
+        assert b"\r\nConnection: close\r\n" in answer
+        connection.sendall(bytes(size))
+        assert connection.recv(100) == b""
+
+
+def test_a_refused_body_that_came_with_its_head_costs_no_connection(serving: Frontend) -> None:
+    head = b"POST /doubles/predict HTTP/1.1\r\nHost: x\r\nContent-Length: 14\r\n"
+    with socket.create_connection(("127.0.0.1", serving.port), 5) as connection:
+        connection.sendall(head + b'Content-Encoding: gzip\r\n\r\n{"input": [1]}')
+        assert http_answer(connection).startswith(b"HTTP/1.1 415")
+        connection.sendall(head + b'\r\n{"input": [1]}')
+        assert http_answer(connection).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize(
+    ("head", "cause"),
+    [
+        (b"POST /doubles/predict HTTP/1.1\r\nHost: x\r\nX: %b" % (b"a" * 9000), "Got more than 8190 bytes"),
+        (b"POST /%b HTTP/1.1\r\nHost: x" % (b"a" * 9000), "Got more than 8190 bytes"),
+        (b"POST / HTTP/1.1\r\nHost: x%b" % (b"\r\nX: 1" * 200), "Too many headers received"),
+        (b"POST / HTTP/1.1\r\nX: 1", "Missing 'Host' header in request."),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nX: \xff\x00", "Invalid header value char"),
+    ],
+)
+def test_a_head_that_is_malformed_is_400_json(serving: Frontend, head: bytes, cause: str) -> None:
+    with socket.create_connection(("127.0.0.1", serving.port), 5) as connection:
+        connection.sendall(head + b"\r\n\r\n")
+        answer = b"".join(iter(lambda: connection.recv(4096), b""))
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.0 400 Bad Request\r\nContent-Type: application/json\r\n")
+    assert json.loads(body)["error"] == "Bad Request"
+    assert json.loads(body)["cause"].startswith(cause)
+
+
+def http_answer(connection: socket.socket) -> bytes:
+    """The next answer, which ends with JSON and has no brace before it."""
+    answer = b""
+    while not answer.endswith(b"}"):
+        answer += connection.recv(4096)
+    return answer
 
 
 bodies = st.binary(max_size=40) | (FIELDS | JSON_VALUES).map(lambda value: json.dumps(value).encode())
