@@ -14,7 +14,16 @@ from clipper_common.constants import EXIT_REDIS_REFUSES, EXIT_REDIS_TAKEN, IDLE_
 from clipper_common.errors import ClipperException
 from clipper_common.store import ConfigStore, StoreError, explain, refusal
 from management_frontend.config import Config
-from management_frontend.handlers import FOLLOW_WORKERS, ROUTES, SERVICE, STORE, errors_as_text
+from management_frontend.handlers import (
+    BORDER,
+    FOLLOW_WORKERS,
+    ROUTES,
+    SERVICE,
+    STORE,
+    errors_as_text,
+    refuse_web_pages,
+)
+from management_frontend.origins import Border
 from management_frontend.service import ChangeService
 
 logger = logging.getLogger(__name__)
@@ -30,11 +39,12 @@ def run(config: Config) -> None:
 
 def create_app(config: Config) -> web.Application:
     app = webapp.create_app()
-    app.middlewares.append(errors_as_text)
+    app.middlewares.extend([refuse_web_pages, errors_as_text])
     app.add_routes(ROUTES)
     store = app[STORE] = ConfigStore(config.redis_ip, config.redis_port)
     app[SERVICE] = ChangeService(store)
     app[FOLLOW_WORKERS] = bool(config.follow_workers)
+    app[BORDER] = Border(config.host, config.allowed_origins, config.allowed_hosts)
 
     async def lifetime(_: web.Application) -> AsyncIterator[None]:
         async with _open(store, config.cluster_id):

@@ -13,14 +13,25 @@ from clipper_common.records import Snapshot
 from clipper_common.store import ConfigStore, StoreError
 from clipper_common.webapp import Handler, json_response
 from management_frontend import schemas, service, views
+from management_frontend.origins import Border
 from management_frontend.schemas import AnyRequest
 from management_frontend.service import Change, ChangeService
 
 STORE: Final = web.AppKey("store", ConfigStore)
 SERVICE: Final = web.AppKey("service", ChangeService)
 FOLLOW_WORKERS: Final = web.AppKey("follow_workers", bool)
+BORDER: Final = web.AppKey("border", Border)
 
 Source = TypeVar("Source")
+
+
+@web.middleware
+async def refuse_web_pages(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Serve only what no page of another origin can have sent, on any route."""
+    refusal = request.app[BORDER].refusal(request.headers)
+    if refusal is not None:
+        raise web.HTTPForbidden(text=refusal)
+    return await handler(request)
 
 
 @web.middleware

@@ -60,6 +60,7 @@ PURE = [
     "clipper_common/datatypes.py",
     "clipper_common/records.py",
     "clipper_common/wire.py",
+    "management_frontend/origins.py",
     "management_frontend/schemas.py",
     "query_frontend/batching.py",
     "query_frontend/cache.py",

@@ -1,7 +1,10 @@
 """The program as a process: start, the Redis it needs, the cluster it belongs to, and its end."""
 
+import http.client
 import json
 import signal
+import socket
+import subprocess
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -120,3 +123,96 @@ def test_a_redis_that_restarts_empty_is_claimed_again(start: Start, free_port: i
             assert time.monotonic() < give_up, "the new Redis was not claimed"
             time.sleep(0.05)
     assert post(program.url, "get_all_applications", verbose=False) == "[]"
+
+
+def application(name: str) -> str:
+    fields = {"name": name, "input_type": "ints", "default_output": "", "latency_slo_micros": 1}
+    return json.dumps(fields)
+
+
+def test_web_pages_change_nothing_and_other_clients_need_no_header(
+    start: Start, free_port: int, redis_port: int
+) -> None:
+    program = start(free_port, f"--redis_port={redis_port}", "--allowed_origins=https://dashboard.example.com")
+    program.wait_until_up()
+    url = f"{program.url}/admin/add_app"
+
+    def curl(name: str, *arguments: str) -> str:
+        command = ["curl", "--silent", "--show-error", "--noproxy", "*", "-d", application(name), *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=20).stdout
+
+    def browser(name: str, **headers: str) -> tuple[int, str]:
+        connection = http.client.HTTPConnection("127.0.0.1", free_port, timeout=10)
+        connection.request("POST", "/admin/add_app", application(name), {"Content-Type": "text/plain", **headers})
+        answer = connection.getresponse()
+        text = answer.read().decode()
+        connection.close()
+        return answer.status, text
+
+    for name, arguments in {
+        "curl": (url,),  # whose Content-Type is application/x-www-form-urlencoded
+        "by-name": (f"http://localhost:{free_port}/admin/add_app", "--resolve", f"localhost:{free_port}:127.0.0.1"),
+        "plain": ("-H", "Content-Type:", url),
+        "http-1.0": ("--http1.0", "-H", "Host:", url),
+    }.items():
+        assert curl(name, *arguments) == f"Successfully added application with name '{name}'"
+    assert browser("http.client")[0] == 200
+    assert browser("own", Origin=program.url, **{"Sec-Fetch-Site": "same-origin"})[0] == 200
+    dashboard = {"Origin": "https://dashboard.example.com", "Sec-Fetch-Site": "cross-site"}
+    assert browser("dashboard", **dashboard)[0] == 200
+    for headers in (
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Origin": "http://evil.com", "Sec-Fetch-Site": "cross-site"},
+        {"Origin": "null"},
+        {"Host": f"evil.com:{free_port}", "Origin": f"http://evil.com:{free_port}", "Sec-Fetch-Site": "same-origin"},
+    ):
+        status, text = browser("evil", **headers)
+        assert status == 403
+        assert json.loads(text)["error"] == "Forbidden"
+        assert "--allowed_" in json.loads(text)["cause"]
+    names = json.loads(post(program.url, "get_all_applications", verbose=False))
+    assert sorted(names) == ["by-name", "curl", "dashboard", "http-1.0", "http.client", "own", "plain"]
+
+
+def test_a_proxy_before_a_server_on_all_addresses_passes_its_own_name_on(
+    start: Start, free_port: int, redis_port: int
+) -> None:
+    program = start(free_port, f"--redis_port={redis_port}", "--host=0.0.0.0")
+    program.wait_until_up()
+    request = urllib.request.Request(
+        f"{program.url}/admin/add_app",
+        application("app").encode(),
+        {
+            "Host": "clipper.example.com",
+            "Origin": "https://clipper.example.com",
+            "Sec-Fetch-Site": "same-origin",
+            "X-Forwarded-Proto": "https",
+        },
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        assert answer.read() == b"Successfully added application with name 'app'"
+
+
+def test_it_is_asked_by_ipv6_address(start: Start, free_port: int, redis_port: int) -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("there is no IPv6 here")
+    program = start(free_port, f"--redis_port={redis_port}", "--host=::1")
+    program.url = f"http://[::1]:{free_port}"
+    program.wait_until_up()
+    request = urllib.request.Request(f"{program.url}/admin/ping", headers={"Origin": program.url})
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        assert answer.read() == b"PONG"
+
+
+def test_what_it_cannot_read_is_refused_as_json(start: Start, free_port: int, redis_port: int) -> None:
+    program = start(free_port, f"--redis_port={redis_port}")
+    program.wait_until_up()
+    for header, value, status in (("Content-Encoding", "gzip", 415), ("X", "a" * 9000, 400)):
+        connection = http.client.HTTPConnection("127.0.0.1", free_port, timeout=10)
+        connection.request("POST", "/admin/get_all_applications", b"{}", {header: value})
+        answer = connection.getresponse()
+        assert answer.status == status
+        assert set(json.loads(answer.read())) == {"error", "cause"}
+        connection.close()

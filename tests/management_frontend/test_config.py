@@ -4,6 +4,7 @@ import pytest
 
 from clipper_common.constants import EXIT_USAGE
 from management_frontend.config import Config
+from management_frontend.origins import Origin
 
 
 def test_defaults() -> None:
@@ -19,7 +20,19 @@ def test_all_options_with_blanks() -> None:
     assert Config.parse(arguments) == Config("r", 1, "h", 2, "c/1")
 
 
-@pytest.mark.parametrize("arguments", [["--redis_port=x"], ["--nonsense"], ["--redis=x"]])
+def test_origins_and_hosts_are_lists() -> None:
+    config = Config.parse(
+        ["--allowed_origins=https://A.example.com, http://b:8080,", "--allowed_hosts=Clipper.lan,b:1"]
+    )
+    assert config.allowed_origins == {Origin("https", "a.example.com", 443), Origin("http", "b", 8080)}
+    assert config.allowed_hosts == {"clipper.lan", "b"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--redis_port=x"], ["--nonsense"], ["--redis=x"]]
+    + [[f"--allowed_origins={origin}"] for origin in ("null", "*", "a.example.com", "https://a.example.com/x")],
+)
 def test_wrong_usage_is_explained(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         Config.parse(arguments)
