@@ -33,6 +33,13 @@ MAX_INPUTS_PER_REQUEST: Final = 4096
 """One event loop serves all applications: no request may keep it for long."""
 MAX_NAME_LENGTH: Final = 255
 """Of applications, and of models, their versions and their labels."""
+MAX_LABELS: Final = 64
+"""Of one model version."""
+MAX_PATH_LENGTH: Final = 4096
+"""Of the image and the data path of a model version."""
+MAX_APPLICATIONS: Final = 2048
+MAX_MODEL_VERSIONS: Final = 4096
+"""Registered at the same time. All of them are read at each change: that takes a second, and may take two."""
 MAX_DEFAULT_OUTPUT_BYTES: Final = 1024 * 1024
 MAX_BATCH_SIZE: Final = 4096
 """No policy asks a model for more inputs than this at once."""

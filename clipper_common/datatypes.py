@@ -157,7 +157,8 @@ _APP_NAME: Final = re.compile(r"[A-Za-z0-9_.~-]+")
 _RESERVED_APP_NAMES: Final = frozenset({".", ".."})
 _DNS_NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _DNS_VERSION: Final = re.compile(r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?")
-_FORBIDDEN_IN_IDS: Final = re.compile(r"[,:\x00-\x1f\x7f]")
+_UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""Control characters, ends of lines and paragraphs, and what changes the direction of the text around it."""
 
 
 def is_app_name(name: str) -> bool:
@@ -166,8 +167,21 @@ def is_app_name(name: str) -> bool:
 
 
 def is_id_part(text: str) -> bool:
-    """Whether a model's name, version or label keeps the Redis keys and lists unambiguous."""
-    return not _FORBIDDEN_IN_IDS.search(text)
+    """Whether a new model's name, version or label keeps the Redis keys and lists unambiguous, and looks as it is.
+
+    Older ones may be otherwise: where they are shown, they are escaped.
+    """
+    return "," not in text and ":" not in text and not _UNPRINTABLE.search(text)
+
+
+def is_model_name(text: str) -> bool:
+    """Whether a new model's name or version is such a part, and can be part of a path."""
+    return is_id_part(text) and "/" not in text
+
+
+def escape(text: str) -> str:
+    """`text` with what would break its line, or change how it is read, in the notation of JSON."""
+    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def is_dns_name(name: str) -> bool:

@@ -21,6 +21,7 @@ from clipper_common.constants import (
     LOG_FORMAT,
     MAX_BODY_BYTES,
 )
+from clipper_common.datatypes import escape
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,10 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def json_response(value: object, status: int = 200) -> web.Response:
-    return web.Response(body=jsontext.dumps(value), status=status, content_type="application/json")
+    body = jsontext.dumps(value)
+    if not body.isascii() or b"\x7f" in body:
+        body = escape(body.decode()).encode()
+    return web.Response(body=body, status=status, content_type="application/json")
 
 
 @web.middleware
@@ -236,7 +240,17 @@ def _new_event_loop() -> asyncio.AbstractEventLoop:
     return uvloop.new_event_loop()
 
 
+class _LineFormatter(logging.Formatter):
+    """Keeps a message in its line, whatever the names are that clients and containers chose."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = escape(record.message)
+        return super().formatMessage(record)
+
+
 def configure_logging() -> None:
-    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, datefmt=LOG_DATE_FORMAT)
+    handler = logging.StreamHandler()
+    handler.setFormatter(_LineFormatter(LOG_FORMAT, LOG_DATE_FORMAT))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     # It writes a traceback for each malformed request: anybody could fill the log.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)

@@ -16,11 +16,15 @@ from clipper_common import records
 from clipper_common.constants import (
     APPLY_SECONDS,
     DEFAULT_BATCH_SIZE,
+    MAX_APPLICATIONS,
     MAX_DEFAULT_OUTPUT_BYTES,
+    MAX_LABELS,
+    MAX_MODEL_VERSIONS,
     MAX_NAME_LENGTH,
+    MAX_PATH_LENGTH,
     MAX_WORKERS,
 )
-from clipper_common.datatypes import BatchPolicy, InputType, ModelId, is_app_name, is_id_part
+from clipper_common.datatypes import BatchPolicy, InputType, ModelId, escape, is_app_name, is_id_part, is_model_name
 from clipper_common.errors import QueryError, RequestError
 from clipper_common.records import Application, Model, Snapshot, Write
 from clipper_common.store import ConfigStore, StoreError
@@ -127,6 +131,8 @@ def add_application(snapshot: Snapshot, wanted: AddApplication) -> Change:
         raise QueryError(f"latency_slo_micros must be greater than 0, not {wanted.latency_slo_micros}")
     if name in snapshot.applications:
         raise QueryError(f"application '{name}' already exists")
+    if len(snapshot.applications) >= MAX_APPLICATIONS:
+        raise QueryError(f"There are {len(snapshot.applications)} applications, and no more can be added: delete some")
     if wanted.missing_values and wanted.input_type not in (InputType.FLOATS, InputType.DOUBLES):
         raise QueryError(
             f"missing_values is for the input types floats and doubles: {wanted.input_type.canonical_name} have none"
@@ -219,9 +225,10 @@ def add_model(snapshot: Snapshot, wanted: AddModel, registration: str) -> Change
     """`registration` tells this registration from any other of the same name and version."""
     name, version = wanted.model_name, wanted.model_version
     model = _new_model(wanted, registration)
-    _check_id_parts(wanted)
     if model.id in snapshot.models:
         raise QueryError(f"model with name '{name}' and version '{version}' already exists")
+    _check_id_parts(snapshot, wanted)
+    _check_sizes(snapshot, wanted)
     _check_linked_apps_accept(snapshot, name, wanted.input_type)
     if wanted.check_only:
         return Change([], f"Model with name '{name}' and version '{version}' can be added")
@@ -277,19 +284,35 @@ def _with_batching(model: Model, wanted: AddModel | SetBatching) -> Model:
     return replace(model, batch_size=size, learning_policy=learning, batch_delay_micros=delay)
 
 
-def _check_id_parts(wanted: AddModel) -> None:
-    parts = [("model name", wanted.model_name), ("model version", wanted.model_version)]
-    parts += [("label", label) for label in wanted.labels]
-    for what, text in parts:
+def _check_id_parts(snapshot: Snapshot, wanted: AddModel) -> None:
+    new_names = [("model name", wanted.model_name), ("model version", wanted.model_version)]
+    if snapshot.versions(wanted.model_name):  # a name that was accepted once stays good for further versions
+        del new_names[0]
+    for what, text in [*new_names, *(("label", label) for label in wanted.labels)]:
         if len(text) > MAX_NAME_LENGTH:
             raise QueryError(f"Invalid {what} supplied: it is longer than {MAX_NAME_LENGTH} characters")
-        if not is_id_part(text):
-            # 0.4's words; the control characters are ours.
-            kinds = "':'" if "," in text or ":" in text else "':', control characters"
-            raise QueryError(f"Invalid {what} supplied: {text}. Contains one of: ',', {kinds}")
-    for what, text in parts[:2]:
+        if not (is_id_part if what == "label" else is_model_name)(text):
+            raise QueryError(f"Invalid {what} supplied: {escape(text)}. Contains one of: {_forbidden(what, text)}")
+    for what, text in new_names:
         if not text:
             raise QueryError(f"Invalid {what} supplied: it is empty")
+
+
+def _forbidden(what: str, text: str) -> str:
+    """0.4's words for what it refused; the rest is ours."""
+    if "," in text or ":" in text:
+        return "',', ':'"
+    return "',', ':', " + ("" if what == "label" else "'/', ") + "control characters, bidirectional characters"
+
+
+def _check_sizes(snapshot: Snapshot, wanted: AddModel) -> None:
+    if len(wanted.labels) > MAX_LABELS:
+        raise QueryError(f"A model version has at most {MAX_LABELS} labels, not {len(wanted.labels)}")
+    for what, text in (("container_name", wanted.container_name), ("model_data_path", wanted.model_data_path)):
+        if len(text) > MAX_PATH_LENGTH:
+            raise QueryError(f"{what} is longer than {MAX_PATH_LENGTH} characters")
+    if len(snapshot.models) >= MAX_MODEL_VERSIONS:
+        raise QueryError(f"There are {len(snapshot.models)} model versions, and no more can be added: delete some")
 
 
 def _check_linked_apps_accept(snapshot: Snapshot, model_name: str, input_type: InputType) -> None:

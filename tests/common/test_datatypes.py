@@ -1,5 +1,6 @@
 """Input types, model ids and names."""
 
+import json
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ WORDS = {
     InputType.DOUBLES: "d double doubles",
     InputType.STRINGS: "s str strs string strings",
 }
+UNPRINTABLE = ["a\n", "\x00", "\t", "\x7f", "\x85", "\u061c", "\u200f", "\u2028", "a\u202eb", "\u2069"]
 PAIRS = [(word, kind) for kind, words in WORDS.items() for word in words.split()]
 
 
@@ -96,8 +98,24 @@ def test_no_app_names(name: str) -> None:
 
 
 def test_id_parts() -> None:
-    assert all(map(datatypes.is_id_part, ["m", "Ä b/c", "1.0", ""]))
-    assert not any(map(datatypes.is_id_part, ["a,b", "a:b", "a\n", "\x00", "\x7f"]))
+    assert all(map(datatypes.is_id_part, ["m", "Ä b/c", "1.0", "", "שלום", "🦀"]))
+    assert not any(map(datatypes.is_id_part, ["a,b", "a:b", *UNPRINTABLE]))
+
+
+def test_names_of_new_models() -> None:
+    assert all(map(datatypes.is_model_name, ["m", "Ä b.c", "1.0", ""]))
+    assert not any(map(datatypes.is_model_name, ["a/b", "/", "a,b", *UNPRINTABLE]))
+
+
+@pytest.mark.parametrize("text", UNPRINTABLE)
+def test_what_cannot_be_seen_is_escaped_as_in_json(text: str) -> None:
+    escaped = datatypes.escape(text)
+    assert escaped.isprintable() and escaped.isascii()
+    assert json.loads(f'"{escaped}"') == text
+
+
+def test_what_can_be_seen_is_not_escaped() -> None:
+    assert datatypes.escape('Ä b/c "\\" שלום 🦀') == 'Ä b/c "\\" שלום 🦀'
 
 
 @pytest.mark.parametrize("name", ["a", "0", "a-b", "a" * 63])

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -99,3 +101,23 @@ async def test_what_the_parser_refuses_is_json_though_it_is_no_text() -> None:
         assert json.loads(body)["error"] == "Bad Request"
         async with asyncio.timeout(10):
             assert await reader.read() == b""
+
+
+def test_a_message_stays_in_its_line() -> None:
+    """Names come from clients, containers and Redis."""
+    program = (
+        "import logging; from clipper_common import webapp; webapp.configure_logging(); "
+        "logging.getLogger('x').info('%s connected', 'a\\n26-01-01 ERROR \\u202eb')"
+    )
+    command = [sys.executable, "-c", program]
+    ended = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=20, check=True)
+    assert ended.stderr.count("\n") == 1
+    assert ended.stderr.endswith("] a\\u000a26-01-01 ERROR \\u202eb connected\n")
+
+
+def test_json_shows_what_cannot_be_seen() -> None:
+    value = {"a\n\x7f\u202eb": 'Ä "\\\u2066'}
+    body = webapp.json_response(value).body
+    assert isinstance(body, bytes)
+    assert body.decode() == '{"a\\n\\u007f\\u202eb":"Ä \\"\\\\\\u2066"}'
+    assert json.loads(body) == value

@@ -97,7 +97,8 @@ TEXTS = [
     Case([add_app()], ("delete_app", {"name": "app"}), "Successfully deleted application with name 'app'"),
     Case([], add_model(), "Successfully added model with name 'm' and input type 'integers'"),
     Case([], add_model(input_type="s"), "Successfully added model with name 'm' and input type 'strings'"),
-    Case([], add_model(model_name="M ö/1"), "Successfully added model with name 'M ö/1' and input type 'integers'"),
+    Case([], add_model(model_name="M ö.1"), "Successfully added model with name 'M ö.1' and input type 'integers'"),
+    Case([], add_model(labels=["a/b"] * 64), "Successfully added model with name 'm' and input type 'integers'"),
     Case([], add_model(check_only=True), "Model with name 'm' and version '1' can be added"),
     Case([add_app(), add_model()], link("m"), "Successfully linked model with name 'm' to application 'app'"),
     Case(LINKED, unlink("m"), "Success!"),
@@ -249,8 +250,24 @@ REFUSALS = [
     Case(
         [],
         add_model(model_name="a\tb"),
-        "Invalid model name supplied: a\tb. Contains one of: ',', ':', control characters",
+        "Invalid model name supplied: a\\u0009b. Contains one of: ',', ':', '/', "
+        "control characters, bidirectional characters",
     ),
+    Case(
+        [],
+        add_model(model_version="1/2"),
+        "Invalid model version supplied: 1/2. Contains one of: ',', ':', '/', "
+        "control characters, bidirectional characters",
+    ),
+    Case(
+        [],
+        add_model(labels=["gpj\u202e.1"]),
+        "Invalid label supplied: gpj\\u202e.1. Contains one of: ',', ':', control characters, bidirectional characters",
+    ),
+    Case([], add_model(labels=["x"] * 65), "A model version has at most 64 labels, not 65"),
+    Case([], add_model(labels=["x" * 256]), "Invalid label supplied: it is longer than 255 characters"),
+    Case([], add_model(container_name="x" * 4097), "container_name is longer than 4096 characters"),
+    Case([], add_model(model_data_path="x" * 4097), "model_data_path is longer than 4096 characters"),
     Case([], add_model(model_name=""), "Invalid model name supplied: it is empty"),
     Case([], add_model(model_version=""), "Invalid model version supplied: it is empty"),
     Case([add_model()], add_model(), "model with name 'm' and version '1' already exists"),

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 import redis
@@ -14,7 +15,7 @@ from clipper_common.records import Application, FrontendReport, Model, Snapshot,
 from clipper_common.store import ConfigStore
 from management_frontend import app, service
 from management_frontend.config import Config
-from management_frontend.schemas import AddApplication, ModelLinks
+from management_frontend.schemas import AddApplication, AddModel, ModelLinks, SetBatching, VersionedModel
 from management_frontend.service import BusyError, Change, ChangeService, LostConfigurationError
 
 WANTED = AddApplication("app", InputType.INTS, "-1", 20000)
@@ -173,3 +174,46 @@ async def test_links_that_clipper_0_4_left_behind_do_not_come_back(store: Config
     await store.commit(Snapshot(), [records.put_link("app", "old")])
     await ChangeService(store).change(add_application)
     assert (await store.read()).links == {}
+
+
+# --- what may be registered from now on, and what was registered before ---
+
+
+OLD_NAME = "team/a\n\u202eb"
+ADD = AddModel(OLD_NAME, "2", (), InputType.INTS, "image", "", -1)
+
+
+def models(*ids: ModelId) -> Snapshot:
+    return Snapshot(models={id_: Model(id_, InputType.INTS) for id_ in ids}, applications={"app": APP})
+
+
+def test_a_name_that_was_accepted_once_stays_good_for_everything() -> None:
+    before = models(ModelId(OLD_NAME, "1"))
+    assert service.add_model(before, ADD, "r").writes
+    assert service.add_model_links(before, ModelLinks("app", (OLD_NAME,))).writes
+    assert service.set_batching(before, SetBatching(OLD_NAME, "1", batch_size=2)).writes
+    assert service.set_model_version(before, VersionedModel(OLD_NAME, "1")).writes
+    assert service.delete_versioned_model(before, VersionedModel(OLD_NAME, "1")).writes
+    with pytest.raises(QueryError, match="Invalid model name supplied"):
+        service.add_model(models(), ADD, "r")
+    with pytest.raises(QueryError, match="Invalid model version supplied"):
+        service.add_model(before, replace(ADD, model_version="1/2"), "r")
+
+
+def test_there_is_a_limit_for_new_model_versions_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "MAX_MODEL_VERSIONS", 2)
+    wanted = replace(ADD, model_name="m")
+    assert service.add_model(models(ModelId("m", "1")), wanted, "r").writes
+    full = models(ModelId("m", "1"), ModelId("n", "1"), ModelId("o", "1"))
+    with pytest.raises(QueryError, match="There are 3 model versions, and no more can be added"):
+        service.add_model(full, wanted, "r")
+    assert service.set_batching(full, SetBatching("m", "1", batch_size=2)).writes
+
+
+def test_there_is_a_limit_for_new_applications_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "MAX_APPLICATIONS", 1)
+    assert service.add_application(Snapshot(), WANTED).writes
+    with pytest.raises(QueryError, match="There are 1 applications, and no more can be added"):
+        service.add_application(models(), replace(WANTED, name="other"))
+    with pytest.raises(QueryError, match="already exists"):
+        service.add_application(models(), WANTED)
