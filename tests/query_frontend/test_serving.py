@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import socket
 import statistics
 import threading
@@ -21,7 +22,7 @@ from clipper_common.constants import MAX_QUEUED_QUERIES
 from clipper_common.datatypes import BatchPolicy, InputType, ModelId
 from clipper_common.records import Application, Model
 from clipper_common.wire import Metadata
-from tests.query_frontend.conftest import Frontend, RawContainer, running_container, running_frontend, wait_for
+from tests.query_frontend.conftest import Frontend, RawContainer, http, running_container, running_frontend, wait_for
 
 pytestmark = pytest.mark.integration
 
@@ -600,3 +601,19 @@ def test_a_taken_port_ends_the_program_with_its_own_exit_code(frontend: Frontend
         with pytest.raises(AssertionError, match="cannot listen on"):
             second.start()
         assert second.process.wait(10) == 4
+
+
+def test_a_name_that_could_not_be_registered_now_is_served_and_escaped_where_it_is_shown(frontend: Frontend) -> None:
+    name, escaped = "team/a\n\u202eb", r"team/a\u000a\u202eb"
+    frontend.serve("app", f"{name}:1", "doubles", slo_ms=5000)
+    with running_container(frontend, "sum_container", f"{name}:1", "doubles"):
+        frontend.wait_for_replicas(1)
+        reply = frontend.post("/app/predict", {"input": [1.0, 2.0]})
+        assert (reply.json["output"], reply.json["default"]) == (3.0, False)
+        assert reply.headers["X-Clipper-Model"] == "team/a%0A%E2%80%AEb:1"
+        metrics = http("GET", frontend.url + "/metrics")
+        assert f"model:{name}:1:num_predictions" in {next(iter(each)) for each in metrics.json["counters"]}
+        assert b"\\u202eb:1:num_predictions" in metrics.body and b"\xe2\x80\xae" not in metrics.body
+    log = frontend.log.read_text()
+    assert escaped in log and "\u202e" not in log
+    assert all(re.match(r"\d\d-\d\d-\d\d:", line) for line in log.splitlines())
