@@ -25,8 +25,12 @@ async def serving() -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamW
     async def echo(request: web.Request) -> web.Response:
         return web.Response(body=await request.read())
 
+    async def forbid(request: web.Request) -> web.Response:
+        raise web.HTTPForbidden(text="No.")
+
     app = webapp.create_app()
     app.router.add_post("/echo", echo)
+    app.router.add_post("/forbidden", forbid)
     runner = webapp.Runner(app, access_log=None)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -89,6 +93,16 @@ async def test_a_chunked_body_that_is_too_large_ends_its_connection() -> None:
         status, headers, _ = await answer(reader)
         assert (status, headers["Connection"]) == (413, "close")
         writer.write(b"0\r\n\r\n")
+        async with asyncio.timeout(10):
+            assert await reader.read() == b""
+
+
+async def test_a_body_that_nobody_may_send_is_not_waited_for() -> None:
+    async with serving() as (reader, writer):
+        writer.write(b"POST /forbidden HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
+        status, headers, body = await answer(reader)
+        assert (status, headers["Connection"], json.loads(body)["cause"]) == (403, "close", "No.")
+        writer.write(b"123456789")
         async with asyncio.timeout(10):
             assert await reader.read() == b""
 

@@ -176,6 +176,15 @@ def test_a_body_that_is_too_large_is_413(serving: Frontend) -> None:
         assert connection.recv(100).startswith(b"HTTP/1.1 413")
 
 
+def test_web_pages_ask_for_predictions_as_ever(serving: Frontend) -> None:
+    """What they send changes nothing here. Whether they may read the answer is for a proxy to say."""
+    marks = {"Origin": "http://page.example.com", "Sec-Fetch-Site": "cross-site", "Content-Type": "text/plain"}
+    reply = serving.post("/doubles/predict", {"input": [1]}, **marks)
+    assert (reply.status, reply.json["output"]) == (200, 1.0)
+    assert not [name for name in reply.headers if name.lower().startswith("access-control-")]
+    assert http("OPTIONS", serving.url + "/doubles/predict", headers=marks).status == 405
+
+
 @pytest.mark.parametrize(
     ("encoding", "status"),
     [("gzip", 415), ("GZIP", 415), ("deflate", 415), ("br", 415), ("zstd", 415), ("identity, gzip", 415), ("x", 415)]
