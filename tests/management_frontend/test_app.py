@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -130,6 +131,7 @@ def application(name: str) -> str:
     return json.dumps(fields)
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
 def test_web_pages_change_nothing_and_other_clients_need_no_header(
     start: Start, free_port: int, redis_port: int
 ) -> None:
