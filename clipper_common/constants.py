@@ -37,9 +37,9 @@ MAX_LABELS: Final = 64
 """Of one model version."""
 MAX_PATH_LENGTH: Final = 4096
 """Of the image and the data path of a model version."""
-MAX_APPLICATIONS: Final = 2048
-MAX_MODEL_VERSIONS: Final = 4096
-"""Registered at the same time. All of them are read at each change: that takes a second, and may take two."""
+MAX_APPLICATIONS: Final = 16_384
+MAX_MODEL_VERSIONS: Final = 16_384
+"""Registered at the same time. All of them are read at each change: 4,000 of each take about a second."""
 MAX_DEFAULT_OUTPUT_BYTES: Final = 1024 * 1024
 MAX_BATCH_SIZE: Final = 4096
 """No policy asks a model for more inputs than this at once."""
