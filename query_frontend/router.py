@@ -48,6 +48,15 @@ _TCP_OPTIONS: Final = {
 """Those that there are; macOS has not all of them."""
 
 
+_CLOSED: Final = "it closed its connection"
+_BROKE: Final = "its connection broke"
+
+
+def has_ended(reason: str) -> bool:
+    """Whether a peer was lost because its process ended, as far as TCP tells: not for silence or what it said."""
+    return reason.startswith((_CLOSED, _BROKE))
+
+
 @dataclass
 class PeerEvents:
     """Whom peers report to."""
@@ -138,10 +147,10 @@ class Peer:
             except (BlockingIOError, InterruptedError):
                 break
             except OSError as error:
-                self._end = f"its connection broke: {error}"
+                self._end = f"{_BROKE}: {error}"
                 break
             if not data:
-                self._end = "it closed its connection"
+                self._end = _CLOSED
                 break
             self._inbox.extend(self._conversation.receive(data))
             if self._conversation.fault:

@@ -17,6 +17,9 @@ cdef class ModelState:
     cdef public bint has_own
     cdef public bint is_counted
     cdef public object idle
+    cdef public object suspects
+    cdef public object trial
+    cdef public object blame
     cdef public bint dispatch_due
     cdef public object delayed
     cdef public bint live

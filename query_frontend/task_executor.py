@@ -1,4 +1,6 @@
-"""cache -> queue -> replica -> outcome: gets each task done by some replica of its model version, at most twice tried.
+"""cache -> queue -> replica -> outcome: gets each task done by some replica of its model version.
+
+A task whose replica is lost is tried once more; more often only to find the input of which replicas die.
 
 Replicas pull: one that is idle takes the next batch, and has no other until it answered. So the load balances
 itself, and a slow replica slows nobody.
@@ -18,9 +20,11 @@ from clipper_common.datatypes import BatchPolicy, ModelId
 from clipper_common.records import Model
 from clipper_common.wire import MESSAGE_ID_LIMIT, PredictRequest, Response
 from query_frontend.batching import BatchSizer, batch_sizer
+from query_frontend.blame import ENDS_TO_BLAME, Blame
 from query_frontend.cache import PredictionCache, Shelf
 from query_frontend.metrics import Gauge, Leaves, ModelMetrics, SystemMetrics
 from query_frontend.model_queue import ModelQueue, Task
+from query_frontend.router import has_ended
 from query_frontend.rpc_server import QUICK_SECONDS, Connection, RpcServer
 from query_frontend.schemas import LARGE_OUTPUT_BYTES, embed_large
 
@@ -30,6 +34,7 @@ NO_MODELS: Final = "No connected models found for query"
 QUEUE_FULL: Final = "The queue of the model is full"
 REPLICA_DIED: Final = "The model container died while it handled the query, twice"
 LAST_REPLICA_DIED: Final = "The model container died while it handled the query, and no other is connected"
+INPUT_BLAMED: Final = "Model containers died of this input when they had no other: it is not sent to one for a minute"
 MODEL_RAISED: Final = "The model raised "
 
 _MAX_SENDS: Final = 2
@@ -59,6 +64,11 @@ class ModelState:
         """Whether what is queued is counted here: not if only relays take it, since their frontends count it."""
         self.idle: deque[ReplicaState] = deque()
         """Longest idle first."""
+        self.suspects: deque[list[Task]] = deque()
+        """Parts of batches with which a replica died. Each is tried by itself, one at a time."""
+        self.trial: Batch | None = None
+        """The one that a replica has now."""
+        self.blame = Blame()
         self.dispatch_due = False
         self.delayed: TimerHandle | None = None
         """Dispatches, however few have come until then."""
@@ -86,6 +96,12 @@ class ModelState:
     @property
     def delivery_seconds(self) -> float:
         return self.slo_seconds * _DELIVERY_SHARE
+
+    def take_waiting(self) -> list[Task]:
+        """Take out all that no replica has."""
+        suspects = [task for part in self.suspects for task in part]
+        self.suspects.clear()
+        return [*self.queue.clear(), *suspects]
 
     def new_sizer(self) -> BatchSizer:
         return batch_sizer(self.model.batch_policy, self.model.batch_size)
@@ -188,8 +204,8 @@ class TaskExecutor:
             state.shelf.used.add(task.payload)
             task.take(known, "", monotonic())
             return
-        if not state.is_served:
-            task.take(None, NO_MODELS, monotonic())
+        if (not state.is_served or state.blame) and (reason := _why_refused(state, task)):
+            task.take(None, reason, monotonic())
             return
         if known is not None and self._may_join(state, known):
             self._join(state, known, task)
@@ -216,6 +232,8 @@ class TaskExecutor:
     @staticmethod
     def _may_join(state: ModelState, task: Task) -> bool:
         """Not what ended unnoticed, nor what a replica keeps for longer than its queries could wait."""
+        if state.suspects and any(task in part for part in state.suspects):
+            return True
         return task.queued or (task.sent_at is not None and monotonic() - task.sent_at < state.slo_seconds)
 
     @staticmethod
@@ -234,7 +252,11 @@ class TaskExecutor:
 
     def _dispatch(self, state: ModelState, waited: bool = False) -> None:
         state.dispatch_due = False
-        while state.idle and state.queue:
+        while state.idle and (state.queue or state.suspects):
+            if state.suspects and self._try_suspects(state):
+                continue
+            if not state.queue:
+                return
             sizer = state.idle[0].sizer
             most = sizer.choose(state.batch_budget_seconds)
             now = monotonic()
@@ -250,6 +272,29 @@ class TaskExecutor:
                 self._send(state, replica, batch)
             else:
                 state.idle.append(replica)  # all that it drew had expired
+
+    def _try_suspects(self, state: ModelState) -> bool:
+        """Send a part of a batch with which a replica died to another one, or drop it if nobody waits any more.
+
+        If that one dies, too, fewer inputs may be the cause. Only one replica is risked at a time, and not the last
+        one while other queries wait for it.
+        """
+        num_serving = sum(not replica.draining for replica in state.replicas)
+        if state.trial is not None or (state.queue and num_serving < 2):
+            return False
+        now = monotonic()
+        tasks: list[Task] = []
+        for task in state.suspects.popleft():
+            if (task.wanted or task.joined) and task.deadline > now:
+                tasks.append(task)
+            else:
+                state.shelf.give_up(task.payload, task)
+        if tasks:
+            replica = state.idle.popleft()
+            self._send(state, replica, tasks)
+            if replica.connection in self._replicas:
+                state.trial = replica.batch
+        return True
 
     def _delay(self, state: ModelState, sizer: BatchSizer, most: int, now: float) -> bool:
         """Whether to wait for a batch to fill: as long as the model's delay says, and the first deadline allows."""
@@ -287,6 +332,8 @@ class TaskExecutor:
             self.rpc.expel(connection, reason)
             return
         replica.batch = None
+        if batch.state.trial is batch:
+            batch.state.trial = None
         seconds = monotonic() - batch.sent_at
         replica.sizer.observe(len(batch.tasks), seconds)
         if not replica.is_relay:
@@ -336,18 +383,35 @@ class TaskExecutor:
                 batch.state.shelf.give_up(task.payload, task)
                 task.resolve(None, raised + output.decode(errors="replace"), monotonic())
 
-    def _redo(self, batch: Batch) -> None:
-        """Queue the batch of a replica that was lost once more, as far as another replica can still answer it."""
+    def _redo(self, batch: Batch, has_ended: bool) -> None:
+        """Try the batch of a replica that was lost once more, as far as another replica can still answer it.
+
+        If its process has ended, one of the inputs may be why. So that the others do not share its fate, halves of
+        the batch are tried apart from each other and from what is queued.
+        """
         state = batch.state
         now = monotonic()
+        is_trial = state.trial is batch
+        if is_trial:
+            state.trial = None
+        is_blamed = has_ended and len(batch.tasks) == 1 and state.blame.note(batch.tasks[0].payload, now)
+        if is_blamed:
+            logger.warning("An input of %s ended %d replicas: it is not sent to others", state.model.id, ENDS_TO_BLAME)
+        left: list[Task] = []
         for task in batch.tasks:
             task.sent_at = None
-            has_chance = state.is_served and task.deadline > now and task.sends < _MAX_SENDS
-            if state.live and has_chance and (task.wanted or task.joined):
-                state.queue.put_back(task)
+            has_chance = state.is_served and task.deadline > now and (has_ended or task.sends < _MAX_SENDS)
+            if state.live and has_chance and not is_blamed and (task.wanted or task.joined):
+                left.append(task)
             else:
                 state.shelf.give_up(task.payload, task)
-                task.resolve(None, _why_lost(state, task), now)
+                task.resolve(None, INPUT_BLAMED if is_blamed else _why_lost(state, task), now)
+        if has_ended:
+            half = (len(left) + 1) // 2
+            state.suspects.extend(part for part in (left[:half], left[half:]) if part)
+        else:
+            for task in left:
+                state.queue.put_back(task)
         self._dispatch_soon(state)
 
     @staticmethod
@@ -355,7 +419,7 @@ class TaskExecutor:
         """Give what is queued for a model that lost its last replica the answer that new queries get at once."""
         if state.is_served:
             return
-        for task in state.queue.clear():
+        for task in state.take_waiting():
             state.shelf.give_up(task.payload, task)
             task.resolve(None, NO_MODELS, monotonic())
 
@@ -391,7 +455,7 @@ class TaskExecutor:
                 state.idle.remove(replica)
             self._dispatch_soon(state)
         if replica.batch is not None:
-            self._redo(replica.batch)
+            self._redo(replica.batch, has_ended(reason) and not (replica.draining or replica.is_relay))
         self.replicas_changed()
         if state is not None:
             self._answer_queue_if_unserved(state)
@@ -473,8 +537,15 @@ class TaskExecutor:
         self._cache.forget(state.shelf)
         for replica in state.replicas:
             replica.state = None
-        for task in state.queue.clear():
+        for task in state.take_waiting():
             task.resolve(None, NO_MODELS, monotonic())
+
+
+def _why_refused(state: ModelState, task: Task) -> str:
+    """Why a task is not queued; empty if it is."""
+    if not state.is_served:
+        return NO_MODELS
+    return INPUT_BLAMED if state.blame.is_blamed(task.payload, monotonic()) else ""
 
 
 def _why_lost(state: ModelState, task: Task) -> str:

@@ -26,6 +26,7 @@ REASONS = [
     task_executor.QUEUE_FULL,
     task_executor.REPLICA_DIED,
     task_executor.LAST_REPLICA_DIED,
+    task_executor.INPUT_BLAMED,
     task_executor.MODEL_RAISED,
     query_processor.SLO_MISSED,
 ]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import numpy as np
 import pytest
 import redis
 
@@ -617,3 +618,84 @@ def test_a_name_that_could_not_be_registered_now_is_served_and_escaped_where_it_
     log = frontend.log.read_text()
     assert escaped in log and "\u202e" not in log
     assert all(re.match(r"\d\d-\d\d-\d\d:", line) for line in log.splitlines())
+
+
+POISON = 13.0
+INPUT_BLAMED = "Model containers died of this input when they had no other: it is not sent to one for a minute"
+
+
+def numbers_in(request: wire.PredictRequest) -> list[float]:
+    return [float(np.frombuffer(payload, np.float64)[0]) for payload in request.inputs]
+
+
+def test_the_input_that_ends_replicas_is_found_and_its_neighbours_are_answered(
+    frontend: Frontend, raw_container: MakeContainer
+) -> None:
+    frontend.serve("app", slo_ms=30_000, batch_size=8)
+    containers = [join(frontend, raw_container)]
+    seen: list[list[float]] = []
+    with ThreadPoolExecutor() as pool:
+        inputs = [[float(number)] for number in (10, 11, 12, POISON, 14, 15, 16, 17)]
+        asked = pool.submit(frontend.predict, "app", input_batch=inputs)
+        request = containers[0].receive_batch()
+        assert numbers_in(request) == [value for (value,) in inputs]
+        containers += [join(frontend, raw_container, number) for number in range(2, 8)]
+        containers.pop(0).close()
+        while not asked.done():
+            for container in list(containers):
+                if container.is_silent(0.01):
+                    continue
+                message = wire.decode_from_frontend(container.receive())
+                if not isinstance(message, wire.PredictRequest):
+                    continue
+                seen.append(numbers_in(message))
+                if POISON in seen[-1]:
+                    containers.remove(container)
+                    container.close()
+                else:
+                    container.answer(message, [b"%d" % value for value in seen[-1]])
+    answers = asked.result()["batch_predictions"]
+    assert [answer["output"] for answer in answers] == [10, 11, 12, "default", 14, 15, 16, 17]
+    assert answers[3]["default_explanation"] == INPUT_BLAMED
+    assert seen.count([POISON]) == 2, "once more when it was alone"
+    assert [len(batch) for batch in seen if POISON in batch] == [4, 2, 1, 1]
+    assert frontend.predict("app", input=[POISON])["default_explanation"] == INPUT_BLAMED, "at once"
+    with ThreadPoolExecutor() as pool:
+        healthy = pool.submit(frontend.predict, "app", input=[20.0])
+        answer_next(containers)
+        assert healthy.result(5)["output"] == 20
+    frontend.configure(records.delete_model(ModelId("m", "1")))
+    frontend.serve("app", slo_ms=200, batch_size=8)
+    assert frontend.predict("app", input=[POISON])["default_explanation"] == SLO_MISSED, "it is tried again"
+
+
+def answer_next(containers: list[RawContainer]) -> None:
+    """Answer the batch that one of the containers gets."""
+    while True:
+        for container in containers:
+            if not container.is_silent(0.01):
+                message = wire.decode_from_frontend(container.receive())
+                if isinstance(message, wire.PredictRequest):
+                    container.answer(message, [b"%d" % value for value in numbers_in(message)])
+                    return
+
+
+def test_the_last_replica_is_not_risked_while_others_wait(frontend: Frontend, raw_container: MakeContainer) -> None:
+    frontend.serve("app", slo_ms=30_000, batch_size=1)
+    first, second = join(frontend, raw_container), join(frontend, raw_container, 2)
+    with ThreadPoolExecutor() as pool:
+        asked = [pool.submit(frontend.predict, "app", input=[float(number)]) for number in range(4)]
+        wait_for(lambda: lookups(frontend) == 4, "all arrived")
+        (suspect,) = numbers_in(first.receive_batch())
+        busy = second.receive_batch()
+        first.close()
+        frontend.wait_for_replicas(1)
+        order: list[float] = []
+        request = busy
+        for _ in range(4):
+            order += numbers_in(request)
+            second.answer(request, [b"%d" % order[-1]])
+            if len(order) < 4:
+                request = second.receive_batch()
+        assert order[-1] == suspect
+        assert [future.result(5)["output"] for future in asked] == [0, 1, 2, 3]
