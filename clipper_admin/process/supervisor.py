@@ -25,6 +25,9 @@ STOP_SECONDS = DRAIN_SECONDS + 2.0
 """From the request to stop until the kill."""
 FIRST_DELAY_SECONDS = 0.1
 MAX_DELAY_SECONDS = 10.0
+SERVED_SECONDS = 5.0
+MAX_DELAY_OF_SERVING_SECONDS = 1.0
+"""A program that once ran for so long has served, and will again: it is not kept waiting for longer than this."""
 STABLE_SECONDS = 30.0
 """A program that ran so long is restarted as if it had never crashed."""
 ADOPTED_POLL_SECONDS = 0.5
@@ -50,6 +53,7 @@ class Child:
         self.starts = 0
         self.started = 0.0
         self.delay = FIRST_DELAY_SECONDS
+        self.max_delay = MAX_DELAY_SECONDS
         self.last_exit = ""
 
     def adopt(self, status: Status, now: float) -> None:
@@ -105,6 +109,8 @@ class Child:
     def _ended(self, pid: int, how: str, now: float) -> None:
         self.process = self.identity = None
         processes.kill_group(pid, self.marks)
+        if now - self.started > SERVED_SECONDS:
+            self.max_delay = MAX_DELAY_OF_SERVING_SECONDS
         if now - self.started > STABLE_SECONDS:
             self.delay = FIRST_DELAY_SECONDS
         self._retry_later(how, now)
@@ -112,8 +118,9 @@ class Child:
     def _retry_later(self, how: str, now: float) -> None:
         logger.info("%s %s", self.program.id, how)
         self.last_exit = how
+        self.delay = min(self.delay, self.max_delay)
         self.due = None if self.stopping else now + self.delay
-        self.delay = min(2 * self.delay, MAX_DELAY_SECONDS)
+        self.delay *= 2
         self._save()
 
     def stop(self, now: float) -> None:

@@ -257,6 +257,19 @@ def test_waits_longer_after_each_crash_but_not_after_a_stable_run(
     assert boss.step(set(), now + supervisor.STABLE_SECONDS + 1) == pytest.approx(0.1)
 
 
+def test_waits_for_a_second_at_most_after_it_has_served(files: ClusterFiles, inside: Callable[[], Supervisor]) -> None:
+    files.write_program(shell("crasher", "exit 7"))
+    boss, now, waits = inside(), 0.0, []
+    boss.step({signal.SIGHUP}, now)
+    for lived in (0.0, supervisor.SERVED_SECONDS + 1, 0.0, 0.0, 0.0, 0.0, 0.0):
+        _let_end(boss.children["crasher"])
+        now += lived
+        waits.append(boss.step(set(), now) or 0.0)
+        now += waits[-1]
+        boss.step(set(), now)
+    assert waits == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.0, 1.0, 1.0])
+
+
 def _let_end(child: supervisor.Child) -> None:
     assert child.process
     give_up = time.monotonic() + 10
