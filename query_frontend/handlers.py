@@ -70,9 +70,9 @@ class Handlers:
 
     def _hold(self, app: AppState, request: web.Request) -> AbstractAsyncContextManager[Held | None]:
         """Memory for the body. Small ones are not counted, and a body of unknown length may be as large as any."""
-        if request.content.is_eof():  # it came with the head, in one piece
-            return nullcontext()
-        length = MAX_BODY_BYTES if request.content_length is None else request.content_length
+        length = request.content_length
+        if length is None:
+            length = request.content.total_bytes if request.content.is_eof() else MAX_BODY_BYTES
         return nullcontext() if length <= SMALL_BODY_BYTES else self._budget.hold(app.record.name, length)
 
     async def _predict(self, request: web.Request, app: AppState, arrival: float, held: Held | None) -> web.Response:

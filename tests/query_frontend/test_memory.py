@@ -23,7 +23,7 @@ SLACK = 64 * MEGABYTE
 @pytest.fixture
 def frontend(redis_port: int, tmp_path: Path) -> Iterator[Frontend]:
     with running_frontend(redis_port, tmp_path / "frontend.log", body_memory=BUDGET) as frontend:
-        frontend.serve("doubles")
+        frontend.serve("large")
         frontend.serve("others", "n:1")
         yield frontend
 
@@ -73,13 +73,13 @@ def test_unfinished_bodies_are_limited_in_sum(chunked: bool, frontend: Frontend)
     workers = [process, *process.children(recursive=True)]
     before = sum(each.memory_info().rss for each in workers)
     with ExitStack() as stack:
-        clients = [stack.enter_context(unfinished(frontend, "doubles", chunked)) for _ in range(30)]
+        clients = [stack.enter_context(unfinished(frontend, "large", chunked)) for _ in range(30)]
         answered = send(clients, chunked)
         counted = 2 * BODY_BYTES if chunked else BODY_BYTES  # of unknown length is as large as any
         assert len(clients) - len(answered) == BUDGET // counted
         assert sum(each.memory_info().rss for each in workers) - before < BUDGET + SLACK
         assert frontend.metric("gauges", "internal:body_memory") == {"held_max": str(BUDGET), "limit": str(BUDGET)}
-        assert frontend.predict("doubles", input=[1.0])["default"], "small ones are served; there is no replica"
+        assert frontend.predict("large", input=[1.0])["default"], "small ones are served; there is no replica"
         answer = frontend.post("/others/predict", json.dumps({"input": [1.5] * 100_000}).encode())
         assert answer.status == 503
         assert answer.headers["Retry-After"] == "1" and "--body_memory" in answer.json["cause"]
