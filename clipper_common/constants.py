@@ -29,6 +29,8 @@ DEFAULT_BATCH_SIZE: Final = -1
 """The batch size that means: learn it."""
 MAX_BODY_BYTES: Final = 32 * 1024 * 1024
 """Largest accepted HTTP body."""
+MAX_OUTPUT_BYTES: Final = 32 * 1024 * 1024
+"""Largest output of a model for one input."""
 MAX_INPUTS_PER_REQUEST: Final = 4096
 """One event loop serves all applications: no request may keep it for long."""
 MAX_NAME_LENGTH: Final = 255

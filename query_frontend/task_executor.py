@@ -16,6 +16,7 @@ from time import monotonic
 from typing import Final, NamedTuple
 
 from clipper_common import jsontext
+from clipper_common.constants import MAX_OUTPUT_BYTES
 from clipper_common.datatypes import BatchPolicy, ModelId
 from clipper_common.records import Model
 from clipper_common.wire import MESSAGE_ID_LIMIT, PredictRequest, Response
@@ -362,11 +363,14 @@ class TaskExecutor:
 
     def _deliver(self, batch: Batch, response: Response, raised: str) -> None:
         state, tasks, outputs = batch.state, batch.tasks, response.outputs
+        size = sum(map(len, outputs))
+        if size > MAX_OUTPUT_BYTES:
+            response = _without_oversized(response)
         if any(response.failed):
             self._deliver_failures(batch, response, raised)
             answered = [index for index, failed in enumerate(response.failed) if not failed]
             tasks, outputs = [tasks[index] for index in answered], [outputs[index] for index in answered]
-        embed = jsontext.embed if sum(map(len, outputs)) < LARGE_OUTPUT_BYTES else embed_large
+        embed = jsontext.embed if size < LARGE_OUTPUT_BYTES else embed_large
         values = list(map(embed, outputs))
         if self._cache.enabled and state.live:
             self._cache.put(state.shelf, [task.payload for task in tasks], values)
@@ -539,6 +543,16 @@ class TaskExecutor:
             replica.state = None
         for task in state.take_waiting():
             task.resolve(None, NO_MODELS, monotonic())
+
+
+def _without_oversized(response: Response) -> Response:
+    """The response with an error in the place of each output that is larger than outputs may be."""
+    outputs, failed = list(response.outputs), list(response.failed)
+    for index, output in enumerate(outputs):
+        if len(output) > MAX_OUTPUT_BYTES:
+            text = f"OutputError: an output is of {len(output)} bytes, and the most are {MAX_OUTPUT_BYTES}"
+            outputs[index], failed[index] = text.encode(), True
+    return response._replace(outputs=outputs, failed=failed)
 
 
 def _why_refused(state: ModelState, task: Task) -> str:

@@ -699,3 +699,17 @@ def test_the_last_replica_is_not_risked_while_others_wait(frontend: Frontend, ra
                 request = second.receive_batch()
         assert order[-1] == suspect
         assert [future.result(5)["output"] for future in asked] == [0, 1, 2, 3]
+
+
+def test_an_output_that_is_too_large_fails_alone(frontend: Frontend, raw_container: MakeContainer) -> None:
+    frontend.serve("app", slo_ms=30_000, batch_size=8)
+    container = join(frontend, raw_container)
+    most = 32 << 20
+    outputs = [b"[" + b" " * (most - 2) + b"]", b"x" * (most + 1), b"3"]
+    with ThreadPoolExecutor() as pool:
+        asked = pool.submit(frontend.post, "/app/predict", {"input_batch": [[0.0], [1.0], [2.0]]})
+        container.answer(container.receive_batch(), outputs)
+        answers = asked.result(20).json["batch_predictions"]
+    assert [answer["output"] for answer in answers] == [[], "default", 3]
+    reason = f"The model raised OutputError: an output is of {most + 1} bytes, and the most are {most}"
+    assert answers[1]["default_explanation"] == reason
