@@ -2,9 +2,11 @@
 
 import asyncio
 import os
+import time
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from math import inf
 from pathlib import Path
 from typing import Final
 
@@ -40,6 +42,7 @@ class BodyBudget:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.held_bytes = 0
+        self._short_at = -inf
         self._waiting: OrderedDict[str, deque[tuple[int, asyncio.Future[None]]]] = OrderedDict()
         """By application, the next one first: how much each request needs."""
 
@@ -58,6 +61,10 @@ class BodyBudget:
             yield held
         finally:
             held.resize(0)
+
+    def was_short_within(self, seconds: float) -> bool:
+        """Whether a request had to wait in the last seconds."""
+        return time.monotonic() - self._short_at < seconds
 
     def give_back(self, size: int) -> None:
         """Let those in that wait, as far as there is memory now. A negative size takes more."""
@@ -79,6 +86,7 @@ class BodyBudget:
         return self.held_bytes + size <= self.limit or not self.held_bytes
 
     async def _wait(self, app_name: str, size: int) -> None:
+        self._short_at = time.monotonic()
         admitted = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(app_name, deque()).append((size, admitted))
         try:

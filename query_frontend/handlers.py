@@ -27,6 +27,14 @@ MODEL_HEADER: Final = "X-Clipper-Model"
 _HEADER_SAFE: Final = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) != "%")
 
 
+_PROGRESS_SECONDS: Final = 10.0
+_PROGRESS_BYTES: Final = 1 << 16
+_TOO_SLOW: Final = (
+    f"The body brought less than {_PROGRESS_BYTES} bytes in {_PROGRESS_SECONDS:g} seconds while other requests waited "
+    "for the memory that was held for it"
+)
+
+
 class Handlers:
     def __init__(
         self,
@@ -76,7 +84,7 @@ class Handlers:
         return nullcontext() if length <= SMALL_BODY_BYTES else self._budget.hold(app.record.name, length)
 
     async def _predict(self, request: web.Request, app: AppState, arrival: float, held: Held | None) -> web.Response:
-        body = await self._read(request)
+        body = await self._read(request, held)
         try:
             inputs, version = await self._decoder.predict(body, app.input_type, app.missing_values)
             model = self._registry.choose_model(app, version)
@@ -101,13 +109,13 @@ class Handlers:
         """Feedback: checked and acknowledged. No selection policy makes use of it yet; only user 0 has a state."""
         app = self._app(request)
         try:
-            async with self._hold(app, request):
-                return await self._update(request, app)
+            async with self._hold(app, request) as held:
+                return await self._update(request, app, held)
         except OverBudgetError:
             return _busy()
 
-    async def _update(self, request: web.Request, app: AppState) -> web.Response:
-        body = await self._read(request)
+    async def _update(self, request: web.Request, app: AppState, held: Held | None) -> web.Response:
+        body = await self._read(request, held)
         try:
             feedback = await self._decoder.update(body, app.input_type, app.missing_values)
         except JsonError as error:
@@ -143,16 +151,29 @@ class Handlers:
             raise web.HTTPNotFound(text=f"No application is named '{request.match_info['app']}'")
         return app
 
-    async def _read(self, request: web.Request) -> bytes:
+    async def _read(self, request: web.Request, held: Held | None) -> bytes:
         if request.content.is_eof():  # it came with the head: no timer is needed, which costs more than the rest here
             return await request.read()
         try:
             async with asyncio.timeout(self._seconds_for_body(request)):
-                return await request.read()
+                return await (request.read() if held is None else self._read_large(request))
         except TimeoutError:
             raise web.HTTPRequestTimeout(
                 text=f"The body did not arrive within {self._content_seconds:g} seconds"
             ) from None
+
+    async def _read_large(self, request: web.Request) -> bytes:
+        """Read a body that memory is held for, unless it hardly moves while others wait for that memory."""
+        reading = asyncio.create_task(request.read())
+        try:
+            seen = 0
+            while not (await asyncio.wait([reading], timeout=_PROGRESS_SECONDS))[0]:
+                seen, before = request.content.total_bytes, seen
+                if seen - before < _PROGRESS_BYTES and self._budget.was_short_within(_PROGRESS_SECONDS):
+                    raise web.HTTPRequestTimeout(text=_TOO_SLOW)
+            return reading.result()
+        finally:
+            reading.cancel()
 
     def _seconds_for_body(self, request: web.Request) -> float:
         take_body_due: Callable[[], float | None] = getattr(request.protocol, "take_body_due", lambda: None)

@@ -85,3 +85,17 @@ def test_unfinished_bodies_are_limited_in_sum(chunked: bool, frontend: Frontend)
         assert answer.headers["Retry-After"] == "1" and "--body_memory" in answer.json["cause"]
     wait_for(lambda: (frontend.metric("gauges", "internal:body_memory") or {})["held_max"] == "0", "all is given back")
     assert frontend.post("/others/predict", json.dumps({"input": [1.5] * 100_000}).encode()).status == 200
+
+
+def test_a_body_that_hardly_moves_does_not_keep_memory_from_others(redis_port: int, tmp_path: Path) -> None:
+    log = tmp_path / "frontend.log"
+    with running_frontend(redis_port, log, body_memory=BODY_BYTES) as frontend, ExitStack() as stack:
+        frontend.serve("large")
+        (dribbling,) = clients = [stack.enter_context(unfinished(frontend, "large"))]
+        assert send(clients) == []
+        body = b" " * MEGABYTE + json.dumps({"input": [1.5] * 100_000}).encode()
+        assert frontend.post("/large/predict", body).status == 503
+        wait_for(lambda: frontend.post("/large/predict", body).status == 200, "one is let in", 30)
+        dribbling.setblocking(True)
+        dribbling.settimeout(10)
+        assert dribbling.recv(12) == b"HTTP/1.1 408"
