@@ -33,6 +33,8 @@ MAX_INPUTS_PER_REQUEST: Final = 4096
 """One event loop serves all applications: no request may keep it for long."""
 MAX_NAME_LENGTH: Final = 255
 """Of applications, and of models, their versions and their labels."""
+MAX_INT32: Final = 2**31 - 1
+"""The largest whole number in a request of the management frontend, as in 0.4."""
 MAX_DEFAULT_OUTPUT_BYTES: Final = 1024 * 1024
 MAX_BATCH_SIZE: Final = 4096
 """No policy asks a model for more inputs than this at once."""

@@ -1,4 +1,4 @@
-"""Input types, batch policies, model ids and the rules for names."""
+"""Input types, batch policies, model ids, the rules for names, and how text from outside is shown."""
 
 import re
 from array import array
@@ -157,7 +157,10 @@ _APP_NAME: Final = re.compile(r"[A-Za-z0-9_.~-]+")
 _RESERVED_APP_NAMES: Final = frozenset({".", ".."})
 _DNS_NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _DNS_VERSION: Final = re.compile(r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?")
-_FORBIDDEN_IN_IDS: Final = re.compile(r"[,:\x00-\x1f\x7f]")
+_CONTROL: Final = r"\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff"
+"""Control characters, line ends among them, and halves of surrogate pairs."""
+_FORBIDDEN_IN_IDS: Final = re.compile(f"[,:{_CONTROL}]")
+_FORBIDDEN_IN_TEXTS: Final = re.compile(f"[{_CONTROL}]")
 
 
 def is_app_name(name: str) -> bool:
@@ -168,6 +171,16 @@ def is_app_name(name: str) -> bool:
 def is_id_part(text: str) -> bool:
     """Whether a model's name, version or label keeps the Redis keys and lists unambiguous."""
     return not _FORBIDDEN_IN_IDS.search(text)
+
+
+def is_model_text(text: str) -> bool:
+    """Whether `text` can be the name or the version of a model, wherever it comes from."""
+    return 0 < len(text) <= MAX_NAME_LENGTH and is_id_part(text)
+
+
+def is_plain_text(text: str, max_length: int = MAX_NAME_LENGTH) -> bool:
+    """Whether `text` is a name of some kind: not empty, not long, and without control characters."""
+    return 0 < len(text) <= max_length and not _FORBIDDEN_IN_TEXTS.search(text)
 
 
 def is_dns_name(name: str) -> bool:
@@ -183,3 +196,20 @@ def is_dns_subdomain(name: str) -> bool:
 def is_dns_version(version: str) -> bool:
     """As `is_dns_name`, for a version, which may hold dots too."""
     return len(version) <= 63 and bool(_DNS_VERSION.fullmatch(version))
+
+
+# --- text that comes from outside, where people read it ---
+
+_SHOWN_CHARACTERS: Final = 200
+
+
+def printable(text: str, max_length: int = _SHOWN_CHARACTERS) -> str:
+    """`text` on one line and not long: what is not printable, such as a line end or an escape sequence, is escaped."""
+    shown = text[:max_length]
+    if not shown.isprintable():
+        shown = "".join(one if one.isprintable() else _escaped(one) for one in shown)
+    return shown if len(text) <= max_length else f"{shown}... ({len(text)} characters)"
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode()

@@ -10,7 +10,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable, Sequence
 from contextlib import aclosing
 from typing import Any, Final
 
@@ -27,9 +27,9 @@ from clipper_common.constants import (
     CONFIG_REREAD_SECONDS,
     FRONTEND_LEASE_SECONDS,
 )
-from clipper_common.datatypes import ModelId
+from clipper_common.datatypes import ModelId, printable
 from clipper_common.errors import ClipperException, RecordError
-from clipper_common.records import Frontend, FrontendReport, Replica, Snapshot, Write
+from clipper_common.records import Faults, Frontend, FrontendReport, Place, Replica, Snapshot, Write
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +39,9 @@ _UNKNOWING: Final = "unknowing-"
 """Of an epoch begun by who had never seen a configuration. Who has one writes it back all the same."""
 _REPLICA_MEMORY_SECONDS: Final = 3600.0
 """For so long a version 4 container that is away keeps its number."""
+
+_MAX_TOLD: Final = 100
+"""So many records that are wrong are named in the log at once."""
 
 StoreError = (RedisError, OSError, asyncio.TimeoutError)
 """What a call raises when Redis cannot be reached or does not do as it is told."""
@@ -81,125 +84,228 @@ def explain(error: BaseException) -> str:
     return f"{reason} (It says: {error})" if reason else str(error) or repr(error)
 
 
-_READ_ALL: Final = f"""
-local function keys(db, kind)
-  redis.call('SELECT', db)
+# --- scripts. Whatever somebody put into Redis, none of them may fail: what is of the wrong kind counts as absent ---
+
+_LUA: Final = f"""
+local function kind(key) return redis.call('TYPE', key).ok end
+local function text(key) return redis.call('MGET', key)[1] end
+local function field(key, name) return kind(key) == 'hash' and redis.call('HGET', key, name) end
+local function counter(text)
+  if text and #text <= {records.COUNTER_DIGITS} and (text == '0' or string.find(text, '^[1-9]%d*$')) then
+    return tonumber(text)
+  end
+end
+local function revision() return counter(text('{records.REVISION_KEY}')) or 0 end
+local function epoch()
+  local found = text('{records.EPOCH_KEY}')
+  return found and #found <= 64 and string.find(found, '^[%w-]+$') and found or ''
+end
+local function set_revision(number)
+  if number >= 1e{records.COUNTER_DIGITS} then number = 1 end
+  redis.call('SET', '{records.REVISION_KEY}', string.format('%.0f', number))
+  redis.call('PUBLISH', '{records.CHANGES_CHANNEL}', string.format('%.0f', number))
+  return number
+end
+-- Where the revision is wrong, the next is above all by which query frontends serve.
+local function next_revision()
+  local last = revision()
+  if last == 0 and kind('{records.REVISION_KEY}') ~= 'none' then
+    for _, key in ipairs(redis.call('KEYS', '{records.FRONTEND_PREFIX}*')) do
+      last = math.max(last, counter(field(key, 'revision')) or 0)
+    end
+  end
+  return set_revision(last + 1)
+end
+local kinds = {{HSET = 'hash', SADD = 'set', SREM = 'set'}}
+local function write(database, command)
+  redis.call('SELECT', database)
+  local found = kind(command[2])
+  if kinds[command[1]] and found ~= 'none' and found ~= kinds[command[1]] then redis.call('DEL', command[2]) end
+  redis.call(unpack(command))
+end
+"""
+
+# read(): each key with why it was not read, or with what is there.
+_READ: Final = f"""{_LUA}
+local commands = {{hash = {{'HLEN', 'HGETALL'}}, set = {{'SCARD', 'SMEMBERS'}}, string = {{'STRLEN', 'GET'}}}}
+local function bytes(value)
+  if type(value) == 'string' then return #value end
+  local sum = 0
+  for _, part in ipairs(value) do sum = sum + #part end
+  return sum
+end
+local function problem_of(key, wanted)
+  local found, most = kind(key), wanted == 'string' and {records.MAX_RECORD_BYTES} or {records.MAX_RECORD_PARTS}
+  if found ~= wanted then return 'it is a ' .. found .. ', and should be a ' .. wanted end
+  if #key > {records.MAX_KEY_BYTES} then return 'its key has ' .. #key .. ' bytes' end
+  local size = redis.call(commands[wanted][1], key)
+  if size > most then return 'its size is ' .. size .. ', and may be ' .. most end
+end
+local function read(database, wanted, keys)
+  redis.call('SELECT', database)
   local found = {{}}
-  for _, key in ipairs(redis.call('KEYS', '*')) do
-    if redis.call('TYPE', key).ok == kind then found[#found + 1] = key end
+  for _, key in ipairs(keys or redis.call('KEYS', '*')) do
+    local problem, value = problem_of(key, wanted), ''
+    if not problem then
+      value = redis.call(commands[wanted][2], key)
+      if bytes(value) > {records.MAX_RECORD_BYTES} then
+        problem, value = 'it has ' .. bytes(value) .. ' bytes, and may have {records.MAX_RECORD_BYTES}', ''
+      end
+    end
+    found[#found + 1] = {{string.sub(key, 1, {records.MAX_KEY_BYTES}), problem or '', value}}
   end
   return found
 end
-local function read(db, kind, command)
-  local found = {{}}
-  for _, key in ipairs(keys(db, kind)) do found[#found + 1] = {{key, redis.call(command, key)}} end
-  return found
-end
+"""
+
+_READ_ALL: Final = f"""{_READ}
 -- Clipper 0.4 marks a deleted model by taking its field `valid` away and leaves the rest to the query frontend.
-for _, key in ipairs(keys({records.MODEL_DB}, 'hash')) do
-  if redis.call('HEXISTS', key, 'valid') == 0 then redis.call('DEL', key) end
+redis.call('SELECT', {records.MODEL_DB})
+for _, key in ipairs(redis.call('KEYS', '*')) do
+  if kind(key) == 'hash' and redis.call('HEXISTS', key, 'valid') == 0 then redis.call('DEL', key) end
 end
 redis.call('SELECT', {records.CLIPPER_DB})
-local head = redis.call('MGET', '{records.REVISION_KEY}', '{records.EPOCH_KEY}', '{records.WORKERS_KEY}')
-return {{head[1] or '0', head[2] or '', head[3] or '',
-  read({records.APPLICATION_DB}, 'hash', 'HGETALL'), read({records.MODEL_DB}, 'hash', 'HGETALL'),
-  read({records.METADATA_DB}, 'string', 'GET'), read({records.LINK_DB}, 'set', 'SMEMBERS')}}
+local head = {{}}
+for _, key in ipairs({{'{records.REVISION_KEY}', '{records.EPOCH_KEY}', '{records.WORKERS_KEY}'}}) do
+  if kind(key) ~= 'none' then head[#head + 1] = key end
+end
+return {{read({records.CLIPPER_DB}, 'string', head),
+  read({records.APPLICATION_DB}, 'hash'), read({records.MODEL_DB}, 'hash'),
+  read({records.METADATA_DB}, 'string'), read({records.LINK_DB}, 'set')}}
+"""
+
+_READ_HEAD: Final = f"""{_LUA}
+return {{string.format('%.0f', revision()), epoch()}}
 """
 
 # ARGV: expected revision and epoch, and the writes as JSON. Answers the new revision, or -1.
-_COMMIT: Final = f"""
-if (redis.call('GET', '{records.REVISION_KEY}') or '0') ~= ARGV[1]
-  or (redis.call('GET', '{records.EPOCH_KEY}') or '') ~= ARGV[2] then return -1 end
-for _, write in ipairs(cjson.decode(ARGV[3])) do
-  redis.call('SELECT', write[1])
-  redis.call(unpack(write[2]))
-end
+_COMMIT: Final = f"""{_LUA}
+if revision() ~= tonumber(ARGV[1]) or epoch() ~= ARGV[2] then return -1 end
+for _, one in ipairs(cjson.decode(ARGV[3])) do write(one[1], one[2]) end
 redis.call('SELECT', {records.CLIPPER_DB})
 redis.call('SET', '{records.SCHEMA_KEY}', '{records.SCHEMA_VERSION}')
-local revision = redis.call('INCR', '{records.REVISION_KEY}')
-redis.call('PUBLISH', '{records.CHANGES_CHANNEL}', revision)
-return revision
+return next_revision()
 """
 
 # As _COMMIT, for a Redis that came back empty: only one frontend wins, and what was written since stays.
 # ARGV: new epoch, least revision, writes, the epoch that it follows (or empty).
-_RESTORE: Final = f"""
-if (redis.call('GET', '{records.EPOCH_KEY}') or '') ~= ARGV[4] then return 0 end
+_RESTORE: Final = f"""{_LUA}
+if epoch() ~= ARGV[4] then return 0 end
 redis.call('SET', '{records.EPOCH_KEY}', ARGV[1])
 local existed = {{}}
-for _, write in ipairs(cjson.decode(ARGV[3])) do
-  redis.call('SELECT', write[1])
-  local place = write[1] .. '/' .. write[2][2]
-  if existed[place] == nil then existed[place] = redis.call('EXISTS', write[2][2]) == 1 end
-  if not existed[place] then redis.call(unpack(write[2])) end
+for _, one in ipairs(cjson.decode(ARGV[3])) do
+  redis.call('SELECT', one[1])
+  local place = one[1] .. '/' .. one[2][2]
+  if existed[place] == nil then existed[place] = kind(one[2][2]) ~= 'none' end
+  if not existed[place] then write(one[1], one[2]) end
 end
 redis.call('SELECT', {records.CLIPPER_DB})
 redis.call('SET', '{records.SCHEMA_KEY}', '{records.SCHEMA_VERSION}')
-if tonumber(redis.call('GET', '{records.REVISION_KEY}') or '0') < tonumber(ARGV[2]) then
-  redis.call('SET', '{records.REVISION_KEY}', ARGV[2])
-end
-local revision = redis.call('INCR', '{records.REVISION_KEY}')
-redis.call('PUBLISH', '{records.CHANGES_CHANNEL}', revision)
+set_revision(math.max(revision(), tonumber(ARGV[2])) + 1)
 return 1
 """
 
-_READ_REPLICAS: Final = f"""
-redis.call('SELECT', {records.REPLICA_DB})
-local found = {{}}
-for _, key in ipairs(redis.call('KEYS', '*')) do
-  if redis.call('TYPE', key).ok == 'hash' then found[#found + 1] = redis.call('HGETALL', key) end
-end
-return found
+_READ_REPLICAS: Final = f"""{_READ}
+return read({records.REPLICA_DB}, 'hash')
 """
 
 # A frontend says that it lives, or leaves. Leases are Redis' own: no clock of another machine counts. Nearly always
 # nothing has changed since the last report of anybody; then only the leases of its own replicas are renewed.
 # ARGV: id, place whose earlier lives are over (or empty), revision, what it says (or empty: it leaves), milliseconds of
 # its lease and for which numbers are remembered, the version of the frontends that it knows, and a new one. Answers
-# the numbers of its replicas, that version, and unless it is known all frontends that live: each as the JSON of
-# [id, address, models].
-_REPORT: Final = f"""
-local id, revision, said, lease, memory = ARGV[1], ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6])
+# the numbers of its replicas, that version, unless it is known all frontends that live: each as the JSON of
+# [id, address, models], and the databases and keys of records that were removed because they were wrong. The owner of
+# such a one, if it lives, writes it anew within a second, since each report looks for its own.
+_REPORT: Final = f"""{_LUA}
+local id, serves_by, said, lease, memory = ARGV[1], ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6])
 local prefix = '{records.FRONTEND_PREFIX}'
+local removed = {{}}
+local function remove(key, database)
+  redis.call('DEL', key)
+  removed[#removed + 1] = {{database or {records.CLIPPER_DB}, string.sub(key, 1, {records.MAX_KEY_BYTES})}}
+end
+local function keep_hash(key, database)
+  local found = kind(key)
+  if found ~= 'hash' and found ~= 'none' then remove(key, database) end
+  return found == 'hash'
+end
+local function decoded(text)
+  local is_json, value = pcall(cjson.decode, text or '')
+  return is_json and type(value) == 'table' and value or nil
+end
+local function number(text)
+  return type(text) == 'string' and #text <= {records.REPLICA_NUMBER_DIGITS} and counter(text)
+end
+local function are_numbers(list)
+  for _, value in ipairs(list) do
+    if type(value) ~= 'number' or not number(string.format('%.0f', value)) then return false end
+  end
+  return true
+end
+local function are_texts(list)
+  for _, value in pairs(list) do if type(value) ~= 'string' then return false end end
+  return true
+end
+local function are_replicas(list)
+  for _, pair in ipairs(list) do
+    local name, replica = type(pair) == 'table' and pair[1], type(pair) == 'table' and pair[2]
+    if type(name) ~= 'string' or type(replica) ~= 'table' or not are_texts(replica) or not replica.model_name
+      or not replica.model_version or not number(replica.model_replica_id) or not replica.zmq_connection_id then
+      return false
+    end
+  end
+  return true
+end
+
+keep_hash('{records.LIVING_KEY}')
 local ids = {{}}
 for _, key in ipairs(redis.call('KEYS', prefix .. '*')) do
   local other = string.sub(key, #prefix + 1)
   if other ~= id and ARGV[2] ~= '' and string.sub(other, 1, #ARGV[2]) == ARGV[2] then redis.call('DEL', key)
-  else ids[#ids + 1] = other end
+  elseif keep_hash(key) then ids[#ids + 1] = other end
 end
 table.sort(ids)
 local function answer(numbers, version)
   redis.call('SELECT', {records.CLIPPER_DB})
   local texts = {{}}
   if version ~= ARGV[7] then
-    for index, other in ipairs(ids) do texts[index] = redis.call('HGET', prefix .. other, 'summary') end
+    for index, other in ipairs(ids) do texts[index] = redis.call('HGET', prefix .. other, 'summary') or '' end
   end
-  return {{numbers, version, texts}}
+  return {{cjson.encode(numbers), version, texts, removed}}
 end
 local function renew()
-  redis.call('HSET', prefix .. id, 'revision', revision)
+  redis.call('HSET', prefix .. id, 'revision', serves_by)
   redis.call('PEXPIRE', prefix .. id, lease)
 end
 
 local known = redis.call('HMGET', '{records.LIVING_KEY}', 'ids', 'version')
 local last = redis.call('HMGET', prefix .. id, 'said', 'keys', 'numbers', 'memory')
-if said ~= '' and last[1] == said and known[1] == cjson.encode(ids)
-  and (last[4] == '' or redis.call('PTTL', last[4]) > memory / 2) then
+local last_keys, last_numbers = decoded(last[2]), decoded(last[3])
+if said ~= '' and last[1] == said and known[1] == cjson.encode(ids) and known[2]
+  and last_keys and are_texts(last_keys) and #last_keys == tonumber(ARGV[9])
+  and last_numbers and are_numbers(last_numbers) and #last_numbers == #last_keys
+  and (last[4] == '' or (last[4] and redis.call('PTTL', last[4]) > memory / 2)) then
   renew()
   redis.call('SELECT', {records.REPLICA_DB})
   local all_there = true
-  for _, key in ipairs(cjson.decode(last[2])) do
-    if redis.call('PEXPIRE', key, lease) == 0 then all_there = false end
+  for _, key in ipairs(last_keys) do
+    if kind(key) ~= 'hash' or redis.call('PEXPIRE', key, lease) == 0 then all_there = false end
   end
   redis.call('SELECT', {records.CLIPPER_DB})
-  if all_there then return answer(last[3], known[2]) end
+  if all_there then return answer(last_numbers, known[2]) end
 end
 
 redis.call('DEL', prefix .. id)
 local lives = {{}}
 for index = #ids, 1, -1 do
-  local replicas = redis.call('HGET', prefix .. ids[index], 'replicas')
-  if replicas then lives[ids[index]] = cjson.decode(replicas) else table.remove(ids, index) end
+  local key = prefix .. ids[index]
+  local written = redis.call('HGET', key, 'replicas')
+  local replicas, summary = decoded(written), decoded(redis.call('HGET', key, 'summary'))
+  if replicas and are_replicas(replicas) and summary and summary[1] == ids[index] then lives[ids[index]] = replicas
+  else
+    table.remove(ids, index)
+    if written then remove(key) end
+  end
 end
 local function model(replica) return replica.model_name .. ':' .. replica.model_version end
 local function key_of(replica)
@@ -227,13 +333,15 @@ if said ~= '' then
   for _, pair in ipairs(replicas) do
     local name, replica = pair[1], pair[2]
     local full = model(replica) .. '/' .. name
-    replica.model_replica_id = number_of[full] or redis.call('GET', '{records.REPLICA_NUMBER_PREFIX}' .. full)
-      or replica.model_replica_id
+    local remembered = text('{records.REPLICA_NUMBER_PREFIX}' .. full)
+    replica.model_replica_id = number_of[full] or (number(remembered) and remembered) or replica.model_replica_id
     if not claim(name, replica) then new[#new + 1] = pair end
   end
   for _, pair in ipairs(new) do
+    local counted = '{records.REPLICA_COUNT_PREFIX}' .. model(pair[2])
+    if kind(counted) ~= 'none' and not number(text(counted)) then remove(counted) end
     repeat
-      local count = redis.call('INCR', '{records.REPLICA_COUNT_PREFIX}' .. model(pair[2]))
+      local count = redis.call('INCR', counted)
       pair[2].model_replica_id = tostring(count - 1)
     until claim(pair[1], pair[2])
   end
@@ -243,7 +351,7 @@ if said ~= '' then
     mine[keys[index]] = true
     local remembered = '{records.REPLICA_NUMBER_PREFIX}' .. model(pair[2]) .. '/' .. pair[1]
     if index == 1 then first_memory = remembered end
-    if redis.call('PTTL', remembered) < memory * 3 / 4 then
+    if text(remembered) ~= pair[2].model_replica_id or redis.call('PTTL', remembered) < memory * 3 / 4 then
       redis.call('SET', remembered, pair[2].model_replica_id, 'PX', memory)
       redis.call('PEXPIRE', '{records.REPLICA_COUNT_PREFIX}' .. model(pair[2]), memory)
     end
@@ -279,32 +387,32 @@ for _, key in ipairs(redis.call('KEYS', '*')) do
   if not wanted[key] then redis.call('DEL', key) end
 end
 for key, replica in pairs(wanted) do
-  local is_new = redis.call('HGET', key, 'zmq_connection_id') ~= replica.zmq_connection_id
-  if is_new then
-    local fields = {{}}
-    for name, value in pairs(replica) do fields[#fields + 1] = name; fields[#fields + 1] = value end
-    redis.call('HSET', key, unpack(fields))
+  local is_new, fields = not keep_hash(key, {records.REPLICA_DB}), {{}}
+  for name, value in pairs(replica) do
+    is_new = is_new or redis.call('HGET', key, name) ~= value
+    fields[#fields + 1] = name; fields[#fields + 1] = value
   end
+  if is_new then redis.call('HSET', key, unpack(fields)) end
   if is_new or mine[key] then redis.call('PEXPIRE', key, lease) end
 end
-return answer(cjson.encode(numbers), ARGV[8])
+return answer(numbers, ARGV[8])
 """
 
 # ARGV: revision. Whether all frontends that live serve by it.
-_IS_APPLIED: Final = f"""
+_IS_APPLIED: Final = f"""{_LUA}
 for _, key in ipairs(redis.call('KEYS', '{records.FRONTEND_PREFIX}*')) do
-  local revision = redis.call('HGET', key, 'revision')
-  if revision and tonumber(revision) < tonumber(ARGV[1]) then return 0 end
+  local serves_by = counter(field(key, 'revision'))
+  if serves_by and serves_by < tonumber(ARGV[1]) then return 0 end
 end
 return 1
 """
 
 # ARGV: a model version. Which frontends that live cannot reach a replica of it. A frontend is left out when it is too
 # old to say what it reaches, or when no peer can relay to it because its address is not known.
-_NOT_REACHING: Final = f"""
+_NOT_REACHING: Final = f"""{_LUA}
 local found = {{}}
 for _, key in ipairs(redis.call('KEYS', '{records.FRONTEND_PREFIX}*')) do
-  local address = redis.call('HGET', key, 'address')
+  local address = field(key, 'address')
   if address and address ~= '' and redis.call('HEXISTS', key, '{records.REACHED_PREFIX}' .. ARGV[1]) == 0 then
     found[#found + 1] = string.sub(key, {len(records.FRONTEND_PREFIX) + 1})
   end
@@ -315,19 +423,18 @@ return found
 
 # What a cluster leaves behind is taken over by the next, but for the number of workers: an argument of its start.
 # ARGV: cluster id, lease in milliseconds. Answers the owner.
-_CLAIM: Final = f"""
-local owner = redis.call('GET', '{records.CLUSTER_KEY}')
+_CLAIM: Final = f"""{_LUA}
+local owner = text('{records.CLUSTER_KEY}')
 if owner and owner ~= ARGV[1] then return owner end
 redis.call('SET', '{records.CLUSTER_KEY}', ARGV[1], 'PX', ARGV[2])
-local last = redis.call('GETSET', '{records.LAST_CLUSTER_KEY}', ARGV[1])
-if last and last ~= ARGV[1] and redis.call('DEL', '{records.WORKERS_KEY}') == 1 then
-  redis.call('INCR', '{records.REVISION_KEY}')
-end
+local last = text('{records.LAST_CLUSTER_KEY}')
+redis.call('SET', '{records.LAST_CLUSTER_KEY}', ARGV[1])
+if last and last ~= ARGV[1] and redis.call('DEL', '{records.WORKERS_KEY}') == 1 then next_revision() end
 return ARGV[1]
 """
 
-_RELEASE: Final = f"""
-if redis.call('GET', '{records.CLUSTER_KEY}') == ARGV[1] then redis.call('DEL', '{records.CLUSTER_KEY}') end
+_RELEASE: Final = f"""{_LUA}
+if text('{records.CLUSTER_KEY}') == ARGV[1] then redis.call('DEL', '{records.CLUSTER_KEY}') end
 """
 
 
@@ -349,6 +456,8 @@ class ConfigStore:
 
         self._frontends: tuple[str, list[Frontend]] = "", []
         """Those that live, and the version of the list."""
+        self._faults: dict[str, Faults] = {}
+        """What is known to be wrong, of the configuration and of the replicas."""
 
     async def close(self) -> None:
         await self._redis.aclose()
@@ -356,19 +465,10 @@ class ConfigStore:
     # --- configuration ---
 
     async def read(self) -> Snapshot:
-        """All configuration, as of one moment."""
-        revision, epoch, workers, apps, models, current, links = await self._eval(_READ_ALL)
-        return Snapshot(
-            revision=int(revision),
-            epoch=_text(epoch),
-            workers=int(workers) if workers.isdigit() else None,
-            applications=_read_applications(apps),
-            models=_read_models(models),
-            current_versions={
-                _text(key).removeprefix(records.CURRENT_VERSION_PREFIX): _text(value) for key, value in current
-            },
-            links={_text(app): tuple(sorted(map(_text, names))) for app, names in links},
-        )
+        """All configuration that can be used, as of one moment. Its `faults` say what cannot."""
+        snapshot = records.read_snapshot(*await self._eval(_READ_ALL))
+        self._tell("configuration", snapshot.faults)
+        return snapshot
 
     async def commit(self, based_on: Snapshot, writes: Iterable[Write]) -> int | None:
         """Carry out all `writes`, or none and answer None when `based_on` is no longer the latest.
@@ -381,8 +481,9 @@ class ConfigStore:
     async def follow(self, patience_seconds: float = 0.0) -> AsyncIterator[Snapshot]:
         """Yield the configuration, and again each time that it changed.
 
-        While Redis is away nothing is yielded. When Redis came back empty, what was last yielded is written back. Who
-        has yielded nothing yet lets others do that for `patience_seconds`, before taking the Redis for a new one.
+        A record that is wrong stays as it was yielded last. While Redis is away nothing is yielded. When Redis came
+        back empty, what was last yielded is written back. Who has yielded nothing yet lets others do that for
+        `patience_seconds`, before taking the Redis for a new one.
         """
         last: Snapshot | None = None
         reachable = True
@@ -419,9 +520,9 @@ class ConfigStore:
                     await self._begin_epoch(last, head[1])
                     head = await self._read_head()
                 if head[1] and (head != seen or time.monotonic() - read_at > CONFIG_REREAD_SECONDS):
-                    snapshot = await self.read()
-                    seen, read_at = (snapshot.revision, snapshot.epoch), time.monotonic()
-                    last = snapshot
+                    found = await self.read()
+                    seen, read_at = (found.revision, found.epoch), time.monotonic()
+                    last = snapshot = found.with_last_good(last or Snapshot())
                 yield snapshot
                 await _wait_for_message(pubsub)
 
@@ -434,19 +535,20 @@ class ConfigStore:
         await self._eval(_RESTORE, epoch, str(last.revision), _dump(records.put_snapshot(last)), following)
 
     async def _read_head(self) -> tuple[int, str]:
-        revision, epoch = await _in_time(self._redis.mget(records.REVISION_KEY, records.EPOCH_KEY))
-        return int(revision or 0), _text(epoch or b"")
+        revision, epoch = await self._eval(_READ_HEAD)
+        return int(revision), _text(epoch)
 
     # --- replicas: not configuration, so without a revision ---
 
     async def read_replicas(self) -> list[Replica]:
-        found = []
-        for flat in await self._eval(_READ_REPLICAS):
-            try:
-                found.append(Replica.from_hash(_hash(flat)))
-            except RecordError as error:
-                logger.warning("ignored: %s", error)
-        return sorted(found, key=lambda replica: (replica.model, replica.replica_id))
+        """The replicas that are connected."""
+        return (await self.read_replica_records())[0]
+
+    async def read_replica_records(self) -> tuple[list[Replica], Faults]:
+        """The replicas that are connected, and which of their records are wrong."""
+        replicas, faults = records.read_replicas(await self._eval(_READ_REPLICAS))
+        self._tell("replicas", faults)
+        return replicas, faults
 
     async def not_reaching(self, model: ModelId) -> list[str]:
         """The ids of the query frontends that live and cannot reach a replica of `model`, by themselves or relayed."""
@@ -478,20 +580,34 @@ class ConfigStore:
         Answers the number of each replica, and all frontends that live. With `place`, those whose id begins with it are
         known to be dead, and forgotten.
         """
-        return await self._report(report.frontend_id, place, str(report.revision), report.to_json())
+        number = len(report.replicas)
+        return await self._report(report.frontend_id, place, str(report.revision), report.to_json(), replicas=number)
 
     async def retire_frontend(self, frontend_id: str) -> None:
         """Say for a query frontend that it goes."""
         await self._report(frontend_id, "", "", "")
 
-    async def _report(self, *what: str) -> tuple[list[int], list[Frontend]]:
+    async def _report(self, *what: str, replicas: int = 0) -> tuple[list[int], list[Frontend]]:
         times = [str(int(seconds * 1000)) for seconds in (FRONTEND_LEASE_SECONDS, _REPLICA_MEMORY_SECONDS)]
         known, frontends = self._frontends
-        numbers, version, texts = await self._eval(_REPORT, *what, *times, known, uuid.uuid4().hex)
+        answer = await self._eval(_REPORT, *what, *times, known, uuid.uuid4().hex, str(replicas))
+        numbers, version, texts, removed = answer
+        for database, key in removed:
+            logger.error("removed what was wrong in Redis: %s", Place(database, _text(key)))
         if _text(version) != known:
-            frontends = list(map(_read_frontend, texts))
+            frontends = self._read_frontends(texts)
             self._frontends = _text(version), frontends
         return list(json.loads(numbers)), frontends
+
+    @staticmethod
+    def _read_frontends(texts: Sequence[bytes]) -> list[Frontend]:
+        frontends = []
+        for text in texts:
+            try:
+                frontends.append(Frontend.from_json(text))
+            except RecordError as error:
+                logger.error("ignored a query frontend in Redis: %s", error)
+        return frontends
 
     async def follow_frontends(self) -> AsyncIterator[None]:
         """Yield whenever a frontend came or went, or has other replicas. Raises `StoreError` when Redis is away."""
@@ -509,6 +625,17 @@ class ConfigStore:
                 return True
             await asyncio.sleep(0.003)
         return False
+
+    def _tell(self, of: str, faults: Faults) -> None:
+        """Log what is newly wrong, and what is so no more."""
+        known, self._faults[of] = self._faults.get(of, {}), faults
+        news = [place for place, reason in faults.items() if known.get(place) != reason]
+        for place in news[:_MAX_TOLD]:
+            logger.error("ignored what is wrong in Redis: %s: %s", place, faults[place])
+        if len(news) > _MAX_TOLD:
+            logger.error("ignored %d more records that are wrong in Redis", len(news) - _MAX_TOLD)
+        for place in [place for place in known if place not in faults][:_MAX_TOLD]:
+            logger.info("no longer wrong in Redis: %s", place)
 
     async def _eval(self, script: str, *args: str) -> Any:
         return await _in_time(self._redis.eval(script, 0, *args))
@@ -537,44 +664,12 @@ async def _wait_for_message(pubsub: PubSub) -> None:
             return
 
 
-def _read_applications(found: Sequence[Any]) -> Mapping[str, records.Application]:
-    apps = {}
-    for key, flat in found:
-        try:
-            apps[_text(key)] = records.Application.from_hash(_text(key), _hash(flat))
-        except RecordError as error:
-            logger.warning("ignored: %s", error)
-    return apps
-
-
-def _read_models(found: Sequence[Any]) -> Mapping[ModelId, records.Model]:
-    models = {}
-    for _, flat in found:
-        try:
-            model = records.Model.from_hash(_hash(flat))
-        except RecordError as error:
-            logger.warning("ignored: %s", error)
-        else:
-            models[model.id] = model
-    return models
-
-
-def _read_frontend(text: bytes) -> Frontend:
-    frontend_id, address, models = json.loads(text)
-    return Frontend(frontend_id, address, frozenset(ModelId(*pair) for pair in models))
-
-
 def _dump(writes: Iterable[Write]) -> str:
     return json.dumps(list(writes))
 
 
 def _cluster_name(cluster_id: str) -> str:
-    return cluster_id.rpartition("/")[0] or cluster_id
-
-
-def _hash(flat: Sequence[bytes]) -> dict[str, str]:
-    texts = list(map(_text, flat))
-    return dict(zip(texts[::2], texts[1::2], strict=True))
+    return printable(cluster_id.rpartition("/")[0] or cluster_id)
 
 
 def _text(value: bytes | str) -> str:

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipper_common import records
-from clipper_common.datatypes import BatchPolicy, InputType, ModelId
+from clipper_common.constants import MAX_INT32
+from clipper_common.datatypes import BatchPolicy, InputType, ModelId, is_model_text
 from clipper_common.errors import RecordError
 from clipper_common.records import Application, Model, Replica, Snapshot, Write
 
@@ -136,20 +137,22 @@ def test_a_field_that_makes_no_sense_is_named(
 TEXTS = st.text()
 LABELS = st.lists(st.text(min_size=1).filter(lambda text: "," not in text)).map(tuple)
 KINDS = st.sampled_from(InputType)
-IDS = st.builds(ModelId, TEXTS, TEXTS)
+NAMES = st.text(min_size=1, max_size=255).filter(is_model_text)
+IDS = st.builds(ModelId, NAMES, NAMES)
+POSITIVE = st.integers(1, MAX_INT32)
 
 
-@given(st.builds(Application, TEXTS, KINDS, TEXTS, st.integers(), TEXTS))
+@given(st.builds(Application, NAMES, KINDS, TEXTS, POSITIVE, TEXTS))
 def test_application_round_trip(app: Application) -> None:
     assert Application.from_hash(app.name, app.to_hash()) == app
 
 
-@given(st.builds(Model, IDS, KINDS, LABELS, TEXTS, TEXTS, st.integers(), TEXTS))
+@given(st.builds(Model, IDS, KINDS, LABELS, TEXTS, TEXTS, POSITIVE | st.just(-1), TEXTS))
 def test_model_round_trip(model: Model) -> None:
     assert Model.from_hash(model.to_hash()) == model
 
 
-@given(st.builds(Replica, IDS, st.integers(), st.integers(), KINDS))
+@given(st.builds(Replica, IDS, st.integers(0, 10**9 - 1), st.integers(0, 10**15 - 1), KINDS))
 def test_replica_round_trip(replica: Replica) -> None:
     assert Replica.from_hash(replica.to_hash()) == replica
 

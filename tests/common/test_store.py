@@ -107,8 +107,10 @@ async def test_records_that_make_no_sense_are_ignored_and_named(
             other.set("a key of another type", "x")
     assert await store.read() == FULL
     assert await store.read_replicas() == []
-    for what in ("application 'bad app'", "model 'bad:1'", "container 'bad:1'"):
-        assert f"ignored: {what} has no field" in caplog.text
+    for what in ("5: application 'bad app'", "2: model 'bad:1'", "3: container 'bad:1'"):
+        assert f"in database {what} has no field" in caplog.text
+    for database in (records.APPLICATION_DB, records.MODEL_DB, records.REPLICA_DB):
+        assert f"'a key of another type' in database {database}: it is a string, and should be a hash" in caplog.text
 
 
 # --- follow ---
@@ -403,15 +405,15 @@ def replica(name: str = "m", number: int = records.UNNUMBERED, connection: int =
 
 def report(frontend: str, *names: str, number: int = records.UNNUMBERED) -> FrontendReport:
     """One of a frontend that has the replicas of these names."""
-    return FrontendReport(frontend, 1, f"tcp://{frontend}:7000", {name: replica(number=number) for name in names})
+    return FrontendReport(frontend, 1, f"tcp://{frontend}:7000", [(name, replica(number=number)) for name in names])
 
 
 async def test_replicas_are_numbered_per_model_and_read_in_order(store: ConfigStore) -> None:
-    replicas = {"x": replica("n"), "y": replica("m", connection=1), "z": replica("m", connection=2)}
+    replicas = [("x", replica("n")), ("y", replica("m", connection=1)), ("z", replica("m", connection=2))]
     numbers, _ = await store.report(FrontendReport("a", 1, "", replicas))
     assert numbers == [0, 0, 1]
     assert await store.read_replicas() == [replica("m", 0, 1), replica("m", 1, 2), replica("n", 0)]
-    await store.report(FrontendReport("a", 1, "", {"z": replica("m", 1, 2)}))
+    await store.report(FrontendReport("a", 1, "", [("z", replica("m", 1, 2))]))
     assert await store.read_replicas() == [replica("m", 1, 2)]
     await store.retire_frontend("a")
     assert await store.read_replicas() == []
@@ -495,7 +497,9 @@ async def test_a_record_that_somebody_took_away_comes_back(store: ConfigStore, c
 
 
 async def test_a_report_says_who_lives_and_which_models_they_have(store: ConfigStore) -> None:
-    await store.report(FrontendReport("a", 1, "tcp://a:7000", {"x": replica("n"), "y": replica(), "z": replica()}))
+    await store.report(
+        FrontendReport("a", 1, "tcp://a:7000", [("x", replica("n")), ("y", replica()), ("z", replica())])
+    )
     _, frontends = await store.report(FrontendReport("b", 1))
     both = frozenset({ModelId("m", "1"), ModelId("n", "1")})
     assert frontends == [Frontend("a", "tcp://a:7000", both), Frontend("b", "", frozenset())]
@@ -535,7 +539,7 @@ async def test_who_starts_in_a_place_ends_the_earlier_life_there(store: ConfigSt
 async def test_numbers_survive_a_redis_that_lost_all(store: ConfigStore, client: redis.Redis) -> None:
     await store.report(report("a", "x", "y", "z"))
     client.flushall()
-    known = FrontendReport("a", 1, "", {"new": replica(), "z": replica(number=2), "y": replica(number=0)})
+    known = FrontendReport("a", 1, "", [("new", replica()), ("z", replica(number=2)), ("y", replica(number=0))])
     assert (await store.report(known))[0] == [1, 2, 0]
     # Another that was quicker took the number: the later one gets a new one.
     assert (await store.report(report("b", "w", number=2)))[0] == [3]
