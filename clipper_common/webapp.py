@@ -12,13 +12,8 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from clipper_common import jsontext
-from clipper_common.constants import (
-    EXIT_ADDRESS_IN_USE,
-    LOG_DATE_FORMAT,
-    LOG_FORMAT,
-    MAX_BODY_BYTES,
-)
+from clipper_common import jsontext, logs
+from clipper_common.constants import EXIT_ADDRESS_IN_USE, MAX_BODY_BYTES
 
 logger = logging.getLogger(__name__)
 
@@ -159,6 +154,6 @@ def _new_event_loop() -> asyncio.AbstractEventLoop:
 
 
 def configure_logging() -> None:
-    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, datefmt=LOG_DATE_FORMAT)
+    logs.configure()
     # It writes a traceback for each malformed request: anybody could fill the log.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
