@@ -40,6 +40,7 @@ _UNKNOWING: Final = "unknowing-"
 _REPLICA_MEMORY_SECONDS: Final = 3600.0
 """For so long a version 4 container that is away keeps its number."""
 
+_MAX_CLUSTER_ID_BYTES: Final = 1024
 _MAX_TOLD: Final = 100
 """So many records that are wrong are named in the log at once."""
 
@@ -425,7 +426,8 @@ return found
 # ARGV: cluster id, lease in milliseconds. Answers the owner.
 _CLAIM: Final = f"""{_LUA}
 local owner = text('{records.CLUSTER_KEY}')
-if owner and owner ~= ARGV[1] then return owner end
+local is_id = owner and #owner > 0 and #owner <= {_MAX_CLUSTER_ID_BYTES} and not string.find(owner, '%c')
+if is_id and owner ~= ARGV[1] then return owner end
 redis.call('SET', '{records.CLUSTER_KEY}', ARGV[1], 'PX', ARGV[2])
 local last = text('{records.LAST_CLUSTER_KEY}')
 redis.call('SET', '{records.LAST_CLUSTER_KEY}', ARGV[1])
