@@ -141,6 +141,11 @@ local function problem_of(key, wanted)
   if #key > {records.MAX_KEY_BYTES} then return 'its key has ' .. #key .. ' bytes' end
   local size = redis.call(commands[wanted][1], key)
   if size > most then return 'its size is ' .. size .. ', and may be ' .. most end
+  -- Where this is not allowed, all is read before it is measured.
+  local used = redis.pcall('MEMORY', 'USAGE', key, 'SAMPLES', 0)
+  if type(used) == 'number' and used > {2 * records.MAX_RECORD_BYTES} then
+    return 'it takes ' .. used .. ' bytes, and may have {records.MAX_RECORD_BYTES}'
+  end
 end
 local function read(database, wanted, keys)
   redis.call('SELECT', database)
@@ -239,7 +244,9 @@ local function number(text)
 end
 local function are_numbers(list)
   for _, value in ipairs(list) do
-    if type(value) ~= 'number' or not number(string.format('%.0f', value)) then return false end
+    if type(value) ~= 'number' or value % 1 ~= 0 or value < 0 or value >= 1e{records.REPLICA_NUMBER_DIGITS} then
+      return false
+    end
   end
   return true
 end

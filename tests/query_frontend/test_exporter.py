@@ -134,7 +134,7 @@ async def test_dead_and_broken_targets_are_skipped(serve: Serve, free_port: int,
     targets = write_targets(tmp_path / "t.json", *bad, await serve(model_metrics(5)))
     found = await scrape(await serve(json.dumps(REPORT).encode()), targets)
     totals = {labels: value for (name, labels), value in found.items() if name == "clipper_mc_pred_total"}
-    assert totals == {(("model", "m"), ("replica", "m_1-3"), ("version", "1")): 5.0}
+    assert totals == {(("model", "m"), ("replica", "m_1-4"), ("version", "1")): 5.0}
 
 
 async def test_hanging_target_costs_only_its_time(
