@@ -63,7 +63,6 @@ _POSITIVE: Final = range(1, MAX_INT32 + 1)
 _BATCH_SIZES: Final = range(DEFAULT_BATCH_SIZE, MAX_INT32 + 1)
 _DELAYS: Final = range(MAX_INT32 + 1)
 _EPOCH: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
-_ADDRESS: Final = re.compile(r"(tcp://[!-~]{1,300})?")
 
 
 def _take(hash_: Hash, name: str, what: str) -> str:
@@ -312,11 +311,11 @@ class Frontend:
             raise RecordError("its summary is no list of an id, an address and model versions") from None
         if not isinstance(frontend_id, str) or not is_plain_text(frontend_id):
             raise RecordError("its summary has no proper id")
-        if not isinstance(address, str) or not _ADDRESS.fullmatch(address):
+        if address and not (isinstance(address, str) and address.startswith("tcp://") and is_plain_text(address)):
             raise RecordError("its summary has no proper address")
         if not all(isinstance(part, str) and is_model_text(part) for model in models for part in model):
             raise RecordError("its summary has model versions with no proper names")
-        return cls(frontend_id, address, models)
+        return cls(frontend_id, address or "", models)
 
 
 # --- reading: each record is one, or it is wrong ---

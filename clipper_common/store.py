@@ -254,13 +254,16 @@ local function are_texts(list)
   for _, value in pairs(list) do if type(value) ~= 'string' then return false end end
   return true
 end
+local function is_record(replica)
+  if type(replica) ~= 'table' or not are_texts(replica) then return false end
+  local fields = 0
+  for _ in pairs(replica) do fields = fields + 1 end
+  return fields <= {records.MAX_RECORD_PARTS} and replica.model_name and replica.model_version
+    and number(replica.model_replica_id) and replica.zmq_connection_id
+end
 local function are_replicas(list)
   for _, pair in ipairs(list) do
-    local name, replica = type(pair) == 'table' and pair[1], type(pair) == 'table' and pair[2]
-    if type(name) ~= 'string' or type(replica) ~= 'table' or not are_texts(replica) or not replica.model_name
-      or not replica.model_version or not number(replica.model_replica_id) or not replica.zmq_connection_id then
-      return false
-    end
+    if type(pair) ~= 'table' or type(pair[1]) ~= 'string' or not is_record(pair[2]) then return false end
   end
   return true
 end
@@ -307,12 +310,14 @@ redis.call('DEL', prefix .. id)
 local lives = {{}}
 for index = #ids, 1, -1 do
   local key = prefix .. ids[index]
-  local written = redis.call('HGET', key, 'replicas')
-  local replicas, summary = decoded(written), decoded(redis.call('HGET', key, 'summary'))
-  if replicas and are_replicas(replicas) and summary and summary[1] == ids[index] then lives[ids[index]] = replicas
+  local written = redis.call('HMGET', key, 'replicas', 'summary')
+  local replicas, summary = decoded(written[1]), decoded(written[2])
+  if replicas and are_replicas(replicas) and summary and summary[1] == ids[index] then
+    lives[ids[index]] = replicas
+    if redis.call('PTTL', key) < 0 then redis.call('PEXPIRE', key, lease) end
   else
+    if ids[index] ~= id then remove(key) end
     table.remove(ids, index)
-    if written then remove(key) end
   end
 end
 local function model(replica) return replica.model_name .. ':' .. replica.model_version end

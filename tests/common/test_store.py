@@ -616,6 +616,25 @@ async def lose(store: ConfigStore, client: redis.Redis, key: str, value: str | d
         await store.claim("c/1")
 
 
+@pytest.mark.parametrize("fields", [{"revision": "0"}, {"summary": "[]"}, {"replicas": "[]", "summary": '["c","",[]]'}])
+async def test_a_frontend_that_nobody_renews_is_gone_in_time(
+    store: ConfigStore, client: redis.Redis, fields: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However it came: it has no lease of its own, and is not to be waited for with each change."""
+    await store.report(report("a", "x"))
+    client.hset(records.FRONTEND_PREFIX + "c", mapping=fields)  # type: ignore[arg-type]
+    monkeypatch.setattr(store_module, "FRONTEND_LEASE_SECONDS", 0.2)
+    async with asyncio.timeout(5):
+        await store.report(report("a", "x"))
+        while client.exists(records.FRONTEND_PREFIX + "c"):
+            await asyncio.sleep(0.01)
+    await store.report(report("a", "x"))
+    version = store._frontends[0]
+    _, frontends = await store.report(report("a", "x"))
+    assert [frontend.id for frontend in frontends] == ["a"]
+    assert store._frontends[0] == version, "frontends have been told that something changed, for nothing"
+
+
 @pytest.mark.parametrize("number", ["", "x", "-1", "-5000000000", "1e9", "9" * 400, "1.5"])
 @pytest.mark.parametrize("key", [f"{records.REPLICA_NUMBER_PREFIX}m:1/y", f"{records.REPLICA_COUNT_PREFIX}m:1"])
 async def test_numbers_that_are_none_number_nothing(
