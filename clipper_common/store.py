@@ -352,8 +352,8 @@ if said ~= '' then
   end
   for _, pair in ipairs(new) do
     local counted = '{records.REPLICA_COUNT_PREFIX}' .. model(pair[2])
-    if kind(counted) ~= 'none' and not number(text(counted)) then remove(counted) end
     repeat
+      if kind(counted) ~= 'none' and not number(text(counted)) then remove(counted) end
       local count = redis.call('INCR', counted)
       pair[2].model_replica_id = tostring(count - 1)
     until claim(pair[1], pair[2])

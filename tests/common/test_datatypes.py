@@ -97,7 +97,18 @@ def test_no_app_names(name: str) -> None:
 
 def test_id_parts() -> None:
     assert all(map(datatypes.is_id_part, ["m", "Ä b/c", "1.0", ""]))
-    assert not any(map(datatypes.is_id_part, ["a,b", "a:b", "a\n", "\x00", "\x7f"]))
+    assert not any(map(datatypes.is_id_part, ["a,b", "a:b", "a\n", "\x00", "\x7f", "\x9b", "\u2028", "\ud800"]))
+
+
+def test_names_of_models() -> None:
+    assert all(map(datatypes.is_model_text, ["m", "Ä b/c", "x" * 255]))
+    assert not any(map(datatypes.is_model_text, ["", "a:b", "a\n", "x" * 256]))
+
+
+def test_plain_texts() -> None:
+    assert all(map(datatypes.is_plain_text, ["host:7000:1f", "a,b", "Ä", "x" * 255]))
+    assert not any(map(datatypes.is_plain_text, ["", "a\n", "\x1b[31m", "\x85", "\ud800", "x" * 256]))
+    assert datatypes.is_plain_text("x" * 300, 300)
 
 
 @pytest.mark.parametrize("name", ["a", "0", "a-b", "a" * 63])

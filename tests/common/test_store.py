@@ -673,6 +673,14 @@ async def test_a_replica_whose_record_is_of_another_type_is_written_anew_within_
     assert "removed what was wrong in Redis: 'm,1,0' in database 3" in caplog.text
 
 
+async def test_numbers_begin_anew_after_the_last_one(store: ConfigStore, client: redis.Redis) -> None:
+    await store.report(report("a", "x"))
+    client.set(f"{records.REPLICA_COUNT_PREFIX}m:1", "999999998")
+    assert (await store.report(report("a", "x", "y", "z")))[0] == [0, 999999998, 999999999]
+    assert (await store.report(report("a", "x", "y", "z", "w")))[0] == [0, 999999998, 999999999, 1]
+    assert [found.replica_id for found in await store.read_replicas()] == [0, 1, 999999998, 999999999]
+
+
 async def test_replicas_of_two_models_may_have_one_name(store: ConfigStore) -> None:
     both = FrontendReport("a", 1, "", [("same", replica("m")), ("same", replica("n", connection=1))])
     for _ in range(2):
@@ -741,6 +749,23 @@ async def test_a_restored_configuration_is_that_of_the_last_good_records(
     restored = await follower.until(lambda snapshot: snapshot.revision > 3)
     assert restored.applications == {"app": APP}
     assert (await store.read()).applications == {"app": APP}
+
+
+@pytest.mark.parametrize("arguments", [(), ("--rename-command", "MEMORY", "")], ids=["measured", "read"])
+async def test_a_huge_value_is_not_sent(
+    own_redis: Any, connect: Connect, arguments: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Measured by Redis, or where it may not, read by it all the same, but not by us."""
+    own_redis.start(*arguments)
+    store = connect(own_redis.port)
+    await store.commit(Snapshot(), WRITES)
+    with redis.Redis(port=own_redis.port) as client, in_database(client, records.APPLICATION_DB) as apps:
+        apps.hset("app", "default_output", b"x" * (50 << 20))
+        apps.hset("good", mapping=APP.to_hash())  # type: ignore[arg-type]
+        apps.config_resetstat()
+        assert list((await store.read()).applications) == ["good"]
+        assert apps.info("stats")["total_net_output_bytes"] < 100_000
+    assert "ignored what is wrong in Redis: 'app' in database 5: it " in caplog.text
 
 
 async def test_keys_that_are_wrong_are_named_on_one_line_each_and_not_all(

@@ -245,6 +245,30 @@ def test_an_epoch_that_is_wrong_is_begun_anew(served: Frontend, spoil: Callable[
     assert_both_are_answered(served)
 
 
+@pytest.mark.parametrize(
+    "spoil", [text("x"), text(b"\xff"), hash_(summary="[", replicas="7", said="x"), members("x"), list_]
+)
+def test_what_frontends_write_themselves_may_get_wrong(
+    served: Frontend, spoil: Callable[[redis.Redis, bytes], object]
+) -> None:
+    with database(served.redis_port, 0) as client, database(served.redis_port, records.REPLICA_DB) as replicas:
+        written = [
+            key for key in client.keys("*") if key.startswith((b"clipper:frontend", b"clipper:replica", b"clipper:l"))
+        ]
+        assert len(written) >= 6
+        for key in (*written, b"clipper:frontend:", b"clipper:frontend:\xff\n"):
+            spoil(client, key)
+        for key in replicas.keys("*"):
+            spoil(replicas, key)
+        wait_for(lambda: len(served.replicas()) == 2, "both replicas are written anew")
+        wait_for(lambda: client.type(b"clipper:frontend:\xff\n") == b"none", "what is no frontend's is removed")
+        wait_for(lambda: len(client.keys("clipper:frontend:*")) == 1, "one frontend lives")
+    arrange(served)
+    assert_both_are_answered(served)
+    assert served.process.poll() is None
+    assert "Traceback" not in served.log.read_text()
+
+
 def test_a_frontend_starts_beside_all_that_is_wrong(own_redis: OwnRedis, tmp_path: Path) -> None:
     """Two workers, so that one that ends again and again would be noticed; and what never was good is not there."""
     own_redis.start()
