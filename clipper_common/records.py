@@ -236,10 +236,6 @@ class Replica:
     zmq_connection_id: int
     input_type: InputType
 
-    @property
-    def key(self) -> str:
-        return f"{self.model.name},{self.model.version},{self.replica_id}"
-
     def to_hash(self) -> dict[str, str]:
         return {
             "model_id": str(self.model),
@@ -337,6 +333,11 @@ Faults = Mapping[Place, str]
 
 def application_place(name: str) -> Place:
     return Place(APPLICATION_DB, name)
+
+
+def _state_place(app_name: str) -> Place:
+    """Of the selection policy."""
+    return Place(STATE_DB, f"{app_name}:0:0")
 
 
 def links_place(app_name: str) -> Place:
@@ -530,53 +531,49 @@ class Write(NamedTuple):
     command: tuple[str, ...]
 
 
-def _hset(database: int, key: str, hash_: Hash) -> Write:
-    fields = [text for pair in hash_.items() for text in pair]
-    return Write(database, ("HSET", key, *fields))
+def _write(place: Place, command: str, *arguments: str) -> Write:
+    return Write(place.database, (command, place.key, *arguments))
+
+
+def _hset(place: Place, hash_: Hash) -> Write:
+    return _write(place, "HSET", *(text for pair in hash_.items() for text in pair))
 
 
 def put_application(app: Application) -> list[Write]:
     state = json.dumps({"y_hat": app.default_output}, separators=(",", ":"))
-    return [
-        _hset(APPLICATION_DB, app.name, app.to_hash()),
-        Write(STATE_DB, ("SET", f"{app.name}:0:0", state)),
-    ]
+    return [_hset(application_place(app.name), app.to_hash()), _write(_state_place(app.name), "SET", state)]
 
 
 def delete_application(name: str) -> list[Write]:
-    return [
-        Write(APPLICATION_DB, ("DEL", name)),
-        Write(LINK_DB, ("DEL", name)),
-        Write(STATE_DB, ("DEL", f"{name}:0:0")),
-    ]
+    return [_write(place(name), "DEL") for place in (application_place, links_place, _state_place)]
 
 
 def put_link(app_name: str, model_name: str) -> Write:
-    return Write(LINK_DB, ("SADD", app_name, model_name))
+    return _write(links_place(app_name), "SADD", model_name)
 
 
 def delete_link(app_name: str, model_name: str) -> Write:
-    return Write(LINK_DB, ("SREM", app_name, model_name))
+    return _write(links_place(app_name), "SREM", model_name)
 
 
 def put_model(model: Model) -> Write:
-    return _hset(MODEL_DB, str(model.id), model.to_hash())
+    return _hset(model_place(model.id), model.to_hash())
 
 
 def delete_model(model: ModelId) -> Write:
-    return Write(MODEL_DB, ("DEL", str(model)))
+    return _write(model_place(model), "DEL")
 
 
 def put_current_version(model: ModelId) -> Write:
-    return Write(METADATA_DB, ("SET", CURRENT_VERSION_PREFIX + model.name, model.version))
+    return _write(current_version_place(model.name), "SET", model.version)
 
 
 def delete_current_version(model_name: str) -> Write:
-    return Write(METADATA_DB, ("DEL", CURRENT_VERSION_PREFIX + model_name))
+    return _write(current_version_place(model_name), "DEL")
 
 
 def put_workers(workers: int) -> Write:
-    return Write(CLIPPER_DB, ("SET", WORKERS_KEY, str(workers)))
+    return _write(WORKERS_PLACE, "SET", str(workers))
 
 
 def put_snapshot(snapshot: Snapshot) -> list[Write]:

@@ -820,6 +820,13 @@ async def test_another_cluster_begins_with_its_own_number_of_workers(connect: Co
     assert after.applications == before.applications, "the rest is taken over"
 
 
+@pytest.mark.parametrize("value", ["", "a\nb", "\x1b[31m", "x" * 2000, None])
+async def test_what_is_no_cluster_owns_nothing(store: ConfigStore, client: redis.Redis, value: str | None) -> None:
+    spoilt(client, records.CLUSTER_KEY, value)
+    await store.claim("c/1")
+    assert client.get(records.CLUSTER_KEY) == "c/1"
+
+
 async def test_only_the_owner_can_release(store: ConfigStore) -> None:
     await store.claim("first/123")
     await store.release("second/456")
