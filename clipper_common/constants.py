@@ -42,6 +42,8 @@ MAX_PATH_LENGTH: Final = 4096
 MAX_APPLICATIONS: Final = 16_384
 MAX_MODEL_VERSIONS: Final = 16_384
 """Registered at the same time. All of them are read at each change: 4,000 of each take about a second."""
+MAX_INT32: Final = 2**31 - 1
+"""The largest whole number in a request of the management frontend, as in 0.4."""
 MAX_DEFAULT_OUTPUT_BYTES: Final = 1024 * 1024
 MAX_BATCH_SIZE: Final = 4096
 """No policy asks a model for more inputs than this at once."""

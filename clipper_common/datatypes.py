@@ -1,4 +1,4 @@
-"""Input types, batch policies, model ids and the rules for names."""
+"""Input types, batch policies, model ids, the rules for names, and how text from outside is shown."""
 
 import re
 from array import array
@@ -159,6 +159,10 @@ _DNS_NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _DNS_VERSION: Final = re.compile(r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?")
 _UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 """Control characters, ends of lines and paragraphs, and what changes the direction of the text around it."""
+_CONTROL: Final = r"\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff"
+"""Control characters, line ends among them, and halves of surrogate pairs."""
+_FORBIDDEN_IN_IDS: Final = re.compile(f"[,:{_CONTROL}]")
+_FORBIDDEN_IN_TEXTS: Final = re.compile(f"[{_CONTROL}]")
 
 
 def is_app_name(name: str) -> bool:
@@ -184,6 +188,16 @@ def escape(text: str) -> str:
     return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
+def is_model_text(text: str) -> bool:
+    """Whether `text` can be the name or the version of a model, wherever it comes from."""
+    return 0 < len(text) <= MAX_NAME_LENGTH and not _FORBIDDEN_IN_IDS.search(text)
+
+
+def is_plain_text(text: str, max_length: int = MAX_NAME_LENGTH) -> bool:
+    """Whether `text` is a name of some kind: not empty, not long, and without control characters."""
+    return 0 < len(text) <= max_length and not _FORBIDDEN_IN_TEXTS.search(text)
+
+
 def is_dns_name(name: str) -> bool:
     """Whether a model of this name can be named by containers and image tags."""
     return len(name) <= 63 and bool(_DNS_NAME.fullmatch(name))
@@ -197,3 +211,20 @@ def is_dns_subdomain(name: str) -> bool:
 def is_dns_version(version: str) -> bool:
     """As `is_dns_name`, for a version, which may hold dots too."""
     return len(version) <= 63 and bool(_DNS_VERSION.fullmatch(version))
+
+
+# --- text that comes from outside, where people read it ---
+
+_SHOWN_CHARACTERS: Final = 200
+
+
+def printable(text: str, max_length: int = _SHOWN_CHARACTERS) -> str:
+    """`text` on one line and not long: what is not printable, such as a line end or an escape sequence, is escaped."""
+    shown = text[:max_length]
+    if not shown.isprintable():
+        shown = "".join(one if one.isprintable() else _escaped(one) for one in shown)
+    return shown if len(text) <= max_length else f"{shown}... ({len(text)} characters)"
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode()

@@ -5,6 +5,7 @@
     ClipperException
     ├── UnconnectedException      the SDK was used before it was connected
     ├── WireError                 bytes on the RPC connection that make no sense
+    │   └── MetadataError         ... in what a container says of itself
     ├── RecordError               a record in Redis that makes no sense
     └── RequestError              an HTTP request that cannot be served (status, label)
         ├── JsonError             ... because of its JSON
@@ -43,6 +44,20 @@ class UnconnectedException(ClipperException):
 
 class WireError(ClipperException):
     """A message on the RPC connection has the wrong form."""
+
+
+class MetadataError(WireError):
+    """A container introduces itself with what cannot be accepted.
+
+    Attributes
+    ----------
+    rpc_version : int
+        That it speaks.
+    """
+
+    def __init__(self, msg: str, rpc_version: int) -> None:
+        super().__init__(msg)
+        self.rpc_version = rpc_version
 
 
 class RecordError(ClipperException):

@@ -5,12 +5,13 @@ the tables.
 """
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self, TypeVar
 
-from clipper_common.constants import DEFAULT_BATCH_SIZE
-from clipper_common.datatypes import BatchPolicy, InputType, ModelId
+from clipper_common.constants import DEFAULT_BATCH_SIZE, MAX_DEFAULT_OUTPUT_BYTES, MAX_INT32, MAX_WORKERS
+from clipper_common.datatypes import BatchPolicy, InputType, ModelId, is_model_text, is_plain_text, printable
 from clipper_common.errors import ClipperException, RecordError
 
 # --- databases and keys ---
@@ -42,7 +43,26 @@ FRONTENDS_CHANNEL: Final = "clipper:frontends_changed"
 CURRENT_VERSION_PREFIX: Final = "CURRENT_MODEL_VERSION:"
 DEFAULT_POLICY: Final = "DefaultOutputSelectionPolicy"
 
+MAX_RECORD_BYTES: Final = 2 * 1024 * 1024
+"""A larger one is wrong, and not even sent by Redis."""
+MAX_RECORD_PARTS: Final = 1000
+"""Fields of a hash, or members of a set."""
+MAX_KEY_BYTES: Final = 4096
+COUNTER_DIGITS: Final = 15
+"""Of the largest revision: Lua, in which Redis computes, has doubles only."""
+REPLICA_NUMBER_DIGITS: Final = 9
+
+# --- fields ---
+
 Hash = Mapping[str, str]
+
+_WHOLE: Final = re.compile(r"-?(0|[1-9][0-9]{0,14})")
+_COUNTS: Final = range(10**COUNTER_DIGITS)
+_REPLICA_NUMBERS: Final = range(10**REPLICA_NUMBER_DIGITS)
+_POSITIVE: Final = range(1, MAX_INT32 + 1)
+_BATCH_SIZES: Final = range(DEFAULT_BATCH_SIZE, MAX_INT32 + 1)
+_DELAYS: Final = range(MAX_INT32 + 1)
+_EPOCH: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
 
 
 def _take(hash_: Hash, name: str, what: str) -> str:
@@ -52,28 +72,47 @@ def _take(hash_: Hash, name: str, what: str) -> str:
         raise RecordError(f"{what} has no field '{name}'") from None
 
 
-def _take_int(hash_: Hash, name: str, what: str) -> int:
-    text = _take(hash_, name, what)
-    try:
-        return int(text)
-    except ValueError:
-        raise RecordError(f"{what} has {name}={text!r}, which is no whole number") from None
+def _take_int(hash_: Hash, name: str, what: str, allowed: range) -> int:
+    return _to_int(_take(hash_, name, what), f"{what} has {name}=", allowed)
+
+
+def _to_int(text: str, what: str, allowed: range) -> int:
+    if not _WHOLE.fullmatch(text):
+        raise RecordError(f"{what}'{printable(text, 40)}', which is no whole number")
+    if (number := int(text)) not in allowed:
+        raise RecordError(f"{what}{number}, which is not from {allowed[0]} to {allowed[-1]}")
+    return number
+
+
+def _take_model_id(hash_: Hash, what: str) -> ModelId:
+    for name in ("model_name", "model_version"):
+        _check_model_text(_take(hash_, name, what), f"{what} has {name}=")
+    return ModelId(hash_["model_name"], hash_["model_version"])
+
+
+def _check_model_text(text: str, what: str) -> str:
+    if not is_model_text(text):
+        raise RecordError(f"{what}'{printable(text, 40)}', which cannot be the name or the version of a model")
+    return text
 
 
 def _take_input_type(hash_: Hash, what: str) -> InputType:
+    word = _take(hash_, "input_type", what)
     try:
-        return InputType.parse(_take(hash_, "input_type", what))
-    except RecordError:
-        raise
-    except ClipperException as error:
-        raise RecordError(f"{what}: {error}") from None
+        return InputType.parse(word)
+    except ClipperException:
+        raise RecordError(f"{what}: {printable(word, 40)} is not a valid input string") from None
 
 
 def _take_batch_policy(hash_: Hash, what: str) -> BatchPolicy:
+    word = hash_.get("batch_policy", BatchPolicy.LEARNED)
     try:
-        return BatchPolicy.parse(hash_["batch_policy"]) if "batch_policy" in hash_ else BatchPolicy.LEARNED
-    except ClipperException as error:
-        raise RecordError(f"{what}: {error}") from None
+        policy = BatchPolicy.parse(word)
+    except ClipperException:
+        raise RecordError(f"{what}: {printable(word, 40)} is not a batch policy") from None
+    if policy is BatchPolicy.FIXED:
+        raise RecordError(f"{what} has batch_policy='{policy}', by which no batch size is learned")
+    return policy
 
 
 # --- records ---
@@ -106,12 +145,17 @@ class Application:
 
     @classmethod
     def from_hash(cls, name: str, hash_: Hash) -> Self:
-        what = f"application '{name}'"
+        what = f"application '{printable(name, 80)}'"
+        if not is_plain_text(name):
+            raise RecordError(f"{what} has no proper name")
+        default_output = _take(hash_, "default_output", what)
+        if len(default_output.encode()) > MAX_DEFAULT_OUTPUT_BYTES:
+            raise RecordError(f"{what} has a default_output of more than {MAX_DEFAULT_OUTPUT_BYTES} bytes")
         return cls(
             name=name,
             input_type=_take_input_type(hash_, what),
-            default_output=_take(hash_, "default_output", what),
-            latency_slo_micros=_take_int(hash_, "latency_slo_micros", what),
+            default_output=default_output,
+            latency_slo_micros=_take_int(hash_, "latency_slo_micros", what, _POSITIVE),
             policy=hash_.get("policy", DEFAULT_POLICY),
             missing_values=hash_.get("missing_values") == "true",
         )
@@ -165,18 +209,21 @@ class Model:
 
     @classmethod
     def from_hash(cls, hash_: Hash) -> Self:
-        what = f"model '{hash_.get('model_name')}:{hash_.get('model_version')}'"
+        what = f"model '{_shown_id(hash_)}'"
         labels = _take(hash_, "labels", what)
+        batch_size = _take_int(hash_, "batch_size", what, _BATCH_SIZES)
+        if not batch_size:
+            raise RecordError(f"{what} has batch_size=0, which is neither positive nor {DEFAULT_BATCH_SIZE}")
         return cls(
-            id=ModelId(_take(hash_, "model_name", what), _take(hash_, "model_version", what)),
+            id=_take_model_id(hash_, what),
             input_type=_take_input_type(hash_, what),
             labels=tuple(labels.split(",")) if labels else (),
             container_name=_take(hash_, "container_name", what),
             model_data_path=_take(hash_, "model_data_path", what),
-            batch_size=_take_int(hash_, "batch_size", what),
+            batch_size=batch_size,
             registration=hash_.get("registration", ""),
             learning_policy=_take_batch_policy(hash_, what),
-            batch_delay_micros=_take_int(hash_, "batch_delay_micros", what) if "batch_delay_micros" in hash_ else 0,
+            batch_delay_micros=_take_int({"batch_delay_micros": "0", **hash_}, "batch_delay_micros", what, _DELAYS),
         )
 
 
@@ -188,10 +235,6 @@ class Replica:
     replica_id: int
     zmq_connection_id: int
     input_type: InputType
-
-    @property
-    def key(self) -> str:
-        return f"{self.model.name},{self.model.version},{self.replica_id}"
 
     def to_hash(self) -> dict[str, str]:
         return {
@@ -206,13 +249,18 @@ class Replica:
 
     @classmethod
     def from_hash(cls, hash_: Hash) -> Self:
-        what = f"container '{hash_.get('model_id')}'"
+        what = f"container '{_shown_id(hash_)}'"
         return cls(
-            model=ModelId(_take(hash_, "model_name", what), _take(hash_, "model_version", what)),
-            replica_id=_take_int(hash_, "model_replica_id", what),
-            zmq_connection_id=_take_int(hash_, "zmq_connection_id", what),
+            model=_take_model_id(hash_, what),
+            replica_id=_take_int(hash_, "model_replica_id", what, _REPLICA_NUMBERS),
+            zmq_connection_id=_take_int(hash_, "zmq_connection_id", what, _COUNTS),
             input_type=_take_input_type(hash_, what),
         )
+
+
+def _shown_id(hash_: Hash) -> str:
+    """How a record that may be wrong is named."""
+    return printable(f"{hash_.get('model_name')}:{hash_.get('model_version')}", 80)
 
 
 UNNUMBERED: Final = -1
@@ -228,14 +276,15 @@ class FrontendReport:
     """By which it serves."""
     rpc_address: str = ""
     """Where containers reach it; empty when it does not know."""
-    replicas: Mapping[str, Replica] = field(default_factory=dict)
-    """By name. A replica has the same name at all frontends that it is connected to."""
+    replicas: Sequence[tuple[str, Replica]] = ()
+    """Each with its name. A replica has the same name at all frontends that it is connected to, and no other replica
+    of its model version has it."""
     reached: frozenset[ModelId] = frozenset()
     """The model versions that it has a replica of, or is relayed to one."""
 
     def to_json(self) -> str:
         """All but the revision."""
-        replicas = [[name, replica.to_hash()] for name, replica in self.replicas.items()]
+        replicas = [[name, replica.to_hash()] for name, replica in self.replicas]
         return json.dumps([self.rpc_address, replicas, sorted(map(str, self.reached))])
 
 
@@ -247,6 +296,69 @@ class Frontend:
     rpc_address: str
     models: frozenset[ModelId]
     """Of which it has replicas."""
+
+    @classmethod
+    def from_json(cls, text: bytes) -> Self:
+        """Raises `RecordError`."""
+        try:
+            frontend_id, address, pairs = json.loads(text)
+            models = frozenset(ModelId(name, version) for name, version in pairs)
+        except (ValueError, TypeError, RecursionError):  # UnicodeDecodeError is a ValueError
+            raise RecordError("its summary is no list of an id, an address and model versions") from None
+        if not isinstance(frontend_id, str) or not is_plain_text(frontend_id):
+            raise RecordError("its summary has no proper id")
+        if address and not (isinstance(address, str) and address.startswith("tcp://") and is_plain_text(address)):
+            raise RecordError("its summary has no proper address")
+        if not all(isinstance(part, str) and is_model_text(part) for model in models for part in model):
+            raise RecordError("its summary has model versions with no proper names")
+        return cls(frontend_id, address or "", models)
+
+
+# --- reading: each record is one, or it is wrong ---
+
+
+class Place(NamedTuple):
+    """Where a record is kept."""
+
+    database: int
+    key: str
+
+    def __str__(self) -> str:
+        return f"'{printable(self.key)}' in database {self.database}"
+
+
+Faults = Mapping[Place, str]
+"""Why the records in these places are wrong."""
+
+
+def application_place(name: str) -> Place:
+    return Place(APPLICATION_DB, name)
+
+
+def _state_place(app_name: str) -> Place:
+    """Of the selection policy."""
+    return Place(STATE_DB, f"{app_name}:0:0")
+
+
+def links_place(app_name: str) -> Place:
+    return Place(LINK_DB, app_name)
+
+
+def model_place(model: ModelId) -> Place:
+    return Place(MODEL_DB, str(model))
+
+
+def current_version_place(model_name: str) -> Place:
+    return Place(METADATA_DB, CURRENT_VERSION_PREFIX + model_name)
+
+
+def replica_place(model: ModelId, replica_id: int) -> Place:
+    return Place(REPLICA_DB, f"{model.name},{model.version},{replica_id}")
+
+
+REVISION_PLACE: Final = Place(CLIPPER_DB, REVISION_KEY)
+EPOCH_PLACE: Final = Place(CLIPPER_DB, EPOCH_KEY)
+WORKERS_PLACE: Final = Place(CLIPPER_DB, WORKERS_KEY)
 
 
 @dataclass(frozen=True)
@@ -263,6 +375,23 @@ class Snapshot:
     """Of each query frontend; None leaves it to them."""
     epoch: str = ""
     """Of the Redis that it was read from; empty when that is new, or lost all."""
+    faults: Faults = field(default_factory=dict, compare=False)
+    """What else there is in Redis, and cannot be used."""
+
+    def with_last_good(self, last: "Snapshot") -> "Snapshot":
+        """What is wrong here stays as it was in `last`."""
+        if not self.faults:
+            return self
+        faults = self.faults
+        return replace(
+            self,
+            revision=last.revision if REVISION_PLACE in faults else self.revision,
+            applications=_fill(self.applications, last.applications, application_place, faults),
+            models=_fill(self.models, last.models, model_place, faults),
+            current_versions=_fill(self.current_versions, last.current_versions, current_version_place, faults),
+            links=_fill(self.links, last.links, links_place, faults),
+            workers=last.workers if WORKERS_PLACE in faults else self.workers,
+        )
 
     def versions(self, model_name: str) -> list[str]:
         return [model.version for model in self.models if model.name == model_name]
@@ -272,6 +401,124 @@ class Snapshot:
 
     def same_configuration(self, other: "Snapshot") -> bool:
         return replace(self, revision=other.revision, epoch=other.epoch) == other
+
+
+Name = TypeVar("Name", str, ModelId)
+Record = TypeVar("Record")
+
+
+def _fill(
+    found: Mapping[Name, Record], last: Mapping[Name, Record], place: Callable[[Name], Place], faults: Faults
+) -> Mapping[Name, Record]:
+    return {name: record for name, record in last.items() if place(name) in faults} | dict(found)
+
+
+Found = tuple[bytes, bytes, Any]
+"""A key, why it was not read (or empty), and what Redis has there: a text, or the list of a set or a flat hash."""
+
+
+def read_snapshot(
+    head: Iterable[Found],
+    applications: Iterable[Found],
+    models: Iterable[Found],
+    current_versions: Iterable[Found],
+    links: Iterable[Found],
+) -> Snapshot:
+    """What can be used of all that is in Redis, and in `faults` why all else cannot. Never raises."""
+    faults: dict[Place, str] = {}
+    own = _read(CLIPPER_DB, head, _head, faults)
+    return Snapshot(
+        revision=int(own.get(REVISION_KEY, 0)),
+        epoch=str(own.get(EPOCH_KEY, "")),
+        workers=int(own[WORKERS_KEY]) if WORKERS_KEY in own else None,
+        applications=_read(APPLICATION_DB, applications, _application, faults),
+        models={model.id: model for model in _read(MODEL_DB, models, _model, faults).values()},
+        current_versions={
+            key.removeprefix(CURRENT_VERSION_PREFIX): version
+            for key, version in _read(METADATA_DB, current_versions, _current_version, faults).items()
+        },
+        links=_read(LINK_DB, links, _links, faults),
+        faults=faults,
+    )
+
+
+def read_replicas(found: Iterable[Found]) -> tuple[list[Replica], Faults]:
+    """The replicas, in order, and which records of replicas are wrong. Never raises."""
+    faults: dict[Place, str] = {}
+    replicas = _read(REPLICA_DB, found, _replica, faults).values()
+    return sorted(replicas, key=lambda replica: (replica.model, replica.replica_id)), faults
+
+
+def _read(
+    database: int, found: Iterable[Found], read: Callable[[str, Any], Record], faults: dict[Place, str]
+) -> dict[str, Record]:
+    """The records by their keys; `faults` gets why others are wrong. `read` raises `RecordError` for such a one."""
+    good = {}
+    for key, problem, value in found:
+        try:
+            if problem:
+                raise RecordError(_text(problem))
+            name = _text(key, "its key")
+            good[name] = read(name, value)
+        except RecordError as error:
+            faults[Place(database, key.decode(errors="backslashreplace"))] = printable(str(error), 300)
+    return good
+
+
+def _head(key: str, value: bytes) -> int | str:
+    if key == REVISION_KEY:
+        return _to_int(_text(value), "it is ", _COUNTS)
+    if key == WORKERS_KEY:
+        return _to_int(_text(value), "it is ", range(1, MAX_WORKERS + 1))
+    if not _EPOCH.fullmatch(_text(value)):
+        raise RecordError("it is no epoch of Clipper's")
+    return _text(value)
+
+
+def _application(key: str, value: Sequence[bytes]) -> Application:
+    return Application.from_hash(key, _hash(value))
+
+
+def _model(key: str, value: Sequence[bytes]) -> Model:
+    model = Model.from_hash(_hash(value))
+    _check_key(key, model_place(model.id))
+    return model
+
+
+def _replica(key: str, value: Sequence[bytes]) -> Replica:
+    replica = Replica.from_hash(_hash(value))
+    _check_key(key, replica_place(replica.model, replica.replica_id))
+    return replica
+
+
+def _check_key(key: str, place: Place) -> None:
+    if key != place.key:
+        raise RecordError(f"what it says of itself belongs to the key '{printable(place.key, 80)}'")
+
+
+def _current_version(key: str, value: bytes) -> str:
+    if not key.startswith(CURRENT_VERSION_PREFIX):
+        raise RecordError(f"its key does not begin with {CURRENT_VERSION_PREFIX}")
+    _check_model_text(key.removeprefix(CURRENT_VERSION_PREFIX), "it is for ")
+    return _check_model_text(_text(value), "it is ")
+
+
+def _links(key: str, value: Sequence[bytes]) -> tuple[str, ...]:
+    if not is_plain_text(key):
+        raise RecordError("its key cannot be the name of an application")
+    return tuple(sorted(_check_model_text(_text(name), "it has ") for name in value))
+
+
+def _hash(flat: Sequence[bytes]) -> dict[str, str]:
+    texts = list(map(_text, flat))
+    return dict(zip(texts[::2], texts[1::2], strict=True))
+
+
+def _text(value: bytes, what: str = "it") -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise RecordError(f"{what} is not UTF-8: {value[:40]!r}") from None
 
 
 # --- writes: what a change of configuration does to Redis, as values ---
@@ -284,53 +531,49 @@ class Write(NamedTuple):
     command: tuple[str, ...]
 
 
-def _hset(database: int, key: str, hash_: Hash) -> Write:
-    fields = [text for pair in hash_.items() for text in pair]
-    return Write(database, ("HSET", key, *fields))
+def _write(place: Place, command: str, *arguments: str) -> Write:
+    return Write(place.database, (command, place.key, *arguments))
+
+
+def _hset(place: Place, hash_: Hash) -> Write:
+    return _write(place, "HSET", *(text for pair in hash_.items() for text in pair))
 
 
 def put_application(app: Application) -> list[Write]:
     state = json.dumps({"y_hat": app.default_output}, separators=(",", ":"))
-    return [
-        _hset(APPLICATION_DB, app.name, app.to_hash()),
-        Write(STATE_DB, ("SET", f"{app.name}:0:0", state)),
-    ]
+    return [_hset(application_place(app.name), app.to_hash()), _write(_state_place(app.name), "SET", state)]
 
 
 def delete_application(name: str) -> list[Write]:
-    return [
-        Write(APPLICATION_DB, ("DEL", name)),
-        Write(LINK_DB, ("DEL", name)),
-        Write(STATE_DB, ("DEL", f"{name}:0:0")),
-    ]
+    return [_write(place(name), "DEL") for place in (application_place, links_place, _state_place)]
 
 
 def put_link(app_name: str, model_name: str) -> Write:
-    return Write(LINK_DB, ("SADD", app_name, model_name))
+    return _write(links_place(app_name), "SADD", model_name)
 
 
 def delete_link(app_name: str, model_name: str) -> Write:
-    return Write(LINK_DB, ("SREM", app_name, model_name))
+    return _write(links_place(app_name), "SREM", model_name)
 
 
 def put_model(model: Model) -> Write:
-    return _hset(MODEL_DB, str(model.id), model.to_hash())
+    return _hset(model_place(model.id), model.to_hash())
 
 
 def delete_model(model: ModelId) -> Write:
-    return Write(MODEL_DB, ("DEL", str(model)))
+    return _write(model_place(model), "DEL")
 
 
 def put_current_version(model: ModelId) -> Write:
-    return Write(METADATA_DB, ("SET", CURRENT_VERSION_PREFIX + model.name, model.version))
+    return _write(current_version_place(model.name), "SET", model.version)
 
 
 def delete_current_version(model_name: str) -> Write:
-    return Write(METADATA_DB, ("DEL", CURRENT_VERSION_PREFIX + model_name))
+    return _write(current_version_place(model_name), "DEL")
 
 
 def put_workers(workers: int) -> Write:
-    return Write(CLIPPER_DB, ("SET", WORKERS_KEY, str(workers)))
+    return _write(WORKERS_PLACE, "SET", str(workers))
 
 
 def put_snapshot(snapshot: Snapshot) -> list[Write]:

@@ -10,7 +10,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable, Sequence
 from contextlib import aclosing
 from typing import Any, Final
 
@@ -20,16 +20,16 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, NoPermissionError, ReadOnlyError, RedisError, ResponseError
 
-from clipper_common import records
+from clipper_common import records, scripts
 from clipper_common.constants import (
     CLUSTER_LEASE_SECONDS,
     CONFIG_POLL_SECONDS,
     CONFIG_REREAD_SECONDS,
     FRONTEND_LEASE_SECONDS,
 )
-from clipper_common.datatypes import ModelId
+from clipper_common.datatypes import ModelId, printable
 from clipper_common.errors import ClipperException, RecordError
-from clipper_common.records import Frontend, FrontendReport, Replica, Snapshot, Write
+from clipper_common.records import Faults, Frontend, FrontendReport, Place, Replica, Snapshot, Write
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +39,9 @@ _UNKNOWING: Final = "unknowing-"
 """Of an epoch begun by who had never seen a configuration. Who has one writes it back all the same."""
 _REPLICA_MEMORY_SECONDS: Final = 3600.0
 """For so long a version 4 container that is away keeps its number."""
+
+_MAX_TOLD: Final = 100
+"""So many records that are wrong are named in the log at once."""
 
 StoreError = (RedisError, OSError, asyncio.TimeoutError)
 """What a call raises when Redis cannot be reached or does not do as it is told."""
@@ -81,256 +84,6 @@ def explain(error: BaseException) -> str:
     return f"{reason} (It says: {error})" if reason else str(error) or repr(error)
 
 
-_READ_ALL: Final = f"""
-local function keys(db, kind)
-  redis.call('SELECT', db)
-  local found = {{}}
-  for _, key in ipairs(redis.call('KEYS', '*')) do
-    if redis.call('TYPE', key).ok == kind then found[#found + 1] = key end
-  end
-  return found
-end
-local function read(db, kind, command)
-  local found = {{}}
-  for _, key in ipairs(keys(db, kind)) do found[#found + 1] = {{key, redis.call(command, key)}} end
-  return found
-end
--- Clipper 0.4 marks a deleted model by taking its field `valid` away and leaves the rest to the query frontend.
-for _, key in ipairs(keys({records.MODEL_DB}, 'hash')) do
-  if redis.call('HEXISTS', key, 'valid') == 0 then redis.call('DEL', key) end
-end
-redis.call('SELECT', {records.CLIPPER_DB})
-local head = redis.call('MGET', '{records.REVISION_KEY}', '{records.EPOCH_KEY}', '{records.WORKERS_KEY}')
-return {{head[1] or '0', head[2] or '', head[3] or '',
-  read({records.APPLICATION_DB}, 'hash', 'HGETALL'), read({records.MODEL_DB}, 'hash', 'HGETALL'),
-  read({records.METADATA_DB}, 'string', 'GET'), read({records.LINK_DB}, 'set', 'SMEMBERS')}}
-"""
-
-# ARGV: expected revision and epoch, and the writes as JSON. Answers the new revision, or -1.
-_COMMIT: Final = f"""
-if (redis.call('GET', '{records.REVISION_KEY}') or '0') ~= ARGV[1]
-  or (redis.call('GET', '{records.EPOCH_KEY}') or '') ~= ARGV[2] then return -1 end
-for _, write in ipairs(cjson.decode(ARGV[3])) do
-  redis.call('SELECT', write[1])
-  redis.call(unpack(write[2]))
-end
-redis.call('SELECT', {records.CLIPPER_DB})
-redis.call('SET', '{records.SCHEMA_KEY}', '{records.SCHEMA_VERSION}')
-local revision = redis.call('INCR', '{records.REVISION_KEY}')
-redis.call('PUBLISH', '{records.CHANGES_CHANNEL}', revision)
-return revision
-"""
-
-# As _COMMIT, for a Redis that came back empty: only one frontend wins, and what was written since stays.
-# ARGV: new epoch, least revision, writes, the epoch that it follows (or empty).
-_RESTORE: Final = f"""
-if (redis.call('GET', '{records.EPOCH_KEY}') or '') ~= ARGV[4] then return 0 end
-redis.call('SET', '{records.EPOCH_KEY}', ARGV[1])
-local existed = {{}}
-for _, write in ipairs(cjson.decode(ARGV[3])) do
-  redis.call('SELECT', write[1])
-  local place = write[1] .. '/' .. write[2][2]
-  if existed[place] == nil then existed[place] = redis.call('EXISTS', write[2][2]) == 1 end
-  if not existed[place] then redis.call(unpack(write[2])) end
-end
-redis.call('SELECT', {records.CLIPPER_DB})
-redis.call('SET', '{records.SCHEMA_KEY}', '{records.SCHEMA_VERSION}')
-if tonumber(redis.call('GET', '{records.REVISION_KEY}') or '0') < tonumber(ARGV[2]) then
-  redis.call('SET', '{records.REVISION_KEY}', ARGV[2])
-end
-local revision = redis.call('INCR', '{records.REVISION_KEY}')
-redis.call('PUBLISH', '{records.CHANGES_CHANNEL}', revision)
-return 1
-"""
-
-_READ_REPLICAS: Final = f"""
-redis.call('SELECT', {records.REPLICA_DB})
-local found = {{}}
-for _, key in ipairs(redis.call('KEYS', '*')) do
-  if redis.call('TYPE', key).ok == 'hash' then found[#found + 1] = redis.call('HGETALL', key) end
-end
-return found
-"""
-
-# A frontend says that it lives, or leaves. Leases are Redis' own: no clock of another machine counts. Nearly always
-# nothing has changed since the last report of anybody; then only the leases of its own replicas are renewed.
-# ARGV: id, place whose earlier lives are over (or empty), revision, what it says (or empty: it leaves), milliseconds of
-# its lease and for which numbers are remembered, the version of the frontends that it knows, and a new one. Answers
-# the numbers of its replicas, that version, and unless it is known all frontends that live: each as the JSON of
-# [id, address, models].
-_REPORT: Final = f"""
-local id, revision, said, lease, memory = ARGV[1], ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6])
-local prefix = '{records.FRONTEND_PREFIX}'
-local ids = {{}}
-for _, key in ipairs(redis.call('KEYS', prefix .. '*')) do
-  local other = string.sub(key, #prefix + 1)
-  if other ~= id and ARGV[2] ~= '' and string.sub(other, 1, #ARGV[2]) == ARGV[2] then redis.call('DEL', key)
-  else ids[#ids + 1] = other end
-end
-table.sort(ids)
-local function answer(numbers, version)
-  redis.call('SELECT', {records.CLIPPER_DB})
-  local texts = {{}}
-  if version ~= ARGV[7] then
-    for index, other in ipairs(ids) do texts[index] = redis.call('HGET', prefix .. other, 'summary') end
-  end
-  return {{numbers, version, texts}}
-end
-local function renew()
-  redis.call('HSET', prefix .. id, 'revision', revision)
-  redis.call('PEXPIRE', prefix .. id, lease)
-end
-
-local known = redis.call('HMGET', '{records.LIVING_KEY}', 'ids', 'version')
-local last = redis.call('HMGET', prefix .. id, 'said', 'keys', 'numbers', 'memory')
-if said ~= '' and last[1] == said and known[1] == cjson.encode(ids)
-  and (last[4] == '' or redis.call('PTTL', last[4]) > memory / 2) then
-  renew()
-  redis.call('SELECT', {records.REPLICA_DB})
-  local all_there = true
-  for _, key in ipairs(cjson.decode(last[2])) do
-    if redis.call('PEXPIRE', key, lease) == 0 then all_there = false end
-  end
-  redis.call('SELECT', {records.CLIPPER_DB})
-  if all_there then return answer(last[3], known[2]) end
-end
-
-redis.call('DEL', prefix .. id)
-local lives = {{}}
-for index = #ids, 1, -1 do
-  local replicas = redis.call('HGET', prefix .. ids[index], 'replicas')
-  if replicas then lives[ids[index]] = cjson.decode(replicas) else table.remove(ids, index) end
-end
-local function model(replica) return replica.model_name .. ':' .. replica.model_version end
-local function key_of(replica)
-  return replica.model_name .. ',' .. replica.model_version .. ',' .. replica.model_replica_id
-end
-
--- Numbers: a replica that another frontend has is known by that number, one that came back by its old one.
-local number_of, taken = {{}}, {{}}
-for _, replicas in pairs(lives) do
-  for _, pair in ipairs(replicas) do
-    number_of[model(pair[2]) .. '/' .. pair[1]] = pair[2].model_replica_id
-    taken[key_of(pair[2])] = pair[1]
-  end
-end
-local numbers, keys, mine, first_memory = {{}}, {{}}, {{}}, ''
-if said ~= '' then
-  local address, replicas, reached = unpack(cjson.decode(said))
-  local function claim(name, replica)
-    local place = key_of(replica)
-    if replica.model_replica_id == '{records.UNNUMBERED}' or (taken[place] or name) ~= name then return false end
-    taken[place] = name
-    return true
-  end
-  local new = {{}}
-  for _, pair in ipairs(replicas) do
-    local name, replica = pair[1], pair[2]
-    local full = model(replica) .. '/' .. name
-    replica.model_replica_id = number_of[full] or redis.call('GET', '{records.REPLICA_NUMBER_PREFIX}' .. full)
-      or replica.model_replica_id
-    if not claim(name, replica) then new[#new + 1] = pair end
-  end
-  for _, pair in ipairs(new) do
-    repeat
-      local count = redis.call('INCR', '{records.REPLICA_COUNT_PREFIX}' .. model(pair[2]))
-      pair[2].model_replica_id = tostring(count - 1)
-    until claim(pair[1], pair[2])
-  end
-  for index, pair in ipairs(replicas) do
-    numbers[index] = tonumber(pair[2].model_replica_id)
-    keys[index] = key_of(pair[2])
-    mine[keys[index]] = true
-    local remembered = '{records.REPLICA_NUMBER_PREFIX}' .. model(pair[2]) .. '/' .. pair[1]
-    if index == 1 then first_memory = remembered end
-    if redis.call('PTTL', remembered) < memory * 3 / 4 then
-      redis.call('SET', remembered, pair[2].model_replica_id, 'PX', memory)
-      redis.call('PEXPIRE', '{records.REPLICA_COUNT_PREFIX}' .. model(pair[2]), memory)
-    end
-  end
-  local models, seen = {{}}, {{}}
-  for _, pair in ipairs(replicas) do
-    if not seen[model(pair[2])] then
-      seen[model(pair[2])] = true
-      models[#models + 1] = {{pair[2].model_name, pair[2].model_version}}
-    end
-  end
-  ids[#ids + 1] = id
-  lives[id] = replicas
-  redis.call('HSET', prefix .. id, 'said', said, 'replicas', cjson.encode(replicas), 'keys', cjson.encode(keys),
-    'numbers', cjson.encode(numbers), 'summary', cjson.encode({{id, address, models}}),
-    'memory', first_memory, 'address', address)
-  for _, name in ipairs(reached) do redis.call('HSET', prefix .. id, '{records.REACHED_PREFIX}' .. name, '') end
-  renew()
-end
-
--- The replicas of all that live; where several have one, the first speaks for it.
-table.sort(ids)
-redis.call('HSET', '{records.LIVING_KEY}', 'ids', cjson.encode(ids), 'version', ARGV[8])
-redis.call('PUBLISH', '{records.FRONTENDS_CHANNEL}', id)
-local wanted = {{}}
-for _, other in ipairs(ids) do
-  for _, pair in ipairs(lives[other]) do
-    wanted[key_of(pair[2])] = wanted[key_of(pair[2])] or pair[2]
-  end
-end
-redis.call('SELECT', {records.REPLICA_DB})
-for _, key in ipairs(redis.call('KEYS', '*')) do
-  if not wanted[key] then redis.call('DEL', key) end
-end
-for key, replica in pairs(wanted) do
-  local is_new = redis.call('HGET', key, 'zmq_connection_id') ~= replica.zmq_connection_id
-  if is_new then
-    local fields = {{}}
-    for name, value in pairs(replica) do fields[#fields + 1] = name; fields[#fields + 1] = value end
-    redis.call('HSET', key, unpack(fields))
-  end
-  if is_new or mine[key] then redis.call('PEXPIRE', key, lease) end
-end
-return answer(cjson.encode(numbers), ARGV[8])
-"""
-
-# ARGV: revision. Whether all frontends that live serve by it.
-_IS_APPLIED: Final = f"""
-for _, key in ipairs(redis.call('KEYS', '{records.FRONTEND_PREFIX}*')) do
-  local revision = redis.call('HGET', key, 'revision')
-  if revision and tonumber(revision) < tonumber(ARGV[1]) then return 0 end
-end
-return 1
-"""
-
-# ARGV: a model version. Which frontends that live cannot reach a replica of it. A frontend is left out when it is too
-# old to say what it reaches, or when no peer can relay to it because its address is not known.
-_NOT_REACHING: Final = f"""
-local found = {{}}
-for _, key in ipairs(redis.call('KEYS', '{records.FRONTEND_PREFIX}*')) do
-  local address = redis.call('HGET', key, 'address')
-  if address and address ~= '' and redis.call('HEXISTS', key, '{records.REACHED_PREFIX}' .. ARGV[1]) == 0 then
-    found[#found + 1] = string.sub(key, {len(records.FRONTEND_PREFIX) + 1})
-  end
-end
-table.sort(found)
-return found
-"""
-
-# What a cluster leaves behind is taken over by the next, but for the number of workers: an argument of its start.
-# ARGV: cluster id, lease in milliseconds. Answers the owner.
-_CLAIM: Final = f"""
-local owner = redis.call('GET', '{records.CLUSTER_KEY}')
-if owner and owner ~= ARGV[1] then return owner end
-redis.call('SET', '{records.CLUSTER_KEY}', ARGV[1], 'PX', ARGV[2])
-local last = redis.call('GETSET', '{records.LAST_CLUSTER_KEY}', ARGV[1])
-if last and last ~= ARGV[1] and redis.call('DEL', '{records.WORKERS_KEY}') == 1 then
-  redis.call('INCR', '{records.REVISION_KEY}')
-end
-return ARGV[1]
-"""
-
-_RELEASE: Final = f"""
-if redis.call('GET', '{records.CLUSTER_KEY}') == ARGV[1] then redis.call('DEL', '{records.CLUSTER_KEY}') end
-"""
-
-
 class ConfigStore:
     """Clipper's configuration in the Redis at `host`:`port`.
 
@@ -349,6 +102,8 @@ class ConfigStore:
 
         self._frontends: tuple[str, list[Frontend]] = "", []
         """Those that live, and the version of the list."""
+        self._faults: dict[str, Faults] = {}
+        """What is known to be wrong, of the configuration and of the replicas."""
 
     async def close(self) -> None:
         await self._redis.aclose()
@@ -356,33 +111,25 @@ class ConfigStore:
     # --- configuration ---
 
     async def read(self) -> Snapshot:
-        """All configuration, as of one moment."""
-        revision, epoch, workers, apps, models, current, links = await self._eval(_READ_ALL)
-        return Snapshot(
-            revision=int(revision),
-            epoch=_text(epoch),
-            workers=int(workers) if workers.isdigit() else None,
-            applications=_read_applications(apps),
-            models=_read_models(models),
-            current_versions={
-                _text(key).removeprefix(records.CURRENT_VERSION_PREFIX): _text(value) for key, value in current
-            },
-            links={_text(app): tuple(sorted(map(_text, names))) for app, names in links},
-        )
+        """All configuration that can be used, as of one moment. Its `faults` say what cannot."""
+        snapshot = records.read_snapshot(*await self._eval(scripts.READ_ALL))
+        self._tell("configuration", snapshot.faults)
+        return snapshot
 
     async def commit(self, based_on: Snapshot, writes: Iterable[Write]) -> int | None:
         """Carry out all `writes`, or none and answer None when `based_on` is no longer the latest.
 
         Answers the new revision.
         """
-        revision = int(await self._eval(_COMMIT, str(based_on.revision), based_on.epoch, _dump(writes)))
+        revision = int(await self._eval(scripts.COMMIT, str(based_on.revision), based_on.epoch, _dump(writes)))
         return None if revision < 0 else revision
 
     async def follow(self, patience_seconds: float = 0.0) -> AsyncIterator[Snapshot]:
         """Yield the configuration, and again each time that it changed.
 
-        While Redis is away nothing is yielded. When Redis came back empty, what was last yielded is written back. Who
-        has yielded nothing yet lets others do that for `patience_seconds`, before taking the Redis for a new one.
+        A record that is wrong stays as it was yielded last. While Redis is away nothing is yielded. When Redis came
+        back empty, what was last yielded is written back. Who has yielded nothing yet lets others do that for
+        `patience_seconds`, before taking the Redis for a new one.
         """
         last: Snapshot | None = None
         reachable = True
@@ -419,9 +166,9 @@ class ConfigStore:
                     await self._begin_epoch(last, head[1])
                     head = await self._read_head()
                 if head[1] and (head != seen or time.monotonic() - read_at > CONFIG_REREAD_SECONDS):
-                    snapshot = await self.read()
-                    seen, read_at = (snapshot.revision, snapshot.epoch), time.monotonic()
-                    last = snapshot
+                    found = await self.read()
+                    seen, read_at = (found.revision, found.epoch), time.monotonic()
+                    last = snapshot = found.with_last_good(last or Snapshot())
                 yield snapshot
                 await _wait_for_message(pubsub)
 
@@ -431,26 +178,27 @@ class ConfigStore:
             logger.warning("Redis at %s lost the configuration: writing it back", self.address)
         epoch = uuid.uuid4().hex if last is not None else _UNKNOWING + uuid.uuid4().hex
         last = last or Snapshot()
-        await self._eval(_RESTORE, epoch, str(last.revision), _dump(records.put_snapshot(last)), following)
+        await self._eval(scripts.RESTORE, epoch, str(last.revision), _dump(records.put_snapshot(last)), following)
 
     async def _read_head(self) -> tuple[int, str]:
-        revision, epoch = await _in_time(self._redis.mget(records.REVISION_KEY, records.EPOCH_KEY))
-        return int(revision or 0), _text(epoch or b"")
+        revision, epoch = await self._eval(scripts.READ_HEAD)
+        return int(revision), _text(epoch)
 
     # --- replicas: not configuration, so without a revision ---
 
     async def read_replicas(self) -> list[Replica]:
-        found = []
-        for flat in await self._eval(_READ_REPLICAS):
-            try:
-                found.append(Replica.from_hash(_hash(flat)))
-            except RecordError as error:
-                logger.warning("ignored: %s", error)
-        return sorted(found, key=lambda replica: (replica.model, replica.replica_id))
+        """The replicas that are connected."""
+        return (await self.read_replica_records())[0]
+
+    async def read_replica_records(self) -> tuple[list[Replica], Faults]:
+        """The replicas that are connected, and which of their records are wrong."""
+        replicas, faults = records.read_replicas(await self._eval(scripts.READ_REPLICAS))
+        self._tell("replicas", faults)
+        return replicas, faults
 
     async def not_reaching(self, model: ModelId) -> list[str]:
         """The ids of the query frontends that live and cannot reach a replica of `model`, by themselves or relayed."""
-        return list(map(_text, await self._eval(_NOT_REACHING, str(model))))
+        return list(map(_text, await self._eval(scripts.NOT_REACHING, str(model))))
 
     # --- which cluster, which frontends ---
 
@@ -460,7 +208,7 @@ class ConfigStore:
         Raises ClipperException when another cluster does.
         """
         lease = str(int(CLUSTER_LEASE_SECONDS * 1000))
-        owner = _text(await self._eval(_CLAIM, cluster_id, lease))
+        owner = _text(await self._eval(scripts.CLAIM, cluster_id, lease))
         if owner != cluster_id:
             raise ClipperException(
                 f"Redis at {self.address} is used by the Clipper cluster '{_cluster_name(owner)}'. "
@@ -470,7 +218,7 @@ class ConfigStore:
 
     async def release(self, cluster_id: str) -> None:
         """Give up what `claim` got."""
-        await self._eval(_RELEASE, cluster_id)
+        await self._eval(scripts.RELEASE, cluster_id)
 
     async def report(self, report: FrontendReport, place: str = "") -> tuple[list[int], list[Frontend]]:
         """Say for a query frontend that it lives, by which revision it serves and which replicas it has.
@@ -478,20 +226,34 @@ class ConfigStore:
         Answers the number of each replica, and all frontends that live. With `place`, those whose id begins with it are
         known to be dead, and forgotten.
         """
-        return await self._report(report.frontend_id, place, str(report.revision), report.to_json())
+        number = len(report.replicas)
+        return await self._report(report.frontend_id, place, str(report.revision), report.to_json(), replicas=number)
 
     async def retire_frontend(self, frontend_id: str) -> None:
         """Say for a query frontend that it goes."""
         await self._report(frontend_id, "", "", "")
 
-    async def _report(self, *what: str) -> tuple[list[int], list[Frontend]]:
+    async def _report(self, *what: str, replicas: int = 0) -> tuple[list[int], list[Frontend]]:
         times = [str(int(seconds * 1000)) for seconds in (FRONTEND_LEASE_SECONDS, _REPLICA_MEMORY_SECONDS)]
         known, frontends = self._frontends
-        numbers, version, texts = await self._eval(_REPORT, *what, *times, known, uuid.uuid4().hex)
+        answer = await self._eval(scripts.REPORT, *what, *times, known, uuid.uuid4().hex, str(replicas))
+        numbers, version, texts, removed = answer
+        for database, key in removed:
+            logger.error("removed what was wrong in Redis: %s", Place(database, _text(key)))
         if _text(version) != known:
-            frontends = list(map(_read_frontend, texts))
+            frontends = self._read_frontends(texts)
             self._frontends = _text(version), frontends
         return list(json.loads(numbers)), frontends
+
+    @staticmethod
+    def _read_frontends(texts: Sequence[bytes]) -> list[Frontend]:
+        frontends = []
+        for text in texts:
+            try:
+                frontends.append(Frontend.from_json(text))
+            except RecordError as error:
+                logger.error("ignored a query frontend in Redis: %s", error)
+        return frontends
 
     async def follow_frontends(self) -> AsyncIterator[None]:
         """Yield whenever a frontend came or went, or has other replicas. Raises `StoreError` when Redis is away."""
@@ -505,10 +267,21 @@ class ConfigStore:
         """Wait until every query frontend that lives serves by `revision`; whether they did in time."""
         give_up = time.monotonic() + seconds
         while time.monotonic() < give_up:
-            if await self._eval(_IS_APPLIED, str(revision)):
+            if await self._eval(scripts.IS_APPLIED, str(revision)):
                 return True
             await asyncio.sleep(0.003)
         return False
+
+    def _tell(self, of: str, faults: Faults) -> None:
+        """Log what is newly wrong, and what is so no more."""
+        known, self._faults[of] = self._faults.get(of, {}), faults
+        news = [place for place, reason in faults.items() if known.get(place) != reason]
+        for place in news[:_MAX_TOLD]:
+            logger.error("ignored what is wrong in Redis: %s: %s", place, faults[place])
+        if len(news) > _MAX_TOLD:
+            logger.error("ignored %d more records that are wrong in Redis", len(news) - _MAX_TOLD)
+        for place in [place for place in known if place not in faults][:_MAX_TOLD]:
+            logger.info("no longer wrong in Redis: %s", place)
 
     async def _eval(self, script: str, *args: str) -> Any:
         return await _in_time(self._redis.eval(script, 0, *args))
@@ -537,44 +310,12 @@ async def _wait_for_message(pubsub: PubSub) -> None:
             return
 
 
-def _read_applications(found: Sequence[Any]) -> Mapping[str, records.Application]:
-    apps = {}
-    for key, flat in found:
-        try:
-            apps[_text(key)] = records.Application.from_hash(_text(key), _hash(flat))
-        except RecordError as error:
-            logger.warning("ignored: %s", error)
-    return apps
-
-
-def _read_models(found: Sequence[Any]) -> Mapping[ModelId, records.Model]:
-    models = {}
-    for _, flat in found:
-        try:
-            model = records.Model.from_hash(_hash(flat))
-        except RecordError as error:
-            logger.warning("ignored: %s", error)
-        else:
-            models[model.id] = model
-    return models
-
-
-def _read_frontend(text: bytes) -> Frontend:
-    frontend_id, address, models = json.loads(text)
-    return Frontend(frontend_id, address, frozenset(ModelId(*pair) for pair in models))
-
-
 def _dump(writes: Iterable[Write]) -> str:
     return json.dumps(list(writes))
 
 
 def _cluster_name(cluster_id: str) -> str:
-    return cluster_id.rpartition("/")[0] or cluster_id
-
-
-def _hash(flat: Sequence[bytes]) -> dict[str, str]:
-    texts = list(map(_text, flat))
-    return dict(zip(texts[::2], texts[1::2], strict=True))
+    return printable(cluster_id.rpartition("/")[0] or cluster_id)
 
 
 def _text(value: bytes | str) -> str:

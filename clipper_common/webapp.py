@@ -14,13 +14,8 @@ from typing import Any, Final
 from aiohttp import hdrs, web
 from aiohttp.web_protocol import RequestHandler
 
-from clipper_common import jsontext
-from clipper_common.constants import (
-    EXIT_ADDRESS_IN_USE,
-    LOG_DATE_FORMAT,
-    LOG_FORMAT,
-    MAX_BODY_BYTES,
-)
+from clipper_common import jsontext, logs
+from clipper_common.constants import EXIT_ADDRESS_IN_USE, MAX_BODY_BYTES
 from clipper_common.datatypes import escape
 
 logger = logging.getLogger(__name__)
@@ -240,17 +235,7 @@ def _new_event_loop() -> asyncio.AbstractEventLoop:
     return uvloop.new_event_loop()
 
 
-class _LineFormatter(logging.Formatter):
-    """Keeps a message in its line, whatever the names are that clients and containers chose."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        record.message = escape(record.message)
-        return super().formatMessage(record)
-
-
 def configure_logging() -> None:
-    handler = logging.StreamHandler()
-    handler.setFormatter(_LineFormatter(LOG_FORMAT, LOG_DATE_FORMAT))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logs.configure()
     # It writes a traceback for each malformed request: anybody could fill the log.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)

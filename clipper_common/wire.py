@@ -16,8 +16,9 @@ from enum import IntEnum
 from itertools import accumulate
 from typing import Final, NamedTuple, TypeVar
 
-from clipper_common.datatypes import InputType, ModelId, Packed, View
-from clipper_common.errors import WireError
+from clipper_common.constants import MAX_NAME_LENGTH
+from clipper_common.datatypes import InputType, ModelId, Packed, View, is_model_text, is_plain_text, printable
+from clipper_common.errors import MetadataError, WireError
 
 RPC_VERSION_3: Final = 3
 RPC_VERSION_4: Final = 4
@@ -162,7 +163,7 @@ def encode_frontends_request() -> list[bytes]:
 
 
 def decode_from_container(frames: Frames) -> FromContainer:
-    """Read what a container sent, without its identity frame. Raises `WireError`."""
+    """Read what a container sent, without its identity frame. Raises `WireError`, such as `MetadataError`."""
     if len(frames) < 2:
         raise WireError("a message has at least two frames")
     if frames[0]:
@@ -185,17 +186,28 @@ def decode_from_container(frames: Frames) -> FromContainer:
 def _decode_metadata(frames: Frames) -> Metadata:
     if len(frames) < 4:
         raise WireError("metadata without an RPC version: the container is older than Clipper 0.3")
-    name, version = _read_text(frames[0], "model name"), _read_text(frames[1], "model version")
     # The JVM container sends 8 bytes.
     rpc_version = _read_u32(frames[3][:4], "RPC version")
     if rpc_version not in (RPC_VERSION_3, RPC_VERSION_4):
         raise WireError(f"RPC version {rpc_version} is not spoken here, 3 and 4 are")
-    replica_id = None
-    if rpc_version == RPC_VERSION_4:
-        if len(frames) < 5:
-            raise WireError("metadata of version 4 without a replica id")
-        replica_id = _read_text(frames[4], "replica id")
-    return Metadata(ModelId(name, version), _read_input_type(frames[2]), rpc_version, replica_id)
+    if rpc_version == RPC_VERSION_4 and len(frames) < 5:
+        raise WireError("metadata of version 4 without a replica id")
+    try:
+        model = ModelId(_read_model_text(frames[0], "model name"), _read_model_text(frames[1], "model version"))
+        replica_id = _read_text(frames[4], "replica id") if rpc_version == RPC_VERSION_4 else None
+        return Metadata(model, _read_input_type(frames[2]), rpc_version, replica_id)
+    except WireError as error:
+        raise MetadataError(str(error), rpc_version) from None
+
+
+def _read_model_text(frame: bytes, what: str) -> str:
+    """As strict as over HTTP, since it becomes part of the same keys."""
+    text = _read_text(frame, what)
+    if not is_model_text(text):
+        raise WireError(
+            f"{what} '{printable(text, 80)}' is longer than {MAX_NAME_LENGTH} characters, or contains one of: ',', ':'"
+        )
+    return text
 
 
 def _read_input_type(frame: bytes) -> InputType:
@@ -272,7 +284,8 @@ def decode_from_frontend(frames: Views) -> FromFrontend:
         case MessageType.DRAIN:
             return Drain()
         case MessageType.REFUSED:
-            return Refused(bytes(frames[3]).decode(errors="replace") if len(frames) > 3 else "")
+            reason = bytes(frames[3]).decode(errors="replace") if len(frames) > 3 else ""
+            return Refused(printable(reason, _MAX_TEXT_BYTES))
         case MessageType.FRONTENDS:
             return _decode_frontends(frames[3:])
     raise WireError(f"unknown message type {kind}")
@@ -367,6 +380,9 @@ def _read_text(frame: View, what: str) -> str:
     if not 0 < len(frame) <= _MAX_TEXT_BYTES:
         raise WireError(f"{what} of {len(frame)} bytes")
     try:
-        return bytes(frame).decode()
+        text = bytes(frame).decode()
     except UnicodeDecodeError as error:
         raise WireError(f"{what} is not UTF-8") from error
+    if not is_plain_text(text, _MAX_TEXT_BYTES):
+        raise WireError(f"{what} '{printable(text, 80)}' contains control characters")
+    return text

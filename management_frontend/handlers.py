@@ -16,6 +16,7 @@ from management_frontend import schemas, service, views
 from management_frontend.origins import Border
 from management_frontend.schemas import AnyRequest
 from management_frontend.service import Change, ChangeService
+from management_frontend.wrong import WrongRecordError
 
 STORE: Final = web.AppKey("store", ConfigStore)
 SERVICE: Final = web.AppKey("service", ChangeService)
@@ -36,9 +37,11 @@ async def refuse_web_pages(request: web.Request, handler: Handler) -> web.Stream
 
 @web.middleware
 async def errors_as_text(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer errors as Clipper 0.4 does: the bare text."""
+    """Answer errors as Clipper 0.4 does: the bare text. One that 0.4 has not is JSON."""
     try:
         return await handler(request)
+    except WrongRecordError as error:
+        return json_response({"error": error.label, "cause": str(error)}, error.status)
     except RequestError as error:
         return web.Response(text=str(error), status=error.status)
     except StoreError as error:
@@ -99,14 +102,12 @@ async def get_frontends_without_replica(request: web.Request) -> web.Response:
 
 
 async def get_state(request: web.Request) -> web.Response:
-    """The one selection policy there is keeps as its state what it answers by default."""
     wanted = schemas.parse(schemas.SelectionState, await request.read())
-    app = (await request.app[STORE].read()).applications.get(wanted.app_name)
-    return web.Response(text=app.default_output if app else "")
+    return web.Response(text=views.selection_state(await request.app[STORE].read(), wanted))
 
 
 _configuration = partial(answers, read=ConfigStore.read)
-_replicas = partial(answers, read=ConfigStore.read_replicas)
+_replicas = partial(answers, read=ConfigStore.read_replica_records)
 
 ROUTES: Final = [
     web.get("/admin/ping", ping),

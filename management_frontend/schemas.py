@@ -5,13 +5,14 @@ from dataclasses import MISSING, Field, dataclass, fields
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from clipper_common import jsontext
+from clipper_common.constants import MAX_INT32
 from clipper_common.datatypes import BatchPolicy, InputType
 from clipper_common.errors import ClipperException, JsonError, QueryError
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-_INT32: Final = range(-(2**31), 2**31)
+_INT32: Final = range(-MAX_INT32 - 1, MAX_INT32 + 1)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from clipper_common.constants import (
 )
 from clipper_common.datatypes import BatchPolicy, InputType, ModelId, escape, is_app_name, is_id_part, is_model_name
 from clipper_common.errors import QueryError, RequestError
-from clipper_common.records import Application, Model, Snapshot, Write
+from clipper_common.records import Application, Model, Place, Snapshot, Write
 from clipper_common.store import ConfigStore, StoreError
 from management_frontend.schemas import (
     AddApplication,
@@ -37,6 +37,7 @@ from management_frontend.schemas import (
     SetWorkers,
     VersionedModel,
 )
+from management_frontend.wrong import need
 
 logger = logging.getLogger(__name__)
 
@@ -129,6 +130,7 @@ def add_application(snapshot: Snapshot, wanted: AddApplication) -> Change:
         raise QueryError(f"default_output is larger than {MAX_DEFAULT_OUTPUT_BYTES} bytes")
     if wanted.latency_slo_micros <= 0:
         raise QueryError(f"latency_slo_micros must be greater than 0, not {wanted.latency_slo_micros}")
+    need(snapshot.faults, records.application_place(name))
     if name in snapshot.applications:
         raise QueryError(f"application '{name}' already exists")
     if len(snapshot.applications) >= MAX_APPLICATIONS:
@@ -150,7 +152,8 @@ def add_application(snapshot: Snapshot, wanted: AddApplication) -> Change:
 
 
 def delete_application(snapshot: Snapshot, wanted: NamedApplication) -> Change:
-    if wanted.name not in snapshot.applications:
+    """One whose record is wrong, too."""
+    if wanted.name not in snapshot.applications and records.application_place(wanted.name) not in snapshot.faults:
         raise QueryError(f"Application '{wanted.name}' does not exist")
     return Change(
         records.delete_application(wanted.name), f"Successfully deleted application with name '{wanted.name}'"
@@ -161,6 +164,7 @@ def delete_application(snapshot: Snapshot, wanted: NamedApplication) -> Change:
 
 
 def add_model_links(snapshot: Snapshot, wanted: ModelLinks) -> Change:
+    need(snapshot.faults, records.application_place(wanted.app_name), records.links_place(wanted.app_name))
     app = snapshot.applications.get(wanted.app_name)
     if app is None:
         raise QueryError(f"No app with name '{wanted.app_name}' exists.")
@@ -175,16 +179,27 @@ def add_model_links(snapshot: Snapshot, wanted: ModelLinks) -> Change:
 
 
 def _check_model_fits(snapshot: Snapshot, name: str, app: Application) -> None:
+    current_version = ModelId(name, snapshot.current_versions.get(name, ""))
+    need(snapshot.faults, records.current_version_place(name), records.model_place(current_version))
     versions = [model for model in snapshot.models.values() if model.id.name == name]
     if not versions:
+        need(snapshot.faults, *_wrong_versions(snapshot, name))
         raise QueryError(f"No model with name '{name}' exists.")
-    current = snapshot.models.get(ModelId(name, snapshot.current_versions.get(name, "")))
+    current = snapshot.models.get(current_version)
     for model in [current] if current else versions:
         if model.input_type is not app.input_type:
             raise QueryError(
                 f"Model with name '{name}' has incompatible input_type '{model.input_type.canonical_name}'. "
                 f"Requested app to link to has input_type '{app.input_type.canonical_name}'."
             )
+
+
+def _wrong_versions(snapshot: Snapshot, name: str) -> list[Place]:
+    return [
+        place
+        for place in snapshot.faults
+        if place.database == records.MODEL_DB and ModelId.parse(place.key).name == name
+    ]
 
 
 def _only_model(wanted: ModelLinks) -> str:
@@ -210,6 +225,7 @@ def _check_not_linked(snapshot: Snapshot, app_name: str, model_name: str) -> Non
 
 def delete_model_links(snapshot: Snapshot, wanted: ModelLinks) -> Change:
     app_name = wanted.app_name
+    need(snapshot.faults, records.application_place(app_name), records.links_place(app_name))
     if app_name not in snapshot.applications:
         raise QueryError(f"No app with name {app_name} exists.")
     for name in wanted.model_names:
@@ -225,6 +241,7 @@ def add_model(snapshot: Snapshot, wanted: AddModel, registration: str) -> Change
     """`registration` tells this registration from any other of the same name and version."""
     name, version = wanted.model_name, wanted.model_version
     model = _new_model(wanted, registration)
+    need(snapshot.faults, records.model_place(model.id))
     if model.id in snapshot.models:
         raise QueryError(f"model with name '{name}' and version '{version}' already exists")
     _check_id_parts(snapshot, wanted)
@@ -251,6 +268,7 @@ def _new_model(wanted: AddModel, registration: str) -> Model:
 
 def set_batching(snapshot: Snapshot, wanted: SetBatching) -> Change:
     name, version = wanted.model_name, wanted.model_version
+    need(snapshot.faults, records.model_place(ModelId(name, version)))
     model = snapshot.models.get(ModelId(name, version))
     if model is None:
         raise QueryError(f"model with name '{name}' and version '{version}' does not exist")
@@ -326,8 +344,9 @@ def _check_linked_apps_accept(snapshot: Snapshot, model_name: str, input_type: I
 
 
 def delete_versioned_model(snapshot: Snapshot, wanted: VersionedModel) -> Change:
+    """One whose record is wrong, too."""
     model = ModelId(wanted.model_name, wanted.model_version)
-    if model not in snapshot.models:
+    if model not in snapshot.models and records.model_place(model) not in snapshot.faults:
         raise QueryError(f"model with name '{model.name}' and version '{model.version}' does not exist")
     writes = [records.delete_model(model)]
     if snapshot.current_versions.get(model.name) == model.version:
@@ -337,6 +356,7 @@ def delete_versioned_model(snapshot: Snapshot, wanted: VersionedModel) -> Change
 
 def set_model_version(snapshot: Snapshot, wanted: VersionedModel) -> Change:
     name, version = wanted.model_name, wanted.model_version
+    need(snapshot.faults, records.model_place(ModelId(name, version)))
     if not snapshot.versions(name):
         raise QueryError(f"Cannot set version for nonexistent model '{name}'")
     model = snapshot.models.get(ModelId(name, version))

@@ -1,19 +1,21 @@
 """What routes answer that change nothing: records as JSON values."""
 
-from collections.abc import Sequence
 from typing import Any
 
+from clipper_common import records
 from clipper_common.datatypes import ModelId
 from clipper_common.errors import QueryError
-from clipper_common.records import Application, Model, Replica, Snapshot
+from clipper_common.records import Application, Faults, Model, Replica, Snapshot
 from management_frontend.schemas import (
     LinkedModels,
     Listing,
     NamedApplication,
     Nothing,
     NumberedReplica,
+    SelectionState,
     VersionedModel,
 )
+from management_frontend.wrong import need
 
 Json = dict[str, Any]
 
@@ -25,11 +27,13 @@ def applications(snapshot: Snapshot, wanted: Listing) -> list[str] | list[Json]:
 
 
 def application(snapshot: Snapshot, wanted: NamedApplication) -> Json:
+    need(snapshot.faults, records.application_place(wanted.name), records.links_place(wanted.name))
     app = snapshot.applications.get(wanted.name)
     return _application(snapshot, app) if app else {}
 
 
 def linked_models(snapshot: Snapshot, wanted: LinkedModels) -> list[str]:
+    need(snapshot.faults, records.application_place(wanted.app_name), records.links_place(wanted.app_name))
     if wanted.app_name not in snapshot.applications:
         raise QueryError(f"No application with name '{wanted.app_name}' exists.")
     return list(snapshot.links.get(wanted.app_name, ()))
@@ -42,23 +46,39 @@ def models(snapshot: Snapshot, wanted: Listing) -> list[str] | list[Json]:
 
 
 def model(snapshot: Snapshot, wanted: VersionedModel) -> Json:
-    found = snapshot.models.get(ModelId(wanted.model_name, wanted.model_version))
+    wanted_id = ModelId(wanted.model_name, wanted.model_version)
+    need(snapshot.faults, records.model_place(wanted_id), records.current_version_place(wanted_id.name))
+    found = snapshot.models.get(wanted_id)
     return _model(snapshot, found) if found else {}
 
 
 def query_frontend_workers(snapshot: Snapshot, _: Nothing) -> Json:
+    need(snapshot.faults, records.WORKERS_PLACE)
     return {"workers": snapshot.workers}
 
 
-def replicas(found: Sequence[Replica], wanted: Listing) -> list[str] | list[Json]:
+def selection_state(snapshot: Snapshot, wanted: SelectionState) -> str:
+    """The one selection policy there is keeps as its state what it answers by default."""
+    need(snapshot.faults, records.application_place(wanted.app_name))
+    app = snapshot.applications.get(wanted.app_name)
+    return app.default_output if app else ""
+
+
+Replicas = tuple[list[Replica], Faults]
+
+
+def replicas(found: Replicas, wanted: Listing) -> list[str] | list[Json]:
     if wanted.verbose:
-        return [_replica(replica) for replica in found]
-    return [f"{replica.model}:{replica.replica_id}" for replica in found]
+        return [_replica(replica) for replica in found[0]]
+    return [f"{replica.model}:{replica.replica_id}" for replica in found[0]]
 
 
-def replica(found: Sequence[Replica], wanted: NumberedReplica) -> Json:
-    place = (ModelId(wanted.model_name, wanted.model_version), wanted.replica_id)
-    return next((_replica(replica) for replica in found if (replica.model, replica.replica_id) == place), {})
+def replica(found: Replicas, wanted: NumberedReplica) -> Json:
+    model, number = ModelId(wanted.model_name, wanted.model_version), wanted.replica_id
+    need(found[1], records.replica_place(model, number))
+    return next(
+        (_replica(replica) for replica in found[0] if (replica.model, replica.replica_id) == (model, number)), {}
+    )
 
 
 def _application(snapshot: Snapshot, app: Application) -> Json:

@@ -59,7 +59,7 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from _leaves(inner, f"{path}_{key}" if path else key)
-    elif (number := _number(value)) is not None:
+    elif path and (number := _number(value)) is not None:
         yield path, number
 
 
@@ -143,7 +143,7 @@ async def _scrape(session: aiohttp.ClientSession, target: Target) -> tuple[Label
     try:
         text = await _get(session, target.address)
         return target.labels, list(text_string_to_metric_families(text))
-    except _UNREACHABLE:
+    except (*_UNREACHABLE, LookupError):  # the parser raises IndexError for some texts that are none
         return None
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 from clipper_common.constants import CONFIG_POLL_SECONDS
+from clipper_common.datatypes import ModelId
 from clipper_common.errors import ClipperException
 from clipper_common.link import tcp_address
 from clipper_common.records import UNNUMBERED, Frontend, FrontendReport, Replica
@@ -41,8 +42,8 @@ class Presence:
         """Of this life in this place."""
         self.rpc_address = ""
         self._was_reported = False
-        self._numbers: dict[str, int] = {}
-        """Of the replicas here, by name, as Redis gave them."""
+        self._numbers: dict[tuple[ModelId, str], int] = {}
+        """Of the replicas here, by model version and name, as Redis gave them."""
         self.peers: list[Frontend] = []
         """The other frontends that live, as far as Redis lets us know."""
         self.reported: Callable[[], None] = lambda: None
@@ -87,12 +88,13 @@ class Presence:
     async def report(self) -> None:
         """Say that we live, by which revision we serve and which replicas are here. Raises `StoreError`."""
         async with self._reporting:
-            replicas = {self._name(connection): self._record(connection) for connection in self._executor.connections}
+            replicas = [(self._name(connection), self._record(connection)) for connection in self._executor.connections]
             reached = frozenset(self._executor.reachable_models())
             report = FrontendReport(self.id, self._registry.revision, self.rpc_address, replicas, reached)
             numbers, frontends = await self._store.report(report, "" if self._was_reported else self._place)
             self._was_reported = True
-            self._numbers = dict(zip(replicas, numbers, strict=True))
+            names = [(replica.model, name) for name, replica in replicas]
+            self._numbers = dict(zip(names, numbers, strict=True))
             self.peers = [frontend for frontend in frontends if frontend.id != self.id]
             self.reported()
             if self._cluster_id:
@@ -100,7 +102,7 @@ class Presence:
 
     def _record(self, connection: Connection) -> Replica:
         metadata = connection.metadata
-        number = self._numbers.get(self._name(connection), UNNUMBERED)
+        number = self._numbers.get((metadata.model, self._name(connection)), UNNUMBERED)
         return Replica(metadata.model, number, connection.number, metadata.input_type)
 
     def _name(self, connection: Connection) -> str:

@@ -14,7 +14,7 @@ from math import inf
 from typing import Final
 
 from clipper_common import constants, wire
-from clipper_common.errors import WireError
+from clipper_common.errors import MetadataError, WireError
 from clipper_common.wire import HeartbeatType, Metadata, PredictRequest, Response
 from query_frontend.metrics import Histogram
 from query_frontend.router import Peer, PeerEvents, Router
@@ -142,6 +142,8 @@ class RpcServer:
             self._complain(f"a container sent what makes no sense: {error}")
             if connection is not None:
                 self._forget(connection, f"it sent what makes no sense: {error}")
+            elif isinstance(error, MetadataError) and error.rpc_version >= wire.RPC_VERSION_4:
+                peer.send(wire.encode_refused(f"its metadata cannot be accepted: {error}"))
             return
         if connection is None:
             self._receive_from_stranger(peer, message)
@@ -175,9 +177,6 @@ class RpcServer:
                 pass  # of a batch that was given to someone else meanwhile
 
     def _register(self, peer: Peer, metadata: Metadata) -> None:
-        for other in list(self._connections.values()):
-            if metadata.replica_id is not None and other.metadata.replica_id == metadata.replica_id:
-                self._forget(other, "it connected anew")
         connection = Connection(self._numbers, peer, metadata, time.monotonic())
         refusal = self._events.joined(connection)
         if refusal is not None:
@@ -186,6 +185,9 @@ class RpcServer:
                 peer.send(wire.encode_refused(refusal))
             return
         self._numbers += 1
+        # Once it is accepted: who is refused takes nobody's place.
+        for other in [other for other in self._connections.values() if _is_same_replica(other.metadata, metadata)]:
+            self._forget(other, "it connected anew")
         self._connections[peer] = connection
         peer.trust()
         if metadata.rpc_version >= wire.RPC_VERSION_4:
@@ -230,3 +232,8 @@ class RpcServer:
         if now - self._complained.get(text, -inf) >= _COMPLAINT_SECONDS and len(self._complained) < _MAX_COMPLAINTS:
             self._complained[text] = now
             logger.warning("%s", text)
+
+
+def _is_same_replica(one: Metadata, other: Metadata) -> bool:
+    """A replica id belongs to a model version: another may have the same by chance, or by intent."""
+    return one.replica_id is not None and (one.replica_id, one.model) == (other.replica_id, other.model)

@@ -59,6 +59,7 @@ PURE = [
     *(f"clipper_admin/kubernetes/{name}.py" for name in KUBERNETES_VALUES),
     "clipper_common/datatypes.py",
     "clipper_common/records.py",
+    "clipper_common/scripts.py",
     "clipper_common/wire.py",
     "management_frontend/origins.py",
     "management_frontend/schemas.py",

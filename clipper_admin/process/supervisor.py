@@ -17,7 +17,8 @@ from typing import Final
 from clipper_admin.process import locks, processes
 from clipper_admin.process.processes import Identity
 from clipper_admin.process.state import ClusterFiles, Kind, Program, State, Status
-from clipper_common.constants import DRAIN_SECONDS, LOG_DATE_FORMAT, LOG_FORMAT
+from clipper_common import logs
+from clipper_common.constants import DRAIN_SECONDS
 
 logger = logging.getLogger(__name__)
 
@@ -280,7 +281,7 @@ def _listen_to_signals() -> int:
 
 def main(directory: Path, stopping: bool) -> None:
     """Go to the background, where exactly one supervisor of a cluster runs, and supervise."""
-    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, datefmt=LOG_DATE_FORMAT)
+    logs.configure()
     files = ClusterFiles(directory.name, directory)
     lock = locks.wait_for_lock(files.supervisor, _LOCK_SECONDS)
     if lock is None:

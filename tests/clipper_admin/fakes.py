@@ -19,6 +19,7 @@ from clipper_admin.container_manager import (
     Resources,
     Unreachable,
 )
+from clipper_common import records
 from clipper_common.constants import LOAD_SECONDS
 from clipper_common.datatypes import InputType, ModelId
 from clipper_common.errors import ClipperException
@@ -143,7 +144,7 @@ class FakeContainerManager(ContainerManager):
                 client.delete(key)
             for index in range(number):
                 replica = Replica(ModelId(name, version), index, index, InputType.DOUBLES)
-                client.hset(replica.key, mapping=replica.to_hash())
+                client.hset(records.replica_place(replica.model, replica.replica_id).key, mapping=replica.to_hash())
 
 
 class NeverConnects(FakeContainerManager):

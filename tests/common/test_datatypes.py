@@ -118,6 +118,17 @@ def test_what_can_be_seen_is_not_escaped() -> None:
     assert datatypes.escape('Ä b/c "\\" שלום 🦀') == 'Ä b/c "\\" שלום 🦀'
 
 
+def test_names_of_models() -> None:
+    assert all(map(datatypes.is_model_text, ["m", "Ä b/c", "x" * 255]))
+    assert not any(map(datatypes.is_model_text, ["", "a:b", "a\n", "x" * 256]))
+
+
+def test_plain_texts() -> None:
+    assert all(map(datatypes.is_plain_text, ["host:7000:1f", "a,b", "Ä", "x" * 255]))
+    assert not any(map(datatypes.is_plain_text, ["", "a\n", "\x1b[31m", "\x85", "\ud800", "x" * 256]))
+    assert datatypes.is_plain_text("x" * 300, 300)
+
+
 @pytest.mark.parametrize("name", ["a", "0", "a-b", "a" * 63])
 def test_dns_names(name: str) -> None:
     assert datatypes.is_dns_name(name) and datatypes.is_dns_version(name)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -107,8 +108,10 @@ async def test_records_that_make_no_sense_are_ignored_and_named(
             other.set("a key of another type", "x")
     assert await store.read() == FULL
     assert await store.read_replicas() == []
-    for what in ("application 'bad app'", "model 'bad:1'", "container 'bad:1'"):
-        assert f"ignored: {what} has no field" in caplog.text
+    for what in ("5: application 'bad app'", "2: model 'bad:1'", "3: container 'bad:1'"):
+        assert f"in database {what} has no field" in caplog.text
+    for database in (records.APPLICATION_DB, records.MODEL_DB, records.REPLICA_DB):
+        assert f"'a key of another type' in database {database}: it is a string, and should be a hash" in caplog.text
 
 
 # --- follow ---
@@ -403,15 +406,15 @@ def replica(name: str = "m", number: int = records.UNNUMBERED, connection: int =
 
 def report(frontend: str, *names: str, number: int = records.UNNUMBERED) -> FrontendReport:
     """One of a frontend that has the replicas of these names."""
-    return FrontendReport(frontend, 1, f"tcp://{frontend}:7000", {name: replica(number=number) for name in names})
+    return FrontendReport(frontend, 1, f"tcp://{frontend}:7000", [(name, replica(number=number)) for name in names])
 
 
 async def test_replicas_are_numbered_per_model_and_read_in_order(store: ConfigStore) -> None:
-    replicas = {"x": replica("n"), "y": replica("m", connection=1), "z": replica("m", connection=2)}
+    replicas = [("x", replica("n")), ("y", replica("m", connection=1)), ("z", replica("m", connection=2))]
     numbers, _ = await store.report(FrontendReport("a", 1, "", replicas))
     assert numbers == [0, 0, 1]
     assert await store.read_replicas() == [replica("m", 0, 1), replica("m", 1, 2), replica("n", 0)]
-    await store.report(FrontendReport("a", 1, "", {"z": replica("m", 1, 2)}))
+    await store.report(FrontendReport("a", 1, "", [("z", replica("m", 1, 2))]))
     assert await store.read_replicas() == [replica("m", 1, 2)]
     await store.retire_frontend("a")
     assert await store.read_replicas() == []
@@ -495,7 +498,9 @@ async def test_a_record_that_somebody_took_away_comes_back(store: ConfigStore, c
 
 
 async def test_a_report_says_who_lives_and_which_models_they_have(store: ConfigStore) -> None:
-    await store.report(FrontendReport("a", 1, "tcp://a:7000", {"x": replica("n"), "y": replica(), "z": replica()}))
+    await store.report(
+        FrontendReport("a", 1, "tcp://a:7000", [("x", replica("n")), ("y", replica()), ("z", replica())])
+    )
     _, frontends = await store.report(FrontendReport("b", 1))
     both = frozenset({ModelId("m", "1"), ModelId("n", "1")})
     assert frontends == [Frontend("a", "tcp://a:7000", both), Frontend("b", "", frozenset())]
@@ -535,7 +540,7 @@ async def test_who_starts_in_a_place_ends_the_earlier_life_there(store: ConfigSt
 async def test_numbers_survive_a_redis_that_lost_all(store: ConfigStore, client: redis.Redis) -> None:
     await store.report(report("a", "x", "y", "z"))
     client.flushall()
-    known = FrontendReport("a", 1, "", {"new": replica(), "z": replica(number=2), "y": replica(number=0)})
+    known = FrontendReport("a", 1, "", [("new", replica()), ("z", replica(number=2)), ("y", replica(number=0))])
     assert (await store.report(known))[0] == [1, 2, 0]
     # Another that was quicker took the number: the later one gets a new one.
     assert (await store.report(report("b", "w", number=2)))[0] == [3]
@@ -546,6 +551,236 @@ async def test_a_dead_replica_leaves_its_number_to_nobody(store: ConfigStore) ->
     await store.report(report("a", "x"))
     await store.report(report("a"))
     assert (await store.report(report("a", "y")))[0] == [1]
+
+
+def spoilt(client: redis.Redis, key: str, value: str | dict[str, str] | None) -> None:
+    """Write a record as somebody who knows nothing of Clipper; None is one of a type that nothing has."""
+    if value is None:
+        client.delete(key)
+        client.rpush(key, "x")
+    elif isinstance(value, dict):
+        client.hset(key, mapping=value)  # type: ignore[arg-type]
+    else:
+        client.delete(key)
+        client.set(key, value)
+
+
+OWN, OTHER = records.FRONTEND_PREFIX + "a", records.FRONTEND_PREFIX + "b"
+GARBAGE = ["", "x", "[", "7", "null", "[7]", "[[]]", '[["x",{}]]', '[["x",{"model_name":7}]]', "{}", "[" * 2000]
+
+
+@pytest.mark.parametrize("value", ["x", None], ids=["text", "list"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        *(
+            OWN,
+            OTHER,
+            records.LIVING_KEY,
+            f"{records.REPLICA_NUMBER_PREFIX}m:1/x",
+            f"{records.REPLICA_COUNT_PREFIX}m:1",
+        ),
+        *(records.CLUSTER_KEY, records.LAST_CLUSTER_KEY, records.FRONTEND_PREFIX, records.FRONTEND_PREFIX + "\n"),
+    ],
+)
+async def test_what_frontends_write_is_written_anew(
+    store: ConfigStore, client: redis.Redis, key: str, value: str | None
+) -> None:
+    await lose(store, client, key, value)
+
+
+@pytest.mark.parametrize("value", GARBAGE)
+@pytest.mark.parametrize("name", ["said", "keys", "numbers", "memory", "replicas", "summary", "address", "revision"])
+@pytest.mark.parametrize("key", [OWN, OTHER])
+async def test_a_field_of_a_frontend_is_written_anew(
+    store: ConfigStore, client: redis.Redis, key: str, name: str, value: str
+) -> None:
+    await lose(store, client, key, {name: value})
+
+
+async def lose(store: ConfigStore, client: redis.Redis, key: str, value: str | dict[str, str] | None) -> None:
+    """Two frontends report on, whatever becomes of a record of theirs."""
+    for frontend, name in (("a", "x"), ("b", "y")):
+        await store.report(report(frontend, name))
+    spoilt(client, key, value)
+    for _ in range(2):
+        for frontend, name in (("a", "w"), ("b", "z"), ("a", "x"), ("b", "y")):  # changes, so that all is looked at
+            numbers, frontends = await store.report(report(frontend, name))
+            assert len(numbers) == 1 and numbers[0] in range(100)
+    assert [frontend.id for frontend in frontends] == ["a", "b"]
+    assert {found.zmq_connection_id for found in await store.read_replicas()} == {0}
+    assert len(await store.read_replicas()) == 2
+    assert await store.wait_until_applied(1, 1)
+    assert await store.not_reaching(ModelId("n", "1")) == ["a", "b"]
+    if key not in (records.CLUSTER_KEY, records.LAST_CLUSTER_KEY) or value is None:
+        await store.claim("c/1")
+
+
+@pytest.mark.parametrize("fields", [{"revision": "0"}, {"summary": "[]"}, {"replicas": "[]", "summary": '["c","",[]]'}])
+async def test_a_frontend_that_nobody_renews_is_gone_in_time(
+    store: ConfigStore, client: redis.Redis, fields: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However it came: it has no lease of its own, and is not to be waited for with each change."""
+    await store.report(report("a", "x"))
+    client.hset(records.FRONTEND_PREFIX + "c", mapping=fields)  # type: ignore[arg-type]
+    monkeypatch.setattr(store_module, "FRONTEND_LEASE_SECONDS", 0.2)
+    async with asyncio.timeout(5):
+        await store.report(report("a", "x"))
+        while client.exists(records.FRONTEND_PREFIX + "c"):
+            await asyncio.sleep(0.01)
+    await store.report(report("a", "x"))
+    version = store._frontends[0]
+    _, frontends = await store.report(report("a", "x"))
+    assert [frontend.id for frontend in frontends] == ["a"]
+    assert store._frontends[0] == version, "frontends have been told that something changed, for nothing"
+
+
+@pytest.mark.parametrize("number", ["", "x", "-1", "-5000000000", "1e9", "9" * 400, "1.5"])
+@pytest.mark.parametrize("key", [f"{records.REPLICA_NUMBER_PREFIX}m:1/y", f"{records.REPLICA_COUNT_PREFIX}m:1"])
+async def test_numbers_that_are_none_number_nothing(
+    store: ConfigStore, client: redis.Redis, key: str, number: str
+) -> None:
+    await store.report(report("a", "x"))
+    client.set(key, number)
+    assert (await store.report(report("a", "x", "y")))[0] == [0, 1]
+    assert (await store.report(report("a", "x", "y")))[0] == [0, 1]
+
+
+@pytest.mark.parametrize("value", ["x", None, {"zmq_connection_id": "x"}, {"model_name": "\n"}, {"model_name": "n"}])
+async def test_a_replica_that_is_wrong_is_left_out_until_it_is_written_anew(
+    store: ConfigStore, client: redis.Redis, value: str | dict[str, str] | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    await store.report(report("a", "x", "y"))
+    with in_database(client, records.REPLICA_DB) as replicas:
+        spoilt(replicas, "m,1,0", value)
+    assert await store.read_replicas() == [replica(number=1)]
+    assert await store.read_replicas() == [replica(number=1)]
+    assert caplog.text.count("ignored what is wrong in Redis: 'm,1,0' in database 3: ") == 1
+    await store.report(report("b"))
+    assert await store.read_replicas() == [replica(number=0), replica(number=1)]
+    assert "no longer wrong in Redis: 'm,1,0' in database 3" in caplog.text
+
+
+async def test_a_replica_whose_record_is_of_another_type_is_written_anew_within_a_report(
+    store: ConfigStore, client: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    await store.report(report("a", "x"))
+    with in_database(client, records.REPLICA_DB) as replicas:
+        spoilt(replicas, "m,1,0", "x")
+    await store.report(report("a", "x"))
+    assert await store.read_replicas() == [replica(number=0)]
+    assert "removed what was wrong in Redis: 'm,1,0' in database 3" in caplog.text
+
+
+async def test_numbers_begin_anew_after_the_last_one(store: ConfigStore, client: redis.Redis) -> None:
+    await store.report(report("a", "x"))
+    client.set(f"{records.REPLICA_COUNT_PREFIX}m:1", "999999998")
+    assert (await store.report(report("a", "x", "y", "z")))[0] == [0, 999999998, 999999999]
+    assert (await store.report(report("a", "x", "y", "z", "w")))[0] == [0, 999999998, 999999999, 1]
+    assert [found.replica_id for found in await store.read_replicas()] == [0, 1, 999999998, 999999999]
+
+
+async def test_replicas_of_two_models_may_have_one_name(store: ConfigStore) -> None:
+    both = FrontendReport("a", 1, "", [("same", replica("m")), ("same", replica("n", connection=1))])
+    for _ in range(2):
+        assert (await store.report(both))[0] == [0, 0]
+    assert await store.read_replicas() == [replica("m", 0), replica("n", 0, 1)]
+
+
+# --- records that are wrong ---
+
+NO_REVISIONS = ["", "x", "-1", "1e999", "9" * 400, str(2**63 - 1), " 1", "01"]
+
+
+@pytest.mark.parametrize("revision", [*NO_REVISIONS, None])
+async def test_a_change_mends_the_revision(
+    store: ConfigStore, client: redis.Redis, follow: Follow, revision: str | None
+) -> None:
+    await store.commit(Snapshot(), WRITES)
+    await store.report(FrontendReport("a", 41))
+    follower = follow(store)
+    before = await follower.until(FULL.same_configuration)
+    spoilt(client, records.REVISION_KEY, revision)
+    found = await store.read()
+    assert (found.revision, list(found.faults)) == (0, [records.REVISION_PLACE])
+    assert found.same_configuration(FULL)
+    assert found.with_last_good(before) == before
+    assert await store.commit(found, [records.put_workers(5)]) == 42, "above all that frontends serve by"
+    assert (await follower.until(lambda snapshot: snapshot.workers == 5)).revision == 42
+    assert (await store.read()).faults == {}
+
+
+@pytest.mark.parametrize("value", ["x y", "", "\n", None, "é", "x" * 65], ids=repr)
+async def test_an_epoch_that_is_wrong_counts_as_none(
+    store: ConfigStore, client: redis.Redis, follow: Follow, value: str | None
+) -> None:
+    await store.commit(Snapshot(), WRITES)
+    spoilt(client, records.EPOCH_KEY, value)
+    found = await store.read()
+    assert (found.epoch, list(found.faults)) == ("", [records.EPOCH_PLACE])
+    assert await store.commit(found, [records.put_workers(5)]) == 2
+    await follow(store).until(lambda snapshot: snapshot.workers == 5)
+    assert (await store.read()).faults == {}
+
+
+@pytest.mark.parametrize("write", [records.put_model(MODEL), records.put_link("app", "m"), *WRITES], ids=str)
+async def test_a_write_replaces_what_is_of_another_type(
+    store: ConfigStore, client: redis.Redis, write: records.Write
+) -> None:
+    with in_database(client, write.database) as other:
+        spoilt(other, write.command[1], None)
+    assert await store.commit(await store.read(), [write, records.put_workers(7)]) == 1
+    assert (await store.read()).faults == {}
+    assert (await store.read()).workers == 7
+
+
+async def test_a_restored_configuration_is_that_of_the_last_good_records(
+    store: ConfigStore, client: redis.Redis, follow: Follow
+) -> None:
+    await store.commit(Snapshot(), WRITES)
+    follower = follow(store)
+    await follower.until(FULL.same_configuration)
+    with in_database(client, records.APPLICATION_DB) as apps:
+        apps.hset("app", "latency_slo_micros", "x")
+    await store.commit(await store.read(), [records.put_workers(4)])
+    await follower.until(lambda snapshot: snapshot.workers == 4)
+    client.flushall()
+    restored = await follower.until(lambda snapshot: snapshot.revision > 3)
+    assert restored.applications == {"app": APP}
+    assert (await store.read()).applications == {"app": APP}
+
+
+@pytest.mark.parametrize("arguments", [(), ("--rename-command", "MEMORY", "")], ids=["measured", "read"])
+async def test_a_huge_value_is_not_sent(
+    own_redis: Any, connect: Connect, arguments: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Measured by Redis, or where it may not, read by it all the same, but not by us."""
+    own_redis.start(*arguments)
+    store = connect(own_redis.port)
+    await store.commit(Snapshot(), WRITES)
+    with redis.Redis(port=own_redis.port) as client, in_database(client, records.APPLICATION_DB) as apps:
+        apps.hset("app", "default_output", b"x" * (50 << 20))
+        apps.hset("good", mapping=APP.to_hash())  # type: ignore[arg-type]
+        apps.config_resetstat()
+        assert list((await store.read()).applications) == ["good"]
+        assert apps.info("stats")["total_net_output_bytes"] < 100_000
+    assert "ignored what is wrong in Redis: 'app' in database 5: it " in caplog.text
+
+
+async def test_keys_that_are_wrong_are_named_on_one_line_each_and_not_all(
+    store: ConfigStore, client: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    with in_database(client, records.APPLICATION_DB) as apps:
+        for number in range(150):
+            apps.set(f"\x1b[31m{number}\n", "x")
+        apps.set("\n" + "k" * 100_000, "x")
+    await store.read()
+    await store.read()
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 101
+    assert messages[-1] == "ignored 51 more records that are wrong in Redis"
+    assert all(message.isprintable() and len(message) < 1200 for message in messages)
 
 
 @pytest.mark.parametrize("name", ["", "é\U0001f600", 'a"\\/b', "x" * 1024, "\x00"])
@@ -583,6 +818,13 @@ async def test_another_cluster_begins_with_its_own_number_of_workers(connect: Co
     assert after.workers is None
     assert after.revision > before.revision
     assert after.applications == before.applications, "the rest is taken over"
+
+
+@pytest.mark.parametrize("value", ["", "a\nb", "\x1b[31m", "x" * 2000, None])
+async def test_what_is_no_cluster_owns_nothing(store: ConfigStore, client: redis.Redis, value: str | None) -> None:
+    spoilt(client, records.CLUSTER_KEY, value)
+    await store.claim("c/1")
+    assert client.get(records.CLUSTER_KEY) == "c/1"
 
 
 async def test_only_the_owner_can_release(store: ConfigStore) -> None:

@@ -126,7 +126,7 @@ def test_a_message_stays_in_its_line() -> None:
     command = [sys.executable, "-c", program]
     ended = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=20, check=True)
     assert ended.stderr.count("\n") == 1
-    assert ended.stderr.endswith("] a\\u000a26-01-01 ERROR \\u202eb connected\n")
+    assert ended.stderr.endswith("] a\\n26-01-01 ERROR \\u202eb connected\n")
 
 
 def test_json_shows_what_cannot_be_seen() -> None:

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipper_common import wire
-from clipper_common.datatypes import InputType, ModelId
-from clipper_common.errors import WireError
+from clipper_common.datatypes import InputType, ModelId, is_model_text, is_plain_text
+from clipper_common.errors import MetadataError, WireError
 from clipper_common.wire import (
     Drain,
     Heartbeat,
@@ -104,6 +104,7 @@ def test_outputs_may_be_empty_and_any_bytes() -> None:
     assert wire.decode_from_container(wire.encode_response(response, 3)) == response
 
 
+BAD_NAMES = [b"a\nb", b"\x1b[31m", b"\x00", b"a:b", b"a,b", b"x" * 256, "\x85".encode(), "\u2028".encode(), b"m\x00"]
 REFUSED_FROM_CONTAINERS = {
     "nothing": [],
     "no type": [b""],
@@ -124,6 +125,8 @@ REFUSED_FROM_CONTAINERS = {
     "long name": metadata(name=b"x" * 1025),
     "name not UTF-8": metadata(name=b"\xff"),
     "empty version": metadata(version=b""),
+    **{f"name {name!r}": metadata(name=name) for name in BAD_NAMES},
+    **{f"version {name!r}": metadata(version=name) for name in BAD_NAMES},
     "response cut": REPLY[:4],
     "response without sizes": [*REPLY[:4], b""],
     "response with sizes cut": [*REPLY[:4], REPLY[4][:-1], *REPLY[5:]],
@@ -222,7 +225,31 @@ def test_frontends(addresses: list[str]) -> None:
     assert wire.decode_from_container(wire.encode_frontends_request()) == wire.FrontendsRequest()
 
 
-@pytest.mark.parametrize("frames", [[], [b"\xff"], [b"x" * 1025]])
+@pytest.mark.parametrize("replica_id", [b"", b"a\nb", b"\x1b[31m", b"\xff", b"x" * 1025])
+def test_a_replica_id_that_is_none_is_refused_with_the_reason(replica_id: bytes) -> None:
+    with pytest.raises(MetadataError, match="replica id") as refused:
+        wire.decode_from_container([*metadata(rpc=struct.pack("<I", 4)), replica_id])
+    assert refused.value.rpc_version == 4 and str(refused.value).isprintable()
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_why_a_name_is_refused_can_be_shown(name: bytes) -> None:
+    with pytest.raises(MetadataError, match="model name") as refused:
+        wire.decode_from_container(metadata(name=name))
+    assert refused.value.rpc_version == 3 and str(refused.value).isprintable() and len(str(refused.value)) < 300
+
+
+def test_names_as_long_as_over_http_are_taken() -> None:
+    name = "\U0001f600" * 255
+    message = wire.decode_from_container(metadata(name=name.encode()))
+    assert isinstance(message, Metadata) and message.model.name == name
+
+
+def test_the_reason_of_a_refusal_is_one_line() -> None:
+    assert wire.decode_from_frontend(wire.encode_refused("a\nb")) == wire.Refused(r"a\nb")
+
+
+@pytest.mark.parametrize("frames", [[], [b"\xff"], [b"x" * 1025], [b"tcp://a\n:1"]])
 def test_lists_of_frontends_that_make_no_sense(frames: list[bytes]) -> None:
     with pytest.raises(WireError):
         wire.decode_from_frontend([*wire.encode_frontends([])[:3], *frames])
@@ -242,8 +269,9 @@ def test_heartbeat_replies_of_version_4_differ_in_the_version_only() -> None:
 
 # --- round trips ---
 
-NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=50)
-MODELS = st.builds(ModelId, NAMES, NAMES)
+NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=50).filter(is_plain_text)
+MODEL_TEXTS = NAMES.filter(is_model_text)
+MODELS = st.builds(ModelId, MODEL_TEXTS, MODEL_TEXTS)
 KINDS = st.sampled_from(InputType)
 IDS = st.integers(0, wire.MESSAGE_ID_LIMIT - 1)
 PARTS = st.lists(st.binary(max_size=40), max_size=20)

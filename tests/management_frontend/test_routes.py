@@ -347,7 +347,7 @@ async def test_refusals_are_plain_text_and_change_nothing(client: TestClient, st
 
 
 async def test_containers_are_those_that_frontends_announced(client: TestClient, store: ConfigStore) -> None:
-    replicas = {str(number): Replica(ModelId("m", "1"), number, 7, InputType.INTS) for number in (1, 0)}
+    replicas = [(str(number), Replica(ModelId("m", "1"), number, 7, InputType.INTS)) for number in (1, 0)]
     await store.report(FrontendReport("query frontend", 1, "", replicas))
 
     async def ask(post: Post) -> Any:

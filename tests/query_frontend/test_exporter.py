@@ -101,7 +101,9 @@ def test_one_gauge_for_names_that_become_one() -> None:
     assert exporter.frontend_gauges(report) == {"app_a_b_n_count": 1.0}
 
 
-@pytest.mark.parametrize("body", [b"", b"not json", b"[1]", b'{"counters": 7}', b'{"counters": ["x"]}', b"\xff"])
+@pytest.mark.parametrize(
+    "body", [b"", b"not json", b"[1]", b'{"counters": 7}', b'{"counters": ["x"]}', b'{"counters": ["5"]}', b"\xff"]
+)
 async def test_frontend_that_talks_nonsense(serve: Serve, body: bytes) -> None:
     found = await scrape(await serve(body))
     assert set(found) == {("clipper_exporter_frontend_up", ())}
@@ -128,10 +130,11 @@ async def test_targets_get_their_labels(serve: Serve, tmp_path: Path) -> None:
 
 async def test_dead_and_broken_targets_are_skipped(serve: Serve, free_port: int, tmp_path: Path) -> None:
     bad = [f"127.0.0.1:{free_port}", await serve(b"{{{ nonsense"), await serve(b"\xff\xfe")]
+    bad.append(await serve(b'a_total{b="c", ="e"} 1'))
     targets = write_targets(tmp_path / "t.json", *bad, await serve(model_metrics(5)))
     found = await scrape(await serve(json.dumps(REPORT).encode()), targets)
     totals = {labels: value for (name, labels), value in found.items() if name == "clipper_mc_pred_total"}
-    assert totals == {(("model", "m"), ("replica", "m_1-3"), ("version", "1")): 5.0}
+    assert totals == {(("model", "m"), ("replica", "m_1-4"), ("version", "1")): 5.0}
 
 
 async def test_hanging_target_costs_only_its_time(

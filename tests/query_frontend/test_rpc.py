@@ -393,3 +393,79 @@ def test_a_container_of_another_input_type_is_refused(frontend: Frontend, raw_co
     assert isinstance(refused, wire.Refused)
     assert "doubles" in refused.reason and "integers" in refused.reason
     assert frontend.replicas() == []
+
+
+def new_container(
+    name: bytes = b"m", version: bytes = b"1", kind: bytes = b"3", replica_id: bytes = b"x"
+) -> list[bytes]:
+    """The metadata of a container of version 4, as frames."""
+    return [NEW_CONTAINER, name, version, kind, struct.pack("<I", 4), replica_id]
+
+
+@pytest.mark.parametrize(
+    ("frames", "reason"),
+    [
+        (new_container(name=b"a\nb\x1b[31m"), r"model name 'a\nb\x1b[31m'"),
+        (new_container(name=b"a:b"), "model name 'a:b'"),
+        (new_container(name=b"n" * 256), "model name 'nnnnnn"),
+        (new_container(name=b"\xff"), "model name is not UTF-8"),
+        (new_container(name=b""), "model name of 0 bytes"),
+        (new_container(version=b"1,2"), "model version '1,2'"),
+        (new_container(version="\u2028".encode()), r"model version '\u2028'"),
+        (new_container(kind=b"9\n"), r"unknown input type b'9\n'"),
+        (new_container(replica_id=b"a\n26-01-01:00:00:00 CRITICAL [x.py:1] lost"), r"replica id 'a\n26-01-01"),
+        (new_container(replica_id=b"x" * 1025), "replica id of 1025 bytes"),
+        (new_container(replica_id=b"\xff"), "replica id is not UTF-8"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_metadata_that_cannot_be_accepted_is_refused_with_the_reason(
+    frontend: Frontend, raw_container: MakeContainer, frames: list[bytes], reason: str
+) -> None:
+    frontend.serve("app")
+    good = join(frontend, raw_container, 1, version=4, name="x")
+    stranger = raw_container()
+    stranger.send(*frames)
+    refused = wire.decode_from_frontend(stranger.receive())
+    assert isinstance(refused, wire.Refused)
+    assert reason in refused.reason and refused.reason.isprintable() and len(refused.reason) < 400
+    assert [str(replica.model) for replica in frontend.replicas()] == ["m:1"]
+    with ThreadPoolExecutor() as pool:
+        reply = pool.submit(frontend.predict, "app", input=[1.0])
+        good.answer(good.receive_batch(), [b"1"], 4)
+        assert reply.result()["output"] == 1
+    log = frontend.log.read_text()
+    assert reason in log and all(line.isprintable() for line in log.splitlines())
+    assert not any(line.startswith("26-01-01") for line in log.splitlines()), "a line was forged"
+
+
+def test_a_replica_id_belongs_to_its_model_version(frontend: Frontend, raw_container: MakeContainer) -> None:
+    for app, model in (("app", "m:1"), ("other", "n:1")):
+        frontend.serve(app, model)
+    containers = []
+    for model in (ModelId("m", "1"), ModelId("n", "1"), ModelId("m", "2")):
+        containers.append(raw_container())
+        containers[-1].join(Metadata(model, InputType.DOUBLES, 4, "same"))
+        frontend.wait_for_replicas(len(containers))
+    assert [(str(replica.model), replica.replica_id) for replica in frontend.replicas()] == [
+        ("m:1", 0),
+        ("m:2", 0),
+        ("n:1", 0),
+    ]
+    with ThreadPoolExecutor() as pool:
+        for app, container in zip(("app", "other"), containers, strict=False):
+            reply = pool.submit(frontend.predict, app, input=[1.0])
+            container.answer(container.receive_batch(), [b"1"], 4)
+            assert reply.result()["output"] == 1
+
+
+def test_who_is_refused_takes_nobodys_place(frontend: Frontend, raw_container: MakeContainer) -> None:
+    frontend.serve("app")
+    first = join(frontend, raw_container, 1, version=4, name="same")
+    other = raw_container()
+    other.join(Metadata(ModelId("m", "1"), InputType.INTS, 4, "same"))
+    assert isinstance(wire.decode_from_frontend(other.receive()), wire.Refused)
+    with ThreadPoolExecutor() as pool:
+        reply = pool.submit(frontend.predict, "app", input=[1.0])
+        first.answer(first.receive_batch(), [b"1"], 4)
+        assert reply.result()["output"] == 1
