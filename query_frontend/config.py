@@ -26,6 +26,7 @@ class Config:
     advertise: str = ""
     drain_seconds: int = 0
     restore_seconds: int = 0
+    slow_turn_millis: int = 20
 
 
 _HELP: Final = {
@@ -44,6 +45,7 @@ _HELP: Final = {
     "advertise": "host by which model containers and other frontends reach this one; needed where there are several",
     "drain_seconds": "on SIGTERM, seconds in which connections are still accepted and each answer closes its own",
     "restore_seconds": "seconds given to others to write back into an empty Redis, before it is taken for a new one",
+    "slow_turn_millis": "longer turns of the event loop are counted and written to the log; 0 does not measure them",
     "cluster_id": "name/id of the cluster; with it, a second cluster on the same Redis is refused",
 }
 _AT_LEAST: Final = {
@@ -54,6 +56,7 @@ _AT_LEAST: Final = {
     "workers": 1,
     "drain_seconds": 0,
     "restore_seconds": 0,
+    "slow_turn_millis": 0,
 }
 
 

@@ -311,6 +311,10 @@ class SystemMetrics:
         self.aggregate_throughput = Meter(self.aggregate_outputs)
         self.workers = Gauge(lambda: {SERVING_WORKERS: "1"})
         """Of the composition root, which knows the other workers."""
+        self.slow_turns = Counter()
+        self.slow_computing_turns = Counter()
+        self.longest_turn = Gauge(dict)
+        """Of the meter of the event loop, where there is one."""
         self._apps: dict[str, AppMetrics] = {}
         self._models: dict[ModelId, ModelMetrics] = {}
         self._gone = ModelMetrics()
@@ -363,6 +367,9 @@ class SystemMetrics:
             ("internal:aggregate_model_throughput", self.aggregate_throughput),
             ("internal:aggregate_num_predictions", self.aggregate_num_predictions),
             ("internal:workers", self.workers),
+            ("internal:slow_turns", self.slow_turns),
+            ("internal:slow_computing_turns", self.slow_computing_turns),
+            ("internal:longest_turn", self.longest_turn),
         ]
         groups: list[tuple[str, Any]] = [(f"app:{name}", group) for name, group in self._apps.items()]
         groups += [(f"model:{model}", group) for model, group in self._models.items()]
