@@ -27,7 +27,7 @@ from query_frontend.door import Door
 from query_frontend.handlers import Handlers
 from query_frontend.lane import LANE, Lane, close_all_idle, make_runner
 from query_frontend.leaving import IDLE_SECONDS, Leaving
-from query_frontend.loop_meter import LoopMeter, Turns
+from query_frontend.loop_meter import LoopMeter, Turns, can_measure
 from query_frontend.metrics import SERVING_WORKERS, Gauge, SystemMetrics
 from query_frontend.presence import Presence
 from query_frontend.query_processor import QueryContext
@@ -85,7 +85,9 @@ class QueryFrontend:
         self.lane = Lane(self.registry, context, query_ids, config.timeout_content, self.leaving)
         slow_seconds = config.slow_turn_millis / 1000
         self.loop_meter: contextlib.AbstractContextManager[object] = (
-            LoopMeter(slow_seconds, Turns(slow_seconds, self.metrics)) if slow_seconds else contextlib.nullcontext()
+            LoopMeter(slow_seconds, Turns(slow_seconds, self.metrics))
+            if slow_seconds and can_measure()
+            else contextlib.nullcontext()
         )
         self.patience_seconds: float = config.restore_seconds
         """How long others, which know the configuration, are given to write it back into a Redis that lost it."""

@@ -40,6 +40,11 @@ _LOOP_CODE: Final[frozenset[CodeType]] = frozenset(
 """What the loop's thread executes between two turns: of uvloop, which is no Python code, there is the caller."""
 
 
+def can_measure() -> bool:
+    """Whether the system tells a thread the CPU time of another. macOS does not."""
+    return hasattr(time, "pthread_getcpuclockid")
+
+
 class Turn(NamedTuple):
     """A turn of the event loop, from when it was first looked at."""
 
