@@ -214,6 +214,7 @@ class Worker:
         self._parts.metrics.workers = Gauge(lambda: {SERVING_WORKERS: str(self._seat.loads.serving)})
         self._siblings = Siblings(self._seat, self._parts.metrics.state)
         self._parts.handlers.report_metrics = self._siblings.report
+        self._seat.keep_beating()
         self._seat.listen_to_owner(self._retire, self._end_as_orphan)
         return _make_app(self._parts)
 

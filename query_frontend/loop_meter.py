@@ -34,6 +34,7 @@ _WAITING_LIMITS: Final = 5
 _LOG_SECONDS: Final = 10.0
 _WINDOW_SECONDS: Final = 60.0
 _MAX_FRAMES: Final = 12
+_NO_PYTHON_CODE: Final = "the event loop itself, or compiled code"
 _LOOP_CODE: Final[frozenset[CodeType]] = frozenset(
     [asyncio.Runner.run.__code__, selectors.DefaultSelector.select.__code__]
 )
@@ -191,24 +192,29 @@ class LoopMeter:
             self._end(self._probe, *self._probe.ran)
         if (line := self._turns.take_line()) is not None:
             logger.warning("%s", line)
-        if self._probe is None:
+        if self._probe is not None:
+            self._note_stack(self._probe, now)
+        else:
             if computed < self._period * _BUSY and _is_waiting(self._frame()):
                 return False
             missed = max(0.0, min(late_seconds, computed))
             self._probe = _Probe(now - missed, cpu - missed)
+            self._note_stack(self._probe, now)  # at once: the next call may let the loop go on
             self._loop.call_soon_threadsafe(self._probe)
-        overdue = now - self._probe.wall
-        if overdue >= max(self._period / 2, self._probe.next_stack):
-            self._probe.stack = describe(self._frame())
-            self._probe.next_stack = 2 * overdue
         return True
+
+    def _note_stack(self, probe: _Probe, now: float) -> None:
+        overdue = now - probe.wall
+        if overdue >= max(self._period / 2, probe.next_stack):
+            probe.stack = describe(self._frame()) or probe.stack
+            probe.next_stack = 2 * overdue
 
     def _frame(self) -> FrameType | None:
         return sys._current_frames().get(self._watched)
 
     def _end(self, probe: _Probe, wall: float, cpu: float) -> None:
         self._probe = None
-        self._turns.add(Turn(wall - probe.wall, cpu - probe.cpu, probe.stack))
+        self._turns.add(Turn(wall - probe.wall, cpu - probe.cpu, probe.stack or _NO_PYTHON_CODE))
 
 
 def _epoll_descriptor(loop: asyncio.AbstractEventLoop) -> int | None:
@@ -225,10 +231,13 @@ def _is_waiting(frame: FrameType | None) -> bool:
 
 
 def describe(frame: FrameType | None) -> str:
-    """Who is executed, and who called: ``folder/file.py:line function <- ...``, as far as the event loop."""
+    """Who is executed, and who called: ``folder/file.py:line function <- ...``, as far as the event loop.
+
+    Empty within the loop itself.
+    """
     places: list[str] = []
     while not _is_waiting(frame) and frame is not None and len(places) < _MAX_FRAMES:
         file = "/".join(Path(frame.f_code.co_filename).parts[-2:])
         places.append(f"{file}:{frame.f_lineno} {frame.f_code.co_name}")
         frame = frame.f_back
-    return " <- ".join(places) or "the event loop itself, or compiled code"
+    return " <- ".join(places)

@@ -3,8 +3,8 @@
 import asyncio
 import importlib.util
 import logging
+import socket
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,9 +31,10 @@ LOOPS = [asyncio.new_event_loop, *([new_uvloop] if importlib.util.find_spec("uvl
 
 
 class Recorder(Turns):
-    """Waits for a long turn."""
+    """Waits for a long turn of which the stack was seen: where the machine is busy, the meter may come too late."""
 
-    def __init__(self) -> None:
+    def __init__(self, again: Callable[[], object]) -> None:
+        self.again = again
         self.metrics = SystemMetrics()
         super().__init__(LIMIT_SECONDS, self.metrics)
         self.loop = asyncio.get_running_loop()
@@ -42,15 +43,27 @@ class Recorder(Turns):
     def add(self, turn: Turn) -> None:
         super().add(turn)
         if turn.wall_seconds > LONG_SECONDS:
-            self.loop.call_soon_threadsafe(self.long.set_result, turn)
+            if ".py:" in turn.stack:
+                self.loop.call_soon_threadsafe(self.long.set_result, turn)
+            else:
+                self.again()
 
 
 async def measure(work: Callable[[], object]) -> tuple[Recorder, Turn]:
     """The turn in which an otherwise idle loop does `work`."""
-    turns = Recorder()
-    with LoopMeter(LIMIT_SECONDS, turns):
-        threading.Thread(target=turns.loop.call_soon_threadsafe, args=(work,)).start()
-        return turns, await asyncio.wait_for(turns.long, GIVE_UP_SECONDS)
+    here, there = socket.socketpair()
+    turns = Recorder(lambda: there.send(b"\0"))
+
+    def on_readable() -> None:
+        here.recv(1)
+        work()
+
+    with here, there, LoopMeter(LIMIT_SECONDS, turns):
+        turns.loop.add_reader(here, on_readable)
+        turns.again()
+        turn = await asyncio.wait_for(turns.long, GIVE_UP_SECONDS)
+        turns.loop.remove_reader(here)
+    return turns, turn
 
 
 def run(factory: Callable[[], asyncio.AbstractEventLoop], work: Callable[[], object]) -> tuple[Recorder, Turn]:
@@ -82,7 +95,7 @@ def test_a_callback_that_computes(factory: Callable[[], asyncio.AbstractEventLoo
     assert turn.stack.startswith("query_frontend/test_loop_meter.py:")
     assert "spin" in turn.stack
     assert turns.metrics.slow_turns.count >= 1
-    assert turns.metrics.slow_computing_turns.count == 1
+    assert turns.metrics.slow_computing_turns.count >= 1
     longest = turns.metrics.longest_turn.state()
     assert float(longest["wall_micros_max"]) >= turn.wall_seconds * 1e6 - 1
     assert float(longest["cpu_micros_max"]) >= turn.cpu_seconds * 1e6 - 1
