@@ -28,7 +28,11 @@ logger = logging.getLogger(__name__)
 _IDLE_MILLIS: Final = 100
 """An idle loop is looked at so often: what a timer starts is no event of a descriptor."""
 _BUSY: Final = 0.1
-"""A loop that computed for this part of the time is busy."""
+"""A loop that computed for this part of the time is asked to run a callback."""
+_QUIET: Final = 0.01
+_QUIET_LOOKS: Final = 2
+"""So often in a row must it have computed for less than this part of the time to count as idle: to be woken up by each
+of many events costs more than to look regularly."""
 _WAITING_LIMITS: Final = 5
 """A turn that hardly computes is written to the log when it takes so many times the limit: the machine may be busy."""
 _LOG_SECONDS: Final = 10.0
@@ -174,14 +178,15 @@ class LoopMeter:
             due = time.monotonic() + _IDLE_MILLIS / 1000
             has_events = bool(self._events.poll(_IDLE_MILLIS))
             # Nobody knows when the event came: the loop may have kept Python's lock since then.
-            is_busy = self._look(math.inf if has_events else time.monotonic() - due) or has_events
-            while is_busy and not stops:
+            is_active = self._look(math.inf if has_events else time.monotonic() - due) or has_events
+            quiet = 0 if is_active else _QUIET_LOOKS
+            while quiet < _QUIET_LOOKS and not stops:
                 due = time.monotonic() + self._period
                 stops = self._stopping.acquire(timeout=self._period)
-                is_busy = self._look(time.monotonic() - due)
+                quiet = 0 if self._look(time.monotonic() - due) else quiet + 1
 
     def _look(self, late_seconds: float) -> bool:
-        """See what the loop does; whether it is busy. So late does this come.
+        """See what the loop does; whether it does anything. So late does this come.
 
         A turn that keeps Python's lock, such as one that parses a large text, keeps this thread waiting. What was
         computed meanwhile is a part of that turn.
@@ -196,7 +201,7 @@ class LoopMeter:
             self._note_stack(self._probe, now)
         else:
             if computed < self._period * _BUSY and _is_waiting(self._frame()):
-                return False
+                return computed > self._period * _QUIET
             missed = max(0.0, min(late_seconds, computed))
             self._probe = _Probe(now - missed, cpu - missed)
             self._note_stack(self._probe, now)  # at once: the next call may let the loop go on
