@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from query_frontend.exporter import frontend_gauges
 from query_frontend.loop_meter import LoopMeter, Turn, Turns, describe
 from query_frontend.metrics import SystemMetrics
 from tests.query_frontend.conftest import running_frontend, wait_for
@@ -198,6 +199,15 @@ def test_the_longest_turn_is_forgotten_after_two_minutes() -> None:
     assert metrics.longest_turn.state() == {"wall_micros_max": "100000", "cpu_micros_max": "50000"}
     now[0] += 120.0
     assert metrics.longest_turn.state() == {"wall_micros_max": "0", "cpu_micros_max": "0"}
+
+
+def test_the_exporter_has_their_numbers() -> None:
+    metrics = SystemMetrics()
+    Turns(0.02, metrics).add(Turn(0.5, 0.25, ""))
+    gauges = frontend_gauges(metrics.report())
+    assert gauges["internal_slow_turns_count"] == gauges["internal_slow_computing_turns_count"] == 1.0
+    assert gauges["internal_longest_turn_wall_micros_max"] == 500000.0
+    assert gauges["internal_longest_turn_cpu_micros_max"] == 250000.0
 
 
 def test_a_stack_is_short() -> None:
