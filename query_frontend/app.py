@@ -29,6 +29,7 @@ from query_frontend.door import Door
 from query_frontend.handlers import Handlers
 from query_frontend.lane import LANE, Lane, close_all_idle, make_runner
 from query_frontend.leaving import IDLE_SECONDS, Leaving
+from query_frontend.loop_meter import LoopMeter, Turns, can_measure
 from query_frontend.metrics import SERVING_WORKERS, Gauge, SystemMetrics
 from query_frontend.presence import Presence
 from query_frontend.query_processor import QueryContext
@@ -95,6 +96,12 @@ class QueryFrontend:
             budget,
         )
         self.lane = Lane(self.registry, context, query_ids, config.timeout_content, self.leaving)
+        slow_seconds = config.slow_turn_millis / 1000
+        self.loop_meter: contextlib.AbstractContextManager[object] = (
+            LoopMeter(slow_seconds, Turns(slow_seconds, self.metrics))
+            if slow_seconds and can_measure()
+            else contextlib.nullcontext()
+        )
         self.patience_seconds: float = config.restore_seconds
         """How long others, which know the configuration, are given to write it back into a Redis that lost it."""
         self.configured: list[Callable[[Snapshot], Awaitable[None]]] = []
@@ -125,7 +132,8 @@ class QueryFrontend:
         try:
             await self.registry.wait_until_loaded(_FIRST_CONFIGURATION_SECONDS)  # and may be stopped meanwhile
             _spare_queries_garbage_collection()
-            yield
+            with self.loop_meter:
+                yield
         finally:
             await self._stop(tasks)
 
@@ -220,6 +228,7 @@ class Worker:
         self._parts.metrics.workers = Gauge(lambda: {SERVING_WORKERS: str(self._seat.loads.serving)})
         self._siblings = Siblings(self._seat, self._parts.metrics.state)
         self._parts.handlers.report_metrics = self._siblings.report
+        self._seat.keep_beating()
         self._seat.listen_to_owner(self._retire, self._end_as_orphan)
         return _make_app(self._parts)
 

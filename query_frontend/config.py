@@ -27,6 +27,7 @@ class Config:
     drain_seconds: int = 0
     restore_seconds: int = 0
     body_memory: int = 0
+    slow_turn_millis: int = 20
 
 
 _HELP: Final = {
@@ -47,6 +48,7 @@ _HELP: Final = {
     "restore_seconds": "seconds given to others to write back into an empty Redis, before it is taken for a new one",
     "body_memory": "bytes that large bodies and their inputs may hold in each worker; 0 is a quarter of the memory, "
     "divided by --workers, and at least 256 MiB",
+    "slow_turn_millis": "longer turns of the event loop are counted and written to the log; 0 does not measure them",
     "cluster_id": "name/id of the cluster; with it, a second cluster on the same Redis is refused",
 }
 _AT_LEAST: Final = {
@@ -58,6 +60,7 @@ _AT_LEAST: Final = {
     "drain_seconds": 0,
     "restore_seconds": 0,
     "body_memory": 0,
+    "slow_turn_millis": 0,
 }
 
 

@@ -52,6 +52,9 @@ cdef class SystemMetrics:
     cdef public Counter aggregate_num_predictions
     cdef public object workers
     cdef public object body_memory
+    cdef public Counter slow_turns
+    cdef public Counter slow_computing_turns
+    cdef public object longest_turn
     cdef dict _apps
     cdef dict _models
     cdef ModelMetrics _gone

@@ -313,6 +313,10 @@ class SystemMetrics:
         """Of the composition root, which knows the other workers."""
         self.body_memory = Gauge(dict)
         """Of the composition root: bytes that large bodies hold, and may hold."""
+        self.slow_turns = Counter()
+        self.slow_computing_turns = Counter()
+        self.longest_turn = Gauge(dict)
+        """Of the meter of the event loop, where there is one."""
         self._apps: dict[str, AppMetrics] = {}
         self._models: dict[ModelId, ModelMetrics] = {}
         self._gone = ModelMetrics()
@@ -366,6 +370,9 @@ class SystemMetrics:
             ("internal:aggregate_num_predictions", self.aggregate_num_predictions),
             ("internal:workers", self.workers),
             ("internal:body_memory", self.body_memory),
+            ("internal:slow_turns", self.slow_turns),
+            ("internal:slow_computing_turns", self.slow_computing_turns),
+            ("internal:longest_turn", self.longest_turn),
         ]
         groups: list[tuple[str, Any]] = [(f"app:{name}", group) for name, group in self._apps.items()]
         groups += [(f"model:{model}", group) for model, group in self._models.items()]

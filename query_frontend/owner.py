@@ -1,10 +1,11 @@
-"""The owner of the HTTP port: runs the workers that answer on it, and starts those again that die.
+"""The owner of the HTTP port: runs the workers that answer on it, and starts those again that die or hang.
 
 The listening sockets are its own, so that no connection is refused while a worker is missing. It sleeps until a worker
-speaks or ends, a signal comes, or a start is due.
+speaks or ends, a signal comes, a start is due, or it is time to look whether the workers still live.
 """
 
 import contextlib
+import faulthandler
 import logging
 import os
 import selectors
@@ -22,14 +23,19 @@ from typing import Final, NoReturn
 from clipper_common import webapp
 from clipper_common.constants import MAX_WORKERS
 from query_frontend.config import Config
-from query_frontend.seat import MAX_SEATS, RETIRE, SERVING, WANTED, Handover, Loads, Seat
+from query_frontend.seat import MAX_SEATS, RETIRE, SERVING, WANTED, Beats, Handover, Loads, Seat
+from query_frontend.watch import CHECK_SECONDS, Verdict, Watch, read_process
 
 logger = logging.getLogger(__name__)
 
 _FIRST_DELAY_SECONDS: Final = 0.1
 _MAX_DELAY_SECONDS: Final = 10.0
+_MAX_ALONE_DELAY_SECONDS: Final = 1.0
+"""The same while no other worker serves."""
 _STABLE_SECONDS: Final = 30.0
 """A worker that lived so long is started again as if it had never died."""
+_STACK_SIGNAL: Final = signal.SIGUSR1
+"""Has a worker write the stacks of its threads to its log, whatever it is doing."""
 _STOPPING_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _OTHER_TEMPORARY_FOLDERS: Final = ("/tmp", "/dev/shm")
 _LONGEST_FOLDER: Final = 94
@@ -50,13 +56,20 @@ class _Worker:
     """How long the start that follows its end is put off, unless it lives long."""
     started: float = field(default_factory=time.monotonic)
     unread: bytes = b""
-    serves: bool = False
+    watch: Watch | None = None
+    """Since it serves; before that, it may take long to load."""
     retires: bool = False
+
+    @property
+    def serves(self) -> bool:
+        return self.watch is not None and not self.retires
 
 
 @dataclass(frozen=True)
 class _Start:
     due: float = 0.0
+    due_alone: float = 0.0
+    """The same while no worker serves."""
     delay: float = 0.0
     """See `_Worker`."""
 
@@ -66,6 +79,8 @@ class Owner:
         self._config = config
         self._work = work
         self._loads = Loads()
+        self._beats = Beats()
+        self._next_check = 0.0
         self._handover = Handover()
         self._listeners = _bind(config.host, config.port)
         self._folder = _private_folder()
@@ -88,8 +103,9 @@ class Owner:
         try:
             while self._workers or not self._stops:
                 self._start_what_is_due()
-                for key, _ in self._selector.select(self._seconds_to_next_start()):
+                for key, _ in self._selector.select(self._seconds_to_sleep()):
                     key.data()
+                self._check_those_that_serve()
         finally:
             shutil.rmtree(self._folder, ignore_errors=True)
         return self._exit_code
@@ -124,7 +140,7 @@ class Owner:
 
     def _start_what_is_due(self) -> None:
         now = time.monotonic()
-        for start in [start for start in self._starts if start.due <= now]:
+        for start in [start for start in self._starts if self._due(start) <= now]:
             number = self._free_number()
             if number is None:
                 return
@@ -134,7 +150,10 @@ class Owner:
     def _seconds_to_next_start(self) -> float | None:
         if not self._starts or self._free_number() is None:
             return None
-        return max(0.0, min(start.due for start in self._starts) - time.monotonic())
+        return max(0.0, min(map(self._due, self._starts)) - time.monotonic())
+
+    def _due(self, start: _Start) -> float:
+        return start.due if any(worker.serves for worker in self._workers) else min(start.due, start.due_alone)
 
     def _free_number(self) -> int | None:
         taken = {worker.number for worker in self._workers}
@@ -143,7 +162,7 @@ class Owner:
     def _start(self, number: int, delay: float) -> None:
         ours, theirs = socket.socketpair()
         is_needed = number == 0 and not any(worker.serves for worker in self._workers)
-        seat = Seat(number, self._listeners, theirs, self._loads, self._folder, is_needed, self._handover)
+        seat = Seat(number, self._listeners, theirs, self._loads, self._folder, is_needed, self._handover, self._beats)
         # Between the fork and the worker's own handlers a signal would be written to our socket.
         signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING_SIGNALS)
         pid = os.fork()
@@ -160,6 +179,8 @@ class Owner:
         code = 1
         try:
             self._leave_what_is_the_owners()
+            if sys.stderr is not None:
+                faulthandler.register(_STACK_SIGNAL)
             self._work(self._config, seat)
             code = 0
         except SystemExit as end:
@@ -196,7 +217,8 @@ class Owner:
             if not line.endswith(b"\n"):
                 worker.unread = line
             elif line == SERVING:
-                worker.serves = self._has_served = True
+                self._has_served = True
+                worker.watch = Watch(time.monotonic(), self._beats.of(worker.number))
             else:
                 self._set_wanted(int(line.removeprefix(WANTED.partition(b"%")[0])))
 
@@ -220,7 +242,32 @@ class Owner:
         delay = 0.0 if lived > _STABLE_SECONDS else worker.delay
         logger.error("worker %d ended with %d after %.0f s, and is started again", worker.number, code, lived)
         following = min(2 * delay, _MAX_DELAY_SECONDS) or _FIRST_DELAY_SECONDS
-        self._starts.append(_Start(time.monotonic() + delay, following))
+        now = time.monotonic()
+        self._starts.append(_Start(now + delay, now + min(delay, _MAX_ALONE_DELAY_SECONDS), following))
+
+    # --- whether they live ---
+
+    def _seconds_to_sleep(self) -> float | None:
+        start = self._seconds_to_next_start()
+        if not any(worker.watch for worker in self._workers):
+            return start
+        check = max(0.0, self._next_check - time.monotonic())
+        return check if start is None else min(start, check)
+
+    def _check_those_that_serve(self) -> None:
+        now = time.monotonic()
+        if now < self._next_check:
+            return
+        self._next_check = now + CHECK_SECONDS
+        for worker in self._workers:
+            if worker.watch is not None:
+                verdict = worker.watch.check(now, self._beats.of(worker.number), read_process(worker.pid))
+                if verdict is Verdict.HANGS:
+                    logger.error("the event loop of worker %d stands still. If it can, it writes why:", worker.number)
+                    os.kill(worker.pid, _STACK_SIGNAL)
+                elif verdict is Verdict.STILL_HANGS:
+                    logger.error("worker %d hangs and is killed", worker.number)
+                    os.kill(worker.pid, signal.SIGKILL)
 
     # --- how many ---
 

@@ -15,6 +15,9 @@ WANTED: Final = b"wanted %d\n"
 RETIRE: Final = b"retire\n"
 """To the worker: leave the connections to the others, and go once there are none left. Again: go without waiting."""
 
+BEAT_SECONDS: Final = 0.5
+"""Every so often a worker shows that its event loop goes on."""
+
 MAX_SEATS: Final = 128
 """Twice as many as workers: those that retire keep their seats until they are gone."""
 _CLOSED: Final = -1
@@ -43,6 +46,22 @@ class Loads:
     def of_others(self, number: int) -> Iterator[int]:
         """The loads of all that accept connections, but for `number`."""
         return (load for seat, load in enumerate(self._table) if load != _CLOSED and seat != number)
+
+
+class Beats:
+    """How often the event loop of each worker has shown that it goes on: shared memory, as of `Loads`.
+
+    Not by the channel: an owner that is stopped reads none of it, and what is full would stop the worker too.
+    """
+
+    def __init__(self) -> None:
+        self._table = memoryview(mmap.mmap(-1, 4 * MAX_SEATS)).cast("I")
+
+    def add(self, number: int) -> None:
+        self._table[number] = (self._table[number] + 1) % 2**32
+
+    def of(self, number: int) -> int:
+        return self._table[number]
 
 
 class Handover:
@@ -89,6 +108,12 @@ class Seat:
     is_needed: bool
     """No other worker serves: this one begins before all replicas have found it."""
     handover: Handover
+    beats: Beats
+
+    def keep_beating(self) -> None:
+        """Show the owner for as long as the event loop runs that it does."""
+        self.beats.add(self.number)
+        asyncio.get_running_loop().call_later(BEAT_SECONDS, self.keep_beating)
 
     def tell_serving(self) -> None:
         self.channel.sendall(SERVING)

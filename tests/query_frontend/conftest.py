@@ -93,6 +93,10 @@ class Frontend:
         } | flags
         self._command = [sys.executable, "-m", "query_frontend", *(f"--{k}={v}" for k, v in values.items())]
 
+    def run_instead(self, program: str) -> None:
+        """This Python code in place of `query_frontend.__main__`."""
+        self._command[1:3] = ["-c", program]
+
     def start(self) -> None:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(self._command, stdout=log, stderr=log)

@@ -29,7 +29,15 @@ async def decoder() -> AsyncIterator[Decoder]:
 
 
 def children() -> list[psutil.Process]:
-    return psutil.Process().children()
+    """The processes that decode; Redis is a child of the tests, too."""
+    return [child for child in psutil.Process().children() if is_decoder(child)]
+
+
+def is_decoder(process: psutil.Process) -> bool:
+    try:
+        return "query_frontend.decoder_process" in process.cmdline()
+    except psutil.Error:
+        return False
 
 
 def padded(body: str) -> bytes:

@@ -84,6 +84,8 @@ def test_the_report_has_the_names_and_the_form_of_0_4() -> None:
         "counters": [
             "internal:prediction_cache_lookups",
             "internal:aggregate_num_predictions",
+            "internal:slow_turns",
+            "internal:slow_computing_turns",
             "app:a:num_predictions",
             "model:m:1:num_predictions",
         ],
@@ -103,13 +105,13 @@ def test_the_report_has_the_names_and_the_form_of_0_4() -> None:
             "model:m:1:prediction_latency",
             "model:m:1:batch_size",
         ],
-        "gauges": ["internal:workers", "internal:body_memory", "model:m:1:batching"],
+        "gauges": ["internal:workers", "internal:body_memory", "internal:longest_turn", "model:m:1:batching"],
     }
     leaves = [leaf for entries in report.values() for entry in entries for leaf in next(iter(entry.values())).values()]
     assert all(isinstance(leaf, str) for leaf in leaves)
     metrics.remove_app("a")
     metrics.remove_model(ModelId("m", "1"))
-    assert len(metrics.report()["counters"]) == 2
+    assert len(metrics.report()["counters"]) == 4
 
 
 # --- of several workers ---

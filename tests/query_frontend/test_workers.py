@@ -27,8 +27,9 @@ from query_frontend.app import QueryFrontend
 from query_frontend.config import Config
 from query_frontend.door import Door
 from query_frontend.leaving import Leaving
-from query_frontend.owner import Owner
-from query_frontend.seat import Handover, Loads, Seat
+from query_frontend.owner import Owner, _Worker
+from query_frontend.seat import Beats, Handover, Loads, Seat
+from query_frontend.watch import Watch
 from tests.conftest import OwnRedis, find_free_port
 from tests.query_frontend.conftest import Frontend, http, running_frontend, wait_for
 
@@ -296,7 +297,7 @@ async def test_an_owner_that_died_before_it_read_all(tmp_path: Path) -> None:
     errors: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
     with theirs, closing(Handover()) as handover:
-        seat = Seat(1, [], theirs, Loads(), tmp_path, True, handover)
+        seat = Seat(1, [], theirs, Loads(), tmp_path, True, handover, Beats())
         seat.tell_serving()
         orphaned = asyncio.Event()
         seat.listen_to_owner(lambda: None, orphaned.set)
@@ -317,6 +318,122 @@ def test_a_worker_that_dies_again_and_again_is_put_off(two: Frontend) -> None:
         wait_for(lambda before=before: set(workers(two)) - before, "a new worker")
         starts.append(time.monotonic() - began)
     assert starts[-1] > 0.3, starts
+
+
+# --- workers that hang ---
+
+REPLACED_SECONDS = 5.0
+SPINNING = b"GET /livez HTTP/1.1\r\nHost: here\r\n\r\n"
+"""Has a frontend that runs `SPINS` keep its event loop for ever."""
+SPINS = """
+import sys
+from query_frontend import app, owner
+from query_frontend.config import parse_arguments
+from query_frontend.handlers import Handlers
+
+async def spin_for_ever(self, request):
+    while True:
+        pass
+
+Handlers.live = spin_for_ever
+owner.run(parse_arguments(sys.argv[1:]), app.run)
+"""
+LOADS_SLOWLY = """
+import sys, time
+from query_frontend import app, owner, watch
+from query_frontend.config import parse_arguments
+
+def work(config, seat):
+    time.sleep(6 * watch._HUNG_SECONDS)
+    app.run(config, seat)
+
+watch._HUNG_SECONDS = 0.2
+owner.run(parse_arguments(sys.argv[1:]), work)
+"""
+
+
+@contextmanager
+def running(program: str, redis_port: int, folder: Path, number: int) -> Iterator[Frontend]:
+    """A frontend whose main module is this one."""
+    frontend = Frontend(redis_port, folder / "frontend.log", workers=number)
+    frontend.run_instead(program)
+    try:
+        frontend.start()
+        frontend.serve("app")
+        yield frontend
+    finally:
+        frontend.end()
+
+
+def wait_until_replaced(frontend: Frontend, hung: psutil.Process, number: int, seconds: float) -> None:
+    def is_replaced() -> bool:
+        now = workers(frontend)
+        return len(now) == number and hung not in now
+
+    wait_for(is_replaced, f"another worker was started, see {frontend.log}", seconds)
+
+
+def test_a_stopped_worker_is_replaced(two: Frontend) -> None:
+    """And the other answers meanwhile."""
+    hung, other = workers(two)
+    hung.suspend()
+    with two_errors_at_most(two.port):
+        wait_until_replaced(two, hung, 2, REPLACED_SECONDS)
+    assert other in workers(two)
+    wait_until_serving(two, 2)
+
+
+def test_the_only_worker_is_replaced_when_it_is_stopped(frontend: Frontend) -> None:
+    frontend.serve("app")
+    (hung,) = workers(frontend)
+    hung.suspend()
+    with closing(Client(frontend.port)) as client:
+        client.ask()
+    assert hung not in workers(frontend)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_worker_in_an_endless_loop_is_replaced(number: int, redis_port: int, tmp_path: Path) -> None:
+    with running(SPINS, redis_port, tmp_path, number) as frontend:
+        wait_until_serving(frontend, number)
+        before = workers(frontend)
+        with closing(Client(frontend.port)) as victim:
+            victim.socket.sendall(SPINNING)
+            with closing(Client(frontend.port)) as client:  # of the other worker, or after the hung one
+                client.ask()
+            # Who shares a processor with others is given as much of it as it would have had alone.
+            wait_for(lambda: set(before) - set(workers(frontend)), "the hung one is killed", 3 * REPLACED_SECONDS)
+            wait_for(lambda: len(workers(frontend)) == number, "another is started")
+        log = frontend.log.read_text()
+        assert "stands still" in log
+        assert "in spin_for_ever" in log
+        assert frontend.stop() == 0
+
+
+def test_a_worker_that_loads_slowly_does_not_hang(redis_port: int, tmp_path: Path) -> None:
+    with running(LOADS_SLOWLY, redis_port, tmp_path, 1) as frontend:
+        assert "stands still" not in frontend.log.read_text()
+
+
+def test_a_stopped_frontend_goes_on_with_the_same_workers(two: Frontend) -> None:
+    """As when the machine sleeps: here only for so long that its workers would be taken for hung otherwise."""
+    before = workers(two)
+    processes = [psutil.Process(two.process.pid), *before]
+    for process in processes:
+        process.suspend()
+    began = time.monotonic()
+    wait_for(lambda: time.monotonic() - began > REPLACED_SECONDS - 1, "time passes")
+    for process in processes:
+        process.resume()
+    wait_until_serving(two, 2)
+    assert workers(two) == before
+    assert "stands still" not in two.log.read_text()
+
+
+def test_a_hung_worker_does_not_hold_up_the_end(two: Frontend) -> None:
+    hung, _ = workers(two)
+    hung.suspend()
+    assert two.stop() == 0
 
 
 # --- exit codes ---
@@ -538,7 +655,7 @@ async def test_how_many_are_accepted_in_a_turn_of_the_loop(
     listener = socket.create_server(("127.0.0.1", 0))
     ours, theirs = socket.socketpair()
     with ours, theirs, closing(Handover()) as handover:
-        seat = Seat(0, [listener], theirs, Loads(), tmp_path, True, handover)
+        seat = Seat(0, [listener], theirs, Loads(), tmp_path, True, handover, Beats())
         seat.loads.set(1, others)
         server: Any = SimpleNamespace(connections=connections)
         door = Door(seat, server, Leaving())
@@ -554,7 +671,7 @@ async def test_a_door_that_is_closed_while_it_opens(tmp_path: Path) -> None:
     port = listener.getsockname()[1]
     ours, theirs = socket.socketpair()
     with ours, theirs, closing(Handover()) as handover:
-        seat = Seat(0, [listener], theirs, Loads(), tmp_path, True, handover)
+        seat = Seat(0, [listener], theirs, Loads(), tmp_path, True, handover, Beats())
 
         async def handle(_: web.BaseRequest) -> web.Response:
             return web.Response()
@@ -577,6 +694,23 @@ def test_an_owner_whose_seats_are_all_taken_sleeps(monkeypatch: pytest.MonkeyPat
     assert owner._seconds_to_next_start() == 0.0
     monkeypatch.setattr(owner, "_free_number", lambda: None)
     assert owner._seconds_to_next_start() is None
+
+
+def test_a_start_is_put_off_for_a_second_at_most_while_no_worker_serves() -> None:
+    owner = Owner(Config(host="127.0.0.1", port=0), lambda config, seat: None)
+    owner._folder.rmdir()
+    here, there = socket.socketpair()
+    owner._workers = [_Worker(0, 1, here, 10.0, started=time.monotonic(), watch=Watch(0.0, 0))]
+    other = _Worker(1, 2, here, 0.0, watch=Watch(0.0, 0))
+    owner._workers.append(other)
+    owner._has_served = True
+    owner._starts = []
+    owner._on_end(1, 9)
+    assert 9.0 < (owner._seconds_to_next_start() or 0.0) <= 10.0
+    other.retires = True
+    assert 0.0 < (owner._seconds_to_next_start() or 0.0) <= 1.0
+    for end in (*owner._listeners, owner._wakeup, owner._signals, owner._selector, owner._handover, there):
+        end.close()
 
 
 async def test_a_frontend_that_is_stopped_while_it_starts_says_goodbye(
