@@ -161,7 +161,8 @@ _UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\
 """Control characters, ends of lines and paragraphs, and what changes the direction of the text around it."""
 _CONTROL: Final = r"\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff"
 """Control characters, line ends among them, and halves of surrogate pairs."""
-_FORBIDDEN_IN_IDS: Final = re.compile(f"[,:{_CONTROL}]")
+_FORBIDDEN_IN_IDS: Final = re.compile(r"[,:\x00-\x1f\x7f\ud800-\udfff]")
+"""In the names of models that are registered: less than in those of new ones."""
 _FORBIDDEN_IN_TEXTS: Final = re.compile(f"[{_CONTROL}]")
 
 

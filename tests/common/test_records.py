@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from clipper_common import records
 from clipper_common.constants import MAX_INT32
-from clipper_common.datatypes import BatchPolicy, InputType, ModelId, is_model_text
+from clipper_common.datatypes import BatchPolicy, InputType, ModelId, is_model_text, is_plain_text
 from clipper_common.errors import RecordError
 from clipper_common.records import Application, Model, Replica, Snapshot, Write
 
@@ -138,7 +138,7 @@ def test_a_field_that_makes_no_sense_is_named(
 TEXTS = st.text()
 LABELS = st.lists(st.text(min_size=1).filter(lambda text: "," not in text)).map(tuple)
 KINDS = st.sampled_from(InputType)
-NAMES = st.text(min_size=1, max_size=255).filter(is_model_text)
+NAMES = st.text(min_size=1, max_size=255).filter(is_model_text).filter(is_plain_text)
 IDS = st.builds(ModelId, NAMES, NAMES)
 POSITIVE = st.integers(1, MAX_INT32)
 

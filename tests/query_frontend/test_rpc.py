@@ -311,7 +311,7 @@ def test_the_batch_of_a_replica_that_goes_is_queued_again_at_once(
     frontend.wait_for_replicas(1)
 
 
-def test_a_query_is_not_sent_a_third_time(frontend: Frontend, raw_container: MakeContainer) -> None:
+def test_a_query_is_not_sent_to_a_third_replica(frontend: Frontend, raw_container: MakeContainer) -> None:
     frontend.serve("app", slo_ms=10_000)
     with ThreadPoolExecutor() as pool:
         container = join(frontend, raw_container, 1)
@@ -322,7 +322,7 @@ def test_a_query_is_not_sent_a_third_time(frontend: Frontend, raw_container: Mak
             container.close()
             container = following
         answer = reply.result()
-        assert answer["default_explanation"] == "The model container died while it handled the query, twice"
+        assert answer["default_explanation"].startswith("Model containers died of this input when they had no other")
 
 
 def test_a_stopped_process_is_told_from_a_busy_one(frontend: Frontend) -> None:

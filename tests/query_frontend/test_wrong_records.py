@@ -83,7 +83,7 @@ NUMBERS: list[Value] = [
     "\u00b2",
     b"\xff",
 ]
-NAMES: list[Value] = ["", "a\nb", "\x1b[31m", "x" * 300, "a,b", "a:b", b"\xff\xfe", "\u0085"]
+NAMES: list[Value] = ["", "a\nb", "\x1b[31m", "x" * 300, "a,b", "a:b", b"\xff\xfe", "\x7f"]
 
 APP = (records.APPLICATION_DB, b"victim")
 VERSION = (records.MODEL_DB, b"v:1")
