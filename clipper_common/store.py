@@ -34,6 +34,8 @@ from clipper_common.records import Faults, Frontend, FrontendReport, Place, Repl
 logger = logging.getLogger(__name__)
 
 _CALL_SECONDS: Final = 2.0
+_READ_SECONDS: Final = 10.0
+"""Redis needs a second to read 10,000 applications and models, and more on a busy machine."""
 _RECONNECT_SECONDS: Final = 0.2
 _UNKNOWING: Final = "unknowing-"
 """Of an epoch begun by who had never seen a configuration. Who has one writes it back all the same."""
@@ -112,7 +114,8 @@ class ConfigStore:
 
     async def read(self) -> Snapshot:
         """All configuration that can be used, as of one moment. Its `faults` say what cannot."""
-        snapshot = records.read_snapshot(*await self._eval(scripts.READ_ALL))
+        answer = await _in_time(self._redis.eval(scripts.READ_ALL, 0), _READ_SECONDS)
+        snapshot = records.read_snapshot(*answer)
         self._tell("configuration", snapshot.faults)
         return snapshot
 
@@ -292,14 +295,14 @@ def _is_to_begin(epoch: str, last: Snapshot | None) -> bool:
     return not epoch or (last is not None and epoch.startswith(_UNKNOWING) and epoch != last.epoch)
 
 
-async def _in_time(call: Awaitable[Any]) -> Any:
-    """What Redis answers to `call`, if it does within `_CALL_SECONDS`."""
+async def _in_time(call: Awaitable[Any], seconds: float = _CALL_SECONDS) -> Any:
+    """What Redis answers to `call`, if it does within so many seconds."""
     # The client's own time limit is asyncio.wait_for, which in Python 3.11 may swallow the cancellation of a task.
     try:
-        async with asyncio.timeout(_CALL_SECONDS):
+        async with asyncio.timeout(seconds):
             return await call
     except TimeoutError:
-        raise TimeoutError(f"no answer within {_CALL_SECONDS:.0f} seconds") from None
+        raise TimeoutError(f"no answer within {seconds:.0f} seconds") from None
 
 
 async def _wait_for_message(pubsub: PubSub) -> None:
