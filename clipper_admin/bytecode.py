@@ -1,4 +1,4 @@
-"""What the code of a function uses: the code within it, the global variables it reads, the modules it imports."""
+"""Reads from the code of a function which code is within it, which global variables it reads, and what it imports."""
 
 import dis
 import types

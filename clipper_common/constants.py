@@ -36,9 +36,9 @@ MAX_INPUTS_PER_REQUEST: Final = 4096
 MAX_NAME_LENGTH: Final = 255
 """Of applications, and of models, their versions and their labels."""
 MAX_LABELS: Final = 64
-"""Of one model version."""
+"""The most labels of one model version."""
 MAX_PATH_LENGTH: Final = 4096
-"""Of the image and the data path of a model version."""
+"""The most characters of the image, and of the data path, of a model version."""
 MAX_APPLICATIONS: Final = 16_384
 MAX_MODEL_VERSIONS: Final = 16_384
 """Registered at the same time. All of them are read at each change: 4,000 of each take about a second."""

@@ -376,10 +376,10 @@ class Snapshot:
     epoch: str = ""
     """Of the Redis that it was read from; empty when that is new, or lost all."""
     faults: Faults = field(default_factory=dict, compare=False)
-    """What else there is in Redis, and cannot be used."""
+    """The other records in Redis, which cannot be used, and why."""
 
     def with_last_good(self, last: "Snapshot") -> "Snapshot":
-        """What is wrong here stays as it was in `last`."""
+        """Return this snapshot with the records of `last` in the place of those that are wrong here."""
         if not self.faults:
             return self
         faults = self.faults
@@ -424,7 +424,7 @@ def read_snapshot(
     current_versions: Iterable[Found],
     links: Iterable[Found],
 ) -> Snapshot:
-    """What can be used of all that is in Redis, and in `faults` why all else cannot. Never raises."""
+    """Return the records that can be used, and in `faults` why the others cannot. Never raises."""
     faults: dict[Place, str] = {}
     own = _read(CLIPPER_DB, head, _head, faults)
     return Snapshot(

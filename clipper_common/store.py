@@ -43,7 +43,7 @@ _REPLICA_MEMORY_SECONDS: Final = 3600.0
 """For so long a version 4 container that is away keeps its number."""
 
 _MAX_TOLD: Final = 100
-"""So many records that are wrong are named in the log at once."""
+"""The most wrong records that are named in the log at once."""
 
 StoreError = (RedisError, OSError, asyncio.TimeoutError)
 """What a call raises when Redis cannot be reached or does not do as it is told."""
@@ -105,7 +105,7 @@ class ConfigStore:
         self._frontends: tuple[str, list[Frontend]] = "", []
         """Those that live, and the version of the list."""
         self._faults: dict[str, Faults] = {}
-        """What is known to be wrong, of the configuration and of the replicas."""
+        """The records that are known to be wrong: of the configuration, and of the replicas."""
 
     async def close(self) -> None:
         await self._redis.aclose()
@@ -297,7 +297,7 @@ def _is_to_begin(epoch: str, last: Snapshot | None) -> bool:
 
 
 async def _in_time(call: Awaitable[Any], seconds: float = _CALL_SECONDS) -> Any:
-    """What Redis answers to `call`, if it does within so many seconds."""
+    """Return the answer of Redis to `call`. Raises TimeoutError if there is none within so many seconds."""
     # The client's own time limit is asyncio.wait_for, which in Python 3.11 may swallow the cancellation of a task.
     try:
         async with asyncio.timeout(seconds):

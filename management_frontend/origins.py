@@ -18,7 +18,7 @@ _AUTHORITY: Final = re.compile(r"(?P<host>\[[0-9a-f:.]+\]|[^\[\]:/?#@,\s]+)(:(?P
 _SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]*")
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _OWN_SITES: Final = frozenset({"same-origin", "none"})
-"""What ``Sec-Fetch-Site`` says of our own pages, and of what the user does without a page."""
+"""The values of ``Sec-Fetch-Site`` for our own pages, and for what the user does without a page."""
 
 
 class Origin(NamedTuple):
@@ -47,7 +47,7 @@ class Origin(NamedTuple):
 
 @dataclass(frozen=True)
 class Border:
-    """Who may ask a server that listens on `address`."""
+    """Decides which requests are served by a server that listens on `address`."""
 
     address: str
     allowed_origins: frozenset[Origin] = frozenset()

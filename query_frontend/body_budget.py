@@ -14,7 +14,7 @@ from clipper_common.constants import MAX_BODY_BYTES
 
 _LEAST_BYTES: Final = 8 * MAX_BODY_BYTES
 _SHARE: Final = 4
-"""Of the memory of all workers, one part in so many is for bodies."""
+"""The budget is one part in so many of the memory of all workers."""
 _WAIT_SECONDS: Final = 2.0
 _CGROUP_LIMITS: Final = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 

@@ -27,10 +27,10 @@ _NICE: Final = 5
 
 @dataclass(frozen=True)
 class Answer:
-    """What a body holds. The inputs follow it, one after the other, since they are large."""
+    """The answer for a body that is right. The inputs follow it, one after the other, since they are large."""
 
     lengths: Sequence[int]
-    """Of the inputs, in bytes."""
+    """The lengths of the inputs, in bytes."""
     version: str | None = None
     feedback: UpdateRequest | None = None
     """Without its input."""
@@ -56,7 +56,7 @@ def _length(text: bytes) -> bytes:
 
 
 def decode_answer(answer: bytes) -> Answer | Exception:
-    """What was said, or why the body is refused."""
+    """The answer, or the reason why the body is refused."""
     value: Answer | Exception = pickle.loads(answer)
     return value
 

@@ -19,13 +19,13 @@ from clipper_common.errors import JsonError
 from query_frontend.schemas import simdjson_parser
 
 PIECE_BYTES: Final = 1 << 16
-"""Of a body: what is decoded in one step."""
+"""The part of a body that is decoded in one step."""
 _MAX_REST_BYTES: Final = 1 << 10
-"""Of a body behind its inputs: the version, if there is one."""
+"""The most that may follow the inputs in a body: the version, if there is one."""
 _START: Final = re.compile(rb'[ \t\r\n]*\{[ \t\r\n]*"(input|input_batch)"[ \t\r\n]*:[ \t\r\n]*')
 _BLANK: Final = re.compile(rb"[ \t\r\n]*")
 _CODES: Final = {InputType.INTS: "i", InputType.FLOATS: "d", InputType.DOUBLES: "d"}
-"""What simdjson makes of numbers: whole ones of 64 bits, or doubles."""
+"""The type that simdjson makes of numbers: whole ones of 64 bits, or doubles."""
 
 Inputs = tuple[list[bytes], str | None]
 """The inputs as they go to the model, and the version that is asked for."""

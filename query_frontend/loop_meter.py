@@ -95,7 +95,7 @@ class Turns:
         self._computing: Counter = metrics.slow_computing_turns
         self._peaks = {"wall_micros_max": Peak(clock), "cpu_micros_max": Peak(clock)}
         self._worst: Turn | None = None
-        """Of those that the log does not have yet."""
+        """The longest turn that the log does not have yet."""
         self._untold = 0
         self._quiet_until = -math.inf
         metrics.longest_turn = Gauge(self._longest)
@@ -113,7 +113,7 @@ class Turns:
             self._worst = max(turn, self._worst or turn)
 
     def take_line(self) -> str | None:
-        """What to write to the log now, if anything."""
+        """Return the line to write to the log now, if there is one."""
         worst, now = self._worst, self._clock()
         if worst is None or now < self._quiet_until:
             return None
@@ -236,7 +236,7 @@ def _is_waiting(frame: FrameType | None) -> bool:
 
 
 def describe(frame: FrameType | None) -> str:
-    """Who is executed, and who called: ``folder/file.py:line function <- ...``, as far as the event loop.
+    """Return the functions being executed, innermost first: ``folder/file.py:line function <- ...``.
 
     Empty within the loop itself.
     """

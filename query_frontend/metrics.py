@@ -271,7 +271,7 @@ class AppMetrics:
 
 
 class ModelMetrics:
-    """Of one model version."""
+    """The most labels of one model version."""
 
     def __init__(self) -> None:
         self._outputs = Counter()
@@ -312,11 +312,11 @@ class SystemMetrics:
         self.workers = Gauge(lambda: {SERVING_WORKERS: "1"})
         """Of the composition root, which knows the other workers."""
         self.body_memory = Gauge(dict)
-        """Of the composition root: bytes that large bodies hold, and may hold."""
+        """Set by the composition root: the bytes that large bodies hold, and may hold."""
         self.slow_turns = Counter()
         self.slow_computing_turns = Counter()
         self.longest_turn = Gauge(dict)
-        """Of the meter of the event loop, where there is one."""
+        """Set by the meter of the event loop, where there is one."""
         self._apps: dict[str, AppMetrics] = {}
         self._models: dict[ModelId, ModelMetrics] = {}
         self._gone = ModelMetrics()

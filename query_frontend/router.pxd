@@ -9,7 +9,7 @@ cdef class Peer:
     cdef Conversation _conversation
     cdef object _unsent
     cdef long _waiting
-    cdef object _inbox
+    cdef list _inbox
     cdef bint _has_more
     cdef str _end
     cdef long _unread

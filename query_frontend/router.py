@@ -77,7 +77,7 @@ class Peer:
         self._socket = connection
         self._events = events
         self._conversation = Conversation(_MAX_STRANGERS_BYTES)
-        self._inbox: deque[list[bytes]] = deque()
+        self._inbox: list[list[bytes]] = []
         """Messages that have not had their turn. While there are any, no more is read."""
         self._has_more = False
         """Besides, there may be something to read."""
@@ -152,7 +152,7 @@ class Peer:
             if not data:
                 self._end = _CLOSED
                 break
-            self._inbox.extend(self._conversation.receive(data))
+            self._inbox += self._conversation.receive(data)
             if self._conversation.fault:
                 break
             if self._conversation.is_open:
@@ -170,7 +170,11 @@ class Peer:
     def _hand_over(self) -> None:
         if self.closed:
             return
-        messages = [self._inbox.popleft() for _ in range(min(len(self._inbox), _MESSAGES_PER_TURN))]
+        if len(self._inbox) <= _MESSAGES_PER_TURN:
+            messages, self._inbox = self._inbox, []
+        else:
+            messages = self._inbox[:_MESSAGES_PER_TURN]
+            del self._inbox[:_MESSAGES_PER_TURN]
         goes_on = bool(self._inbox) or self._has_more
         if goes_on:  # let others have a turn
             self._loop.remove_reader(self._socket)

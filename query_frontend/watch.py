@@ -21,7 +21,7 @@ _USES_NO_PROCESSOR: Final = "ST"
 
 
 class Process(NamedTuple):
-    """What the system says of a process."""
+    """The state and the CPU time of a process, as the system tells them."""
 
     state: str
     """As in proc(5)."""
