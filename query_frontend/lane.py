@@ -51,10 +51,11 @@ _MAX_HEAD_BYTES: Final = 4096
 _MAX_KNOWN_HEADS: Final = 4096
 _MAX_KNOWN_LENGTHS: Final = 1024
 _MAX_BODY_BYTES: Final = SMALL_BODY_BYTES
-"""Larger ones are not parsed in one turn of the event loop."""
-"""Of longer ones, HTTP is not what they cost."""
+"""Larger ones are not parsed in one turn of the event loop, and HTTP is not what they cost."""
 _MAX_HELD_BYTES: Final = 1 << 16
 _RETRY_SECONDS: Final = 0.1
+_CLOCK_SECONDS: Final = 0.001
+"""The loop's clock counts milliseconds."""
 """After so long it is looked again whether a connection is idle on which a request has just arrived."""
 _END_OF_HEAD: Final = b"\r\n\r\n"
 _PREDICT_PATH: Final = re.compile(r"/([^/]+)/predict/?")
@@ -482,8 +483,11 @@ class LaneHandler(webapp.Connection):
             since_answer = monotonic() - self._in_lane.answered_at  # by the clock that noted it: the loop has another
             answered_until = self._loop.time() - since_answer + self._keepalive_timeout
             self._next_keepalive_close_time = max(self._next_keepalive_close_time, answered_until)
-            if self._loop.time() < self._next_keepalive_close_time or not is_idle(self):
+            left = self._next_keepalive_close_time - self._loop.time()
+            if not is_idle(self):
                 super()._process_keepalive()
+            elif left > 0:  # not for aiohttp to decide: a moment later it would close the connection with a reset
+                self._keepalive_handle = self._loop.call_later(max(left, _CLOCK_SECONDS), self._process_keepalive)
             elif not close_idle(self):
                 self._keepalive_handle = self._loop.call_later(_RETRY_SECONDS, self._process_keepalive)
         else:  # aiohttp believes that the connection is idle
