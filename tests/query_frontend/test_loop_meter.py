@@ -19,7 +19,7 @@ from tests.query_frontend.conftest import running_frontend, wait_for
 LIMIT_SECONDS = 0.02
 BLOCKED_SECONDS = 0.3
 LONG_SECONDS = 0.1
-GIVE_UP_SECONDS = 10.0
+GIVE_UP_SECONDS = 40.0
 
 
 def new_uvloop() -> asyncio.AbstractEventLoop:
