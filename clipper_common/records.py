@@ -49,7 +49,7 @@ MAX_RECORD_PARTS: Final = 1000
 """Fields of a hash, or members of a set."""
 MAX_KEY_BYTES: Final = 4096
 COUNTER_DIGITS: Final = 15
-"""Of the largest revision: Lua, in which Redis computes, has doubles only."""
+"""The most digits of a revision: Lua, in which Redis computes, has doubles only."""
 REPLICA_NUMBER_DIGITS: Final = 9
 
 # --- fields ---

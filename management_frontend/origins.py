@@ -38,7 +38,7 @@ class Origin(NamedTuple):
 
     @classmethod
     def at(cls, scheme: str, authority: str) -> Self:
-        """That of a server at ``host[:port]``. Raises `ValueError`."""
+        """Return the origin of a server at ``host[:port]``. Raises `ValueError`."""
         parts = _AUTHORITY.fullmatch(authority.strip().lower())
         if parts is None:
             raise ValueError(f"'{authority}' is not of the form host[:port]")

@@ -36,7 +36,7 @@ class Verdict(Enum):
 
 
 class Watch:
-    """Of one worker, from when it serves."""
+    """Watches one worker, from when it serves."""
 
     def __init__(self, now: float, beats: int) -> None:
         self._checked = now

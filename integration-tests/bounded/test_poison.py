@@ -49,7 +49,7 @@ def test_every_tenth_query_is_poison(conn: ClipperConnection) -> None:
 
 
 async def ask_steadily(url: str) -> tuple[Counter[str], Counter[str]]:
-    """What became of the other queries: in the first seconds, and after them."""
+    """Count the outcomes of the other queries, apart for the first seconds and the time after them."""
     outcomes: tuple[Counter[str], Counter[str]] = Counter(), Counter()
     connector = aiohttp.TCPConnector(limit=100)
     async with aiohttp.ClientSession(connector=connector) as session, asyncio.TaskGroup() as queries:
