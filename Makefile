@@ -12,17 +12,28 @@ CONSTRAINTS := $(wildcard dockerfiles/constraints/$(VERSION).txt)
 PIP_INSTALL = $(BIN)/python -m pip install --quiet $(CONSTRAINTS:%=--constraint %)
 BUILD_CONSTRAINTS = $(CONSTRAINTS:%=--build-constraint %)
 
+# Tests start hundreds of processes that import the same modules: where nothing is kept, each compiles them again. That is
+# two thirds of what it takes to import TensorFlow, and half of what it takes to import PyTorch.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := default
-.PHONY: default quickstart test test-all compiled test-compiled unit test-lowest test-newest framework-environments check \
-	constraints format images bench docs clean
+.PHONY: default quickstart test test-kubernetes test-frameworks test-notebooks test-all compiled test-compiled unit \
+	test-lowest test-newest framework-environments check constraints format images bench docs clean
 
 default: check unit
 
 quickstart: $(VENV)/.has-examples
 	$(BIN)/python examples/quickstart.py
 
+# Each test is run by one of these, or by test-all alone: integration-tests/targets.py. Most tests wait most of their time,
+# so several run at once, but for those with Docker, which check that nothing is left in it, and those that measure times.
+AT_ONCE := --numprocesses=auto --dist=loadfile
 test: $(VENV)/.has-test
-	$(BIN)/pytest -m "not (other_manager or long)" --durations=25
+	$(BIN)/pytest --target=test -m "not (alone or docker)" $(AT_ONCE) --durations=15; status=$$?; \
+	$(BIN)/pytest --target=test -m "alone or docker" --durations=15 && exit $$status
+
+test-kubernetes test-frameworks test-notebooks: $(VENV)/.has-test
+	$(BIN)/pytest integration-tests --target=$@ --durations=10
 
 test-all: $(VENV)/.has-test
 	$(BIN)/pytest --cov --cov-report=term:skip-covered
@@ -37,13 +48,13 @@ compiled: $(BIN)/python
 	$(BIN)/python -m zipfile --extract build/wheel/*.whl $(COMPILED)
 
 # Those of what goes on between frontends, which is not compiled, take long.
-BESIDE_COMPILED := exporter frontends leaving presence relay workers
+BESIDE_COMPILED := cluster workers http/test_connection_drain.py test_exporter.py
 COMMON_COMPILED := jsontext multipart wire
 test-compiled: compiled $(VENV)/.has-test
-	cd $(COMPILED) && CLIPPER_REQUIRE=compiled $(abspath $(BIN))/pytest $(COMMON_COMPILED:%=tests/common/test_%.py) tests/query_frontend $(BESIDE_COMPILED:%=--ignore=tests/query_frontend/test_%.py)
+	cd $(COMPILED) && CLIPPER_REQUIRE=compiled $(abspath $(BIN))/pytest $(AT_ONCE) $(COMMON_COMPILED:%=tests/common/test_%.py) tests/query_frontend $(BESIDE_COMPILED:%=--ignore=tests/query_frontend/%)
 
 unit: $(VENV)/.has-test
-	$(BIN)/pytest tests -m "not integration"
+	$(BIN)/pytest tests $(AT_ONCE) -m "not integration"
 
 # The unit tests with the lowest and with the newest releases that setup.py allows, in virtual environments of their own.
 # Old releases use what is deprecated in the newest ones of others, so deprecations are no errors here.

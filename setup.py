@@ -10,13 +10,18 @@ ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "clipper_common/__init__.py").read_text())[1]
 
 PROGRAMS = ["clipper_common", "query_frontend", "management_frontend", "clipper_admin"]
+FRONTEND_PACKAGES = [
+    f"query_frontend.{name}" for name in ("cluster", "exporter", "http", "monitoring", "rpc", "serving", "workers")
+]
 SDK_PACKAGES = ["clipper_admin.deployers", "clipper_admin.docker", "clipper_admin.kubernetes", "clipper_admin.process"]
 CONTAINER_PACKAGES = ["clipper_containers", "clipper_containers.toplevel"]
 
 # The query path runs for every query, so wheels have it compiled too, with what it shares with containers: by Cython,
 # from the same sources, with the types in the `.pxd` files beside them. Where that cannot be done (no C compiler) the
 # sources serve.
-COMPILED = [path.relative_to(ROOT).with_suffix("") for name in PROGRAMS for path in sorted((ROOT / name).glob("*.pxd"))]
+COMPILED = [
+    path.relative_to(ROOT).with_suffix("") for name in PROGRAMS for path in sorted((ROOT / name).rglob("*.pxd"))
+]
 
 
 class CompileQueryPath(build_ext):
@@ -54,9 +59,9 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=PROGRAMS + SDK_PACKAGES + CONTAINER_PACKAGES,
+    packages=PROGRAMS + FRONTEND_PACKAGES + SDK_PACKAGES + CONTAINER_PACKAGES,
     package_dir={"clipper_containers": "containers/python"},
-    package_data={package: ["py.typed", "*.pxd"] for package in [*PROGRAMS, "clipper_containers"]},
+    package_data={package: ["py.typed", "*.pxd"] for package in [*PROGRAMS, *FRONTEND_PACKAGES, "clipper_containers"]},
     ext_modules=[
         Extension(".".join(path.parts), [f"{path}.py"], extra_compile_args=["-O2", "-g0", "-w"]) for path in COMPILED
     ],
@@ -65,11 +70,13 @@ setup(
         "aiohttp>=3.14.4,<3.15",
         "cloudpickle>=3.1,<4",
         "docker>=7.2,<8",
+        "hiredis>=3.1,<4; platform_python_implementation == 'CPython'",
         "kubernetes>=31",
         "numpy>=1.23.2,<3",
         "orjson>=3.10,<4",
         "prometheus_client>=0.21,<1",
         "psutil>=6,<8",
+        "pybase64>=1.4,<2",
         "pysimdjson>=7,<8; platform_python_implementation == 'CPython'",
         "pyyaml>=6,<7",
         "pyzmq>=26,<28",
@@ -93,6 +100,7 @@ setup(
             "pytest-asyncio>=1.5",
             "pytest-cov>=6",
             "pytest-timeout>=2.3",
+            "pytest-xdist>=3.6",
         ],
         "check": ["mypy>=1.13", "ruff>=0.9", "types-psutil", "types-pyyaml", "types-requests", "types-tqdm"],
         "constraints": ["uv>=0.9"],

@@ -36,7 +36,12 @@ class Cluster:
     """Redis, management frontend, query frontend, and model containers as they are asked for. A context manager."""
 
     def __init__(
-        self, cache_bytes: int = 0, input_type: str = "doubles", workers: int = 1, checkout: Path = ROOT
+        self,
+        cache_bytes: int = 0,
+        input_type: str = "doubles",
+        workers: int = 1,
+        checkout: Path = ROOT,
+        query_options: Mapping[str, object] = {},
     ) -> None:
         self.query_port, self.management_port, self.rpc_port, self.redis_port = (free_port() for _ in range(4))
         self._cache_bytes = cache_bytes
@@ -44,6 +49,7 @@ class Cluster:
         self._workers = workers
         self._checkout = checkout
         """Where the code of the query frontend and of model containers is."""
+        self._query_options = query_options
         self._programs: dict[str, Program] = {}
         self._stack = ExitStack()
 
@@ -70,6 +76,7 @@ class Cluster:
             "timeout_request": _KEEPALIVE_SECONDS,
             "workers": self._workers,
             "advertise": HOST,
+            **self._query_options,
         }
         self._run("query", python("query_frontend", *options(query)), folder=self._checkout)
         self._wait("the management frontend answers", lambda: _is_ok(self.management_port, "/admin/ping"))
@@ -159,7 +166,7 @@ class Cluster:
         self._wait("all workers answer", all_answer)
 
     def ask(self, app: str, number: int) -> bytes:
-        value = [float(number)] if self._input_type == "doubles" else f"{number:04}"  # which is base64 too
+        value = [number] if self._input_type in ("ints", "floats", "doubles") else f"{number:04}"  # which is base64 too
         return http(self.query_port, f"/{app}/predict", orjson.dumps({"input": value}))[1]
 
     def retire(self, name: str) -> None:
@@ -175,6 +182,10 @@ class Cluster:
         for program in self._programs.values():
             program.check()
         return {name: program.cpu_seconds() for name, program in self._programs.items()}
+
+    def last_words(self, name: str) -> str:
+        """Return the last lines that a program printed."""
+        return self._programs[name].last_words()
 
     def memory_bytes(self) -> dict[str, int]:
         """Resident memory of each program."""

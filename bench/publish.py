@@ -159,6 +159,9 @@ SECTIONS: Final[dict[str, tuple[str, Callable[[list[Document]], str]]]] = {
     "generator": ("open_loop", tables),
     "soak": ("soak", soaking),
     "idle": ("idle", tables),
+    "scale": ("scale", tables),
+    "bodies": ("bodies", tables),
+    "poison": ("poison", tables),
     "workers": ("workers", tables),
     "batching": ("batching", batches),
 }

@@ -37,7 +37,7 @@ def _own_versions() -> dict[str, str]:
 
 
 def _compiled_versions() -> dict[str, str]:
-    if not list(_COMPILED.glob("query_frontend/lane.*.so")):
+    if not list(_COMPILED.glob("query_frontend/**/*.so")):
         raise ProgramFailed("nothing is compiled: `make compiled` does that, with a C compiler")
     return _own_versions()
 

@@ -2,11 +2,14 @@
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from clipper_admin.container_manager import ALL_GPUS, Resources
+from clipper_admin.frontend_options import MGMT_FRONTEND_FLAGS, QUERY_FRONTEND_FLAGS, FrontendOptions
+from clipper_common.constants import MAX_WORKERS, SIZE_LIMITS
 from clipper_common.datatypes import BatchPolicy, InputType, is_dns_subdomain, is_dns_version
 from clipper_common.errors import ClipperException
 
@@ -93,6 +96,11 @@ def check_batch_policy(value: object) -> str | None:
 def check_batch_delay(value: object) -> int:
     """Microseconds."""
     return check_whole_number("batch_delay_micros", value, least=0, most=INT32_MAX)
+
+
+def check_size_limit(what: str, value: object) -> int | None:
+    """Bytes, or None for the usual limit."""
+    return None if value is None else check_whole_number(what, value, least=SIZE_LIMITS[0], most=SIZE_LIMITS[-1])
 
 
 def check_text(what: str, value: object) -> str:
@@ -198,3 +206,47 @@ def _check_versions(name: str, versions: object) -> list[str]:
     if isinstance(versions, bytes) or not isinstance(versions, Iterable):
         raise ClipperException(f"Invalid value: the versions of '{name}' are {versions!r}. They should be a list.")
     return [str(version) for version in versions]
+
+
+_positive: Final = partial(check_whole_number, least=1)
+_FRONTEND_CHECKS: Final[Mapping[str, Callable[[str, object], str | int]]] = {
+    "query_frontend_image": check_text,
+    "mgmt_frontend_image": check_text,
+    "frontend_exporter_image": check_text,
+    "cache_size": partial(check_whole_number, least=0),
+    "qf_http_thread_pool_size": _positive,
+    "qf_http_timeout_request": _positive,
+    "qf_http_timeout_content": _positive,
+    "num_frontend_replicas": _positive,
+    "workers": partial(check_whole_number, least=1, most=MAX_WORKERS),
+}
+
+
+def check_frontend_options(
+    query_frontend_flags: Mapping[str, int] | None, mgmt_frontend_flags: Mapping[str, Any] | None, **values: Any
+) -> FrontendOptions:
+    """Return the options with these values. Raises ClipperException for one that cannot be, naming it."""
+    query_flags = _check_flags("query_frontend_flags", query_frontend_flags, QUERY_FRONTEND_FLAGS)
+    mgmt_flags = _check_flags("mgmt_frontend_flags", mgmt_frontend_flags, MGMT_FRONTEND_FLAGS)
+    checked: dict[str, Any] = {name: _FRONTEND_CHECKS[name](name, value) for name, value in values.items()}
+    return FrontendOptions(
+        **checked,
+        query_frontend_flags={
+            name: check_whole_number(f"query_frontend_flags[{name!r}]", value, least=0)
+            for name, value in query_flags.items()
+        },
+        mgmt_frontend_flags={
+            name: ",".join(check_texts(f"mgmt_frontend_flags[{name!r}]", value)) for name, value in mgmt_flags.items()
+        },
+    )
+
+
+def _check_flags(what: str, flags: Mapping[str, Any] | None, known: tuple[str, ...]) -> Mapping[str, Any]:
+    if flags is None:
+        return {}
+    if not isinstance(flags, Mapping):
+        raise ClipperException(f"Invalid value: {what}={flags!r}. It should be a dict of flags and their values.")
+    for name in flags:
+        if name not in known:
+            raise ClipperException(f"Invalid value: {what} has {name!r}. Flags that can be set: {', '.join(known)}.")
+    return flags

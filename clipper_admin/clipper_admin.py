@@ -14,12 +14,14 @@ from clipper_admin.arguments import (
     check_batch_policy,
     check_batch_size,
     check_folder,
+    check_frontend_options,
     check_input_type,
     check_load_timeout,
     check_model_versions,
     check_name,
     check_packages,
     check_resources,
+    check_size_limit,
     check_text,
     check_texts,
     check_version,
@@ -42,7 +44,6 @@ from clipper_common.constants import (
     DEFAULT_PREDICTION_CACHE_SIZE_BYTES,
     IDLE_CONNECTION_SECONDS,
     LOAD_SECONDS,
-    MAX_WORKERS,
 )
 from clipper_common.datatypes import InputType
 from clipper_common.errors import ClipperException, UnconnectedException
@@ -118,6 +119,9 @@ class ClipperConnection:
         qf_http_timeout_content: int = 300,
         num_frontend_replicas: int = 1,
         workers: int = 1,
+        *,
+        query_frontend_flags: Mapping[str, int] | None = None,
+        mgmt_frontend_flags: Mapping[str, Iterable[str]] | None = None,
     ) -> None:
         """Start a new cluster and connect to it. Returns when it answers, about a second later.
 
@@ -139,6 +143,13 @@ class ClipperConnection:
         workers : int, optional
             Of how many processes each query frontend consists, which share the queries: one for each core that
             queries may keep busy.
+        query_frontend_flags : dict, optional
+            Further flags of the query frontend by their names: its limits (``max_body_bytes``, ``max_connections``,
+            ``body_memory``), ``inflate_bodies``, ``blame_seconds``, ``slow_turn_millis`` and ``fast_lane``, all whole
+            numbers. ``python -m query_frontend --help`` says what each means and which default it has.
+        mgmt_frontend_flags : dict, optional
+            Further flags of the management frontend: ``allowed_origins`` and ``allowed_hosts``, lists of str, for web
+            pages and names that it serves.
 
         Raises
         ------
@@ -147,18 +158,20 @@ class ClipperConnection:
             a minute. Nothing is left running; the text holds what the programs wrote last.
         """
         older_calls.check_start_call(frontend_exporter_image, cache_size)
-        cm_arguments = (
-            check_text("query_frontend_image", query_frontend_image),
-            check_text("mgmt_frontend_image", mgmt_frontend_image),
-            check_text("frontend_exporter_image", frontend_exporter_image),
-            check_whole_number("cache_size", cache_size, least=0),
-            check_whole_number("qf_http_thread_pool_size", qf_http_thread_pool_size, least=1),
-            check_whole_number("qf_http_timeout_request", qf_http_timeout_request, least=1),
-            check_whole_number("qf_http_timeout_content", qf_http_timeout_content, least=1),
-            check_whole_number("num_frontend_replicas", num_frontend_replicas, least=1),
-            check_whole_number("workers", workers, least=1, most=MAX_WORKERS),
+        options = check_frontend_options(
+            query_frontend_flags,
+            mgmt_frontend_flags,
+            query_frontend_image=query_frontend_image,
+            mgmt_frontend_image=mgmt_frontend_image,
+            frontend_exporter_image=frontend_exporter_image,
+            cache_size=cache_size,
+            qf_http_thread_pool_size=qf_http_thread_pool_size,
+            qf_http_timeout_request=qf_http_timeout_request,
+            qf_http_timeout_content=qf_http_timeout_content,
+            num_frontend_replicas=num_frontend_replicas,
+            workers=workers,
         )
-        self.cm.start_clipper(*cm_arguments)
+        self.cm.start_clipper(options)
         checks = (self._query_client.check_ready, self._query_client.metrics, self._management_client.ping)
         startup.wait_until_up(self.cm, checks)
         self.connected = True
@@ -236,7 +249,13 @@ class ClipperConnection:
     # --- applications ---
 
     def register_application(
-        self, name: str, input_type: str, default_output: str, slo_micros: int, missing_values: bool = False
+        self,
+        name: str,
+        input_type: str,
+        default_output: str,
+        slo_micros: int,
+        missing_values: bool = False,
+        max_body_bytes: int | None = None,
     ) -> None:
         """Create the REST endpoint ``http://<query address>/<name>/predict``.
 
@@ -254,6 +273,9 @@ class ClipperConnection:
         missing_values : bool, optional
             Whether inputs of the types ``floats`` and ``doubles`` may hold missing values: ``null``, which the model
             gets as NaN, ``NaN``, ``Infinity`` and ``-Infinity``. They are refused otherwise.
+        max_body_bytes : int, optional
+            The largest body of a request, from 65536 to 1073741824 bytes; by default what the query frontend allows,
+            which is 32 MiB if it was not told otherwise.
 
         Raises
         ------
@@ -271,6 +293,7 @@ class ClipperConnection:
             default_output,
             check_whole_number("slo_micros", slo_micros, least=1, most=INT32_MAX),
             bool(missing_values),
+            check_size_limit("max_body_bytes", max_body_bytes),
         )
         self.logger.info("Application %s was successfully registered", name)
 
@@ -410,6 +433,7 @@ class ClipperConnection:
         batch_policy: str | None = None,
         batch_delay_micros: int = 0,
         load_timeout: float = LOAD_SECONDS,
+        max_output_bytes: int | None = None,
     ) -> None:
         """Package a model folder (see `build_model`) and deploy it (see `deploy_model`, also for the parameters).
 
@@ -427,7 +451,17 @@ class ClipperConnection:
         check_load_timeout(load_timeout)
         _check_replicas(num_replicas, check_resources(resources, gpus))
         planned = self._image(name, version, container_registry)
-        model = _described(name, version, input_type, planned, labels, batch_size, batch_policy, batch_delay_micros)
+        model = _described(
+            name,
+            version,
+            input_type,
+            planned,
+            labels,
+            batch_size,
+            batch_policy,
+            batch_delay_micros,
+            max_output_bytes,
+        )
         management.add_model(model, make_current, check_only=True)
         image = self.build_model(name, version, model_data_path, base_image, container_registry, pkgs_to_install)
         try:
@@ -445,6 +479,7 @@ class ClipperConnection:
                 batch_policy,
                 batch_delay_micros,
                 load_timeout,
+                max_output_bytes,
             )
         except BaseException:
             self.cm.remove_model(image)
@@ -515,6 +550,7 @@ class ClipperConnection:
         batch_policy: str | None = None,
         batch_delay_micros: int = 0,
         load_timeout: float = LOAD_SECONDS,
+        max_output_bytes: int | None = None,
     ) -> None:
         """Start replicas of a model version, wait until they serve, and register it as the current version.
 
@@ -553,6 +589,9 @@ class ClipperConnection:
         load_timeout : float, optional
             Seconds that the replicas may take from their start until they serve; 300 by default. When they are over,
             the error holds the last lines that the replicas wrote, and the replicas are stopped.
+        max_output_bytes : int, optional
+            The largest output for one input, from 65536 to 1073741824 bytes; 32 MiB by default. In the place of a
+            larger one the default output is answered, with the reason.
 
         Raises
         ------
@@ -571,7 +610,15 @@ class ClipperConnection:
         load_seconds = check_load_timeout(load_timeout)
         _check_replicas(num_replicas, limits)
         model = _described(
-            name, version, input_type, check_text("image", image), labels, batch_size, batch_policy, batch_delay_micros
+            name,
+            version,
+            input_type,
+            check_text("image", image),
+            labels,
+            batch_size,
+            batch_policy,
+            batch_delay_micros,
+            max_output_bytes,
         )
         management.add_model(model, make_current, check_only=True)
         if num_replicas == 0:
@@ -615,6 +662,7 @@ class ClipperConnection:
         batch_size: int = DEFAULT_BATCH_SIZE,
         batch_policy: str | None = None,
         batch_delay_micros: int = 0,
+        max_output_bytes: int | None = None,
     ) -> None:
         """Register a model version whose containers you start yourself, and make it the current version.
 
@@ -630,7 +678,7 @@ class ClipperConnection:
             Recorded, and used by `set_num_replicas`. Nothing is started.
         labels : list of str, optional
             Notes for humans.
-        batch_size, batch_policy, batch_delay_micros
+        batch_size, batch_policy, batch_delay_micros, max_output_bytes
             As in `deploy_model`.
 
         Raises
@@ -650,6 +698,7 @@ class ClipperConnection:
             batch_size=check_batch_size(batch_size),
             batch_policy=check_batch_policy(batch_policy),
             batch_delay_micros=check_batch_delay(batch_delay_micros),
+            max_output_bytes=check_size_limit("max_output_bytes", max_output_bytes),
         )
         self._register(model, make_current=True)
 
@@ -1198,6 +1247,7 @@ def _described(
     batch_size: int,
     batch_policy: str | None,
     batch_delay_micros: int,
+    max_output_bytes: int | None,
 ) -> ModelVersion:
     """A model version to be deployed. Raises ClipperException for what containers cannot carry."""
     return ModelVersion(
@@ -1209,4 +1259,5 @@ def _described(
         batch_size=check_batch_size(batch_size),
         batch_policy=check_batch_policy(batch_policy),
         batch_delay_micros=check_batch_delay(batch_delay_micros),
+        max_output_bytes=check_size_limit("max_output_bytes", max_output_bytes),
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from clipper_admin.frontend_options import FrontendOptions
 from clipper_common import constants
 from clipper_common.errors import ClipperException
 
@@ -142,23 +143,12 @@ class ContainerManager(ABC):
         self.logger = ClusterAdapter(logging.getLogger("clipper_admin"), {"cluster_name": self.cluster_identifier})
 
     @abstractmethod
-    def start_clipper(
-        self,
-        query_frontend_image: str,
-        mgmt_frontend_image: str,
-        frontend_exporter_image: str,
-        cache_size: int,
-        qf_http_thread_pool_size: int,
-        qf_http_timeout_request: int,
-        qf_http_timeout_content: int,
-        num_frontend_replicas: int,
-        workers: int = 1,
-    ) -> None:
+    def start_clipper(self, options: FrontendOptions) -> None:
         """Start Redis (unless an external one was named), the frontends and the metrics, and connect to them.
 
-        There are `num_frontend_replicas` query frontends behind one address, each of `workers` processes. Returns
-        once the programs were started, not once they answer. Raises ClipperException, and leaves nothing
-        running, when the cluster exists already or a program cannot be started or dies at once.
+        All query frontends are behind one address. Returns once the programs were started, not once they answer.
+        Raises ClipperException, and leaves nothing running, when the cluster exists already or a program cannot be
+        started or dies at once.
         """
 
     @abstractmethod

@@ -1,11 +1,11 @@
 """One HTTP request to a frontend: its answer's text, or a ClipperException that says what went wrong."""
 
 import base64
-import http.client
 import json
 from collections.abc import Mapping
 from typing import Any, Final
-from urllib.parse import urlsplit
+
+import urllib3
 
 from clipper_common.errors import ClipperException
 
@@ -36,7 +36,7 @@ def call(
     data = None if body is None else encode(body, allow_nan)
     try:
         status, text = _exchange(address, path, data, answer_seconds)
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, urllib3.exceptions.HTTPError) as error:
         raise _unreachable(program, address, error) from error
     if status >= 400:
         raise ErrorStatus(status, text)
@@ -61,26 +61,22 @@ def _as_plain_value(value: Any) -> Any:
 
 
 def _exchange(address: str, path: str, data: bytes | None, answer_seconds: float) -> tuple[int, str]:
-    url = urlsplit(f"//{address}{path}")
-    connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=CALL_SECONDS)
-    try:
-        connection.connect()
-        connection.sock.settimeout(answer_seconds)
-        connection.request(
-            "GET" if data is None else "POST",
-            url.path,
-            data,
-            {"Content-Type": "application/json", "Connection": "close"},
-        )
-        response = connection.getresponse()
-        return response.status, response.read().decode(errors="replace")
-    finally:
-        connection.close()
+    response = urllib3.request(
+        "GET" if data is None else "POST",
+        f"http://{address}{path}",
+        body=data,
+        headers={"Content-Type": "application/json", "Connection": "close"},
+        redirect=False,
+        retries=False,
+        timeout=urllib3.Timeout(connect=CALL_SECONDS, read=answer_seconds),
+    )
+    return response.status, response.data.decode(errors="replace")
 
 
 def _unreachable(program: str, address: str, error: Exception) -> ClipperException:
+    cause = error.__cause__ if isinstance(error.__cause__, OSError) else error  # the system's words are plainer
     return ClipperException(
-        f"The {program} at {address} could not be reached: {error or type(error).__name__}. "
+        f"The {program} at {address} could not be reached: {cause or type(cause).__name__}. "
         "Check that the cluster runs and that this address can be reached from here; "
         "get_clipper_logs() fetches what its programs wrote."
     )

@@ -23,6 +23,7 @@ class ModelVersion:
     batch_size: int = DEFAULT_BATCH_SIZE
     batch_policy: str | None = None
     batch_delay_micros: int = 0
+    max_output_bytes: int | None = None
 
     def __str__(self) -> str:
         """``name:version``, as in lists."""
@@ -45,10 +46,18 @@ class ManagementClient:
     # --- applications and links ---
 
     def add_app(
-        self, name: str, input_type: str, default_output: str, latency_slo_micros: int, missing_values: bool = False
+        self,
+        name: str,
+        input_type: str,
+        default_output: str,
+        latency_slo_micros: int,
+        missing_values: bool = False,
+        max_body_bytes: int | None = None,
     ) -> None:
         """Register an application."""
-        optional = {"missing_values": True} if missing_values else {}
+        optional: dict[str, Any] = {"missing_values": True} if missing_values else {}
+        if max_body_bytes is not None:
+            optional["max_body_bytes"] = max_body_bytes
         self._post(
             "add_app",
             name=name,
@@ -99,6 +108,7 @@ class ManagementClient:
             make_current=make_current,
             check_only=check_only,
             **({"batch_policy": model.batch_policy} if model.batch_policy is not None else {}),
+            **({"max_output_bytes": model.max_output_bytes} if model.max_output_bytes is not None else {}),
         )
 
     def delete_versioned_model(self, name: str, version: str) -> None:

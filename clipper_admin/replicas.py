@@ -3,9 +3,11 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from typing import Final
+from http import HTTPStatus
+from typing import Final, TypeVar
 
 from clipper_admin.container_manager import AlreadyExists, ClusterAdapter, ContainerManager, ReplicaFailure, Unreachable
+from clipper_admin.http_client import ErrorStatus
 from clipper_admin.management_client import ManagementClient
 from clipper_admin.undoing import undone_on_failure
 from clipper_common.errors import ClipperException
@@ -18,6 +20,9 @@ _REPORT_SECONDS: Final = 30.0
 """How often a wait that takes long is logged."""
 _MOST_SHOWN: Final = 3
 """The number of replicas whose last lines are shown."""
+
+
+Value = TypeVar("Value")
 
 
 class Replicas:
@@ -41,7 +46,7 @@ class Replicas:
         began = time.monotonic()
         report_due = began + _REPORT_SECONDS
         with progress(f"{self._name}:{self._version}", num_replicas) as show:
-            while (connected := self._count()) != num_replicas:
+            while (connected := self._count(began + seconds)) != num_replicas:
                 show(connected)
                 self._raise_on_failure()
                 now = time.monotonic()
@@ -58,7 +63,7 @@ class Replicas:
     def _wait_until_reached(self) -> None:
         """Wait until every query frontend reaches a replica, by itself or by way of another, but not for long."""
         give_up = time.monotonic() + _REACH_SECONDS
-        while unreached := self._management.frontends_without_replica(self._name, self._version):
+        while unreached := _ask(self._management.frontends_without_replica, self._name, self._version, give_up):
             if time.monotonic() > give_up:
                 self._logger.warning(
                     "After %.0f seconds these query frontends reach no replica of %s:%s, and answer with defaults: %s. "
@@ -72,8 +77,8 @@ class Replicas:
                 return
             time.sleep(_POLL_SECONDS)
 
-    def _count(self) -> int:
-        return self._management.count_replicas(self._name, self._version) - self._not_managed
+    def _count(self, give_up: float) -> int:
+        return _ask(self._management.count_replicas, self._name, self._version, give_up) - self._not_managed
 
     def _raise_on_failure(self) -> None:
         try:
@@ -115,6 +120,17 @@ class Replicas:
     def _remove(self) -> None:
         self._logger.warning("Stopping the replicas of %s:%s again", self._name, self._version)
         self._cm.stop_models({self._name: [self._version]})
+
+
+def _ask(about: Callable[[str, str], Value], name: str, version: str, give_up: float) -> Value:
+    """Ask the management frontend about a model version. While Redis is away, ask again until `give_up`, then raise."""
+    while True:
+        try:
+            return about(name, version)
+        except ErrorStatus as error:
+            if error.status != HTTPStatus.SERVICE_UNAVAILABLE or time.monotonic() > give_up:
+                raise
+        time.sleep(_POLL_SECONDS)
 
 
 def _explain(failure: ReplicaFailure) -> str:

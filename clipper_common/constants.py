@@ -28,9 +28,13 @@ DEFAULT_PREDICTION_CACHE_SIZE_BYTES: Final = 32 * 1024 * 1024
 DEFAULT_BATCH_SIZE: Final = -1
 """The batch size that means: learn it."""
 MAX_BODY_BYTES: Final = 32 * 1024 * 1024
-"""Largest accepted HTTP body."""
+"""Largest accepted HTTP body, unless the query frontend or the application says otherwise."""
+MAX_MANAGEMENT_BODY_BYTES: Final = 8 * 1024 * 1024
+"""A default output, the largest thing that is registered, takes 6 MiB where each character of it is escaped."""
 MAX_OUTPUT_BYTES: Final = 32 * 1024 * 1024
-"""Largest output of a model for one input."""
+"""Largest output of a model for one input, unless the model version says otherwise."""
+SIZE_LIMITS: Final = range(1 << 16, (1 << 30) + 1)
+"""The range of a limit of bodies or outputs, in bytes. Smaller outputs are not checked one by one."""
 MAX_INPUTS_PER_REQUEST: Final = 4096
 """One event loop serves all applications: no request may keep it for long."""
 MAX_NAME_LENGTH: Final = 255
@@ -41,7 +45,7 @@ MAX_PATH_LENGTH: Final = 4096
 """The most characters of the image, and of the data path, of a model version."""
 MAX_APPLICATIONS: Final = 16_384
 MAX_MODEL_VERSIONS: Final = 16_384
-"""Registered at the same time. All of them are read at each change: 4,000 of each take about a second."""
+"""Registered at the same time."""
 MAX_INT32: Final = 2**31 - 1
 """The largest whole number in a request of the management frontend, as in 0.4."""
 MAX_DEFAULT_OUTPUT_BYTES: Final = 1024 * 1024
@@ -53,6 +57,8 @@ MAX_QUEUED_BYTES: Final = 512 * 1024 * 1024
 """Per model version, counting inputs."""
 MAX_WORKERS: Final = 64
 """Processes of one query frontend."""
+MAX_CONNECTIONS: Final = 16_384
+"""HTTP connections of one process, where the limit of file descriptors does not allow fewer."""
 
 # --- times ---
 HEARTBEAT_SECONDS: Final = 1.0
@@ -72,6 +78,10 @@ LOAD_SECONDS: Final = 300
 """How long a deployment waits for replicas to load their model, unless it is told otherwise."""
 IDLE_CONNECTION_SECONDS: Final = 75
 """For how many seconds a frontend keeps an idle HTTP connection: longer than clients and proxies keep theirs."""
+BODY_SECONDS: Final = 300
+"""For how many seconds a frontend waits for the body of a request."""
+UNREAD_SECONDS: Final = 30.0
+"""How long an HTTP client may read nothing of an answer that the kernel could not take as a whole."""
 CONFIG_POLL_SECONDS: Final = 1.0
 """How often a frontend compares revisions when no message told it to."""
 CONFIG_REREAD_SECONDS: Final = 30.0

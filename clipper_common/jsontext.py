@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import orjson
 
+from clipper_common.datatypes import escape
 from clipper_common.errors import JsonError
 
 _SHOWN_CHARACTERS: Final = 16
@@ -87,3 +88,9 @@ def embed(output: bytes) -> bytes:
 
 def dumps(value: object) -> bytes:
     return orjson.dumps(value)
+
+
+def dumps_escaped(value: object) -> bytes:
+    """As `dumps`, with what would change how the text around it is read, in names from long ago, in JSON's notation."""
+    text = orjson.dumps(value)
+    return text if text.isascii() and b"\x7f" not in text else escape(text.decode()).encode()

@@ -6,11 +6,17 @@ the tables.
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, NamedTuple, Self, TypeVar
+from typing import Final, NamedTuple, Self
 
-from clipper_common.constants import DEFAULT_BATCH_SIZE, MAX_DEFAULT_OUTPUT_BYTES, MAX_INT32, MAX_WORKERS
+from clipper_common.constants import (
+    DEFAULT_BATCH_SIZE,
+    MAX_DEFAULT_OUTPUT_BYTES,
+    MAX_INT32,
+    MAX_OUTPUT_BYTES,
+    SIZE_LIMITS,
+)
 from clipper_common.datatypes import BatchPolicy, InputType, ModelId, is_model_text, is_plain_text, printable
 from clipper_common.errors import ClipperException, RecordError
 
@@ -36,6 +42,7 @@ REPLICA_NUMBER_PREFIX: Final = "clipper:replica_number:"
 REPLICA_COUNT_PREFIX: Final = "clipper:replica_count:"
 REACHED_PREFIX: Final = "reached:"
 """The prefix of the fields of a frontend's record that name the model versions it reaches."""
+JOURNAL_KEY: Final = "clipper:journal"
 CHANGES_CHANNEL: Final = "clipper:changes"
 FRONTENDS_CHANNEL: Final = "clipper:frontends_changed"
 """A message says that query frontends came or went, or have other replicas than before."""
@@ -57,12 +64,11 @@ REPLICA_NUMBER_DIGITS: Final = 9
 Hash = Mapping[str, str]
 
 _WHOLE: Final = re.compile(r"-?(0|[1-9][0-9]{0,14})")
-_COUNTS: Final = range(10**COUNTER_DIGITS)
+COUNTS: Final = range(10**COUNTER_DIGITS)
 _REPLICA_NUMBERS: Final = range(10**REPLICA_NUMBER_DIGITS)
 _POSITIVE: Final = range(1, MAX_INT32 + 1)
 _BATCH_SIZES: Final = range(DEFAULT_BATCH_SIZE, MAX_INT32 + 1)
 _DELAYS: Final = range(MAX_INT32 + 1)
-_EPOCH: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
 
 
 def _take(hash_: Hash, name: str, what: str) -> str:
@@ -73,10 +79,15 @@ def _take(hash_: Hash, name: str, what: str) -> str:
 
 
 def _take_int(hash_: Hash, name: str, what: str, allowed: range) -> int:
-    return _to_int(_take(hash_, name, what), f"{what} has {name}=", allowed)
+    return to_int(_take(hash_, name, what), f"{what} has {name}=", allowed)
 
 
-def _to_int(text: str, what: str, allowed: range) -> int:
+def _take_size_limit(hash_: Hash, name: str, what: str) -> int:
+    """0 if there is none."""
+    return _take_int(hash_, name, what, SIZE_LIMITS) if name in hash_ else 0
+
+
+def to_int(text: str, what: str, allowed: range) -> int:
     if not _WHOLE.fullmatch(text):
         raise RecordError(f"{what}'{printable(text, 40)}', which is no whole number")
     if (number := int(text)) not in allowed:
@@ -86,11 +97,11 @@ def _to_int(text: str, what: str, allowed: range) -> int:
 
 def _take_model_id(hash_: Hash, what: str) -> ModelId:
     for name in ("model_name", "model_version"):
-        _check_model_text(_take(hash_, name, what), f"{what} has {name}=")
+        check_model_text(_take(hash_, name, what), f"{what} has {name}=")
     return ModelId(hash_["model_name"], hash_["model_version"])
 
 
-def _check_model_text(text: str, what: str) -> str:
+def check_model_text(text: str, what: str) -> str:
     if not is_model_text(text):
         raise RecordError(f"{what}'{printable(text, 40)}', which cannot be the name or the version of a model")
     return text
@@ -129,6 +140,8 @@ class Application:
     policy: str = DEFAULT_POLICY
     missing_values: bool = False
     """Whether floats and doubles may be null, NaN and infinite."""
+    max_body_bytes: int = 0
+    """The largest body of a request; 0 is what the query frontend allows."""
 
     @property
     def slo_seconds(self) -> float:
@@ -141,6 +154,7 @@ class Application:
             "default_output": self.default_output,
             "latency_slo_micros": str(self.latency_slo_micros),
             **({"missing_values": "true"} if self.missing_values else {}),
+            **({"max_body_bytes": str(self.max_body_bytes)} if self.max_body_bytes else {}),
         }
 
     @classmethod
@@ -158,6 +172,7 @@ class Application:
             latency_slo_micros=_take_int(hash_, "latency_slo_micros", what, _POSITIVE),
             policy=hash_.get("policy", DEFAULT_POLICY),
             missing_values=hash_.get("missing_values") == "true",
+            max_body_bytes=_take_size_limit(hash_, "max_body_bytes", what),
         )
 
 
@@ -176,6 +191,8 @@ class Model:
     learning_policy: BatchPolicy = BatchPolicy.LEARNED
     """By which the batch size is learned, when it is."""
     batch_delay_micros: int = 0
+    max_output_bytes: int = MAX_OUTPUT_BYTES
+    """The largest output for one input."""
 
     @property
     def batch_policy(self) -> BatchPolicy:
@@ -205,6 +222,7 @@ class Model:
             "registration": self.registration,
             "batch_policy": self.learning_policy,
             "batch_delay_micros": str(self.batch_delay_micros),
+            **({"max_output_bytes": str(self.max_output_bytes)} if self.max_output_bytes != MAX_OUTPUT_BYTES else {}),
         }
 
     @classmethod
@@ -224,6 +242,7 @@ class Model:
             registration=hash_.get("registration", ""),
             learning_policy=_take_batch_policy(hash_, what),
             batch_delay_micros=_take_int({"batch_delay_micros": "0", **hash_}, "batch_delay_micros", what, _DELAYS),
+            max_output_bytes=_take_size_limit(hash_, "max_output_bytes", what) or MAX_OUTPUT_BYTES,
         )
 
 
@@ -253,7 +272,7 @@ class Replica:
         return cls(
             model=_take_model_id(hash_, what),
             replica_id=_take_int(hash_, "model_replica_id", what, _REPLICA_NUMBERS),
-            zmq_connection_id=_take_int(hash_, "zmq_connection_id", what, _COUNTS),
+            zmq_connection_id=_take_int(hash_, "zmq_connection_id", what, COUNTS),
             input_type=_take_input_type(hash_, what),
         )
 
@@ -378,20 +397,14 @@ class Snapshot:
     faults: Faults = field(default_factory=dict, compare=False)
     """The other records in Redis, which cannot be used, and why."""
 
-    def with_last_good(self, last: "Snapshot") -> "Snapshot":
-        """Return this snapshot with the records of `last` in the place of those that are wrong here."""
-        if not self.faults:
-            return self
-        faults = self.faults
-        return replace(
-            self,
-            revision=last.revision if REVISION_PLACE in faults else self.revision,
-            applications=_fill(self.applications, last.applications, application_place, faults),
-            models=_fill(self.models, last.models, model_place, faults),
-            current_versions=_fill(self.current_versions, last.current_versions, current_version_place, faults),
-            links=_fill(self.links, last.links, links_place, faults),
-            workers=last.workers if WORKERS_PLACE in faults else self.workers,
-        )
+    def places(self) -> Iterator[Place]:
+        """Where its records are."""
+        yield from map(application_place, self.applications)
+        yield from map(model_place, self.models)
+        yield from map(current_version_place, self.current_versions)
+        yield from map(links_place, self.links)
+        if self.workers is not None:
+            yield WORKERS_PLACE
 
     def versions(self, model_name: str) -> list[str]:
         return [model.version for model in self.models if model.name == model_name]
@@ -401,124 +414,6 @@ class Snapshot:
 
     def same_configuration(self, other: "Snapshot") -> bool:
         return replace(self, revision=other.revision, epoch=other.epoch) == other
-
-
-Name = TypeVar("Name", str, ModelId)
-Record = TypeVar("Record")
-
-
-def _fill(
-    found: Mapping[Name, Record], last: Mapping[Name, Record], place: Callable[[Name], Place], faults: Faults
-) -> Mapping[Name, Record]:
-    return {name: record for name, record in last.items() if place(name) in faults} | dict(found)
-
-
-Found = tuple[bytes, bytes, Any]
-"""A key, why it was not read (or empty), and what Redis has there: a text, or the list of a set or a flat hash."""
-
-
-def read_snapshot(
-    head: Iterable[Found],
-    applications: Iterable[Found],
-    models: Iterable[Found],
-    current_versions: Iterable[Found],
-    links: Iterable[Found],
-) -> Snapshot:
-    """Return the records that can be used, and in `faults` why the others cannot. Never raises."""
-    faults: dict[Place, str] = {}
-    own = _read(CLIPPER_DB, head, _head, faults)
-    return Snapshot(
-        revision=int(own.get(REVISION_KEY, 0)),
-        epoch=str(own.get(EPOCH_KEY, "")),
-        workers=int(own[WORKERS_KEY]) if WORKERS_KEY in own else None,
-        applications=_read(APPLICATION_DB, applications, _application, faults),
-        models={model.id: model for model in _read(MODEL_DB, models, _model, faults).values()},
-        current_versions={
-            key.removeprefix(CURRENT_VERSION_PREFIX): version
-            for key, version in _read(METADATA_DB, current_versions, _current_version, faults).items()
-        },
-        links=_read(LINK_DB, links, _links, faults),
-        faults=faults,
-    )
-
-
-def read_replicas(found: Iterable[Found]) -> tuple[list[Replica], Faults]:
-    """The replicas, in order, and which records of replicas are wrong. Never raises."""
-    faults: dict[Place, str] = {}
-    replicas = _read(REPLICA_DB, found, _replica, faults).values()
-    return sorted(replicas, key=lambda replica: (replica.model, replica.replica_id)), faults
-
-
-def _read(
-    database: int, found: Iterable[Found], read: Callable[[str, Any], Record], faults: dict[Place, str]
-) -> dict[str, Record]:
-    """The records by their keys; `faults` gets why others are wrong. `read` raises `RecordError` for such a one."""
-    good = {}
-    for key, problem, value in found:
-        try:
-            if problem:
-                raise RecordError(_text(problem))
-            name = _text(key, "its key")
-            good[name] = read(name, value)
-        except RecordError as error:
-            faults[Place(database, key.decode(errors="backslashreplace"))] = printable(str(error), 300)
-    return good
-
-
-def _head(key: str, value: bytes) -> int | str:
-    if key == REVISION_KEY:
-        return _to_int(_text(value), "it is ", _COUNTS)
-    if key == WORKERS_KEY:
-        return _to_int(_text(value), "it is ", range(1, MAX_WORKERS + 1))
-    if not _EPOCH.fullmatch(_text(value)):
-        raise RecordError("it is no epoch of Clipper's")
-    return _text(value)
-
-
-def _application(key: str, value: Sequence[bytes]) -> Application:
-    return Application.from_hash(key, _hash(value))
-
-
-def _model(key: str, value: Sequence[bytes]) -> Model:
-    model = Model.from_hash(_hash(value))
-    _check_key(key, model_place(model.id))
-    return model
-
-
-def _replica(key: str, value: Sequence[bytes]) -> Replica:
-    replica = Replica.from_hash(_hash(value))
-    _check_key(key, replica_place(replica.model, replica.replica_id))
-    return replica
-
-
-def _check_key(key: str, place: Place) -> None:
-    if key != place.key:
-        raise RecordError(f"what it says of itself belongs to the key '{printable(place.key, 80)}'")
-
-
-def _current_version(key: str, value: bytes) -> str:
-    if not key.startswith(CURRENT_VERSION_PREFIX):
-        raise RecordError(f"its key does not begin with {CURRENT_VERSION_PREFIX}")
-    _check_model_text(key.removeprefix(CURRENT_VERSION_PREFIX), "it is for ")
-    return _check_model_text(_text(value), "it is ")
-
-
-def _links(key: str, value: Sequence[bytes]) -> tuple[str, ...]:
-    if not is_plain_text(key):
-        raise RecordError("its key cannot be the name of an application")
-    return tuple(sorted(_check_model_text(_text(name), "it has ") for name in value))
-
-
-def _hash(flat: Sequence[bytes]) -> dict[str, str]:
-    texts = list(map(_text, flat))
-    return dict(zip(texts[::2], texts[1::2], strict=True))
-
-
-def _text(value: bytes, what: str = "it") -> str:
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        raise RecordError(f"{what} is not UTF-8: {value[:40]!r}") from None
 
 
 # --- writes: what a change of configuration does to Redis, as values ---

@@ -10,6 +10,10 @@ from clipper_common import records
 _MAX_CLUSTER_ID_BYTES: Final = 1024
 _SMALL_RECORD_BYTES: Final = 16_384
 """In Redis' memory."""
+_MAX_JOURNAL_ENTRIES: Final = 1000
+_MAX_ENTRY_BYTES: Final = 16_384
+_PAGE_RECORDS: Final = 100
+"""About how many records a script reads, so that neither Redis nor its client is busy for long."""
 
 _LUA: Final = f"""
 local function kind(key) return redis.call('TYPE', key).ok end
@@ -32,14 +36,23 @@ local function set_revision(number)
   return number
 end
 -- Where the revision is wrong, the next is above all by which query frontends serve.
-local function next_revision()
+-- The journal says which records it changed. One revision without an entry, by an older program or because the entry
+-- would be too long, and all is read anew.
+local function next_revision(places)
   local last = revision()
   if last == 0 and kind('{records.REVISION_KEY}') ~= 'none' then
     for _, key in ipairs(redis.call('KEYS', '{records.FRONTEND_PREFIX}*')) do
       last = math.max(last, counter(field(key, 'revision')) or 0)
     end
   end
-  return set_revision(last + 1)
+  local number = set_revision(last + 1)
+  local entry = cjson.encode({{string.format('%.0f', number), places}})
+  if kind('{records.JOURNAL_KEY}') ~= 'list' then redis.call('DEL', '{records.JOURNAL_KEY}') end
+  if #entry <= {_MAX_ENTRY_BYTES} then
+    redis.call('RPUSH', '{records.JOURNAL_KEY}', entry)
+    redis.call('LTRIM', '{records.JOURNAL_KEY}', -{_MAX_JOURNAL_ENTRIES}, -1)
+  end
+  return number
 end
 local kinds = {{HSET = 'hash', SADD = 'set', SREM = 'set'}}
 local function write(database, command)
@@ -79,53 +92,110 @@ local function read_small(key, wanted)
   if type(value) == 'table' and (value.err or #value > {records.MAX_RECORD_PARTS}) then return end
   return #key <= {records.MAX_KEY_BYTES} and value or nil
 end
+-- Clipper 0.4 marks a deleted model by taking its field `valid` away and leaves the rest to the query frontend.
+local function is_deleted(database, value)
+  if database ~= {records.MODEL_DB} or type(value) ~= 'table' then return false end
+  for index = 1, #value, 2 do if value[index] == 'valid' then return false end end
+  return true
+end
+-- What has no value is not there.
 local function read(database, wanted, keys)
   redis.call('SELECT', database)
   local found = {{}}
-  for _, key in ipairs(keys or redis.call('KEYS', '*')) do
+  for _, key in ipairs(keys) do
     local problem, value = nil, read_small(key, wanted)
-    if not value then
+    if not value or #value == 0 then
       problem, value = problem_of(key, wanted), ''
-      if not problem then
+      if kind(key) == 'none' then
+        problem, value = nil, false
+      elseif not problem then
         value = redis.call(commands[wanted][2], key)
         if bytes(value) > {records.MAX_RECORD_BYTES} then
           problem, value = 'it has ' .. bytes(value) .. ' bytes, and may have {records.MAX_RECORD_BYTES}', ''
         end
       end
     end
+    if is_deleted(database, value) then
+      redis.call('DEL', key)
+      value = false
+    end
     found[#found + 1] = {{string.sub(key, 1, {records.MAX_KEY_BYTES}), problem or '', value}}
   end
   return found
 end
+local function read_head()
+  local there = {{}}
+  for _, key in ipairs({{'{records.REVISION_KEY}', '{records.EPOCH_KEY}', '{records.WORKERS_KEY}'}}) do
+    if kind(key) ~= 'none' then there[#there + 1] = key end
+  end
+  return read({records.CLIPPER_DB}, 'string', there)
+end
 """
 
-READ_ALL: Final = f"""{_READ}
--- Clipper 0.4 marks a deleted model by taking its field `valid` away and leaves the rest to the query frontend.
-redis.call('SELECT', {records.MODEL_DB})
-for _, key in ipairs(redis.call('KEYS', '*')) do
-  if kind(key) == 'hash' and redis.call('HEXISTS', key, 'valid') == 0 then redis.call('DEL', key) end
+# Some of the records of one database. ARGV: the database, the type of its values, and a cursor as of SCAN, which with
+# the last page is 0. Answers the next cursor and what was found.
+READ_PAGE: Final = f"""{_READ}
+redis.call('SELECT', ARGV[1])
+local page = redis.call('SCAN', ARGV[3], 'COUNT', {_PAGE_RECORDS})
+return {{page[1], read(tonumber(ARGV[1]), ARGV[2], page[2])}}
+"""
+
+# What changed since a revision. ARGV: that revision, its epoch, the databases of the configuration each with the type
+# of its values, and places to read in any case, both as JSON. Answers up to which revision this is all that changed
+# (nothing if that is not known), whether it is the last, the head, and what was found in each database.
+READ_CHANGES: Final = f"""{_READ}
+local reached, last = tonumber(ARGV[1]), revision()
+local types, asked = cjson.decode(ARGV[3]), cjson.decode(ARGV[4])
+if epoch() ~= ARGV[2] or reached > last then return {{''}} end
+local keys, num_keys, seen = {{}}, 0, {{}}
+local function add(places)
+  for _, place in ipairs(places) do
+    if type(place) ~= 'table' or type(place[1]) ~= 'number' or type(place[2]) ~= 'string' then return false end
+    local id = place[1] .. '/' .. place[2]
+    if not seen[id] then
+      seen[id], num_keys = true, num_keys + 1
+      local others = keys[place[1]] or {{}}
+      others[#others + 1] = place[2]
+      keys[place[1]] = others
+    end
+  end
+  return true
 end
+add(asked)
+local most = num_keys + {_PAGE_RECORDS}
+if reached < last then
+  if kind('{records.JOURNAL_KEY}') ~= 'list' then return {{''}} end
+  for _, entry in ipairs(redis.call('LRANGE', '{records.JOURNAL_KEY}', reached - last, -1)) do
+    if num_keys >= most then break end
+    local is_json, change = pcall(cjson.decode, entry)
+    if not is_json or type(change) ~= 'table' or change[1] ~= string.format('%.0f', reached + 1)
+      or type(change[2]) ~= 'table' or not add(change[2]) then return {{''}} end
+    reached = reached + 1
+  end
+  if reached < last and num_keys < most then return {{''}} end
+end
+local found = {{}}
+for _, pair in ipairs(types) do found[#found + 1] = read(pair[1], pair[2], keys[pair[1]] or {{}}) end
 redis.call('SELECT', {records.CLIPPER_DB})
-local head = {{}}
-for _, key in ipairs({{'{records.REVISION_KEY}', '{records.EPOCH_KEY}', '{records.WORKERS_KEY}'}}) do
-  if kind(key) ~= 'none' then head[#head + 1] = key end
-end
-return {{read({records.CLIPPER_DB}, 'string', head),
-  read({records.APPLICATION_DB}, 'hash'), read({records.MODEL_DB}, 'hash'),
-  read({records.METADATA_DB}, 'string'), read({records.LINK_DB}, 'set')}}
+return {{string.format('%.0f', reached), reached == last and 1 or 0, read_head(), found}}
 """
 
-READ_HEAD: Final = f"""{_LUA}
-return {{string.format('%.0f', revision()), epoch()}}
+# The revision and the epoch by which a change is committed, and what their keys and that of the workers have.
+READ_HEAD: Final = f"""{_READ}
+return {{string.format('%.0f', revision()), epoch(), read_head()}}
 """
 
 # ARGV: expected revision and epoch, and the writes as JSON. Answers the new revision, or -1.
 COMMIT: Final = f"""{_LUA}
 if revision() ~= tonumber(ARGV[1]) or epoch() ~= ARGV[2] then return -1 end
-for _, one in ipairs(cjson.decode(ARGV[3])) do write(one[1], one[2]) end
+local places = {{}}
+for _, one in ipairs(cjson.decode(ARGV[3])) do
+  write(one[1], one[2])
+  places[#places + 1] = {{one[1], one[2][2]}}
+end
 redis.call('SELECT', {records.CLIPPER_DB})
 redis.call('SET', '{records.SCHEMA_KEY}', '{records.SCHEMA_VERSION}')
-return next_revision()
+return next_revision(places)
 """
 
 # As COMMIT, for a Redis that came back empty: only one frontend wins, and what was written since stays.
@@ -147,7 +217,8 @@ return 1
 """
 
 READ_REPLICAS: Final = f"""{_READ}
-return read({records.REPLICA_DB}, 'hash')
+redis.call('SELECT', {records.REPLICA_DB})
+return read({records.REPLICA_DB}, 'hash', redis.call('KEYS', '*'))
 """
 
 # A frontend says that it lives, or leaves. Leases are Redis' own: no clock of another machine counts. Nearly always
@@ -260,11 +331,12 @@ local function key_of(replica)
   return replica.model_name .. ',' .. replica.model_version .. ',' .. replica.model_replica_id
 end
 
--- Numbers: a replica that another frontend has is known by that number, one that came back by its old one.
+-- Numbers: a replica that another frontend has is known by that number, one that came back by its old one. A comma
+-- separates a name from the model version, which has none: '/' may be in all of them.
 local number_of, taken = {{}}, {{}}
 for _, replicas in pairs(lives) do
   for _, pair in ipairs(replicas) do
-    number_of[model(pair[2]) .. '/' .. pair[1]] = pair[2].model_replica_id
+    number_of[model(pair[2]) .. ',' .. pair[1]] = pair[2].model_replica_id
     taken[key_of(pair[2])] = pair[1]
   end
 end
@@ -280,7 +352,7 @@ if said ~= '' then
   local new = {{}}
   for _, pair in ipairs(replicas) do
     local name, replica = pair[1], pair[2]
-    local full = model(replica) .. '/' .. name
+    local full = model(replica) .. ',' .. name
     local remembered = text('{records.REPLICA_NUMBER_PREFIX}' .. full)
     replica.model_replica_id = number_of[full] or (number(remembered) and remembered) or replica.model_replica_id
     if not claim(name, replica) then new[#new + 1] = pair end
@@ -297,7 +369,7 @@ if said ~= '' then
     numbers[index] = tonumber(pair[2].model_replica_id)
     keys[index] = key_of(pair[2])
     mine[keys[index]] = true
-    local remembered = '{records.REPLICA_NUMBER_PREFIX}' .. model(pair[2]) .. '/' .. pair[1]
+    local remembered = '{records.REPLICA_NUMBER_PREFIX}' .. model(pair[2]) .. ',' .. pair[1]
     if index == 1 then first_memory = remembered end
     if text(remembered) ~= pair[2].model_replica_id or redis.call('PTTL', remembered) < memory * 3 / 4 then
       redis.call('SET', remembered, pair[2].model_replica_id, 'PX', memory)
@@ -378,10 +450,19 @@ if is_id and owner ~= ARGV[1] then return owner end
 redis.call('SET', '{records.CLUSTER_KEY}', ARGV[1], 'PX', ARGV[2])
 local last = text('{records.LAST_CLUSTER_KEY}')
 redis.call('SET', '{records.LAST_CLUSTER_KEY}', ARGV[1])
-if last and last ~= ARGV[1] and redis.call('DEL', '{records.WORKERS_KEY}') == 1 then next_revision() end
+if last and last ~= ARGV[1] and redis.call('DEL', '{records.WORKERS_KEY}') == 1 then
+  next_revision({{{{{records.CLIPPER_DB}, '{records.WORKERS_KEY}'}}}})
+end
 return ARGV[1]
 """
 
 RELEASE: Final = f"""{_LUA}
 if text('{records.CLUSTER_KEY}') == ARGV[1] then redis.call('DEL', '{records.CLUSTER_KEY}') end
+"""
+
+# Changes nothing, by what a Redis that refuses to serve Clipper does not allow: another database, and a write.
+TRY: Final = f"""
+redis.call('SELECT', {records.LINK_DB})
+redis.call('SELECT', {records.CLIPPER_DB})
+redis.call('DEL', 'clipper:nothing')
 """

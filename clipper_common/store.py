@@ -6,25 +6,40 @@ configuration since it was read. No Redis setting is asked for: `CONFIG SET` is 
 """
 
 import asyncio
+import contextlib
+import inspect
 import json
 import logging
+import socket
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable, Sequence
 from contextlib import aclosing
 from typing import Any, Final
 
+from redis import Redis as BlockingRedis
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, NoPermissionError, ReadOnlyError, RedisError, ResponseError
+from redis.commands.core import AsyncScript
+from redis.exceptions import (
+    AuthenticationError,
+    NoPermissionError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
+from redis.exceptions import (
+    ConnectionError as RedisConnectionError,
+)
+from redis.retry import Retry as BlockingRetry
 
-from clipper_common import records, scripts
+from clipper_common import reading, records, scripts
+from clipper_common.config_copy import ConfigCopy, Update
 from clipper_common.constants import (
     CLUSTER_LEASE_SECONDS,
     CONFIG_POLL_SECONDS,
-    CONFIG_REREAD_SECONDS,
     FRONTEND_LEASE_SECONDS,
 )
 from clipper_common.datatypes import ModelId, printable
@@ -34,14 +49,21 @@ from clipper_common.records import Faults, Frontend, FrontendReport, Place, Repl
 logger = logging.getLogger(__name__)
 
 _CALL_SECONDS: Final = 2.0
-_READ_SECONDS: Final = 10.0
-"""Redis needs a second to read 10,000 applications and models, and more on a busy machine."""
+_TRY_SECONDS: Final = 1.0
 _RECONNECT_SECONDS: Final = 0.2
 _UNKNOWING: Final = "unknowing-"
 """Of an epoch begun by who had never seen a configuration. Who has one writes it back all the same."""
 _REPLICA_MEMORY_SECONDS: Final = 3600.0
 """For so long a version 4 container that is away keeps its number."""
 
+_UNNAMED: Final[dict[str, Any]] = (
+    {"driver_info": None}
+    if "driver_info" in inspect.signature(Redis.__init__).parameters
+    else {"lib_name": None, "lib_version": None}
+)
+"""The client does not tell Redis its name first: before version 8 it passes over the answer to that, which may say why
+Redis refuses it."""
+_UNASKED_BYTES: Final = 4096
 _MAX_TOLD: Final = 100
 """The most wrong records that are named in the log at once."""
 
@@ -86,6 +108,32 @@ def explain(error: BaseException) -> str:
     return f"{reason} (It says: {error})" if reason else str(error) or repr(error)
 
 
+def refusal_at(host: str, port: int) -> str:
+    """What `explain` says of a Redis that refuses to serve Clipper; empty if it serves, or may yet.
+
+    It waits for the answer, so it is for programs without an event loop.
+    """
+    once = BlockingRetry(NoBackoff(), 0)
+    with BlockingRedis(host, port, socket_timeout=_TRY_SECONDS, retry=once, **_UNNAMED) as client:
+        try:
+            client.eval(scripts.TRY, 0)
+        except (*StoreError, UnicodeError) as error:  # such as that of a name that can be none of a host
+            is_cut_off = isinstance(error, RedisConnectionError) and not refusal(error)
+            answer = ResponseError(_said_unasked(host, port)) if is_cut_off else error
+            return explain(answer) if refusal(answer) else ""
+    return ""
+
+
+def _said_unasked(host: str, port: int) -> str:
+    """Return the text that a server sends to a client that writes nothing: such a client gets no reset in its place.
+
+    A Redis in protected mode says why it refuses a client, and closes the connection without reading from it.
+    """
+    with contextlib.suppress(OSError), socket.create_connection((host, port), _TRY_SECONDS) as connection:
+        return connection.recv(_UNASKED_BYTES).decode(errors="replace")
+    return ""
+
+
 class ConfigStore:
     """Clipper's configuration in the Redis at `host`:`port`.
 
@@ -100,10 +148,13 @@ class ConfigStore:
             socket_timeout=None,  # see _in_time
             socket_connect_timeout=_CALL_SECONDS,
             retry=Retry(NoBackoff(), 1),  # a pooled connection may have died since its last use
+            **_UNNAMED,
         )
 
+        self._registered: dict[str, AsyncScript] = {}
         self._frontends: tuple[str, list[Frontend]] = "", []
         """Those that live, and the version of the list."""
+        self._copy = ConfigCopy(self._eval, keeps_good=False)
         self._faults: dict[str, Faults] = {}
         """The records that are known to be wrong: of the configuration, and of the replicas."""
 
@@ -113,12 +164,29 @@ class ConfigStore:
     # --- configuration ---
 
     async def read(self) -> Snapshot:
-        """All configuration that can be used, as of one moment. Its `faults` say what cannot."""
-        await self._read_head()  # a Redis that does not answer is noticed sooner by a call that takes no time
-        answer = await _in_time(self._redis.eval(scripts.READ_ALL, 0), _READ_SECONDS)
-        snapshot = records.read_snapshot(*answer)
-        self._tell("configuration", snapshot.faults)
-        return snapshot
+        """All configuration that can be used. Its `faults` say what cannot."""
+        await self._copy.read_all()
+        self._tell("configuration", self._copy.snapshot.faults)
+        return self._copy.snapshot
+
+    @property
+    def known(self) -> Snapshot:
+        """What was read last."""
+        return self._copy.snapshot
+
+    async def read_latest(self, *places: Place) -> Snapshot:
+        """As `read`, but read only what changed since this store read last, and what is in `places`.
+
+        Elsewhere it may not know yet what was written by others than `commit`.
+        """
+        await self._copy.update(places)
+        self._tell("configuration", self._copy.snapshot.faults)
+        return self._copy.snapshot
+
+    async def read_if_due(self) -> None:
+        """`read`, if that was long ago."""
+        if self._copy.is_due:
+            await self.read()
 
     async def commit(self, based_on: Snapshot, writes: Iterable[Write]) -> int | None:
         """Carry out all `writes`, or none and answer None when `based_on` is no longer the latest.
@@ -128,52 +196,53 @@ class ConfigStore:
         revision = int(await self._eval(scripts.COMMIT, str(based_on.revision), based_on.epoch, _dump(writes)))
         return None if revision < 0 else revision
 
-    async def follow(self, patience_seconds: float = 0.0) -> AsyncIterator[Snapshot]:
+    async def follow(self, patience_seconds: float = 0.0, kept: Snapshot | None = None) -> AsyncIterator[Update]:
         """Yield the configuration, and again each time that it changed.
 
         A record that is wrong stays as it was yielded last. While Redis is away nothing is yielded. When Redis came
         back empty, what was last yielded is written back. Who has yielded nothing yet lets others do that for
-        `patience_seconds`, before taking the Redis for a new one.
+        `patience_seconds`, before writing back what was `kept`, or else taking the Redis for a new one.
         """
-        last: Snapshot | None = None
-        reachable = True
+        copy = ConfigCopy(self._eval, keeps_good=True, kept=kept)
+        refused: str | None = None
+        """Why Redis does not answer, empty if it may be away; None while it answers."""
         while True:
             try:
-                async with aclosing(self._follow_while_reachable(last, patience_seconds)) as snapshots:
-                    async for snapshot in snapshots:
-                        if not reachable:
+                async with aclosing(self._follow_while_reachable(copy, patience_seconds, kept)) as updates:
+                    async for update in updates:
+                        if refused is not None:
                             logger.info("Redis at %s answers again", self.address)
-                            reachable = True
-                        if snapshot is not None and snapshot != last:
-                            last = snapshot
-                            yield snapshot
+                            refused = None
+                        if update is not None:
+                            yield update
             except StoreError as error:
-                if reachable:
+                reason = refusal(error)
+                if refused is None or reason not in ("", refused):
                     logger.warning("Redis at %s does not answer: %s", self.address, explain(error))
-                    reachable = False
+                    refused = reason
                 await asyncio.sleep(_RECONNECT_SECONDS)
 
     async def _follow_while_reachable(
-        self, last: Snapshot | None, patience_seconds: float
-    ) -> AsyncGenerator[Snapshot | None, None]:
+        self, copy: ConfigCopy, patience_seconds: float, kept: Snapshot | None
+    ) -> AsyncGenerator[Update | None, None]:
         """What is new, or None, after each message and at least each `CONFIG_POLL_SECONDS`."""
         async with self._redis.pubsub() as pubsub:
             await _in_time(pubsub.subscribe(records.CHANGES_CHANNEL))
             impatient_at = time.monotonic() + patience_seconds  # not while Redis is away: so it is for the others too
-            seen: tuple[int, str] | None = None
-            read_at = 0.0
             while True:
-                snapshot = None
+                update = None
                 head = await self._read_head()
-                is_for_others = last is None and time.monotonic() < impatient_at
+                was_read, last = copy.is_read, copy.snapshot if copy.is_read else kept
+                is_for_others = not was_read and time.monotonic() < impatient_at
                 while _is_to_begin(head[1], last) and not is_for_others:
                     await self._begin_epoch(last, head[1])
                     head = await self._read_head()
-                if head[1] and (head != seen or time.monotonic() - read_at > CONFIG_REREAD_SECONDS):
-                    found = await self.read()
-                    seen, read_at = (found.revision, found.epoch), time.monotonic()
-                    last = snapshot = found.with_last_good(last or Snapshot())
-                yield snapshot
+                if head[1] and (head != copy.head or copy.is_due):
+                    changed = await (copy.read_all() if copy.is_due else copy.update())
+                    self._tell("configuration", copy.snapshot.faults)
+                    if changed or not was_read or last is None or (last.revision, last.epoch) != copy.head:
+                        update = Update(copy.snapshot, changed)
+                yield update
                 await _wait_for_message(pubsub)
 
     async def _begin_epoch(self, last: Snapshot | None, following: str = "") -> None:
@@ -185,7 +254,7 @@ class ConfigStore:
         await self._eval(scripts.RESTORE, epoch, str(last.revision), _dump(records.put_snapshot(last)), following)
 
     async def _read_head(self) -> tuple[int, str]:
-        revision, epoch = await self._eval(scripts.READ_HEAD)
+        revision, epoch, _ = await self._eval(scripts.READ_HEAD)
         return int(revision), _text(epoch)
 
     # --- replicas: not configuration, so without a revision ---
@@ -196,7 +265,7 @@ class ConfigStore:
 
     async def read_replica_records(self) -> tuple[list[Replica], Faults]:
         """The replicas that are connected, and which of their records are wrong."""
-        replicas, faults = records.read_replicas(await self._eval(scripts.READ_REPLICAS))
+        replicas, faults = reading.read_replicas(await self._eval(scripts.READ_REPLICAS))
         self._tell("replicas", faults)
         return replicas, faults
 
@@ -288,7 +357,10 @@ class ConfigStore:
             logger.info("no longer wrong in Redis: %s", place)
 
     async def _eval(self, script: str, *args: str) -> Any:
-        return await _in_time(self._redis.eval(script, 0, *args))
+        """Run a script by its digest. A Redis that does not have it, since it was restarted for instance, gets it."""
+        if script not in self._registered:
+            self._registered[script] = self._redis.register_script(script)
+        return await _in_time(self._registered[script](args=args))
 
 
 def _is_to_begin(epoch: str, last: Snapshot | None) -> bool:
@@ -296,14 +368,14 @@ def _is_to_begin(epoch: str, last: Snapshot | None) -> bool:
     return not epoch or (last is not None and epoch.startswith(_UNKNOWING) and epoch != last.epoch)
 
 
-async def _in_time(call: Awaitable[Any], seconds: float = _CALL_SECONDS) -> Any:
-    """Return the answer of Redis to `call`. Raises TimeoutError if there is none within so many seconds."""
+async def _in_time(call: Awaitable[Any]) -> Any:
+    """Return the answer of Redis to `call`. Raises TimeoutError if there is none within `_CALL_SECONDS`."""
     # The client's own time limit is asyncio.wait_for, which in Python 3.11 may swallow the cancellation of a task.
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(_CALL_SECONDS):
             return await call
     except TimeoutError:
-        raise TimeoutError(f"no answer within {seconds:.0f} seconds") from None
+        raise TimeoutError(f"no answer within {_CALL_SECONDS:.0f} seconds") from None
 
 
 async def _wait_for_message(pubsub: PubSub) -> None:

@@ -2,21 +2,23 @@
 
 import asyncio
 import contextlib
+import io
 import logging
 import signal
 import sys
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from aiohttp import hdrs, web
-from aiohttp.web_protocol import RequestHandler
+from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
-from clipper_common import jsontext, logs
-from clipper_common.constants import EXIT_ADDRESS_IN_USE, MAX_BODY_BYTES
-from clipper_common.datatypes import escape
+from clipper_common import jsontext, logs, long_work
+from clipper_common.connections import ConnectionKeeper, Kept, Limits, close_idle, is_idle
+from clipper_common.constants import BODY_SECONDS, EXIT_ADDRESS_IN_USE, MAX_BODY_BYTES
 
 logger = logging.getLogger(__name__)
 
@@ -30,10 +32,19 @@ _REFUSED_BY_HEAD: Final = frozenset({403, 413, 415})
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
+PART_BYTES: Final = 1 << 16
+_PIECE_BYTES: Final = 4096
+_SMALL_BYTES: Final = 1024
+"""Data up to this size are parsed as soon as they arrive."""
+
+BODY_LIMIT: Final[web.AppKey[Callable[[web.Request], int]]] = web.AppKey("body_limit")
+"""How large the body of a request may be, where that is not the same for all of an application."""
+INFLATED: Final[web.AppKey[frozenset[str]]] = web.AppKey("inflated")
+"""Each ``Content-Encoding`` that the handlers of an application undo; others are refused."""
+
+
 def json_response(value: object, status: int = 200) -> web.Response:
-    body = jsontext.dumps(value)
-    if not body.isascii() or b"\x7f" in body:
-        body = escape(body.decode()).encode()
+    body = jsontext.dumps_escaped(value)
     return web.Response(body=body, status=status, content_type="application/json")
 
 
@@ -41,6 +52,9 @@ def json_response(value: object, status: int = 200) -> web.Response:
 async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Answer what no handler answers: unknown routes, wrong methods, large bodies, and our own mistakes."""
     try:
+        if isinstance(request.protocol, Connection) and request.protocol.has_more_requests:
+            await asyncio.sleep(0)  # nothing else need suspend us until all of them are answered
+        request = _with_body_limit(request)
         _check_body_by_head(request)
         return await handler(request)
     except web.HTTPException as error:
@@ -62,18 +76,33 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         return json_response({"error": "Internal error", "cause": "An unexpected error occurred!"}, status=500)
 
 
+def _with_body_limit(request: web.Request) -> web.Request:
+    """The request, with the limit of its body that the application has for such ones."""
+    limit_of = request.app.get(BODY_LIMIT)
+    limit = request.client_max_size if limit_of is None else limit_of(request)
+    return request if limit == request.client_max_size else request.clone(client_max_size=limit)
+
+
 def _check_body_by_head(request: web.Request) -> None:
     """Refuse a body that is too large, or that would have to be inflated, before it is read."""
-    if (request.content_length or 0) > MAX_BODY_BYTES:
-        raise web.HTTPRequestEntityTooLarge(MAX_BODY_BYTES, request.content_length or 0)
+    if (request.content_length or 0) > request.client_max_size:
+        raise web.HTTPRequestEntityTooLarge(request.client_max_size, request.content_length or 0)
     if hdrs.CONTENT_ENCODING not in request.headers:
         return
     value = ", ".join(request.headers.getall(hdrs.CONTENT_ENCODING))
     if any(encoding.strip().lower() not in _PLAIN_ENCODINGS for encoding in value.split(",")):
+        understood = request.app.get(INFLATED, frozenset())
+        if value.strip().lower() in understood:
+            return
         raise web.HTTPUnsupportedMediaType(
             text=f"The body has the Content-Encoding '{value}', and is not inflated here. Send the JSON as it is.",
-            headers={hdrs.ACCEPT_ENCODING: "identity"},
+            headers={hdrs.ACCEPT_ENCODING: ", ".join(["identity", *sorted(understood)])},
         )
+
+
+def is_compressed(request: web.Request) -> bool:
+    """Whether a body that was not refused has one of the encodings that the application inflates."""
+    return request.headers.get(hdrs.CONTENT_ENCODING, "").strip().lower() in request.app.get(INFLATED, frozenset())
 
 
 def _cause(request: web.Request, error: web.HTTPException) -> str:
@@ -85,15 +114,55 @@ def _cause(request: web.Request, error: web.HTTPException) -> str:
         case web.HTTPMethodNotAllowed():
             allowed = ", ".join(sorted(error.allowed_methods))
             return f"{request.path} does not take {request.method}, only {allowed}"
-        case web.HTTPRequestEntityTooLarge():
-            return f"The body is larger than {MAX_BODY_BYTES} bytes"
     return error.reason
 
 
-def create_app(**options: Any) -> web.Application:
+async def read_in_parts(request: web.Request) -> list[bytes]:
+    """Return the body in parts, each of `PART_BYTES` at least but for the last; `request.read` copies all of it twice.
+
+    Large pieces are parts as they come, so that nothing is copied. Small ones are put together.
+    """
+    parts: list[bytes] = []
+    begun = io.BytesIO()
+    size = 0
+    try:
+        while piece := await request.content.readany():
+            size += len(piece)
+            if size > request.client_max_size:
+                raise web.HTTPRequestEntityTooLarge(request.client_max_size, size)
+            if len(piece) < PART_BYTES or begun.tell():
+                begun.write(piece)
+                if begun.tell() < PART_BYTES:
+                    continue
+                piece = begun.getvalue()
+                begun = io.BytesIO()
+            parts.append(piece)
+        return [*parts, begun.getvalue()] if begun.tell() or not parts else parts
+    finally:
+        del begun, parts  # an error of the request's content, which is kept there, has this frame in its traceback
+
+
+async def read_body(
+    request: web.Request,
+    seconds: float = BODY_SECONDS,
+    read: Callable[[web.Request], Awaitable[list[bytes]]] = read_in_parts,
+) -> bytes:
+    """Return the body. Raises a 408 if it does not arrive in time."""
+    try:
+        async with asyncio.timeout(seconds):
+            return b"".join(await read(request))
+    except TimeoutError:
+        raise late_body(seconds) from None
+
+
+def late_body(seconds: float) -> web.HTTPRequestTimeout:
+    return web.HTTPRequestTimeout(text=f"The body did not arrive within {seconds:g} seconds")
+
+
+def create_app(max_body_bytes: int = MAX_BODY_BYTES, **options: Any) -> web.Application:
     return web.Application(
         middlewares=[errors_as_json],
-        client_max_size=MAX_BODY_BYTES,
+        client_max_size=max_body_bytes,
         # aiohttp's parser inflates a body before anybody has looked at the request, and goes on after it was refused.
         handler_args={"auto_decompress": False},
         **options,
@@ -103,7 +172,72 @@ def create_app(**options: Any) -> web.Application:
 class Connection(RequestHandler):
     """A client's connection: aiohttp's, with JSON for what its parser refuses too."""
 
-    __slots__ = ()
+    __slots__ = ("_backlog", "rests")
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._backlog: deque[bytes] = deque()
+        self.rests = False
+        """Whether what arrived waits to be parsed."""
+
+    @property
+    def has_more_requests(self) -> bool:
+        """Whether requests wait that were sent before the one under way was answered."""
+        return bool(self._messages)
+
+    def data_received(self, data: bytes) -> None:
+        if self.rests:
+            self._backlog.append(data)
+        elif len(data) <= _SMALL_BYTES:
+            self._parse(data)
+        else:
+            self.rests = True
+            self._backlog.append(data)
+            self._pause_transport_reading()
+            long_work.start(self._parse_backlog())
+
+    def framed_data_received(self, data: bytes) -> None:
+        """Take a part of one request that has no chunks: to parse it costs hardly more than to copy it."""
+        if self.rests or not data:
+            Connection.data_received(self, data)
+        else:
+            self._parse(data)
+
+    def _parse(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._messages and isinstance(self._messages[-1][0], _ErrInfo):
+            self._break_off_body()
+
+    def _parse_backlog(self) -> Iterator[None]:
+        """Parse what arrived in pieces, of which each may have hundreds of small chunks."""
+        while self._backlog:
+            data = self._backlog.popleft()
+            for begin in range(0, max(len(data), 1), _PIECE_BYTES):
+                self._parse(data[begin : begin + _PIECE_BYTES])
+                yield
+        self.rests = False
+        if not (self._reading_paused or self._buffer_paused):
+            self._resume_transport_reading()
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """aiohttp calls it with each of thousands of chunks that are read, whether reading is paused or not."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
+    def _resume_transport_reading(self) -> None:
+        if not self.rests:
+            super()._resume_transport_reading()
+
+    def _break_off_body(self) -> None:
+        """What arrived is no HTTP. Tell whoever waits for the rest of a body: aiohttp's parser does not."""
+        if len(self._messages) > 1:
+            body = self._messages[-2][1]
+        elif self._current_request is not None:
+            body = self._current_request.content
+        else:
+            return
+        if not body.is_eof() and body.exception() is None:
+            body.set_exception(web.RequestPayloadError("it is malformed"))
 
     def handle_error(
         self,
@@ -119,11 +253,43 @@ class Connection(RequestHandler):
         response.force_close()
         return response
 
+    def seconds_idle(self) -> float | None:
+        """For how long it has waited for a request; None while it does not."""
+        if not is_idle(self):
+            return None
+        return self._loop.time() - self._next_keepalive_close_time + self._keepalive_timeout
+
+    def close_idle(self) -> bool:
+        return close_idle(self)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if isinstance(self._manager, _Server) and self.transport is not None:
+            self._manager.keeper.add_unread(self, self.transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        self._forget_unread()
+        super().resume_writing()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Thousands of clients may go at once, such as those of a program that ends: others have their turn."""
+        long_work.start(map(self.lose, (exc,)))
+
+    def lose(self, exc: BaseException | None) -> None:
+        """The connection is gone, since this turn of the event loop or one before."""
+        self._backlog.clear()
+        self._forget_unread()
+        super().connection_lost(exc)
+
+    def _forget_unread(self) -> None:
+        if isinstance(self._manager, _Server):
+            self._manager.keeper.remove_unread(self)
+
 
 class _Server(web.Server):
-    """`server`, with connections of our own."""
+    """`server`, with connections of our own, and within limits."""
 
-    def __init__(self, server: web.Server, connection: Callable[..., RequestHandler]) -> None:
+    def __init__(self, server: web.Server, connection: Callable[..., Connection], limits: Limits) -> None:
         super().__init__(
             server.request_handler,
             request_factory=server.request_factory,
@@ -132,22 +298,35 @@ class _Server(web.Server):
             **server._kwargs,
         )
         self._connection = connection
+        self.keeper = ConnectionKeeper(limits, cast(dict[Kept, asyncio.Transport], self._connections))
+        self._tending = self._loop.create_task(self.keeper.tend())
 
     def __call__(self) -> RequestHandler:
+        refusal = self.keeper.refuse()
+        if refusal is not None:
+            return cast(RequestHandler, refusal)  # any protocol will do
         return self._connection(self, loop=self._loop, **self._kwargs)
+
+    async def shutdown(self, timeout: float | None = None) -> None:
+        await super().shutdown(timeout)
+        self._tending.cancel()
+
+
+LIMITS: Final = web.AppKey("limits", Limits)
+"""Of an application's connections, where they are not the usual ones."""
 
 
 class Runner(web.AppRunner):
     """Runs an application with connections that `connection` makes."""
 
     def __init__(
-        self, app: web.Application, connection: Callable[..., RequestHandler] = Connection, **options: Any
+        self, app: web.Application, connection: Callable[..., Connection] = Connection, **options: Any
     ) -> None:
         super().__init__(app, **options)
         self.connection = connection
 
     async def _make_server(self) -> web.Server:
-        return _Server(await super()._make_server(), self.connection)
+        return _Server(await super()._make_server(), self.connection, self.app.get(LIMITS) or Limits())
 
 
 Opened = Callable[[web.AppRunner], AbstractAsyncContextManager[None]]

@@ -1,11 +1,11 @@
 """The RPC between query frontend and model containers, as values: encoders and decoders over frames.
 
 Version 3 is what the containers of Clipper 0.3 and 0.4 speak (Python, R, JVM, C++). Version 4 is ours: the same
-messages, and a replica id in the metadata, a status per output, messages for leaving and for finding all frontends. A
-batch and its answer are two frames in it, a header and all inputs or outputs: a frame of its own for each of them, and
-for each number, costs both sides more than most inputs do. A container says its version in its metadata; until then it
-is spoken to in version 3. Numbers are little endian. Every other message begins with an empty frame; those from the
-frontend have the version next, those from a container do not.
+messages, and a replica id and a key in the metadata, a status per output, messages for leaving and for finding all
+frontends. A batch and its answer are two frames in it, a header and all inputs or outputs: a frame of its own for each
+of them, and for each number, costs both sides more than most inputs do. A container says its version in its metadata;
+until then it is spoken to in version 3. Numbers are little endian. Every other message begins with an empty frame;
+those from the frontend have the version next, those from a container do not.
 `docs/wire-protocol.md` has the tables.
 """
 
@@ -31,12 +31,25 @@ Views = Sequence[View]
 """Frames too, of which large ones may lie in the memory of the transport."""
 Frame = TypeVar("Frame", bound=View)
 
+
+class Parts(NamedTuple):
+    """A large frame in parts: to put them together would copy all of it in one go."""
+
+    size: int
+    parts: list[bytes]
+
+
+OutFrames = list[bytes | Parts]
+"""Frames to be sent."""
+
 _U32: Final = struct.Struct("<I")
 _U64: Final = struct.Struct("<Q")
 _HEADER: Final = struct.Struct("<II")
 """Begins that of version 4: a message id, and the input type of a batch or the number of its outputs."""
 _DIGITS: Final = re.compile(rb"\d+")
 _MAX_TEXT_BYTES: Final = 1024
+_MAX_JOINED_BYTES: Final = 1 << 20
+"""The inputs of a batch up to this size, in bytes, are joined; those of a larger one stay apart."""
 
 
 class MessageType(IntEnum):
@@ -77,6 +90,8 @@ class Metadata(NamedTuple):
     rpc_version: int
     replica_id: str | None = None
     """Chosen by a version 4 container once in its life, so that it is known again after a reconnect."""
+    key: str | None = None
+    """Chosen at random with it, and told to no other container, so that none takes its place. Older ones have none."""
 
     @property
     def is_relay(self) -> bool:
@@ -142,6 +157,8 @@ def encode_metadata(metadata: Metadata) -> list[bytes]:
     ]
     if metadata.replica_id is not None:
         frames.append(metadata.replica_id.encode())
+        if metadata.key is not None:
+            frames.append(metadata.key.encode())
     return frames
 
 
@@ -194,8 +211,11 @@ def _decode_metadata(frames: Frames) -> Metadata:
         raise WireError("metadata of version 4 without a replica id")
     try:
         model = ModelId(_read_model_text(frames[0], "model name"), _read_model_text(frames[1], "model version"))
-        replica_id = _read_text(frames[4], "replica id") if rpc_version == RPC_VERSION_4 else None
-        return Metadata(model, _read_input_type(frames[2]), rpc_version, replica_id)
+        replica_id = key = None
+        if rpc_version == RPC_VERSION_4:
+            replica_id = _read_text(frames[4], "replica id")
+            key = _read_text(frames[5], "key") if len(frames) > 5 else None
+        return Metadata(model, _read_input_type(frames[2]), rpc_version, replica_id, key)
     except WireError as error:
         raise MetadataError(str(error), rpc_version) from None
 
@@ -245,10 +265,13 @@ def encode_heartbeat_reply(kind: HeartbeatType, rpc_version: int) -> list[bytes]
     return [b"", _U32.pack(rpc_version), _U32.pack(MessageType.HEARTBEAT), _U32.pack(kind)]
 
 
-def encode_predict_request(request: PredictRequest, rpc_version: int) -> list[bytes]:
+def encode_predict_request(request: PredictRequest, rpc_version: int) -> OutFrames:
     inputs = request.inputs
     if rpc_version >= RPC_VERSION_4:
-        return [_HEADER.pack(request.message_id, request.input_type) + _pack_sizes(inputs), b"".join(inputs)]
+        lengths = list(map(len, inputs))
+        header = _HEADER.pack(request.message_id, request.input_type) + struct.pack(f"<{len(lengths)}Q", *lengths)
+        size = sum(lengths)
+        return [header, b"".join(inputs) if size <= _MAX_JOINED_BYTES else Parts(size, list(map(bytes, inputs)))]
     sizes = _U64.pack(request.input_type) + _U64.pack(len(inputs)) + _pack_sizes(inputs)
     message_id, length = _U32.pack(request.message_id), _U64.pack(len(sizes))
     return [b"", _U32.pack(rpc_version), _CONTENT, message_id, _PREDICT, length, sizes, *map(bytes, inputs)]

@@ -11,7 +11,9 @@ import tomllib
 from pathlib import Path
 
 GROUPS = {
-    "frontends": {"aiohttp", "orjson", "prometheus_client", "pysimdjson", "pyzmq", "redis", "uvloop"},
+    "frontends": {
+        *("aiohttp", "hiredis", "orjson", "prometheus_client", "pybase64", "pysimdjson", "pyzmq", "redis", "uvloop"),
+    },
     "containers": {"cloudpickle", "numpy", "prometheus_client", "pyzmq"},
 }
 BUILD = "build"

@@ -11,6 +11,7 @@ import pytest
 from docker_support import built_images, docker_client
 from kubernetes_support import IN_EVERY_RUN, ON_EVERY_MANAGER, kubernetes_api, left_nothing_in_kubernetes
 from managers import MANAGERS, NewManager
+from targets import pytest_addoption, pytest_terminal_summary, select
 
 from clipper_admin import ClipperConnection, ContainerManager, images
 from clipper_admin.container_manager import CLIPPER_DOCKER_LABEL
@@ -21,7 +22,9 @@ __all__ = [
     "docker_client",
     "kubernetes_api",
     "left_nothing_in_kubernetes",
-]  # fixtures that are not of this file
+    "pytest_addoption",
+    "pytest_terminal_summary",
+]  # fixtures and hooks that are not of this file
 
 HOME = "CLIPPER_HOME"
 
@@ -40,6 +43,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.long)
     config.hook.pytest_deselected(items=unwanted)
     items[:] = [item for item in items if item not in unwanted]
+    select(config, items)
 
 
 def manager_of(item: pytest.Item) -> str | None:

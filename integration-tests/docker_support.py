@@ -3,8 +3,10 @@
 import gc
 import os
 import subprocess
+import time
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -15,6 +17,8 @@ from docker.errors import DockerException
 from clipper_admin import images
 
 ROOT = Path(__file__).parents[1]
+REFUSING_REDIS = {"--requirepass secret": "wants a password", "--databases 1": "at least the usual 16 databases"}
+"""Options of a Redis that refuses to serve Clipper, and what is said of it."""
 REQUIRE = "CLIPPER_REQUIRE"
 """The environment variable that lists what must not be missing, such as ``docker,kubernetes``."""
 
@@ -62,3 +66,19 @@ def build(arguments: Sequence[str], context: Path) -> None:
         timeout=900,
     )
     assert result.returncode == 0, result.stdout[-4000:]
+
+
+@contextmanager
+def redis_container(client: docker.DockerClient, options: str) -> Iterator[str]:
+    """The address of a Redis in a container, as other containers and this machine reach it."""
+    container = client.containers.run("redis:alpine", ["redis-server", *options.split()], detach=True)
+    try:
+        give_up = time.monotonic() + 30
+        while b"Ready to accept connections" not in container.logs():
+            assert time.monotonic() < give_up, container.logs()
+            time.sleep(0.05)
+        container.reload()
+        (network,) = container.attrs["NetworkSettings"]["Networks"].values()
+        yield network["IPAddress"]
+    finally:
+        container.remove(force=True, v=True)

@@ -4,7 +4,7 @@ import asyncio
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any, Final
 import aiohttp
 
 LATE: Final = "default: Failed to retrieve a prediction response within the specified latency SLO"
+_MOST_LATE: Final = 0.005
 _PRESSURE: Final = Path("/proc/pressure/cpu")
 
 
@@ -38,6 +39,11 @@ class Step:
     def losses(self) -> dict[str, int]:
         """The mishaps, but not what came late on a machine that had too much to do."""
         return {outcome: number for outcome, number in self.mishaps.items() if outcome != LATE or self.pressure < 0.6}
+
+    def late_share(self, slo_seconds: float) -> float:
+        """The share of queries that were answered after their deadline."""
+        over = sum(latency > slo_seconds for latency in self.latencies)
+        return max(self.outcomes[LATE], over) / max(self.outcomes.total(), 1)
 
     def __str__(self) -> str:
         latencies = sorted(self.latencies)
@@ -113,6 +119,25 @@ class OpenLoop:
             step.outputs[answer.get("output")] += 1
         step.outcomes[outcome] += 1
         step.latencies.append(time.monotonic() - due)
+
+
+def check_harms_nobody(load: OpenLoop, name: str, slo_seconds: float, attack: Callable[[], None]) -> Step:
+    """Check that `attack` costs `load` no query, and makes few more late than the seconds before it.
+
+    What is late is measured once more if need be: a busy machine may be late once.
+    """
+    for attempt in (1, 2):
+        with load.step("alone", before=0.5, after=0.5) as alone:
+            pass
+        with load.step(name, before=0.1, after=0.5) as beside:
+            attack()
+        print(alone, beside, sep="\n")
+        assert beside.mishaps.keys() <= {LATE}
+        most_late = alone.late_share(slo_seconds) + _MOST_LATE
+        if beside.late_share(slo_seconds) <= most_late or attempt == 2:
+            break
+    assert beside.late_share(slo_seconds) <= most_late
+    return beside
 
 
 def _stalled_seconds() -> float:

@@ -2,9 +2,7 @@
 
 import importlib
 import importlib.metadata
-import os
 import re
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,12 +12,13 @@ from typing import Any
 import pytest
 
 from clipper_admin import ClipperConnection, ClipperException, DockerContainerManager, images
+from clipper_admin.deployers import deployer_utils
 from clipper_admin.deployers import keras as keras_deployer
 from clipper_admin.deployers import python as python_deployer
 from clipper_admin.deployers import pytorch as pytorch_deployer
 from clipper_admin.deployers import tensorflow as tensorflow_deployer
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.alone, pytest.mark.timeout(300)]
 
 SLO_MICROS = 5_000_000
 KNOWABLE_SECONDS = 2.0
@@ -34,26 +33,31 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
 
 
 @pytest.fixture(autouse=True)
-def left_nothing(conn: ClipperConnection) -> Iterator[None]:
+def left_nothing(
+    conn: ClipperConnection, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
     """No application, model or temporary folder is left of what failed; nor of what did not."""
-    before = set(os.listdir(tempfile.gettempdir()))
+    folders = tmp_path_factory.mktemp("models")  # other tests may deploy models at the same time
+    monkeypatch.setattr(deployer_utils, "CLIPPER_TEMP_DIR", str(folders))
     yield
     for app in conn.get_all_apps():
         conn.unregister_application(app)
     conn.stop_models(sorted({model["model_name"] for model in conn.get_all_models(verbose=True)}))
-    left = set(os.listdir(tempfile.gettempdir())) - before
-    assert not [name for name in left if name.startswith("clipper-model-")]
+    assert not list(folders.iterdir())
 
 
 def fails(conn: ClipperConnection, message: str, create: Callable[..., None], *args: Any, **options: Any) -> None:
-    """An endpoint that cannot be made says why, and neither its application nor its model is left."""
+    """Check that an endpoint that cannot be made says why, and leaves no application, no model and no image.
+
+    No other test uses the model's name, since the image of a run that was killed stays in the engine.
+    """
     with pytest.raises(ClipperException, match=message):
-        create(conn, "failing", "doubles", *args, **options)
+        create(conn, "never-built", "doubles", *args, **options)
     assert conn.get_all_apps() == []
     assert conn.get_all_models() == []
-    assert conn.get_num_replicas("failing", 1) == 0
+    assert conn.get_num_replicas("never-built", 1) == 0
     with pytest.raises(ClipperException, match="was not found"):
-        conn.deploy_model("failing", 1, "doubles", f"{conn.cm.cluster_identifier}-failing:1")
+        conn.deploy_model("never-built", 1, "doubles", f"{conn.cm.cluster_identifier}-never-built:1")
 
 
 # --- what travels ---
@@ -157,6 +161,7 @@ def test_the_package_that_was_named_helps(conn: ClipperConnection) -> None:
     assert conn.predict("named", [0.9])["output"] == 1
 
 
+@pytest.mark.framework
 def test_packages_are_lowered_and_raised(conn: ClipperConnection, tmp_path: Path) -> None:
     """Nothing holds a model to the releases that Clipper was tested with, or to those of its base image."""
 
@@ -200,5 +205,5 @@ def test_a_model_that_crashes_while_it_is_loaded(conn: ClipperConnection) -> Non
 
     bomb = Bomb()
     started = time.monotonic()
-    fails(conn, "(?s)failing.*last words", python_deployer.create_endpoint, lambda xs: [bomb for _ in xs])
+    fails(conn, "(?s)never-built.*last words", python_deployer.create_endpoint, lambda xs: [bomb for _ in xs])
     assert time.monotonic() - started < 15

@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 from docker import DockerClient
+from docker_support import REFUSING_REDIS, redis_container
 from load import Load
 
 from clipper_admin import ClipperConnection, ClipperException, DockerContainerManager, container_manager, images
@@ -253,6 +254,16 @@ def test_a_redis_and_a_network_of_the_users_own(docker_client: DockerClient) -> 
     finally:
         redis.remove(force=True, v=True)
         network.remove()
+
+
+@pytest.mark.parametrize(("options", "said"), REFUSING_REDIS.items())
+def test_a_redis_that_refuses_is_named_before_anything_starts(
+    docker_client: DockerClient, options: str, said: str
+) -> None:
+    with redis_container(docker_client, options) as address:
+        conn = ClipperConnection(manager("refused", redis_ip=address))
+        with pytest.raises(ClipperException, match=f"Redis at {address}:6379 cannot be used: .*{said}"):
+            conn.start_clipper(query_frontend_image="localhost:1/no:such")  # which would be named next
 
 
 # --- resources, and what users add ---

@@ -27,7 +27,7 @@ FIRST = {
     "keras": "process",
     "pyspark": "process",
 }
-"""The manager on which `make test` tests each framework. The other one is for `make test-all`."""
+"""The manager on which `make test-frameworks` tests each framework. The other one is for `make test-all`."""
 NEEDS = {"docker": "docker_frameworks", "process": "clipper_home"}
 RUN = Path(__file__).parent / "frameworks" / "run.py"
 RUN_SECONDS = 600.0

@@ -207,7 +207,10 @@ def predict(cluster: Runner, name: str, values: list[float]) -> Any:
 
 
 def test_the_query_frontend_is_compiled(cluster: Runner) -> None:
-    code = "from clipper_common import wire; from query_frontend import lane; print(wire.__file__, lane.__file__)"
+    code = (
+        "from clipper_common import wire; from query_frontend.http import fast_path; "
+        "print(wire.__file__, fast_path.__file__)"
+    )
     result = cluster.containers["query"].exec_run(["python", "-c", code])
     assert result.exit_code == 0 and result.output.decode().count(".so") == 2, result.output
 

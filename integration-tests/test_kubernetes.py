@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
+from docker_support import REFUSING_REDIS, redis_container
 from kubernetes_support import MARKS, kubectl, made_namespaces, objects, wait_for, what_is_left_of
 from managers import SMALL
 
@@ -472,6 +473,17 @@ def test_a_start_without_images_leaves_nothing(new_connection: NewConnection) ->
     said = fails_at_once(start, "query-frontend-0-at-imageless", "no/such:frontend", "ErrImagePull")
     assert "registry-1.docker.io" in said or "pull" in said
     assert what_is_left_of(["imageless"]) == set()
+
+
+def test_a_redis_that_refuses_is_named_before_anything_starts(
+    new_connection: NewConnection, docker_client: Any
+) -> None:
+    ((options, said), *_) = REFUSING_REDIS.items()
+    with redis_container(docker_client, options) as address:
+        conn = new_connection("refused", redis_ip=address)
+        with pytest.raises(ClipperException, match=f"Redis at {address}:6379 cannot be used: .*{said}"):
+            conn.start_clipper(query_frontend_image="no/such:frontend")  # which would be named next
+    assert what_is_left_of(["refused"]) == set()
 
 
 def test_a_frontend_that_crashes_is_reported_with_its_last_lines(new_connection: NewConnection) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import urllib3
 from load import Load
 
 from clipper_admin import ClipperConnection, ClipperException, ContainerManager, images
@@ -29,6 +30,11 @@ def summing() -> Any:
 
 def endpoint(conn: ClipperConnection, name: str, func: Any = None, **options: Any) -> None:
     python_deployer.create_endpoint(conn, name, "doubles", func or summing(), slo_micros=SLO_MICROS, **options)
+
+
+def post(address: str, body: bytes, **headers: str) -> int:
+    """Return the status of the answer."""
+    return urllib3.request("POST", f"http://{address}", body=body, headers=headers, timeout=30).status
 
 
 # --- clusters ---
@@ -106,8 +112,17 @@ def test_query_frontends_come_and_go_under_load(conn: ClipperConnection) -> None
 
 def test_a_cluster_of_several_query_frontends(new_manager: NewManager) -> None:
     conn = ClipperConnection(new_manager("several"))
-    conn.start_clipper(num_frontend_replicas=2, workers=2)
+    conn.start_clipper(
+        num_frontend_replicas=2,
+        workers=2,
+        query_frontend_flags={"max_body_bytes": 65536},
+        mgmt_frontend_flags={"allowed_origins": ["https://dashboard.example.com"]},
+    )
     endpoint(conn, "a")
+    assert post(f"{conn.get_query_addr()}/a/predict", b" " * 70_000) == 413
+    applications = f"{conn.cm.get_admin_addr()}/admin/get_all_applications"
+    assert post(applications, b'{"verbose": false}', Origin="https://dashboard.example.com") == 200
+    assert post(applications, b'{"verbose": false}', Origin="https://other.example.com") == 403
     assert {conn.predict("a", [float(number), 1.0])["output"] for number in range(20)} == set(range(1, 21))
     assert len(conn.get_all_model_replicas()) == 1, "one replica, however many query frontends it serves"
     other = ClipperConnection(new_manager("several"))

@@ -19,7 +19,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from clipper_admin import images
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.notebook, pytest.mark.timeout(600)]
 
 NOTEBOOKS = {path.stem: path for path in sorted((ROOT / "examples" / "notebooks").glob("*.ipynb"))}
 KERNEL = "of-the-framework"

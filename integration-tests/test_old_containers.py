@@ -18,7 +18,7 @@ import pytest
 
 from clipper_admin import ClipperConnection, ProcessContainerManager, images
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.alone]
 
 OLD_CONTAINER = Path(__file__).with_name("old_container.py")
 RATE = 300.0

@@ -17,6 +17,7 @@ from bench.cluster import ECHO, Cluster
 from bench.open_loop import Load, Outcome, Result, RunningLoad
 
 pytestmark = [
+    pytest.mark.alone,
     pytest.mark.integration,
     pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler"),
     pytest.mark.timeout(120),

@@ -4,18 +4,25 @@ import asyncio
 import contextlib
 import logging
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from typing import Final, NoReturn
 
 from aiohttp import web
 
 from clipper_common import webapp
-from clipper_common.constants import EXIT_REDIS_REFUSES, EXIT_REDIS_TAKEN, IDLE_CONNECTION_SECONDS
+from clipper_common.body_budget import BodyBudget
+from clipper_common.constants import (
+    CONFIG_POLL_SECONDS,
+    EXIT_REDIS_REFUSES,
+    EXIT_REDIS_TAKEN,
+    IDLE_CONNECTION_SECONDS,
+)
 from clipper_common.errors import ClipperException
 from clipper_common.store import ConfigStore, StoreError, explain, refusal
 from management_frontend.config import Config
 from management_frontend.handlers import (
     BORDER,
+    BUDGET,
     FOLLOW_WORKERS,
     ROUTES,
     SERVICE,
@@ -30,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 _RETRY_SECONDS: Final = 0.2
 _LEASE_REFRESH_SECONDS: Final = 2.0
+_BODIES_AT_A_TIME: Final = 4
+"""As many bodies of the largest size have room."""
 
 
 def run(config: Config) -> None:
@@ -38,11 +47,12 @@ def run(config: Config) -> None:
 
 
 def create_app(config: Config) -> web.Application:
-    app = webapp.create_app()
+    app = webapp.create_app(config.max_body_bytes)
     app.middlewares.extend([refuse_web_pages, errors_as_text])
     app.add_routes(ROUTES)
     store = app[STORE] = ConfigStore(config.redis_ip, config.redis_port)
     app[SERVICE] = ChangeService(store)
+    app[BUDGET] = BodyBudget(_BODIES_AT_A_TIME * config.max_body_bytes)
     app[FOLLOW_WORKERS] = bool(config.follow_workers)
     app[BORDER] = Border(config.host, config.allowed_origins, config.allowed_hosts)
 
@@ -59,28 +69,40 @@ def create_app(config: Config) -> web.Application:
 async def _open(store: ConfigStore, cluster_id: str | None) -> AsyncIterator[None]:
     try:
         await _wait_for_redis(store)
-        async with _claimed(store, cluster_id) if cluster_id is not None else contextlib.nullcontext():
+        async with _task(_reread(store)), _claimed(store, cluster_id):
             yield
     finally:
         await store.close()
 
 
 @contextlib.asynccontextmanager
-async def _claimed(store: ConfigStore, cluster_id: str) -> AsyncIterator[None]:
-    """Keep other clusters out of this Redis."""
+async def _claimed(store: ConfigStore, cluster_id: str | None) -> AsyncIterator[None]:
+    """Keep other clusters out of this Redis, if the cluster has an id."""
+    if cluster_id is None:
+        yield
+        return
     try:
         await _claim(store, cluster_id)
     except StoreError as error:
         _exit_if_refused(store, error)
         raise
-    keeping = asyncio.create_task(_keep_claim(store, cluster_id))
+    try:
+        async with _task(_keep_claim(store, cluster_id)):
+            yield
+    finally:
+        with contextlib.suppress(*StoreError):
+            await store.release(cluster_id)
+
+
+@contextlib.asynccontextmanager
+async def _task(work: Coroutine[None, None, NoReturn]) -> AsyncIterator[None]:
+    """Do `work` meanwhile."""
+    task = asyncio.create_task(work)
     try:
         yield
     finally:
-        keeping.cancel()
-        await asyncio.gather(keeping, return_exceptions=True)
-        with contextlib.suppress(*StoreError):
-            await store.release(cluster_id)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def _wait_for_redis(store: ConfigStore) -> None:
@@ -95,6 +117,14 @@ async def _wait_for_redis(store: ConfigStore) -> None:
                 logger.warning("waiting for Redis at %s: %s", store.address, error)
                 waiting = True
             await asyncio.sleep(_RETRY_SECONDS)
+
+
+async def _reread(store: ConfigStore) -> NoReturn:
+    """Notice now and then what was written by programs that know no revision."""
+    while True:
+        await asyncio.sleep(CONFIG_POLL_SECONDS)
+        with contextlib.suppress(*StoreError):
+            await store.read_if_due()
 
 
 def _exit_if_refused(store: ConfigStore, error: BaseException) -> None:

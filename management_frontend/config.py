@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
-from clipper_common.constants import MANAGEMENT_PORT, REDIS_PORT
+from clipper_common.constants import MANAGEMENT_PORT, MAX_MANAGEMENT_BODY_BYTES, REDIS_PORT
 from management_frontend.origins import Origin, name_of
 
 
@@ -38,6 +38,7 @@ class Config:
     port: int = _option(MANAGEMENT_PORT, "port to listen on", int)
     cluster_id: str | None = _option(None, "refuse a Redis that a cluster with another id uses")
     follow_workers: int = _option(1, "0 if query frontends keep to their --workers: then nothing can change that", int)
+    max_body_bytes: int = _option(MAX_MANAGEMENT_BODY_BYTES, "bytes of the largest body of a request", int)
     allowed_origins: frozenset[Origin] = _option(
         frozenset(), "origins whose web pages may send requests, such as https://a.example.com,http://b:8080", _origins
     )

@@ -7,13 +7,15 @@ from typing import Final, TypeVar
 
 from aiohttp import web
 
+from clipper_common.body_budget import BodyBudget, OverBudgetError
 from clipper_common.datatypes import ModelId
 from clipper_common.errors import QueryError, RequestError
 from clipper_common.records import Snapshot
 from clipper_common.store import ConfigStore, StoreError
-from clipper_common.webapp import Handler, json_response
+from clipper_common.webapp import Handler, json_response, read_body
 from management_frontend import schemas, service, views
 from management_frontend.origins import Border
+from management_frontend.places import places_of
 from management_frontend.schemas import AnyRequest
 from management_frontend.service import Change, ChangeService
 from management_frontend.wrong import WrongRecordError
@@ -22,6 +24,13 @@ STORE: Final = web.AppKey("store", ConfigStore)
 SERVICE: Final = web.AppKey("service", ChangeService)
 FOLLOW_WORKERS: Final = web.AppKey("follow_workers", bool)
 BORDER: Final = web.AppKey("border", Border)
+BUDGET: Final = web.AppKey("budget", BodyBudget)
+"""The memory budget of the request bodies that are being read."""
+
+_SMALL_BYTES: Final = 1 << 16
+"""Bodies that are not larger wait for no others."""
+
+_BUSY: Final = "Other requests with large bodies take the memory that there is for them: ask again"
 
 Source = TypeVar("Source")
 
@@ -42,6 +51,11 @@ async def errors_as_text(request: web.Request, handler: Handler) -> web.StreamRe
         return await handler(request)
     except WrongRecordError as error:
         return json_response({"error": error.label, "cause": str(error)}, error.status)
+    except OverBudgetError:
+        response = json_response({"error": "Service Unavailable", "cause": _BUSY}, status=503)
+        response.headers["Retry-After"] = "1"
+        response.force_close()  # its body was not read
+        return response
     except RequestError as error:
         return web.Response(text=str(error), status=error.status)
     except StoreError as error:
@@ -53,26 +67,37 @@ async def ping(_: web.Request) -> web.Response:
     return web.Response(text="PONG")
 
 
+async def _read(request: web.Request, shape: type[AnyRequest]) -> AnyRequest:
+    """Read and parse a request. Only a few large bodies are read at a time; the others wait."""
+    length = request.client_max_size if request.content_length is None else request.content_length
+    if length <= _SMALL_BYTES:
+        return schemas.parse(shape, await read_body(request))
+    budget = request.app[BUDGET]
+    async with budget.hold("", length):
+        return schemas.parse(shape, await read_body(request, read=budget.read))
+
+
 def changes(shape: type[AnyRequest], rule: Callable[[Snapshot, AnyRequest], Change]) -> Handler:
     """A route that changes the configuration by `rule` and answers with text."""
 
     async def handle(request: web.Request) -> web.Response:
-        wanted = schemas.parse(shape, await request.read())
-        return web.Response(text=await request.app[SERVICE].change(lambda snapshot: rule(snapshot, wanted)))
+        wanted = await _read(request, shape)
+        places = places_of(wanted, request.app[STORE].known)
+        return web.Response(text=await request.app[SERVICE].change(lambda snapshot: rule(snapshot, wanted), places))
 
     return handle
 
 
 def answers(
     shape: type[AnyRequest],
-    read: Callable[[ConfigStore], Awaitable[Source]],
+    read: Callable[[ConfigStore, AnyRequest], Awaitable[Source]],
     view: Callable[[Source, AnyRequest], object],
 ) -> Handler:
     """A route that answers with `view` of what `read` found, as JSON."""
 
     async def handle(request: web.Request) -> web.Response:
-        wanted = schemas.parse(shape, await request.read())
-        return json_response(view(await read(request.app[STORE]), wanted))
+        wanted = await _read(request, shape)
+        return json_response(view(await read(request.app[STORE], wanted), wanted))
 
     return handle
 
@@ -96,18 +121,33 @@ async def set_query_frontend_workers(request: web.Request) -> web.StreamResponse
 
 async def get_frontends_without_replica(request: web.Request) -> web.Response:
     """The query frontends that cannot reach a replica of a model version, neither by themselves nor relayed."""
-    wanted = schemas.parse(schemas.VersionedModel, await request.read())
+    wanted = await _read(request, schemas.VersionedModel)
     model = ModelId(wanted.model_name, wanted.model_version)
     return json_response(await request.app[STORE].not_reaching(model))
 
 
 async def get_state(request: web.Request) -> web.Response:
-    wanted = schemas.parse(schemas.SelectionState, await request.read())
-    return web.Response(text=views.selection_state(await request.app[STORE].read(), wanted))
+    wanted = await _read(request, schemas.SelectionState)
+    return web.Response(text=views.selection_state(await _read_named(request.app[STORE], wanted), wanted))
 
 
-_configuration = partial(answers, read=ConfigStore.read)
-_replicas = partial(answers, read=ConfigStore.read_replica_records)
+async def _read_all(store: ConfigStore, _: object) -> Snapshot:
+    return await store.read()
+
+
+async def _read_named(store: ConfigStore, wanted: object) -> Snapshot:
+    return await store.read_latest(*places_of(wanted, store.known))
+
+
+async def _read_replicas(store: ConfigStore, _: object) -> views.Replicas:
+    return await store.read_replica_records()
+
+
+def _one(shape: type[AnyRequest], view: Callable[[Snapshot, AnyRequest], object]) -> Handler:
+    return answers(shape, _read_named, view)
+
+
+_list = partial(answers, schemas.Listing, _read_all)
 
 ROUTES: Final = [
     web.get("/admin/ping", ping),
@@ -120,14 +160,14 @@ ROUTES: Final = [
     web.post("/admin/set_model_version", changes(schemas.VersionedModel, service.set_model_version)),
     web.post("/admin/set_batching", changes(schemas.SetBatching, service.set_batching)),
     web.post("/admin/set_query_frontend_workers", set_query_frontend_workers),
-    web.post("/admin/get_query_frontend_workers", _configuration(schemas.Nothing, view=views.query_frontend_workers)),
-    web.post("/admin/get_all_applications", _configuration(schemas.Listing, view=views.applications)),
-    web.post("/admin/get_application", _configuration(schemas.NamedApplication, view=views.application)),
-    web.post("/admin/get_linked_models", _configuration(schemas.LinkedModels, view=views.linked_models)),
-    web.post("/admin/get_all_models", _configuration(schemas.Listing, view=views.models)),
-    web.post("/admin/get_model", _configuration(schemas.VersionedModel, view=views.model)),
-    web.post("/admin/get_all_containers", _replicas(schemas.Listing, view=views.replicas)),
-    web.post("/admin/get_container", _replicas(schemas.NumberedReplica, view=views.replica)),
+    web.post("/admin/get_query_frontend_workers", _one(schemas.Nothing, views.query_frontend_workers)),
+    web.post("/admin/get_all_applications", _list(views.applications)),
+    web.post("/admin/get_application", _one(schemas.NamedApplication, views.application)),
+    web.post("/admin/get_linked_models", _one(schemas.LinkedModels, views.linked_models)),
+    web.post("/admin/get_all_models", _list(views.models)),
+    web.post("/admin/get_model", _one(schemas.VersionedModel, views.model)),
+    web.post("/admin/get_all_containers", answers(schemas.Listing, _read_replicas, views.replicas)),
+    web.post("/admin/get_container", answers(schemas.NumberedReplica, _read_replicas, views.replica)),
     web.post("/admin/get_frontends_without_replica", get_frontends_without_replica),
     web.post("/admin/get_state", get_state),
 ]

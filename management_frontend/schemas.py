@@ -23,6 +23,7 @@ class AddApplication:
     latency_slo_micros: int
     missing_values: bool = False
     """Whether floats and doubles may be null, NaN and infinite."""
+    max_body_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class AddModel:
     """Whether only to say if the model could be added."""
     batch_policy: BatchPolicy | None = None
     batch_delay_micros: int | None = None
+    max_output_bytes: int | None = None
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,10 @@ from clipper_common.constants import (
     MAX_LABELS,
     MAX_MODEL_VERSIONS,
     MAX_NAME_LENGTH,
+    MAX_OUTPUT_BYTES,
     MAX_PATH_LENGTH,
     MAX_WORKERS,
+    SIZE_LIMITS,
 )
 from clipper_common.datatypes import BatchPolicy, InputType, ModelId, escape, is_app_name, is_id_part, is_model_name
 from clipper_common.errors import QueryError, RequestError
@@ -75,17 +77,20 @@ class ChangeService:
         self._saw_epoch = False
         self._lock = asyncio.Lock()
 
-    async def change(self, rule: Rule) -> str:
-        """Do what `rule` says of the latest configuration. A query that is asked after this returns sees it."""
+    async def change(self, rule: Rule, places: Sequence[Place] = ()) -> str:
+        """Do what `rule` says of the latest configuration. A query that is asked after this returns sees it.
+
+        In `places` it looks at what is there now, whoever wrote it.
+        """
         async with self._lock:
-            revision, text = await self._commit(rule)
+            revision, text = await self._commit(rule, places)
         if revision is not None:
             await self._wait_until_applied(revision)
         return text
 
-    async def _commit(self, rule: Rule) -> tuple[int | None, str]:
+    async def _commit(self, rule: Rule, places: Sequence[Place]) -> tuple[int | None, str]:
         for _ in range(_ATTEMPTS):
-            snapshot = await self._read()
+            snapshot = await self._read(places)
             writes, text = rule(snapshot)
             if not writes:
                 return None, text
@@ -94,11 +99,11 @@ class ChangeService:
                 return revision, text
         raise BusyError("The configuration is being changed by other programs all the time. Try again.")
 
-    async def _read(self) -> Snapshot:
+    async def _read(self, places: Sequence[Place]) -> Snapshot:
         """The configuration; if Redis has just lost it, once a query frontend has written it back."""
         give_up = time.monotonic() + _RESTORE_SECONDS
         while True:
-            snapshot = await self._store.read()
+            snapshot = await self._store.read_latest(*places)
             if snapshot.epoch or not self._saw_epoch:
                 self._saw_epoch = bool(snapshot.epoch)
                 return snapshot
@@ -139,16 +144,23 @@ def add_application(snapshot: Snapshot, wanted: AddApplication) -> Change:
         raise QueryError(
             f"missing_values is for the input types floats and doubles: {wanted.input_type.canonical_name} have none"
         )
+    _check_size_limit("max_body_bytes", wanted.max_body_bytes)
     app = Application(
         name,
         wanted.input_type,
         wanted.default_output,
         wanted.latency_slo_micros,
         missing_values=wanted.missing_values,
+        max_body_bytes=wanted.max_body_bytes or 0,
     )
     # Clipper 0.4 left the links of a deleted application behind.
     writes = records.delete_application(name) + records.put_application(app)
     return Change(writes, f"Successfully added application with name '{name}'")
+
+
+def _check_size_limit(name: str, limit: int | None) -> None:
+    if limit is not None and limit not in SIZE_LIMITS:
+        raise QueryError(f"{name} must be from {SIZE_LIMITS[0]} to {SIZE_LIMITS[-1]}, and is {limit}")
 
 
 def delete_application(snapshot: Snapshot, wanted: NamedApplication) -> Change:
@@ -246,6 +258,7 @@ def add_model(snapshot: Snapshot, wanted: AddModel, registration: str) -> Change
         raise QueryError(f"model with name '{name}' and version '{version}' already exists")
     _check_id_parts(snapshot, wanted)
     _check_sizes(snapshot, wanted)
+    _check_size_limit("max_output_bytes", wanted.max_output_bytes)
     _check_linked_apps_accept(snapshot, name, wanted.input_type)
     if wanted.check_only:
         return Change([], f"Model with name '{name}' and version '{version}' can be added")
@@ -262,6 +275,7 @@ def _new_model(wanted: AddModel, registration: str) -> Model:
         container_name=wanted.container_name,
         model_data_path=wanted.model_data_path,
         registration=registration,
+        max_output_bytes=wanted.max_output_bytes or MAX_OUTPUT_BYTES,
     )
     return _with_batching(model, wanted)
 

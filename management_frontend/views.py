@@ -3,6 +3,7 @@
 from typing import Any
 
 from clipper_common import records
+from clipper_common.constants import MAX_OUTPUT_BYTES
 from clipper_common.datatypes import ModelId
 from clipper_common.errors import QueryError
 from clipper_common.records import Application, Faults, Model, Replica, Snapshot
@@ -88,6 +89,7 @@ def _application(snapshot: Snapshot, app: Application) -> Json:
         "latency_slo_micros": app.latency_slo_micros,
         "name": app.name,
         "missing_values": app.missing_values,
+        **({"max_body_bytes": app.max_body_bytes} if app.max_body_bytes else {}),
         "linked_models": list(snapshot.links.get(app.name, ())),
     }
 
@@ -104,6 +106,7 @@ def _model(snapshot: Snapshot, model: Model) -> Json:
         "batch_policy": model.batch_policy,
         "batch_size": model.batch_size,
         "batch_delay_micros": model.batch_delay_micros,
+        **({"max_output_bytes": model.max_output_bytes} if model.max_output_bytes != MAX_OUTPUT_BYTES else {}),
     }
 
 

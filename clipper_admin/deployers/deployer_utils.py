@@ -45,6 +45,7 @@ class DeployOptions(TypedDict, total=False):
     load_timeout: float
     inputs: str
     outputs: str
+    max_output_bytes: int | None
 
 
 class EndpointOptions(DeployOptions, total=False):
@@ -54,6 +55,7 @@ class EndpointOptions(DeployOptions, total=False):
     version: Version
     slo_micros: int
     missing_values: bool
+    max_body_bytes: int | None
 
 
 _DEFAULTS: Final[dict[str, Any]] = {
@@ -74,7 +76,9 @@ _DEFAULTS: Final[dict[str, Any]] = {
     "load_timeout": LOAD_SECONDS,
     "inputs": modeldir.ARRAY_INPUTS,
     "outputs": modeldir.JSON_OUTPUTS,
+    "max_output_bytes": None,
     "missing_values": False,
+    "max_body_bytes": None,
 }
 _OF_0_4: Final = ["num_replicas", "batch_size", "pkgs_to_install"]
 _NEW: Final = [
@@ -82,10 +86,10 @@ _NEW: Final = [
     *("load_timeout", "inputs", "outputs"),
 ]
 _ORDER: Final = {
-    DeployOptions: ["base_image", "labels", "registry", *_NEW],
+    DeployOptions: ["base_image", "labels", "registry", *_NEW, "max_output_bytes"],
     EndpointOptions: [
         *("default_output", "version", "slo_micros", "labels", "registry", "base_image"),
-        *(*_NEW, "missing_values"),
+        *(*_NEW, "missing_values", "max_output_bytes", "max_body_bytes"),
     ],
 }
 """In the order of Clipper 0.4: scripts may give them by position."""
@@ -132,6 +136,8 @@ inputs : str, optional
     long; ``numpy.asarray`` makes the two-dimensional array of it without a copy.
 outputs : str, optional
     ``json``, or ``text``: each output becomes its ``str()``, as in Clipper 0.4.
+max_output_bytes : int, optional
+    As in ``ClipperConnection.deploy_model``: the size of the largest output.
 
 Raises
 ------
@@ -150,13 +156,15 @@ default_output : str, optional
 slo_micros : int, optional
     The deadline of a query, in microseconds.
 missing_values : bool, optional
-    As in ``ClipperConnection.register_application``: whether floats and doubles may be null, NaN and infinite.""",
+    As in ``ClipperConnection.register_application``: whether floats and doubles may be null, NaN and infinite.
+max_body_bytes : int, optional
+    As there: the size of the largest request.""",
     "endpoint_options": """
 version, labels, registry, base_image, num_replicas, batch_size, pkgs_to_install, make_current
     As there.
 resources, gpus, batch_policy, batch_delay_micros, load_timeout
     As there.
-inputs, outputs
+inputs, outputs, max_output_bytes
     As there.
 
 Raises
@@ -375,10 +383,11 @@ def make_endpoint(
     version: Version = 1,
     slo_micros: int = 3000000,
     missing_values: bool = False,
+    max_body_bytes: int | None = None,
     **options: Any,
 ) -> None:
     """Register an application, `deploy` a model of the same name, and link the two."""
-    with endpoint(clipper_conn, name, input_type, default_output, slo_micros, missing_values):
+    with endpoint(clipper_conn, name, input_type, default_output, slo_micros, missing_values, max_body_bytes):
         deploy(clipper_conn, name, version, input_type, *model, **options)
 
 
@@ -390,12 +399,13 @@ def endpoint(
     default_output: str,
     slo_micros: int,
     missing_values: bool = False,
+    max_body_bytes: int | None = None,
 ) -> Iterator[None]:
     """Register an application, and link it to the model of the same name that the block deploys.
 
     When the block fails, the application is gone again.
     """
-    clipper_conn.register_application(name, input_type, default_output, slo_micros, missing_values)
+    clipper_conn.register_application(name, input_type, default_output, slo_micros, missing_values, max_body_bytes)
     complaint = f"Application {name} could not be removed again"
     with undone_on_failure(lambda: clipper_conn.unregister_application(name), complaint, clipper_conn.logger):
         yield

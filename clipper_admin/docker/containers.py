@@ -8,7 +8,9 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, Self
 
 from clipper_admin import container_manager as cm
+from clipper_admin import workers
 from clipper_admin.container_manager import ALL_GPUS, UNLIMITED, Resources, create_model_container_label
+from clipper_admin.frontend_options import FrontendOptions
 from clipper_common import constants
 from clipper_common.errors import ClipperException
 
@@ -169,40 +171,38 @@ def redis(cluster_name: str) -> Container:
     return Container(redis_name(cluster_name), REDIS_IMAGE, REDIS_COMMAND)
 
 
-def management_frontend(cluster: Cluster, image: str, port: int, cluster_id: str) -> Container:
+def management_frontend(cluster: Cluster, options: FrontendOptions, port: int, cluster_id: str) -> Container:
     return Container(
         f"mgmt_frontend-{number_of(cluster.name)}",
-        image,
-        _options(redis_ip=cluster.redis_ip, redis_port=cluster.redis_port, **_cluster_id(cluster_id)),
+        options.mgmt_frontend_image,
+        _options(
+            redis_ip=cluster.redis_ip,
+            redis_port=cluster.redis_port,
+            **_cluster_id(cluster_id),
+            **options.mgmt_frontend_flags,
+        ),
         ports=(Port(constants.MANAGEMENT_PORT, port, cm.CLIPPER_MANAGEMENT_PORT_LABEL),),
         labels={cm.CLIPPER_MGMT_FRONTEND_CONTAINER_LABEL: "", **_redis_labels(cluster)},
     )
 
 
-def query_frontend(
-    cluster: Cluster,
-    image: str,
-    port: int,
-    rpc_port: int,
-    cluster_id: str,
-    options: Mapping[str, int],
-    workers: int = 1,
-) -> Container:
-    """`workers` of all that the options name make up one of `num_frontend_replicas`."""
+def query_frontend(cluster: Cluster, options: FrontendOptions, port: int, rpc_port: int, cluster_id: str) -> Container:
+    """One container, whose workers make up all of the `num_frontend_replicas`."""
     name = query_frontend_name(cluster.name)
+    total = workers.total(options.num_frontend_replicas, options.workers)
     where = {"redis_ip": cluster.redis_ip, "redis_port": cluster.redis_port, "advertise": name}
     return Container(
         name,
-        image,
-        _options(**where, **options, **_cluster_id(cluster_id)),
+        options.query_frontend_image,
+        _options(**where, **options.query_frontend_arguments(), workers=total, **_cluster_id(cluster_id)),
         ports=(
             Port(constants.QUERY_PORT, port, cm.CLIPPER_QUERY_PORT_LABEL),
             Port(constants.RPC_PORT, rpc_port, cm.CLIPPER_RPC_PORT_LABEL),
         ),
         labels={
             cm.CLIPPER_QUERY_FRONTEND_CONTAINER_LABEL: "",
-            TOTAL_WORKERS_LABEL: str(options.get("workers", 1)),
-            WORKERS_LABEL: str(workers),
+            TOTAL_WORKERS_LABEL: str(total),
+            WORKERS_LABEL: str(options.workers),
             **_redis_labels(cluster),
         },
     )

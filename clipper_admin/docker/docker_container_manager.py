@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from clipper_admin import container_manager as labels
+from clipper_admin import external_redis
 from clipper_admin import workers as frontend_workers
 from clipper_admin.arguments import check_redis_ip
 from clipper_admin.container_manager import (
@@ -25,6 +26,7 @@ from clipper_admin.docker.containers import Cluster, Container
 from clipper_admin.docker.engine import Engine, NameTaken, in_parallel, translated
 from clipper_admin.docker.starting import Plan
 from clipper_admin.files import explained_logs
+from clipper_admin.frontend_options import FrontendOptions
 from clipper_admin.image_builder import ImageBuilder
 from clipper_admin.older_calls import check_manager_call, check_port
 from clipper_common import constants
@@ -141,38 +143,12 @@ class DockerContainerManager(ContainerManager):
 
     # --- start ---
 
-    def start_clipper(
-        self,
-        query_frontend_image: str,
-        mgmt_frontend_image: str,
-        frontend_exporter_image: str,
-        cache_size: int,
-        qf_http_thread_pool_size: int,
-        qf_http_timeout_request: int,
-        qf_http_timeout_content: int,
-        num_frontend_replicas: int,
-        workers: int = 1,
-    ) -> None:
+    def start_clipper(self, options: FrontendOptions) -> None:
         """Start the containers and connect to them; images that this machine lacks are pulled first."""
-        total = frontend_workers.total(num_frontend_replicas, workers)
-        plan = Plan(
-            self._cluster,
-            self._has_own_redis,
-            self._fluentd,
-            query_frontend_image,
-            mgmt_frontend_image,
-            frontend_exporter_image,
-            {
-                "prediction_cache_size": cache_size,
-                "thread_pool_size": qf_http_thread_pool_size,
-                "timeout_request": qf_http_timeout_request,
-                "timeout_content": qf_http_timeout_content,
-                "workers": total,
-            },
-            workers,
-            **self._ports,
-        )
+        plan = Plan(self._cluster, self._has_own_redis, self._fluentd, options, **self._ports)
         self._refuse_existing()
+        if not self._has_own_redis:
+            external_redis.check_for_containers(self._cluster.redis_ip, self._cluster.redis_port)
         in_parallel(self._engine.ensure_image, plan.images)
         self._start(plan)
         self.logger.info("Clipper listens on %s", self.get_query_addr())

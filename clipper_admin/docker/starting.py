@@ -11,6 +11,7 @@ from clipper_admin import http_client
 from clipper_admin.docker import containers, metric_file
 from clipper_admin.docker.containers import Cluster
 from clipper_admin.docker.engine import Engine, in_parallel
+from clipper_admin.frontend_options import FrontendOptions
 from clipper_common.errors import ClipperException
 
 _WATCH_SECONDS: Final = 5.0
@@ -26,12 +27,7 @@ class Plan:
     has_own_redis: bool
     fluentd: str | int | None
     """The address of one that runs, the port for one of the cluster's own, or none."""
-    query_frontend_image: str
-    mgmt_frontend_image: str
-    frontend_exporter_image: str
-    query_frontend_options: Mapping[str, int]
-    workers: int
-    """Of all that the options name, those that make up one of `num_frontend_replicas`."""
+    options: FrontendOptions
     query_port: int
     management_port: int
     rpc_port: int
@@ -40,7 +36,8 @@ class Plan:
     @property
     def images(self) -> list[str]:
         """All that the machine must have."""
-        of_clipper = [self.query_frontend_image, self.mgmt_frontend_image, self.frontend_exporter_image]
+        options = self.options
+        of_clipper = [options.query_frontend_image, options.mgmt_frontend_image, options.frontend_exporter_image]
         redis = [containers.REDIS_IMAGE] if self.has_own_redis else []
         fluentd = [containers.FLUENTD_IMAGE] if isinstance(self.fluentd, int) else []
         return [*of_clipper, containers.PROMETHEUS_IMAGE, *redis, *fluentd]
@@ -48,7 +45,7 @@ class Plan:
 
 def claim(engine: Engine, plan: Plan) -> Any:
     """Create the exporter, which only one can do. Raises NameTaken if somebody else starts the same cluster."""
-    return engine.create(containers.exporter(plan.cluster.name, plan.frontend_exporter_image), plan.cluster)
+    return engine.create(containers.exporter(plan.cluster.name, plan.options.frontend_exporter_image), plan.cluster)
 
 
 def start(engine: Engine, plan: Plan) -> None:
@@ -59,16 +56,8 @@ def start(engine: Engine, plan: Plan) -> None:
     # Only a Redis that others can reach needs to know whose it is.
     cluster_id = "" if plan.has_own_redis else f"{cluster.name}/{uuid.uuid4().hex}"
     frontends = [
-        containers.management_frontend(cluster, plan.mgmt_frontend_image, plan.management_port, cluster_id),
-        containers.query_frontend(
-            cluster,
-            plan.query_frontend_image,
-            plan.query_port,
-            plan.rpc_port,
-            cluster_id,
-            plan.query_frontend_options,
-            plan.workers,
-        ),
+        containers.management_frontend(cluster, plan.options, plan.management_port, cluster_id),
+        containers.query_frontend(cluster, plan.options, plan.query_port, plan.rpc_port, cluster_id),
     ]
     start_each = [lambda container=container: engine.start(container, cluster) for container in frontends]
     in_parallel(lambda begin: begin(), [*start_each, lambda: _start_prometheus(engine, cluster, plan.prometheus_port)])

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipper_admin import images
-from clipper_admin.arguments import check_redis_ip, check_text, check_texts
+from clipper_admin import external_redis, images
+from clipper_admin.arguments import check_frontend_options, check_redis_ip, check_text, check_texts
 from clipper_admin.container_manager import (
     CLIPPER_DOCKER_LABEL,
     UNLIMITED,
@@ -20,6 +20,7 @@ from clipper_admin.container_manager import (
 from clipper_admin.docker.containers import PROMETHEUS_IMAGE, REDIS_IMAGE
 from clipper_admin.docker.engine import Engine
 from clipper_admin.files import explained
+from clipper_admin.frontend_options import FrontendOptions
 from clipper_admin.image_builder import ImageBuilder
 from clipper_admin.kubernetes import export, manifests, names, namespaces, record, removal, status, waiting
 from clipper_admin.kubernetes.api import Api
@@ -29,7 +30,6 @@ from clipper_admin.kubernetes.spec import (
     LOAD_BALANCER,
     NODE_PORT,
     Cluster,
-    FrontendOptions,
     Images,
     Ingress,
     Model,
@@ -165,36 +165,25 @@ class KubernetesContainerManager(ContainerManager):
 
     # --- start ---
 
-    def start_clipper(
-        self,
-        query_frontend_image: str,
-        mgmt_frontend_image: str,
-        frontend_exporter_image: str,
-        cache_size: int,
-        qf_http_thread_pool_size: int,
-        qf_http_timeout_request: int,
-        qf_http_timeout_content: int,
-        num_frontend_replicas: int,
-        workers: int = 1,
-    ) -> None:
+    def start_clipper(self, options: FrontendOptions) -> None:
         """Apply the objects of the cluster, wait until all pods are ready, and connect to them."""
-        options = FrontendOptions(
-            cache_size,
-            qf_http_thread_pool_size,
-            qf_http_timeout_request,
-            qf_http_timeout_content,
-            num_frontend_replicas,
-            workers,
-        )
-        objects = self._objects(options, query_frontend_image, mgmt_frontend_image, frontend_exporter_image)
+        objects = self._objects(options)
         self._check_ways()
         if self._api.list("Deployment", self._labels):
             raise self._already_exists()
+        if self._cluster.redis_ip is not None:
+            external_redis.check_for_containers(self._cluster.redis_ip, self._cluster.redis_port)
         self._start([object_ for object_ in objects if object_["kind"] != "Namespace"])
         self.logger.info("Clipper listens on %s", self.get_query_addr())
 
-    def _objects(self, options: FrontendOptions, query: str, management: str, exporter: str) -> list[dict[str, Any]]:
-        wanted = Images(query, management, exporter, self._redis_image, self._prometheus_image)
+    def _objects(self, options: FrontendOptions) -> list[dict[str, Any]]:
+        wanted = Images(
+            options.query_frontend_image,
+            options.mgmt_frontend_image,
+            options.frontend_exporter_image,
+            self._redis_image,
+            self._prometheus_image,
+        )
         return record.recorded(manifests.cluster_objects(self._cluster, options, wanted), self._cluster)
 
     def _start(self, objects: Sequence[dict[str, Any]]) -> None:
@@ -511,6 +500,8 @@ class KubernetesContainerManager(ContainerManager):
         num_frontend_replicas: int = 1,
         workers: int = 1,
         *,
+        query_frontend_flags: Mapping[str, int] | None = None,
+        mgmt_frontend_flags: Mapping[str, Iterable[str]] | None = None,
         fits_server: bool = False,
     ) -> list[str]:
         """Write what `start_clipper` would apply into a folder, as YAML. Needs no cluster.
@@ -522,7 +513,8 @@ class KubernetesContainerManager(ContainerManager):
         folder : str
             It is made if need be.
         query_frontend_image, mgmt_frontend_image, frontend_exporter_image, cache_size, qf_http_thread_pool_size, \
-qf_http_timeout_request, qf_http_timeout_content, num_frontend_replicas, workers
+qf_http_timeout_request, qf_http_timeout_content, num_frontend_replicas, workers, query_frontend_flags, \
+mgmt_frontend_flags
             As in ``ClipperConnection.start_clipper``.
         fits_server : bool, optional
             Ask the API server which API groups it offers, and write older ones where it has nothing better.
@@ -532,15 +524,20 @@ qf_http_timeout_request, qf_http_timeout_content, num_frontend_replicas, workers
         list of str
             The paths of the files, in the order in which they are to be applied.
         """
-        options = FrontendOptions(
-            cache_size,
-            qf_http_thread_pool_size,
-            qf_http_timeout_request,
-            qf_http_timeout_content,
-            num_frontend_replicas,
-            workers,
+        options = check_frontend_options(
+            query_frontend_flags,
+            mgmt_frontend_flags,
+            query_frontend_image=query_frontend_image,
+            mgmt_frontend_image=mgmt_frontend_image,
+            frontend_exporter_image=frontend_exporter_image,
+            cache_size=cache_size,
+            qf_http_thread_pool_size=qf_http_thread_pool_size,
+            qf_http_timeout_request=qf_http_timeout_request,
+            qf_http_timeout_content=qf_http_timeout_content,
+            num_frontend_replicas=num_frontend_replicas,
+            workers=workers,
         )
-        objects = self._objects(options, query_frontend_image, mgmt_frontend_image, frontend_exporter_image)
+        objects = self._objects(options)
         return self._write(folder, objects, fits_server)
 
     def export_model(

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from clipper_admin.docker.containers import REDIS_COMMAND
+from clipper_admin.frontend_options import FrontendOptions
 from clipper_admin.kubernetes import names, network, objects, pods, prometheus, resources
 from clipper_admin.kubernetes.pods import Manifest
-from clipper_admin.kubernetes.spec import Cluster, FrontendOptions, Images, Model
+from clipper_admin.kubernetes.spec import Cluster, Images, Model
 from clipper_common import constants
 
 PRESTOP_SECONDS: Final = 3
@@ -38,7 +39,7 @@ def cluster_objects(cluster: Cluster, options: FrontendOptions, images: Images) 
         *prometheus.access(objects.metadata(cluster, names.prometheus_account(cluster.name), names.METRICS)),
         *(network.policies(cluster) if cluster.has_network_policies else []),
         *(_redis(cluster, images) if cluster.redis_ip is None else []),
-        *_management_frontend(cluster, images),
+        *_management_frontend(cluster, options, images),
         *_query_frontends(cluster, options, images),
         *_prometheus(cluster, images),
     ]
@@ -95,13 +96,13 @@ def _redis(cluster: Cluster, images: Images) -> list[Manifest]:
     ]
 
 
-def _management_frontend(cluster: Cluster, images: Images) -> list[Manifest]:
+def _management_frontend(cluster: Cluster, options: FrontendOptions, images: Images) -> list[Manifest]:
     selector = names.selector(cluster.name, names.MANAGEMENT)
     metadata = objects.metadata(cluster, names.management_frontend(cluster.name), names.MANAGEMENT)
     container = pods.container(
         names.MANAGEMENT,
         images.mgmt_frontend,
-        args=_options({**_redis_options(cluster), **_FIXED_WORKERS}),
+        args=_options({**_redis_options(cluster), **_FIXED_WORKERS, **options.mgmt_frontend_flags}),
         ports=[pods.port("http", constants.MANAGEMENT_PORT)],
         resources=resources.of(cluster, names.MANAGEMENT),
         volumeMounts=[pods.TMP_MOUNT],
@@ -133,7 +134,7 @@ def _query_frontends(cluster: Cluster, options: FrontendOptions, images: Images)
         objects.disruption_budget(metadata, selector),
         objects.service(metadata, selector, cluster.service_type("query-rpc"), constants.RPC_PORT, "rpc"),
         objects.service(public, selector, cluster.service_type("query"), constants.QUERY_PORT, "http"),
-        pods.deployment(metadata, selector, options.num_replicas, template, pods.ROLLING),
+        pods.deployment(metadata, selector, options.num_frontend_replicas, template, pods.ROLLING),
         *([objects.ingress(public, cluster.ingress, constants.QUERY_PORT)] if cluster.ingress else []),
     ]
 
@@ -141,10 +142,7 @@ def _query_frontends(cluster: Cluster, options: FrontendOptions, images: Images)
 def _query_frontend(cluster: Cluster, options: FrontendOptions, image: str) -> Manifest:
     flags = {
         **_redis_options(cluster),
-        "prediction_cache_size": options.cache_size,
-        "thread_pool_size": options.thread_pool_size,
-        "timeout_request": options.timeout_request,
-        "timeout_content": options.timeout_content,
+        **options.query_frontend_arguments(),
         "workers": options.workers,
         **_FIXED_WORKERS,
         "advertise": f"$({_POD_IP})",

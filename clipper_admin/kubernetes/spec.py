@@ -132,20 +132,6 @@ class Images:
 
 
 @dataclass(frozen=True)
-class FrontendOptions:
-    """How the query frontends run."""
-
-    cache_size: int = constants.DEFAULT_PREDICTION_CACHE_SIZE_BYTES
-    thread_pool_size: int = 1
-    timeout_request: int = constants.IDLE_CONNECTION_SECONDS
-    timeout_content: int = 300
-    num_replicas: int = 1
-    """Pods."""
-    workers: int = 1
-    """Processes of each pod."""
-
-
-@dataclass(frozen=True)
 class Model:
     """A model version that shall be served."""
 

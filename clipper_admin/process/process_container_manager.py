@@ -17,6 +17,7 @@ from clipper_admin import workers as frontend_workers
 from clipper_admin.arguments import check_redis_ip, check_whole_number
 from clipper_admin.container_manager import UNLIMITED, ContainerManager, ModelVersions, ReplicaFailure, Resources
 from clipper_admin.files import explained_logs
+from clipper_admin.frontend_options import FrontendOptions
 from clipper_admin.process import bundles, locks, ports, processes, programs, starting, supervision
 from clipper_admin.process.ports import LOOPBACK
 from clipper_admin.process.state import (
@@ -128,24 +129,12 @@ class ProcessContainerManager(ContainerManager):
     # --- start and connect ---
 
     @_explains_files
-    def start_clipper(
-        self,
-        query_frontend_image: str,
-        mgmt_frontend_image: str,
-        frontend_exporter_image: str,
-        cache_size: int,
-        qf_http_thread_pool_size: int,
-        qf_http_timeout_request: int,
-        qf_http_timeout_content: int,
-        num_frontend_replicas: int,
-        workers: int = 1,
-    ) -> None:
+    def start_clipper(self, options: FrontendOptions) -> None:
         """Start the cluster and connect to it. The names of images mean nothing here."""
-        total = frontend_workers.total(num_frontend_replicas, workers)
-        options = programs.QueryFrontendOptions(
-            cache_size, qf_http_thread_pool_size, qf_http_timeout_request, qf_http_timeout_content, total
+        frontend_workers.total(options.num_frontend_replicas, options.workers)
+        self._wanted = replace(
+            self._wanted, workers=options.workers, num_frontend_replicas=options.num_frontend_replicas
         )
-        self._wanted = replace(self._wanted, workers=workers, num_frontend_replicas=num_frontend_replicas)
         with locks.locked(home_lock(), _LOCK_SECONDS):  # so that two starts do not choose the same port
             self._refuse_existing()
             self._files.remove(keep_images=True)
@@ -153,7 +142,7 @@ class ProcessContainerManager(ContainerManager):
         self._is_connected = True
         self.logger.info("Clipper listens on %s", self.get_query_addr())
 
-    def _start_on_free_ports(self, options: programs.QueryFrontendOptions) -> None:
+    def _start_on_free_ports(self, options: FrontendOptions) -> None:
         """Start; again, with others, when somebody took a port between our look and our program's."""
         cluster = starting.choose_ports(self._wanted, self.logger)
         for attempts_left in reversed(range(_START_ATTEMPTS)):

@@ -11,6 +11,7 @@ import psutil
 
 ENV_CLUSTER_ID: Final = "CLIPPER_CLUSTER_ID"
 ENV_CLUSTER_DIRECTORY: Final = "CLIPPER_CLUSTER_DIRECTORY"
+ENV_PROGRAM_ID: Final = "CLIPPER_PROGRAM_ID"
 
 _TOLERANCE_SECONDS: Final = 1.5  # the system computes start times from the clock, which may be set
 _KILL_SECONDS: Final = 3.0
@@ -36,6 +37,13 @@ class Identity(NamedTuple):
             process = psutil.Process(self.pid)
             same = abs(process.create_time() - self.start_time) < _TOLERANCE_SECONDS
             return same and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.Error:
+            return False
+
+    def is_stopped(self) -> bool:
+        """Whether this process was stopped by a signal, not by a debugger, and not continued."""
+        try:
+            return self.is_alive() and psutil.Process(self.pid).status() == psutil.STATUS_STOPPED
         except psutil.Error:
             return False
 

@@ -5,11 +5,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from clipper_admin import workers
 from clipper_admin.container_manager import create_model_container_label
+from clipper_admin.frontend_options import FrontendOptions
 from clipper_admin.process.bundles import Launch
 from clipper_admin.process.ports import LOOPBACK
 from clipper_admin.process.state import Cluster, ClusterFiles, Kind, Program
@@ -22,17 +23,6 @@ QUERY_FRONTEND: Final = "query_frontend"
 EXPORTER: Final = "query_frontend_exporter"
 
 _REDIS_SERVERS: Final = ("redis-server", "valkey-server")
-
-
-@dataclass(frozen=True)
-class QueryFrontendOptions:
-    """What a user can choose of the query frontend, named as its options are."""
-
-    prediction_cache_size: int
-    thread_pool_size: int
-    timeout_request: int
-    timeout_content: int
-    workers: int = 1
 
 
 def redis_server(files: ClusterFiles, port: int) -> Program:
@@ -65,21 +55,26 @@ def _find_redis_server() -> str:
         ) from None
 
 
-def frontends(files: ClusterFiles, cluster: Cluster, options: QueryFrontendOptions) -> list[Program]:
+def frontends(files: ClusterFiles, cluster: Cluster, options: FrontendOptions) -> list[Program]:
     """The management frontend, the query frontend, and the exporter of the metrics."""
     shared = {"redis_ip": cluster.redis_ip, "redis_port": cluster.redis_port, "cluster_id": cluster.id}
-    management = {"host": LOOPBACK, "port": cluster.management_port}
+    management = {"host": LOOPBACK, "port": cluster.management_port, **options.mgmt_frontend_flags}
     query = {"host": LOOPBACK, "port": cluster.query_port, "rpc_service_port": cluster.rpc_port}
-    query |= {"advertise": LOOPBACK}
+    query |= {"advertise": LOOPBACK, "workers": workers.total(options.num_frontend_replicas, options.workers)}
     exporter = {
         "query_frontend_name": f"{LOOPBACK}:{cluster.query_port}",
         "host": LOOPBACK,
         "port": cluster.metric_port,
         "targets_file": files.targets,
     }
+    query_frontend = _frontend(
+        files, QUERY_FRONTEND, "query_frontend", shared | query | options.query_frontend_arguments()
+    )
+    # A killed process leaves its temporary files behind, so they lie in the cluster's folder and are removed with it.
+    query_frontend.environment["TMPDIR"] = str(files.temporary)
     return [
         _frontend(files, MANAGEMENT_FRONTEND, "management_frontend", shared | management),
-        _frontend(files, QUERY_FRONTEND, "query_frontend", shared | query | vars(options)),
+        query_frontend,
         _frontend(files, EXPORTER, "query_frontend.exporter", exporter),
     ]
 

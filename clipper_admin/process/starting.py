@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+from clipper_admin import external_redis
+from clipper_admin.frontend_options import FrontendOptions
 from clipper_admin.process import ports, processes, programs, supervision
 from clipper_admin.process.ports import LOOPBACK
 from clipper_admin.process.state import Cluster, ClusterFiles, Program, all_clusters
@@ -42,18 +44,24 @@ def choose_ports(wanted: Cluster, logger: Logger) -> Cluster:
     )
 
 
-def start(files: ClusterFiles, cluster: Cluster, options: programs.QueryFrontendOptions) -> None:
+def start(files: ClusterFiles, cluster: Cluster, options: FrontendOptions) -> None:
     """Start all programs. Raises ClipperException when one dies, or does not listen in time."""
-    if not cluster.has_own_redis and not ports.accepts(cluster.redis_ip, cluster.redis_port):
-        raise ClipperException(
-            f"No Redis answers at {cluster.redis_ip}:{cluster.redis_port}. Is it up, and is this its address? "
-            "Without redis_ip the cluster gets a Redis of its own."
-        )
+    if not cluster.has_own_redis:
+        _check_redis(cluster.redis_ip, cluster.redis_port)
     files.create()
     files.write_cluster(cluster)
     if cluster.has_own_redis:
         _run(files, [programs.redis_server(files, cluster.redis_port)], {cluster.redis_port})
     _run(files, programs.frontends(files, cluster, options), cluster.ports - {cluster.redis_port})
+
+
+def _check_redis(host: str, port: int) -> None:
+    if not ports.accepts(host, port):
+        raise ClipperException(
+            f"No Redis answers at {host}:{port}. Is it up, and is this its address? "
+            "Without redis_ip the cluster gets a Redis of its own."
+        )
+    external_redis.check(host, port)
 
 
 def _run(files: ClusterFiles, new: Sequence[Program], listening: set[int]) -> None:

@@ -13,6 +13,7 @@
         status/<id>.json         Status: what became of it; written by the supervisor
         logs/<id>.log            what it printed; kept until the cluster is stopped
         targets.json             where the metrics of the model containers are, as Prometheus reads it
+        tmp/                     what the query frontend's workers share
         images/                  those of this cluster
 """
 
@@ -170,6 +171,7 @@ class ClusterFiles:
         self.changes_lock = self.directory / "changes.lock"
         self.programs_folder = self.directory / "programs"
         self.images = self.directory / _IMAGES
+        self.temporary = self.directory / "tmp"
         self._cluster = self.directory / "cluster.json"
         self._status = self.directory / "status"
         self._logs = self.directory / "logs"
@@ -177,7 +179,7 @@ class ClusterFiles:
     # --- the cluster ---
 
     def create(self) -> None:
-        for folder in (self.programs_folder, self._status, self._logs):
+        for folder in (self.programs_folder, self._status, self._logs, self.temporary):
             folder.mkdir(parents=True, exist_ok=True)
 
     def remove(self, keep_images: bool = False) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from clipper_admin.process import locks, processes
-from clipper_admin.process.processes import Identity
+from clipper_admin.process.processes import ENV_PROGRAM_ID, Identity
 from clipper_admin.process.state import ClusterFiles, Kind, Program, State, Status
 from clipper_common import logs
 from clipper_common.constants import DRAIN_SECONDS
@@ -33,8 +33,8 @@ STABLE_SECONDS = 30.0
 """A program that ran so long is restarted as if it had never crashed."""
 ADOPTED_POLL_SECONDS = 0.5
 """Nobody tells us of the end of a process that is not our child."""
-LOG_CHECK_SECONDS = 20.0
-"""How often logs that are too large are cut."""
+CHECK_SECONDS = 20.0
+"""How often logs that are too large are cut, and replicas found that were stopped by a signal."""
 
 _LOCK_SECONDS: Final = 1.0  # somebody may just be looking whether it is locked
 
@@ -46,6 +46,11 @@ class Child:
         self.program = program
         self.files = files
         self.marks = marks
+        """The environment variables by which processes of the cluster are recognised."""
+        self.own_marks = marks | {ENV_PROGRAM_ID: program.id}
+        """The environment variables by which whatever this program starts is recognised, in any session."""
+        self.was_stopped = False
+        """At the last check, by a signal."""
         self.identity: Identity | None = None
         self.process: subprocess.Popen[bytes] | None = None
         self.stopping = False
@@ -72,6 +77,7 @@ class Child:
     def start(self, now: float) -> None:
         self.starts += 1
         self.started, self.due = now, None
+        self.was_stopped = False
         try:
             self.process = self._run()
         except OSError as error:
@@ -91,7 +97,7 @@ class Child:
             return subprocess.Popen(
                 self.program.argv,
                 cwd=self.program.working_directory,
-                env=os.environ | self.program.environment | self.marks,
+                env=os.environ | self.program.environment | self.own_marks,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -109,7 +115,8 @@ class Child:
 
     def _ended(self, pid: int, how: str, now: float) -> None:
         self.process = self.identity = None
-        processes.kill_group(pid, self.marks)
+        processes.kill_group(pid, self.marks)  # what an earlier supervisor started may have no marks of its own
+        processes.kill_marked(self.own_marks)
         if now - self.started > SERVED_SECONDS:
             self.max_delay = MAX_DELAY_OF_SERVING_SECONDS
         if now - self.started > STABLE_SECONDS:
@@ -133,6 +140,14 @@ class Child:
             self.identity.send(signal.SIGTERM)
             self.due = now + STOP_SECONDS
         self._save()
+
+    def check(self) -> None:
+        """Kill a replica that has been stopped since the last check: query frontends let go of it long ago."""
+        is_stopped = self.program.kind == Kind.MODEL and self.identity is not None and self.identity.is_stopped()
+        if is_stopped and self.was_stopped and self.identity:
+            logger.warning("%s was stopped by a signal, and not continued: it is killed", self.program.id)
+            self.identity.send(signal.SIGKILL)
+        self.was_stopped = is_stopped
 
     @property
     def is_gone(self) -> bool:
@@ -181,7 +196,7 @@ class Supervisor:
         self.stopping = stopping
         self.marks = files.marks()
         self.children: dict[str, Child] = {}
-        self.logs_due = 0.0
+        self.check_due = 0.0
         self._adopt(time.monotonic())
 
     def _adopt(self, now: float) -> None:
@@ -198,14 +213,16 @@ class Supervisor:
             timeout = self.step(signals, time.monotonic())
             if self.stopping and not self.children:
                 return
-            select.select([wakeup], [], [], LOG_CHECK_SECONDS if timeout is None else min(timeout, LOG_CHECK_SECONDS))
+            select.select([wakeup], [], [], CHECK_SECONDS if timeout is None else min(timeout, CHECK_SECONDS))
             signals = _pending(wakeup)
-            self._bound_logs(time.monotonic())
+            self._check(time.monotonic())
 
-    def _bound_logs(self, now: float) -> None:
-        if now < self.logs_due:
+    def _check(self, now: float) -> None:
+        if now < self.check_due:
             return
-        self.logs_due = now + LOG_CHECK_SECONDS
+        self.check_due = now + CHECK_SECONDS
+        for child in self.children.values():
+            child.check()
         try:
             self.files.bound_logs()
         except OSError as error:

@@ -49,7 +49,6 @@ _TYPE_NAMES: Final = {
     InputType.DOUBLES: "doubles",
     InputType.STRINGS: "string",
 }
-_REPLICA_ID: Final = uuid.uuid4().hex
 
 
 def string_to_input_type(input_str: str) -> InputType:
@@ -142,7 +141,6 @@ class RPCService:
         self.port: int = constants.RPC_PORT
         self.metric_port: int = constants.METRIC_PORT
         self._ready_file: Path | None = None
-        self._replica_id = os.environ.get(constants.ENV_REPLICA_ID) or _REPLICA_ID
         self._session: Session | None = None
         if read_config:
             self._read_environment()
@@ -199,9 +197,10 @@ class RPCService:
 
     def _make_session(self, model: ModelContainerBase, stop: StopRequest) -> Session:
         input_type = InputType.parse(self.input_type)
-        metadata = wire.Metadata(
-            ModelId(self.model_name, self.model_version), input_type, wire.RPC_VERSION_4, self._replica_id
-        )
+        # Chosen now, not when this module is loaded: a process may be forked before it serves.
+        replica_id, key = os.environ.get(constants.ENV_REPLICA_ID) or uuid.uuid4().hex, uuid.uuid4().hex
+        model_id = ModelId(self.model_name, self.model_version)
+        metadata = wire.Metadata(model_id, input_type, wire.RPC_VERSION_4, replica_id, key)
         predict: Predict = getattr(model, f"predict_{input_type.name.lower()}")
         predictor = Predictor(predict, input_type, self._start_metrics())
         address = tcp_address(self.host, self.port)

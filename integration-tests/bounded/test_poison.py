@@ -9,11 +9,12 @@ from typing import Any
 
 import aiohttp
 import pytest
+from managers import MANAGERS
 
-from clipper_admin import ClipperConnection, ProcessContainerManager
+from clipper_admin import ClipperConnection
 from clipper_admin.deployers.python import create_endpoint
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.integration, pytest.mark.alone, pytest.mark.timeout(120)]
 
 RATE = 200
 SECONDS = 14
@@ -31,8 +32,7 @@ def fragile(inputs: Any) -> Any:
 
 @pytest.fixture
 def conn(clipper_home: Path) -> Iterator[ClipperConnection]:
-    ports = {f"clipper_{name}_port": 0 for name in ("query", "management", "rpc")}
-    conn = ClipperConnection(ProcessContainerManager("poison", **ports, redis_port=0, prometheus_port=0))
+    conn = ClipperConnection(MANAGERS["process"]("poison"))
     conn.start_clipper()
     try:
         create_endpoint(conn, "app", "doubles", fragile, slo_micros=500_000, num_replicas=2)

@@ -15,6 +15,8 @@ import pytest
 
 from clipper_admin import ClipperConnection, ClipperException, UnconnectedException, replicas, startup
 from clipper_admin.container_manager import ReplicaFailure
+from clipper_admin.frontend_options import FrontendOptions
+from clipper_admin.http_client import ErrorStatus
 from clipper_admin.management_client import ManagementClient
 from clipper_common.constants import LOAD_SECONDS
 from clipper_common.datatypes import ModelId
@@ -46,14 +48,28 @@ def deploy(conn: ClipperConnection, version: object = 1, **options: Any) -> None
 def test_start_clipper(conn: ClipperConnection, cm: FakeContainerManager) -> None:
     conn.connected = False
     conn.start_clipper(cache_size=0, qf_http_timeout_request=7)
-    (arguments,) = cm.called("start_clipper")
-    assert arguments[3:] == (0, 1, 7, 300, 1, 1)
+    assert cm.called("start_clipper") == [(FrontendOptions(cache_size=0, qf_http_timeout_request=7),)]
     assert conn.connected
+
+
+def test_flags_of_the_frontends(conn: ClipperConnection, cm: FakeContainerManager) -> None:
+    conn.start_clipper(
+        query_frontend_flags={"max_body_bytes": 1 << 20},
+        mgmt_frontend_flags={"allowed_origins": ["https://a.example.com", "http://b:8080"]},
+    )
+    ((options,),) = cm.called("start_clipper")
+    assert options.query_frontend_arguments()["max_body_bytes"] == 1 << 20
+    assert options.mgmt_frontend_flags == {"allowed_origins": "https://a.example.com,http://b:8080"}
 
 
 @pytest.mark.parametrize(
     "argument",
     [
+        {"query_frontend_flags": {"port": 1337}},
+        {"query_frontend_flags": {"max_body_bytes": "large"}},
+        {"query_frontend_flags": ["--max_body_bytes=1048576"]},
+        {"mgmt_frontend_flags": {"allowed_origins": "https://a.example.com"}},
+        {"mgmt_frontend_flags": {"allowed_hosts": [""]}},
         {"cache_size": -1},
         {"cache_size": "32"},
         {"cache_size": True},
@@ -304,6 +320,18 @@ def test_register_application_with_missing_values(conn: ClipperConnection) -> No
         conn.register_application("i", "ints", "", 1000, missing_values=True)
 
 
+def test_register_with_limits(conn: ClipperConnection) -> None:
+    conn.register_application("a", "floats", "", 1000, max_body_bytes=1 << 16)
+    assert conn.get_app_info("a")["max_body_bytes"] == 1 << 16  # type: ignore[index]
+    conn.register_model("m", 1, "floats", max_output_bytes=1 << 30)
+    conn.deploy_model("n", "1", "floats", "image", num_replicas=0, max_output_bytes=1 << 20)
+    conn.deploy_model("n", "2", "floats", "image", num_replicas=0)
+    for model, version, limit in (("m", 1, 1 << 30), ("n", 1, 1 << 20), ("n", 2, None)):
+        assert conn.get_model_info(model, version).get("max_output_bytes") == limit  # type: ignore[union-attr]
+    with pytest.raises(ClipperException, match="max_body_bytes=1"):
+        conn.register_application("b", "floats", "", 1000, max_body_bytes=1)
+
+
 def test_predict_error_holds_the_body(conn: ClipperConnection, query_frontend: FakeQueryFrontend) -> None:
     body = {"error": "Json error", "cause": "what was wrong"}
     query_frontend.answers["/a/predict"] = (400, body)
@@ -375,6 +403,7 @@ def test_zero_replicas_are_registered_only(conn: ClipperConnection, cm: FakeCont
         ({"batch_policy": "best"}, "batch_policy='best'"),
         ({"batch_policy": "aimd", "batch_size": 3}, "leave out one of the two"),
         ({"batch_delay_micros": -1}, "batch_delay_micros=-1"),
+        ({"max_output_bytes": 0}, "max_output_bytes=0"),
         *[({"load_timeout": wrong}, f"load_timeout={wrong!r}") for wrong in (0, -1, nan, inf, True, "900", None)],
         ({"labels": "one"}, "labels='one'"),
         ({"labels": [1]}, "labels"),
@@ -655,6 +684,38 @@ def test_an_older_management_frontend_is_not_asked_who_reaches_replicas(query_fr
     query_frontend.answers["/admin/get_frontends_without_replica"] = (503, "Redis is away")
     with pytest.raises(ClipperException, match="Redis is away"):
         older.frontends_without_replica("m", "1")
+
+
+def test_a_redis_that_is_away_for_a_while_is_waited_for(
+    conn: ClipperConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = 0
+    count = ManagementClient.count_replicas
+
+    def count_at_times(self: ManagementClient, name: str, version: str) -> int:
+        nonlocal asked
+        asked += 1
+        if 1 < asked < 4:  # the first is asked before anything is started
+            raise ErrorStatus(503, "Redis does not answer")
+        return count(self, name, version)
+
+    monkeypatch.setattr(ManagementClient, "count_replicas", count_at_times)
+    deploy(conn)
+    assert asked >= 4
+
+
+@pytest.mark.parametrize("status", [500, 503])
+def test_a_redis_that_stays_away_is_told(conn: ClipperConnection, monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+    answers = iter([0])
+
+    def count(*_: object) -> int:
+        for number in answers:
+            return number
+        raise ErrorStatus(status, "Redis does not answer")
+
+    monkeypatch.setattr(ManagementClient, "count_replicas", count)
+    with pytest.raises(ClipperException, match="Redis does not answer"):
+        deploy(conn, load_timeout=0.1)
 
 
 def test_deaths_of_the_past_do_not_count(conn: ClipperConnection, cm: FakeContainerManager) -> None:

@@ -53,6 +53,15 @@ def test_create_endpoint(conn: ClipperConnection) -> None:
     assert (info["default_output"], info["latency_slo_micros"], info["linked_models"]) == ("None", 3000000, ["sum"])
 
 
+def test_limits_of_an_endpoint(conn: ClipperConnection) -> None:
+    python_deployer.create_endpoint(
+        conn, "sum", "doubles", feature_sum, max_output_bytes=1 << 20, max_body_bytes=1 << 26
+    )
+    app, model = conn.get_app_info("sum"), conn.get_model_info("sum", 1)
+    assert app is not None and model is not None
+    assert (app["max_body_bytes"], model["max_output_bytes"]) == (1 << 26, 1 << 20)
+
+
 def test_failed_endpoint_can_be_made_again(connect: Connect) -> None:
     conn = connect(DiesDuringStart)
     with pytest.raises(ClipperException, match="exited with code 3"):

@@ -20,6 +20,13 @@ def test_host_that_does_not_exist() -> None:
         http_client.call("query frontend", "no-such-host.invalid:1337", "/metrics")
 
 
+@pytest.mark.parametrize("address", ["localhost:99999", "127.0.0.1:port", "a b:1"])
+def test_address_that_is_none(address: str) -> None:
+    told = f"query frontend at {address} could not be reached: .*(Failed to parse|InvalidURL)"
+    with pytest.raises(ClipperException, match=told):
+        http_client.call("query frontend", address, "/metrics")
+
+
 @pytest.fixture
 def silent_address() -> Iterator[str]:
     """Of a server that accepts connections and says nothing."""

@@ -32,11 +32,14 @@ CONNECTION: dict[str, dict[str, Any]] = {
         "qf_http_timeout_content": 300,
         "num_frontend_replicas": 1,
         "workers": 1,
+        "query_frontend_flags": None,
+        "mgmt_frontend_flags": None,
     },
     "connect": {},
     "register_application": {
         **dict.fromkeys(["name", "input_type", "default_output", "slo_micros"], REQUIRED),
         "missing_values": False,
+        "max_body_bytes": None,
     },
     "unregister_application": {"name": REQUIRED},
     "delete_application": {"name": REQUIRED},
@@ -142,6 +145,7 @@ MODELS = {
 NEW_OF_DEPLOYMENT = {"make_current": True, "resources": None, "gpus": None}
 NEW_OF_BATCHING = {"batch_policy": None, "batch_delay_micros": 0}
 NEW_OF_LOADING = {"load_timeout": 300}
+NEW_OF_OUTPUTS = {"max_output_bytes": None}
 NEW_OF_FUNCTIONS = {"inputs": "array", "outputs": "json"}
 NEW_OF_ONE: dict[str, dict[str, Any]] = {
     "stop_inactive_model_versions": {"unregister": True},
@@ -168,6 +172,7 @@ def test_connection(name: str) -> None:
     expected |= NEW_OF_BATCHING if name in DEPLOYS | {"register_model"} else {}
     expected |= NEW_OF_ONE.get(name, {})
     expected |= NEW_OF_LOADING if name in DEPLOYS | {"set_num_replicas", "set_model_version"} else {}
+    expected |= NEW_OF_OUTPUTS if name in DEPLOYS | {"register_model"} else {}
     assert parameters(getattr(ClipperConnection, name)) == list(expected.items())
 
 
@@ -184,10 +189,12 @@ def test_deployer(deployer: str) -> None:
     head = dict.fromkeys(["clipper_conn", "name", "input_type", *model], REQUIRED)
     new = NEW_OF_DEPLOYMENT | NEW_OF_BATCHING | NEW_OF_LOADING
     new |= {"outputs": "json"} if deployer == "onnx" else NEW_OF_FUNCTIONS
-    expected = head | change(ENDPOINT_TAIL) | new | {"missing_values": False}
+    expected = (
+        head | change(ENDPOINT_TAIL) | new | {"missing_values": False} | NEW_OF_OUTPUTS | {"max_body_bytes": None}
+    )
     assert parameters(getattr(module, create)) == list(expected.items())
     head = dict.fromkeys(["clipper_conn", "name", "version", "input_type", *model], REQUIRED)
-    expected = head | change(DEPLOY_TAIL) | new
+    expected = head | change(DEPLOY_TAIL) | new | NEW_OF_OUTPUTS
     assert parameters(getattr(module, deploy)) == list(expected.items())
 
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from clipper_common.records import Snapshot
+from clipper_common.records import Place, Snapshot
 from clipper_common.store import ConfigStore
 
 
@@ -34,14 +34,16 @@ class Follower:
 
     def __init__(self, store: ConfigStore) -> None:
         self.latest: Snapshot | None = None
+        self.changed: frozenset[Place] = frozenset()
         self.count = 0
         self._news = asyncio.Condition()
         self._task = asyncio.create_task(self._run(store))
 
     async def _run(self, store: ConfigStore) -> None:
-        async for snapshot in store.follow():
+        async for update in store.follow():
             async with self._news:
-                self.latest, self.count = snapshot, self.count + 1
+                self.latest, self.count = update.snapshot, self.count + 1
+                self.changed = update.changed
                 self._news.notify_all()
 
     async def until(self, holds: Callable[[Snapshot], bool], seconds: float = 10) -> Snapshot:

@@ -55,6 +55,20 @@ def test_hashes_are_those_of_0_4() -> None:
     assert REPLICA.to_hash() == REPLICA_HASH
 
 
+def test_limits_are_fields_that_may_be_absent() -> None:
+    app = replace(APP, max_body_bytes=1 << 16)
+    assert app.to_hash() == APP_HASH | {"max_body_bytes": "65536"}
+    assert Application.from_hash("app", app.to_hash()) == app
+    model = replace(MODEL, max_output_bytes=1 << 30)
+    assert model.to_hash() == MODEL.to_hash() | {"max_output_bytes": "1073741824"}
+    assert Model.from_hash(model.to_hash()) == model
+    for wrong in ("0", "65535", "1073741825", "much"):
+        with pytest.raises(RecordError, match="max_body_bytes"):
+            Application.from_hash("app", APP_HASH | {"max_body_bytes": wrong})
+        with pytest.raises(RecordError, match="max_output_bytes"):
+            Model.from_hash(MODEL_HASH | {"max_output_bytes": wrong})
+
+
 def test_missing_values_are_a_field_that_may_be_absent() -> None:
     app = replace(APP, missing_values=True)
     assert app.to_hash() == APP_HASH | {"missing_values": "true"}
@@ -222,59 +236,6 @@ def test_snapshots_that_differ_in_the_revision_only() -> None:
 
 # --- what Redis may hold: anything ---
 
-KEYS = st.sampled_from([b"app", b"m:1", b"m,1,2", b"CURRENT_MODEL_VERSION:m", b"clipper:revision", b"clipper:workers"])
-ANYTHING = st.binary(max_size=30) | st.sampled_from(
-    [b"-1", b"0", b"9" * 400, b"nan", b"1e999", b"\xff", b"ints", b"a\nb"]
-)
-FLAT_HASHES = st.dictionaries(ANYTHING, ANYTHING).map(lambda fields: [part for pair in fields.items() for part in pair])
-
-
-def spoilt_hashes(hash_: dict[str, str]) -> st.SearchStrategy[list[bytes]]:
-    """A good record, of which some fields have other values or are not there."""
-    good = {name.encode(): value.encode() for name, value in hash_.items()}
-    values = st.dictionaries(st.sampled_from(sorted(good)), ANYTHING | st.none(), min_size=1)
-    return values.map(
-        lambda changed: [part for pair in (good | changed).items() if pair[1] is not None for part in pair]
-    )
-
-
-def found(values: st.SearchStrategy[Any]) -> st.SearchStrategy[list[records.Found]]:
-    return st.lists(
-        st.tuples(KEYS | st.binary(max_size=20), st.sampled_from([b"", b"it is a list"]), values), max_size=4
-    )
-
-
-GROUPS = st.tuples(
-    found(ANYTHING),
-    found(spoilt_hashes(APP_HASH) | FLAT_HASHES),
-    found(spoilt_hashes(MODEL_HASH) | FLAT_HASHES),
-    found(ANYTHING),
-    found(st.lists(ANYTHING, max_size=3)),
-)
-
-
-@given(GROUPS)
-def test_a_configuration_of_any_bytes_is_read(groups: tuple[list[records.Found], ...]) -> None:
-    snapshot = records.read_snapshot(*groups)
-    records_read = [snapshot.applications, snapshot.models, snapshot.current_versions, snapshot.links]
-    for group, read, database in zip(groups[1:], records_read, (5, 2, 6, 7), strict=True):
-        wrong = sum(place.database == database for place in snapshot.faults)
-        assert len({key for key, _, _ in group}) <= len(read) + wrong, "each is read, or wrong"
-    assert all(reason.isprintable() and len(reason) < 400 for reason in snapshot.faults.values())
-    assert all(str(place).isprintable() for place in snapshot.faults)
-    for app in snapshot.applications.values():
-        assert app.slo_seconds > 0
-    assert snapshot.workers is None or snapshot.workers in range(1, 65)
-    json.dumps(records.put_snapshot(snapshot)).encode()
-    assert snapshot.with_last_good(Snapshot()) == snapshot
-
-
-@given(found(spoilt_hashes(REPLICA_HASH) | FLAT_HASHES))
-def test_replicas_of_any_bytes_are_read(group: list[records.Found]) -> None:
-    replicas, faults = records.read_replicas(group)
-    assert len({one[0] for one in group}) <= len(replicas) + len(faults)
-
-
 JSON_TEXTS = st.recursive(
     st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5) | st.just("tcp://a:1"),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner, max_size=3),
@@ -301,36 +262,3 @@ def test_summaries_as_redis_makes_them() -> None:
     models = frozenset({ModelId("m", "1"), ModelId("n", "2")})
     assert frontend == records.Frontend("host:7000:1f", "tcp://[::1]:7000", models)
     assert records.Frontend.from_json(b'["a","",{}]') == records.Frontend("a", "", frozenset())
-
-
-# --- what is wrong stays as it was ---
-
-LAST = Snapshot(7, {"app": APP}, {MODEL.id: MODEL}, {"m": "1"}, {"app": ("m",)}, workers=3, epoch="e")
-PLACES = [
-    records.REVISION_PLACE,
-    records.WORKERS_PLACE,
-    records.application_place("app"),
-    records.model_place(MODEL.id),
-    records.current_version_place("m"),
-    records.links_place("app"),
-]
-
-
-def test_what_is_wrong_stays_as_it_was() -> None:
-    now = Snapshot(epoch="e", faults=dict.fromkeys(PLACES, "it is wrong"))
-    assert now.with_last_good(LAST) == LAST
-    assert now.with_last_good(Snapshot()) == replace(Snapshot(), epoch="e")
-
-
-@pytest.mark.parametrize("place", PLACES, ids=str)
-def test_what_is_gone_does_not_stay(place: records.Place) -> None:
-    others = {other: "it is wrong" for other in PLACES if other != place}
-    assert Snapshot(epoch="e", faults=others).with_last_good(LAST) != LAST
-    assert Snapshot(epoch="e").with_last_good(LAST) == Snapshot(epoch="e")
-
-
-def test_what_is_good_again_counts() -> None:
-    mended = replace(APP, default_output="mended")
-    wrong = {records.model_place(MODEL.id): "it is wrong"}
-    found = Snapshot(8, {"app": mended}, epoch="e", faults=wrong).with_last_good(LAST)
-    assert (found.applications, found.models) == ({"app": mended}, {MODEL.id: MODEL})

@@ -5,13 +5,16 @@ import json
 import subprocess
 import sys
 import zlib
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import pytest
 from aiohttp import compression_utils, web
+from aiohttp.web_protocol import RequestHandler
 
-from clipper_common import webapp
+from clipper_common import long_work, webapp
 from clipper_common.constants import MAX_BODY_BYTES
 
 HEAD = "POST /echo HTTP/1.1\r\nHost: localhost\r\n"
@@ -135,3 +138,114 @@ def test_json_shows_what_cannot_be_seen() -> None:
     assert isinstance(body, bytes)
     assert body.decode() == '{"a\\n\\u007f\\u202eb":"Ä \\"\\\\\\u2066"}'
     assert json.loads(body) == value
+
+
+class Body:
+    """A request whose body comes in pieces, as far as `read_in_parts` looks at it."""
+
+    def __init__(self, pieces: list[bytes], limit: int = 1 << 30) -> None:
+        self._pieces = iter(pieces)
+        self.client_max_size = limit
+        self.content = self
+
+    async def readany(self) -> bytes:
+        return next(self._pieces, b"")
+
+
+async def test_large_pieces_of_a_body_are_not_copied() -> None:
+    pieces = [bytes([number]) * webapp.PART_BYTES for number in range(10)]
+    request: Any = Body(pieces)
+    assert list(map(id, await webapp.read_in_parts(request))) == list(map(id, pieces))
+
+
+@pytest.mark.parametrize("size", [1, 1000, 50_000])
+async def test_small_pieces_of_a_body_are_put_together(size: int) -> None:
+    pieces = [bytes([number % 256]) * size for number in range(400_000 // size)] + [b"x" * 300_000, b"y"]
+    request: Any = Body(pieces)
+    parts = await webapp.read_in_parts(request)
+    assert b"".join(parts) == b"".join(pieces)
+    assert min(map(len, parts[:-1])) >= webapp.PART_BYTES
+
+
+async def test_a_body_that_turns_out_to_be_too_large_is_not_read_on() -> None:
+    pieces = [b"x" * 100] * 10
+    request: Any = Body(pieces, limit=250)
+    with pytest.raises(web.HTTPRequestEntityTooLarge):
+        await webapp.read_in_parts(request)
+    assert len(list(request._pieces)) == 7
+
+
+async def test_a_body_that_breaks_off_is_what_came_of_it() -> None:
+    request: Any = Body([b"12", b"3"])
+    assert await webapp.read_in_parts(request) == [b"123"]
+
+
+async def test_chunks_of_many_connections_share_the_time_of_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    size = 10_000
+    pieces: Counter[int] = Counter()
+    turns = 0
+    feed = RequestHandler.data_received
+
+    def count(self: RequestHandler, data: bytes) -> None:
+        pieces[turns] += bool(data)
+        feed(self, data)
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(RequestHandler, "data_received", count)
+    monkeypatch.setattr(long_work, "TURN_SECONDS", 0.0)  # one step in each turn
+    async with AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(serving()) for _ in range(5)]
+        counting = asyncio.create_task(count_turns())
+        for _, writer in clients:
+            writer.write(f"{HEAD}Transfer-Encoding: chunked\r\n\r\n".encode() + b"1\r\nx\r\n" * size + b"0\r\n\r\n")
+        async with asyncio.timeout(60):
+            for reader, _ in clients:
+                assert (await answer(reader))[2] == b"x" * size
+        counting.cancel()
+    assert sum(pieces.values()) >= 5 * 6 * size // webapp._PIECE_BYTES
+    assert max(pieces.values()) <= 2, "turns are counted before or after the step of a turn"
+
+
+async def test_the_parser_is_not_called_for_each_chunk_that_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    size, calls = 50_000, 0
+    feed = RequestHandler.data_received
+
+    def count(self: RequestHandler, data: bytes) -> None:
+        nonlocal calls
+        calls += 1
+        feed(self, data)
+
+    monkeypatch.setattr(RequestHandler, "data_received", count)
+    async with serving() as (reader, writer):
+        writer.write(f"{HEAD}Transfer-Encoding: chunked\r\n\r\n".encode() + b"1\r\nx\r\n" * size + b"0\r\n\r\n")
+        async with asyncio.timeout(60):
+            assert (await answer(reader))[2] == b"x" * size
+    assert calls < size / 10
+
+
+async def test_a_connection_that_waits_its_turn_can_be_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting: list[webapp.Connection] = []
+    parse = webapp.Connection._parse_backlog
+
+    def note(self: webapp.Connection) -> Iterator[None]:
+        waiting.append(self)
+        return parse(self)
+
+    monkeypatch.setattr(webapp.Connection, "_parse_backlog", note)
+    async with serving() as (_, writer):
+        writer.write(f"{HEAD}Transfer-Encoding: chunked\r\n\r\n".encode() + b"1\r\nx\r\n" * 200_000)
+        async with asyncio.timeout(10):
+            while not waiting:
+                await asyncio.sleep(0)
+        writer.transport.abort()
+        async with asyncio.timeout(10):
+            while waiting[0].rests:
+                await asyncio.sleep(0)
+    async with serving() as (reader, writer):
+        writer.write(f"{HEAD}Content-Length: 1\r\n\r\nx".encode())
+        assert (await answer(reader))[0] == 200

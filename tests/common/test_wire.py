@@ -61,6 +61,20 @@ def test_encoders_write_the_bytes_of_0_4() -> None:
     assert wire.encode_heartbeat_reply(HeartbeatType.KEEP_ALIVE, 3) == [*METADATA_PLEASE[:3], bytes(4)]
 
 
+def test_the_inputs_of_a_large_batch_are_not_put_together() -> None:
+    inputs = [bytes(1 << 19), b"12345678", bytes(1 << 19)]
+    header, parts = wire.encode_predict_request(PredictRequest(7, InputType.BYTES, inputs), 4)
+    assert isinstance(parts, wire.Parts)
+    assert parts.size == (1 << 20) + 8
+    assert all(part is item for part, item in zip(parts.parts, inputs, strict=True))
+    assert isinstance(header, bytes)
+    message = wire.decode_from_frontend([header, b"".join(inputs)])
+    assert isinstance(message, PredictRequest)
+    assert list(message.inputs) == inputs
+    small = PredictRequest(7, InputType.BYTES, [bytes(1 << 19), bytes(1 << 19)])
+    assert wire.encode_predict_request(small, 4)[1] == bytes(1 << 20)
+
+
 @pytest.mark.parametrize(
     ("request_", "sent"),
     [(INTS, PREDICT_INTS), (DOUBLES, PREDICT_DOUBLES), (STRINGS, PREDICT_STRINGS), (BYTES, PREDICT_BYTES)],
@@ -171,11 +185,14 @@ def test_nonsense_from_a_frontend_is_refused(sent: list[bytes]) -> None:
 # --- version 4 ---
 
 
-def test_version_4_metadata_is_that_of_3_and_a_replica_id() -> None:
-    ours = Metadata(ModelId("m", "1"), InputType.INTS, 4, "replica")
-    sent = [*METADATA[:5], struct.pack("<I", 4), b"replica"]
+@pytest.mark.parametrize("key", [None, "a key"])
+def test_version_4_metadata_is_that_of_3_a_replica_id_and_a_key(key: str | None) -> None:
+    ours = Metadata(ModelId("m", "1"), InputType.INTS, 4, "replica", key)
+    sent = [*METADATA[:5], struct.pack("<I", 4), b"replica", *([key.encode()] if key else [])]
     assert wire.encode_metadata(ours) == sent
     assert wire.decode_from_container(sent) == ours
+    if key:
+        assert wire.decode_from_container([*sent, b"a frame of a later version"]) == ours
 
 
 def test_version_4_batches_are_a_header_and_all_inputs() -> None:
@@ -223,6 +240,12 @@ def test_version_4_answers_are_a_header_and_all_outputs() -> None:
 def test_frontends(addresses: list[str]) -> None:
     assert wire.decode_from_frontend(wire.encode_frontends(addresses)) == wire.Frontends(addresses)
     assert wire.decode_from_container(wire.encode_frontends_request()) == wire.FrontendsRequest()
+
+
+@pytest.mark.parametrize("key", [b"", b"a\nb", b"\xff", b"x" * 1025])
+def test_a_key_that_is_none_is_refused_with_the_reason(key: bytes) -> None:
+    with pytest.raises(MetadataError, match="key"):
+        wire.decode_from_container([*metadata(rpc=struct.pack("<I", 4)), b"replica", key])
 
 
 @pytest.mark.parametrize("replica_id", [b"", b"a\nb", b"\x1b[31m", b"\xff", b"x" * 1025])
@@ -278,7 +301,8 @@ PARTS = st.lists(st.binary(max_size=40), max_size=20)
 
 
 @given(
-    st.builds(Metadata, MODELS, KINDS, st.just(3), st.none()) | st.builds(Metadata, MODELS, KINDS, st.just(4), NAMES)
+    st.builds(Metadata, MODELS, KINDS, st.just(3), st.none(), st.none())
+    | st.builds(Metadata, MODELS, KINDS, st.just(4), NAMES, st.none() | NAMES)
 )
 def test_metadata_round_trip(message: Metadata) -> None:
     assert wire.decode_from_container(wire.encode_metadata(message)) == message

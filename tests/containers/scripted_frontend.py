@@ -11,7 +11,7 @@ from clipper_common import wire
 from clipper_common.datatypes import InputType
 
 RPC = wire.RPC_VERSION_4
-PATIENCE_SECONDS = 10.0
+PATIENCE_SECONDS = 30.0
 
 Message = TypeVar("Message", bound=wire.FromContainer)
 

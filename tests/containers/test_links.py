@@ -79,6 +79,7 @@ def test_a_frontend_that_does_not_understand_the_question_will_do(frontend: Scri
     assert frontend.predict([ONE]).outputs == [b"0"]
 
 
+@pytest.mark.alone
 def test_frontends_take_turns(frontend: ScriptedFrontend, other: ScriptedFrontend, serve: Serve) -> None:
     """However quick the first of them is with its next batch."""
     frontend.frontends = [address(frontend), address(other)]

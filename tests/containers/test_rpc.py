@@ -101,13 +101,14 @@ def test_leaves_at_once_on_sigint_when_never_registered(frontend: ScriptedFronte
     assert seconds_to_exit(program) < 1
 
 
-def test_replica_ids_are_unlike_each_other(frontend: ScriptedFrontend, launch: Launch) -> None:
+def test_replica_ids_and_keys_are_unlike_each_other(frontend: ScriptedFrontend, launch: Launch) -> None:
     ids = set()
     for _ in range(2):
         program = launch(*NOOP)
-        ids.add(frontend.register().replica_id)
+        metadata = frontend.register()
+        ids |= {metadata.replica_id, metadata.key}
         program.kill()
-    assert len(ids) == 2
+    assert len(ids) == 4
     assert all(identity and len(identity) == 32 for identity in ids)
 
 

@@ -74,6 +74,13 @@ def test_a_redis_that_refuses_is_named(start: Start, free_port: int, refusing_re
     assert "Traceback" not in program.log()
 
 
+def test_a_read_only_redis_is_named(start: Start, free_port: int, own_redis: Any) -> None:
+    own_redis.start("--replicaof", "127.0.0.1", "1")
+    program = start(free_port, f"--redis_port={own_redis.port}", "--cluster_id=c/1")
+    assert program.process.wait(20) == EXIT_REDIS_REFUSES
+    assert "This Redis is a read-only replica" in program.log()
+
+
 def test_a_cluster_that_lost_its_redis_to_another_stops(
     start: Start, free_port: int, redis_port: int, redis_client: redis.Redis
 ) -> None:

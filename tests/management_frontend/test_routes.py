@@ -174,6 +174,16 @@ VALUES = [
         versioned("get_model"),
         MODEL_OBJECT | {"batch_policy": "aimd", "batch_delay_micros": 500},
     ),
+    Case(
+        [add_model(max_output_bytes=1 << 30), set_batching(batch_size=8)],
+        versioned("get_model"),
+        MODEL_OBJECT | {"batch_policy": "fixed", "batch_size": 8, "max_output_bytes": 1 << 30},
+    ),
+    Case(
+        [add_app(max_body_bytes=1 << 16)],
+        ("get_application", {"name": "app"}),
+        APP_OBJECT | {"max_body_bytes": 1 << 16, "linked_models": []},
+    ),
     Case([add_model(batch_size=3)], versioned("get_model"), MODEL_OBJECT | {"batch_policy": "fixed", "batch_size": 3}),
     # what is deleted is gone with all that belongs to it
     Case([*LINKED, ("delete_app", {"name": "app"})], ("get_all_applications", {"verbose": False}), []),
@@ -268,6 +278,8 @@ REFUSALS = [
     Case([], add_model(labels=["x" * 256]), "Invalid label supplied: it is longer than 255 characters"),
     Case([], add_model(container_name="x" * 4097), "container_name is longer than 4096 characters"),
     Case([], add_model(model_data_path="x" * 4097), "model_data_path is longer than 4096 characters"),
+    Case([], add_model(max_output_bytes=0), "max_output_bytes must be from 65536 to 1073741824, and is 0"),
+    Case([], add_app(max_body_bytes=65535), "max_body_bytes must be from 65536 to 1073741824, and is 65535"),
     Case([], add_model(model_name=""), "Invalid model name supplied: it is empty"),
     Case([], add_model(model_version=""), "Invalid model version supplied: it is empty"),
     Case([add_model()], add_model(), "model with name 'm' and version '1' already exists"),

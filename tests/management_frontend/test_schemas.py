@@ -32,8 +32,8 @@ ROUTES: dict[str, Any] = {
     "get_state": schemas.SelectionState,
 }
 OPTIONAL = {
-    "add_app": {"missing_values"},
-    "add_model": {"make_current", "check_only", "batch_policy", "batch_delay_micros"},
+    "add_app": {"missing_values", "max_body_bytes"},
+    "add_model": {"make_current", "check_only", "batch_policy", "batch_delay_micros", "max_output_bytes"},
     "set_batching": {"batch_policy", "batch_size", "batch_delay_micros"},
 }
 GOOD: dict[Any, Any] = {str: "x", int: 1, bool: True, tuple[str, ...]: ["x"], InputType: "ints"} | {
@@ -179,7 +179,8 @@ def test_the_hint_shows_each_kind_of_field() -> None:
         '{"model_name": string, "model_version": string, "labels": [string, ...], '
         f'"input_type": {kinds}, "container_name": string, "model_data_path": string, "batch_size": int32, '
         '"make_current": bool (optional), "check_only": bool (optional), '
-        '"batch_policy": "learned" | "aimd" | "quantile" | "fixed" (optional), "batch_delay_micros": int32 (optional)}'
+        '"batch_policy": "learned" | "aimd" | "quantile" | "fixed" (optional), "batch_delay_micros": int32 (optional), '
+        '"max_output_bytes": int32 (optional)}'
     )
 
 

@@ -11,7 +11,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from clipper_common import records
 from clipper_common.datatypes import InputType, ModelId
 from clipper_common.errors import QueryError
-from clipper_common.records import Application, FrontendReport, Model, Snapshot, Write
+from clipper_common.records import Application, FrontendReport, Model, Place, Snapshot, Write
 from clipper_common.store import ConfigStore
 from management_frontend import app, service
 from management_frontend.config import Config
@@ -33,7 +33,7 @@ class ContestedStore:
         self.conflicts = conflicts
         self.reads = 0
 
-    async def read(self) -> Snapshot:
+    async def read_latest(self, *places: Place) -> Snapshot:
         self.reads += 1
         return Snapshot(revision=self.reads)
 

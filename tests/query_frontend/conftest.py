@@ -24,7 +24,7 @@ from clipper_common.records import Application, Model, Replica, Snapshot, Write
 from clipper_common.store import ConfigStore
 from tests.conftest import find_free_port
 
-GIVE_UP_SECONDS = 10.0
+GIVE_UP_SECONDS = 30.0
 
 ON_BOTH_LOOPS = {"test_router"}
 """What leans on how an event loop tells of sockets. The query frontend runs on uvloop where there is one."""
@@ -63,7 +63,7 @@ def http(
     method: str,
     url: str,
     body: bytes | None = None,
-    seconds: float = 10.0,
+    seconds: float = 30.0,
     headers: dict[str, str] | None = None,
 ) -> Reply:
     request = urllib.request.Request(url, data=body, headers=headers or {}, method=method)
@@ -73,6 +73,11 @@ def http(
     except urllib.error.HTTPError as error:
         with error:
             return Reply(error.code, dict(error.headers), error.read())
+
+
+def limited(descriptors: int) -> list[str]:
+    """The beginning of a command that may have so few files open."""
+    return ["prlimit", f"--nofile={descriptors}:{descriptors}"]
 
 
 class Frontend:
@@ -96,6 +101,9 @@ class Frontend:
     def run_instead(self, program: str) -> None:
         """This Python code in place of `query_frontend.__main__`."""
         self._command[1:3] = ["-c", program]
+
+    def limit_descriptors(self, number: int) -> None:
+        self._command = [*limited(number), *self._command]
 
     def start(self) -> None:
         with self.log.open("ab") as log:

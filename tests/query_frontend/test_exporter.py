@@ -17,7 +17,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from query_frontend import exporter
+from query_frontend.exporter import server as exporter
 
 REPORT = {
     "counters": [

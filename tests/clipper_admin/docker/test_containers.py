@@ -10,6 +10,7 @@ from clipper_admin import container_manager as labels
 from clipper_admin.container_manager import ALL_GPUS, UNLIMITED, Resources
 from clipper_admin.docker import containers
 from clipper_admin.docker.containers import Cluster, Container, Port
+from clipper_admin.frontend_options import FrontendOptions
 
 CLUSTER = Cluster("c", "net", "redis-c", 6379)
 
@@ -26,9 +27,17 @@ def replica(resources: Resources = UNLIMITED, cluster: Cluster = CLUSTER) -> Con
 
 
 def test_query_frontend() -> None:
-    options = {"prediction_cache_size": 1, "thread_pool_size": 2, "timeout_request": 3, "timeout_content": 4}
-    options |= {"workers": 6}
-    found = arguments(containers.query_frontend(CLUSTER, "image", 1337, 7000, "", options, 2))
+    options = FrontendOptions(
+        "image",
+        cache_size=1,
+        qf_http_thread_pool_size=2,
+        qf_http_timeout_request=3,
+        qf_http_timeout_content=4,
+        num_frontend_replicas=3,
+        workers=2,
+        query_frontend_flags={"max_body_bytes": 65536},
+    )
+    found = arguments(containers.query_frontend(CLUSTER, options, 1337, 7000, ""))
     assert found["name"] == containers.query_frontend_name("c")
     assert found["image"] == "image"
     assert found["command"] == [
@@ -39,6 +48,7 @@ def test_query_frontend() -> None:
         "--thread_pool_size=2",
         "--timeout_request=3",
         "--timeout_content=4",
+        "--max_body_bytes=65536",
         "--workers=6",
     ]
     assert found["ports"] == {"1337/tcp": 1337, "7000/tcp": 7000}
@@ -58,8 +68,15 @@ def test_query_frontend() -> None:
 
 def test_an_external_redis_is_honoured_and_claimed() -> None:
     cluster = Cluster("c", "net", "redis.example.com", 6380)
-    found = arguments(containers.management_frontend(cluster, "image", 1338, "c/1"))
-    assert found["command"] == ["--redis_ip=redis.example.com", "--redis_port=6380", "--cluster_id=c/1"]
+    options = FrontendOptions(mgmt_frontend_image="image", mgmt_frontend_flags={"allowed_hosts": "a,b"})
+    found = arguments(containers.management_frontend(cluster, options, 1338, "c/1"))
+    assert found["image"] == "image"
+    assert found["command"] == [
+        "--redis_ip=redis.example.com",
+        "--redis_port=6380",
+        "--cluster_id=c/1",
+        "--allowed_hosts=a,b",
+    ]
     assert found["ports"] == {"1338/tcp": 1338}
     assert found["labels"]["ai.clipper.management_frontend.label"] == ""
     assert found["labels"]["ai.clipper.management.port"] == "1338"
@@ -277,5 +294,5 @@ def test_the_log_configuration_is_read_back() -> None:
 
 
 def test_redis_labels_tell_where_redis_is() -> None:
-    found = arguments(containers.query_frontend(CLUSTER, "image", 1, 2, "", {}))["labels"]
+    found = arguments(containers.query_frontend(CLUSTER, FrontendOptions(), 1, 2, ""))["labels"]
     assert (found[labels.CLIPPER_REDIS_IP_LABEL], found[labels.CLIPPER_REDIS_PORT_LABEL]) == ("redis-c", "6379")

@@ -16,9 +16,10 @@ import yaml
 
 from clipper_admin import ClipperException
 from clipper_admin.container_manager import ALL_GPUS, Resources
+from clipper_admin.frontend_options import FrontendOptions
 from clipper_admin.kubernetes import export, manifests, names, prometheus
 from clipper_admin.kubernetes.pods import CLIPPER_USER
-from clipper_admin.kubernetes.spec import Cluster, FrontendOptions, Images, Ingress, Model, RedisVolume
+from clipper_admin.kubernetes.spec import Cluster, Images, Ingress, Model, RedisVolume
 from clipper_common import constants
 
 FILES = Path(__file__).parent / "manifests"
@@ -43,10 +44,20 @@ EVERYTHING = Cluster(
 )
 EXTERNAL = Cluster("c", redis_ip="redis.example.com", has_network_policies=False, restricts_models=False)
 MODEL = Model("m", "1", "doubles", "r/c-m:1")
+FULL_OPTIONS = FrontendOptions(
+    cache_size=2**20 + 1,
+    qf_http_thread_pool_size=2,
+    qf_http_timeout_request=7,
+    qf_http_timeout_content=70,
+    num_frontend_replicas=3,
+    workers=2,
+    query_frontend_flags={"max_connections": 500},
+    mgmt_frontend_flags={"allowed_origins": "https://dashboard.example.com"},
+)
 LARGE_MODEL = Model("a-model", "2.0-rc", "strings", "r/a-model:2.0-rc", 3, Resources(2**30, 1.5, 2))
 CASES = {
     "plain": (PLAIN, FrontendOptions(), MODEL),
-    "everything": (EVERYTHING, FrontendOptions(2**20 + 1, 2, 7, 70, num_replicas=3, workers=2), LARGE_MODEL),
+    "everything": (EVERYTHING, FULL_OPTIONS, LARGE_MODEL),
     "external": (EXTERNAL, FrontendOptions(), MODEL),
 }
 

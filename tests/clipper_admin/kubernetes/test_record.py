@@ -1,8 +1,9 @@
 """The values of a cluster, kept on an object."""
 
+from clipper_admin.frontend_options import FrontendOptions
 from clipper_admin.kubernetes import record
 from clipper_admin.kubernetes.manifests import cluster_objects
-from clipper_admin.kubernetes.spec import Cluster, FrontendOptions, Images, Ingress, RedisVolume
+from clipper_admin.kubernetes.spec import Cluster, Images, Ingress, RedisVolume
 
 FULL = Cluster(
     name="c",

@@ -15,6 +15,7 @@ import pytest
 
 from clipper_admin.container_manager import ContainerManager
 from clipper_admin.exceptions import ClipperException, UnconnectedException
+from clipper_admin.frontend_options import FrontendOptions
 from clipper_admin.process import ports, process_container_manager, processes, programs, starting, supervision
 from clipper_admin.process.process_container_manager import ProcessContainerManager
 from clipper_admin.process.state import Cluster, ClusterFiles, Kind, Program
@@ -38,7 +39,7 @@ def fake_server(files: ClusterFiles, id_: str, *listen: int) -> Program:
     return Program(id_, Kind.FRONTEND, argv, str(files.directory))
 
 
-def fake_frontends(files: ClusterFiles, cluster: Cluster, options: programs.QueryFrontendOptions) -> list[Program]:
+def fake_frontends(files: ClusterFiles, cluster: Cluster, options: FrontendOptions) -> list[Program]:
     return [
         fake_server(files, programs.MANAGEMENT_FRONTEND, cluster.management_port),
         fake_server(files, programs.QUERY_FRONTEND, cluster.query_port, cluster.rpc_port),
@@ -59,7 +60,7 @@ def manager(name: str = "one", **options: object) -> ProcessContainerManager:
 
 
 def start(cm: ContainerManager, num_frontend_replicas: int = 1) -> None:
-    cm.start_clipper("", "", "", 1 << 20, 1, 5, 300, num_frontend_replicas)
+    cm.start_clipper(FrontendOptions(num_frontend_replicas=num_frontend_replicas))
 
 
 def processes_of(name: str) -> list[psutil.Process]:
@@ -90,7 +91,12 @@ def port_of(address: str) -> int:
 # --- the real programs ---
 
 
-def test_real_cluster_serves_metrics_of_all_and_leaves_nothing(home: Path, wait_until: WaitUntil) -> None:
+def test_real_cluster_serves_metrics_of_all_and_leaves_nothing(
+    home: Path, wait_until: WaitUntil, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
     cm = manager()
     start(cm)
     try:
@@ -107,6 +113,8 @@ def test_real_cluster_serves_metrics_of_all_and_leaves_nothing(home: Path, wait_
         assert cm.find_failures("m", "1") == []
         for process in processes_of("one"):
             assert {c.laddr.ip for c in process.net_connections() if c.status == psutil.CONN_LISTEN} <= {"127.0.0.1"}
+        assert list(ClusterFiles("one").temporary.glob("clipper-*/0.sock")), "which is where it goes with the cluster"
+        assert not list(temporary.iterdir())
     finally:
         cm.stop_all()
     assert not processes_of("one")
@@ -237,8 +245,9 @@ def test_connect_from_another_interpreter(cm: ProcessContainerManager) -> None:
 
 def test_a_cluster_outlives_the_interpreter_that_started_it(home: Path) -> None:
     program = (
+        "from clipper_admin.frontend_options import FrontendOptions\n"
         "from clipper_admin.process.process_container_manager import ProcessContainerManager as Manager\n"
-        "Manager('one', 0, 0, 0, None, 0, 0).start_clipper('', '', '', 0, 1, 5, 300, 1)"
+        "Manager('one', 0, 0, 0, None, 0, 0).start_clipper(FrontendOptions())"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
     cm = manager()

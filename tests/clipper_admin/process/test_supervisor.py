@@ -164,6 +164,69 @@ def test_children_of_a_program_die_with_it(
     wait_until(lambda: is_gone(child))
 
 
+def left_in_other_sessions(run: Callable[..., Status], id_: str, folder: Path) -> tuple[Status, list[int]]:
+    """A program, and the processes of sessions of their own that it has started: a child, and a daemon."""
+    files = [folder / f"{id_}-{number}" for number in range(2)]
+    write = "import os; path = '{}'; open(path + '.new', 'w').write(str(os.getpid())); os.rename(path + '.new', path)"
+    sleep = "import time; time.sleep(1000)"
+    python = f"exec setsid {sys.executable} -S -c"
+    child, daemon = (f'{python} "{write.format(path)}; {sleep}"' for path in files)
+    leader = run(shell(id_, f"({child}) & ( ( {daemon} ) & ) ; exec sleep 1000"))
+    for path in files:
+        _wait_for(path)
+    return leader, [int(path.read_text()) for path in files]
+
+
+@pytest.mark.parametrize("ends", ["killed", "stopped", "killed while no supervisor is there"])
+def test_what_a_program_leaves_in_other_sessions_ends_with_it(
+    files: ClusterFiles,
+    run: Callable[..., Status],
+    tmp_path: Path,
+    wait_until: WaitUntil,
+    is_gone: Callable[[int], bool],
+    ends: str,
+) -> None:
+    leader, left = left_in_other_sessions(run, "m_1-1", tmp_path)
+    _, of_others = left_in_other_sessions(run, "m_1-10", tmp_path)
+    assert not any(map(is_gone, left))
+    if ends == "stopped":
+        files.delete_programs(["m_1-1"])
+        supervision.notify(files)
+        wait_until(lambda: files.status("m_1-1") is None)
+        assert all(map(is_gone, left))
+    elif ends == "killed":
+        os.kill(leader.pid, signal.SIGKILL)
+    else:
+        os.kill(supervisor_pid(files), signal.SIGKILL)
+        wait_until(lambda: not supervision.is_supervised(files))
+        os.kill(leader.pid, signal.SIGKILL)
+        supervision.ensure(files)
+    wait_until(lambda: all(map(is_gone, left)))
+    assert not any(map(is_gone, of_others))
+
+
+def test_a_replica_that_was_stopped_by_a_signal_is_replaced(
+    files: ClusterFiles, inside: Callable[[], Supervisor], wait_until: WaitUntil
+) -> None:
+    files.write_program(sleeper("frontend", Kind.FRONTEND))
+    files.write_program(sleeper("model"))
+    boss = inside()
+    now = time.monotonic()
+    boss.step({signal.SIGHUP}, now)
+    stopped = status(files, "model")
+    for id_ in ("frontend", "model"):
+        os.kill(status(files, id_).pid, signal.SIGSTOP)
+    wait_until(stopped.identity.is_stopped)
+    boss._check(now)
+    boss._check(now + supervisor.CHECK_SECONDS / 2)
+    assert stopped.identity.is_alive(), "it may be continued"
+    boss._check(now + supervisor.CHECK_SECONDS)
+    wait_until(lambda: not stopped.identity.is_alive())
+    boss.step(set(), now)
+    boss.step(set(), now + supervisor.MAX_DELAY_SECONDS)
+    assert is_running(files, "model", starts=2) and is_running(files, "frontend")
+
+
 def test_kills_what_does_not_stop(
     files: ClusterFiles, tmp_path: Path, wait_until: WaitUntil, is_gone: Callable[[int], bool]
 ) -> None:

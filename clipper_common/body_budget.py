@@ -1,0 +1,165 @@
+"""The memory that large bodies and outputs may hold at a time, shared fairly by the applications that want more.
+
+Only bodies wait for it. Outputs, answers of replicas that have not come to their end, and answers that clients have not
+read, are counted: nobody knows them before.
+"""
+
+import asyncio
+import os
+import time
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from math import inf
+from pathlib import Path
+from typing import Final
+
+from aiohttp import web
+
+from clipper_common.constants import MAX_BODY_BYTES
+from clipper_common.webapp import read_in_parts
+
+_LEAST_BYTES: Final = 8 * MAX_BODY_BYTES
+_SHARE: Final = 4
+"""The budget is one part in so many of the memory of all workers."""
+_WAIT_SECONDS: Final = 2.0
+SHORT_SECONDS: Final = 10.0
+"""After which it does not matter any more that a request had to wait."""
+_PROGRESS_BYTES: Final = 1 << 16
+_TOO_SLOW: Final = (
+    f"The body brought less than {_PROGRESS_BYTES} bytes in {SHORT_SECONDS:g} seconds while other requests waited "
+    "for the memory that was held for it"
+)
+_CGROUP_LIMITS: Final = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+
+
+class OverBudgetError(Exception):
+    """Requests that came before still hold the memory that is there for bodies."""
+
+
+class Held:
+    """The bytes that one request holds."""
+
+    def __init__(self, budget: "BodyBudget", size: int) -> None:
+        self._budget = budget
+        self.size = size
+
+    def add(self, size: int) -> None:
+        """Hold more, whether there is room or not."""
+        self.resize(self.size + size)
+
+    def resize(self, size: int) -> None:
+        """Hold what the body turned out to be, or what was made of it."""
+        self._budget.give_back(self.size - size)
+        self.size = size
+
+
+class BodyBudget:
+    """Lets requests in while there is memory for their bodies. The others wait, each application in its turn."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.held_bytes = 0
+        self._short_at = -inf
+        self._waiting: OrderedDict[str, deque[tuple[int, asyncio.Future[None]]]] = OrderedDict()
+        """By application, the next one first: how much each request needs."""
+
+    @asynccontextmanager
+    async def hold(self, app_name: str, size: int) -> AsyncIterator[Held]:
+        """Hold `size` bytes during the block. Raises `OverBudgetError` if they do not become free in a while.
+
+        While nothing is held, a body of any size is let in.
+        """
+        if self._waiting or not self._has_room(size):
+            await self._wait(app_name, size)
+        else:
+            self.held_bytes += size
+        held = Held(self, size)
+        try:
+            yield held
+        finally:
+            held.resize(0)
+
+    async def read(self, request: web.Request) -> list[bytes]:
+        """Read a body that memory is held for, in parts. Raises a 408 if it hardly moves while others wait for it."""
+        reading = asyncio.create_task(read_in_parts(request))
+        try:
+            seen = 0
+            while not (await asyncio.wait([reading], timeout=SHORT_SECONDS))[0]:
+                seen, before = request.content.total_bytes, seen
+                if seen - before < _PROGRESS_BYTES and self.was_short_within(SHORT_SECONDS):
+                    raise web.HTTPRequestTimeout(text=_TOO_SLOW)
+            return reading.result()
+        finally:
+            reading.cancel()
+            del reading  # it has the error, whose traceback has this frame and the body: nothing is left as a cycle
+
+    @contextmanager
+    def count(self) -> Iterator[Held]:
+        """Count during the block what is added to the result, which is nothing at first."""
+        held = Held(self, 0)
+        try:
+            yield held
+        finally:
+            held.resize(0)
+
+    def count_more(self, change: int) -> None:
+        """Count `change` more bytes of answers that clients have not read, or that replicas have not finished."""
+        self.give_back(-change)
+
+    def is_short(self) -> bool:
+        """Whether there is no room for more, or a request had to wait a moment ago."""
+        return self.held_bytes >= self.limit or self.was_short_within(SHORT_SECONDS)
+
+    def was_short_within(self, seconds: float) -> bool:
+        """Whether a request had to wait in the last seconds."""
+        return time.monotonic() - self._short_at < seconds
+
+    def give_back(self, size: int) -> None:
+        """Let those in that wait, as far as there is memory now. A negative size takes more."""
+        self.held_bytes -= size
+        while self._waiting:
+            app_name, requests = next(iter(self._waiting.items()))
+            size, admitted = requests[0]
+            if not admitted.done() and not self._has_room(size):
+                return
+            requests.popleft()
+            self._waiting.move_to_end(app_name)
+            if not requests:
+                del self._waiting[app_name]
+            if not admitted.done():
+                self.held_bytes += size
+                admitted.set_result(None)
+
+    def _has_room(self, size: int) -> bool:
+        return self.held_bytes + size <= self.limit or not self.held_bytes
+
+    async def _wait(self, app_name: str, size: int) -> None:
+        self._short_at = time.monotonic()
+        admitted = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(app_name, deque()).append((size, admitted))
+        try:
+            async with asyncio.timeout(_WAIT_SECONDS):
+                await admitted
+        except (TimeoutError, asyncio.CancelledError) as error:
+            if admitted.done() and not admitted.cancelled():  # let in at the same moment
+                self.give_back(size)
+            else:
+                admitted.cancel()
+                self.give_back(0)  # it may have been what the others waited behind
+            if isinstance(error, TimeoutError):
+                raise OverBudgetError from None
+            raise
+
+
+def default_limit(workers: int) -> int:
+    """The budget of each worker, in bytes: a share of the memory that this program may use, and never too little."""
+    return max(_memory_bytes() // _SHARE // max(workers, 1), _LEAST_BYTES)
+
+
+def _memory_bytes() -> int:
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in _CGROUP_LIMITS:
+        with suppress(OSError, ValueError):  # there is none of the kind, or it is "max"
+            found.append(int(path.read_text()))
+    return min(found)

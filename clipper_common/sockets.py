@@ -1,0 +1,30 @@
+"""What the system says of sockets and of file descriptors."""
+
+import fcntl
+import resource
+import select
+import socket
+import termios
+from array import array
+from contextlib import suppress
+
+
+def unacknowledged_bytes(connection: socket.socket) -> int:
+    """How many of the bytes that the kernel was given the other side has not acknowledged; 0 where it does not say."""
+    many = array("i", [0])
+    with suppress(OSError, ValueError):  # the latter of one that is closed
+        fcntl.ioctl(connection, termios.TIOCOUTQ, many)
+    return many[0]
+
+
+def has_unread_bytes(connection: socket.socket) -> bool:
+    """Whether the kernel holds something that the other side sent and nobody here has read."""
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def most_descriptors() -> float:
+    """How many file descriptors this process may have open; infinity if there is no limit."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return float("inf") if soft == resource.RLIM_INFINITY else soft

@@ -1,0 +1,52 @@
+"""The records that a request is about.
+
+They are read anew for it, since programs that know no revision may have written there.
+"""
+
+from typing import Final
+
+from clipper_common import records
+from clipper_common.datatypes import ModelId
+from clipper_common.records import Place, Snapshot
+from management_frontend.schemas import (
+    AddApplication,
+    AddModel,
+    LinkedModels,
+    ModelLinks,
+    NamedApplication,
+    SelectionState,
+    SetBatching,
+    VersionedModel,
+)
+
+_MAX_NAMES: Final = 2
+"""A request that names more models is refused whatever these are."""
+
+
+def places_of(request: object, known: Snapshot) -> list[Place]:
+    """The places that `request` names, and those of the versions that are current by what is `known`."""
+    match request:
+        case AddApplication(name=app) | NamedApplication(name=app):
+            return _application(app)
+        case LinkedModels(app_name=app) | SelectionState(app_name=app):
+            return _application(app)
+        case ModelLinks(app_name=app, model_names=names):
+            return [*_application(app), *(place for name in names[:_MAX_NAMES] for place in _current(name, known))]
+        case (
+            AddModel(model_name=name, model_version=version)
+            | SetBatching(model_name=name, model_version=version)
+            | VersionedModel(model_name=name, model_version=version)
+        ):
+            return [records.model_place(ModelId(name, version)), records.current_version_place(name)]
+        case _:
+            return []
+
+
+def _application(name: str) -> list[Place]:
+    return [records.application_place(name), records.links_place(name)]
+
+
+def _current(model_name: str, known: Snapshot) -> list[Place]:
+    version = known.current_versions.get(model_name)
+    current = [] if version is None else [records.model_place(ModelId(model_name, version))]
+    return [records.current_version_place(model_name), *current]

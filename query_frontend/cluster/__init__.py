@@ -1,0 +1,1 @@
+"""Query frontends among each other."""

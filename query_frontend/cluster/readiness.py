@@ -1,0 +1,41 @@
+"""Whether this frontend can answer as well as its peers do."""
+
+import asyncio
+import time
+from typing import Final
+
+from query_frontend.cluster.membership import Membership
+from query_frontend.serving.executor import Executor
+from query_frontend.serving.registry import Registry
+
+NOT_LOADED: Final = "The configuration was not read from Redis yet"
+
+_PATIENCE_SECONDS: Final = 10.0
+"""After the start; a model that has not been reached by then may never be."""
+_POLL_SECONDS: Final = 0.02
+
+
+class Readiness:
+    def __init__(self, registry: Registry, executor: Executor, membership: Membership) -> None:
+        self._registry = registry
+        self._executor = executor
+        self._membership = membership
+        self._impatient_at = time.monotonic() + _PATIENCE_SECONDS
+        self.is_draining = False
+
+    def missing(self) -> str | None:
+        """Why queries should go elsewhere, None when they may come."""
+        if self.is_draining:
+            return "This query frontend is about to stop"
+        if not self._registry.is_loaded:
+            return NOT_LOADED
+        served = {model for peer in self._membership.peers for model in peer.models}
+        unserved = sorted(model for model in served if not self._executor.can_answer(model))
+        if unserved and time.monotonic() < self._impatient_at:
+            return f"No replica of {', '.join(map(str, unserved))} is connected yet; other query frontends have some"
+        return None
+
+    async def wait(self) -> None:
+        """Wait until nothing is missing, but not for ever."""
+        while self.missing() is not None and time.monotonic() < self._impatient_at:
+            await asyncio.sleep(_POLL_SECONDS)

@@ -1,0 +1,5 @@
+"""``python -m query_frontend.exporter``."""
+
+from query_frontend.exporter.server import main
+
+main()

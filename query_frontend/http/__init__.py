@@ -1,0 +1,1 @@
+"""The HTTP side: connections, requests, and the bodies of requests and answers."""

@@ -1,0 +1,36 @@
+"""Connections that end with their next answer: ``Connection: close`` sends a client to another worker or frontend.
+
+An idle connection has no such answer: `clipper_common.connections` closes it.
+"""
+
+from collections.abc import Collection
+from typing import Final
+
+from aiohttp.web_protocol import RequestHandler
+
+IDLE_SECONDS: Final = 5.0
+"""For how many seconds a draining worker or frontend waits for the next request of an idle connection."""
+
+
+class ConnectionDrain:
+    """Connections that close with their next answer."""
+
+    def __init__(self) -> None:
+        self._some: set[RequestHandler] = set()
+        self._all = False
+        self.is_empty = True
+        """Of each request this alone is asked as a rule."""
+
+    def __contains__(self, connection: object) -> bool:
+        return self._all or connection in self._some
+
+    def add_all(self) -> None:
+        """Those too that come from now on."""
+        self._all, self.is_empty = True, False
+
+    def add(self, surplus: int, connections: Collection[RequestHandler]) -> None:
+        """Have `surplus` of all `connections` leave, with those that are about to."""
+        self._some.intersection_update(connections)
+        staying = [connection for connection in connections if connection not in self._some]
+        self._some.update(staying[: max(0, surplus - len(self._some))])
+        self.is_empty = not (self._all or self._some)

@@ -1,0 +1,152 @@
+"""Decodes the bodies of requests. No body keeps the event loop for long, however large it is and whatever it holds.
+
+A small body is parsed at once. A large one of a plain shape is decoded in steps, between which the loop does its other
+work. Any other large one goes to a process beside this one: what it costs depends on what it holds, and no parser that
+knows all of JSON lets go of Python's lock.
+"""
+
+import asyncio
+import contextlib
+import io
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+from clipper_common import long_work
+from clipper_common.datatypes import InputType
+from clipper_common.errors import JsonError
+from query_frontend.http import decoder_process, large_bodies, schemas
+from query_frontend.http.large_bodies import Inputs
+from query_frontend.http.schemas import UpdateRequest
+
+logger = logging.getLogger(__name__)
+
+SMALL_BODY_BYTES: Final = 1 << 16
+"""The general parser takes 14 ms for the worst body of this size, on a machine of 2026."""
+_PATIENCE_SECONDS: Final = 20.0
+"""For one body in the process. The worst one of 32 MiB takes half of it."""
+_IDLE_SECONDS: Final = 60.0
+"""After which the process is not kept any longer."""
+_READ_BYTES: Final = 1 << 18
+
+Value = TypeVar("Value")
+
+
+class Decoder:
+    """Decodes the bodies of one query frontend."""
+
+    def __init__(self) -> None:
+        self._process = _Process()
+
+    async def predict(self, parts: list[bytes], input_type: InputType, missing_values: bool) -> Inputs:
+        """As `schemas.parse_predict`, of a body in parts as `webapp.read_in_parts` makes them."""
+        if _are_small(parts):
+            steps = schemas.parse_predict_in_steps(b"".join(parts), input_type, missing_values)
+            return await long_work.finish(steps)
+        inputs = await long_work.finish(large_bodies.decode(parts, input_type))
+        if inputs is None:
+            return await self._process.ask(schemas.parse_predict, parts, input_type, missing_values)
+        return inputs
+
+    async def update(self, parts: list[bytes], input_type: InputType, missing_values: bool) -> UpdateRequest:
+        """As `schemas.parse_update`."""
+        if _are_small(parts):
+            return schemas.parse_update(b"".join(parts), input_type, missing_values)
+        return await self._process.ask(schemas.parse_update, parts, input_type, missing_values)
+
+    async def close(self) -> None:
+        """End the process, if there is one."""
+        await self._process.close()
+
+
+def _are_small(parts: list[bytes]) -> bool:
+    return sum(map(len, parts)) <= SMALL_BODY_BYTES
+
+
+class _Process:
+    """Runs `decoder_process`, from the first body that needs it until none has come for a while."""
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+        self._process: asyncio.subprocess.Process | None = None
+        self._end: asyncio.TimerHandle | None = None
+        self._ending: asyncio.Task[int] | None = None
+
+    async def ask(
+        self, parse: Callable[..., Value], parts: list[bytes], input_type: InputType, missing_values: bool
+    ) -> Value:
+        """Return what `parse` makes of a body. Raises what it raises, or JsonError if it takes too much."""
+        # Shielded: half an exchange would be of no use to the next body.
+        task = asyncio.create_task(self._exchange_in_turn(parse.__name__, parts, input_type, missing_values))
+        value: Value = await asyncio.shield(task)
+        return value
+
+    async def _exchange_in_turn(
+        self, parse: str, parts: list[bytes], input_type: InputType, missing_values: bool
+    ) -> Any:
+        async with self._lock:
+            if self._end is not None:
+                self._end.cancel()
+            try:
+                async with asyncio.timeout(_PATIENCE_SECONDS):
+                    result = await self._exchange(parse, parts, input_type, missing_values)
+            except (TimeoutError, OSError, EOFError) as error:
+                size = sum(map(len, parts))
+                logger.warning("A body of %d bytes could not be decoded: %s", size, error or "it takes too long")
+                await self.close()
+                raise JsonError("The body takes more time or memory to decode than a request may") from None
+            except BaseException:
+                await self.close()
+                raise
+            self._end = asyncio.get_running_loop().call_later(_IDLE_SECONDS, self._let_go)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    async def _exchange(self, parse: str, parts: list[bytes], input_type: InputType, missing_values: bool) -> Any:
+        process = self._process = self._process or await _start()
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(decoder_process.encode_question(parse, sum(map(len, parts)), input_type, missing_values))
+        for part in parts:
+            process.stdin.write(part)
+            await process.stdin.drain()
+        length = decoder_process.read_length(await process.stdout.readexactly(decoder_process.LENGTH_BYTES))
+        answer = decoder_process.decode_answer(await process.stdout.readexactly(length))
+        if isinstance(answer, Exception):
+            return answer
+        return answer.filled([await _read(process.stdout, length) for length in answer.lengths])
+
+    def _let_go(self) -> None:
+        process, self._process = self._process, None
+        if process is not None and process.stdin is not None:
+            process.stdin.close()  # it ends by itself
+            self._ending = asyncio.create_task(process.wait())
+
+    async def close(self) -> None:
+        if self._end is not None:
+            self._end.cancel()
+        process, self._process = self._process, None
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+        if self._ending is not None:
+            await self._ending
+
+
+async def _start() -> asyncio.subprocess.Process:
+    command = [sys.executable, "-m", decoder_process.__name__]
+    pipe = asyncio.subprocess.PIPE
+    return await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, limit=2 * _READ_BYTES)
+
+
+async def _read(stream: asyncio.StreamReader, length: int) -> bytes:
+    """As `readexactly`, which would copy what is large several times in one turn of the loop."""
+    value = io.BytesIO(bytes(length))  # it hands out what it was given
+    while length > value.tell():
+        part = await stream.read(min(length - value.tell(), _READ_BYTES))
+        if not part:
+            raise EOFError("the process has ended")
+        value.write(part)
+    return value.getvalue()

@@ -1,0 +1,2 @@
+# cython: language_level=3
+cpdef bytes parse_doubles(bytes body)

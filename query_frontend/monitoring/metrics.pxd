@@ -1,0 +1,63 @@
+# cython: language_level=3
+cdef class Counter:
+    cdef public long long count
+
+
+cdef class RatioCounter:
+    cdef public long long hits
+    cdef public Counter times
+
+
+cdef class Histogram:
+    cdef object _unit
+    cdef long long _capacity
+    cdef readonly list _sample
+    cdef list _new
+    cdef long long _count
+    cdef double _sum
+    cdef long long _next
+    cdef double _weight
+
+    cpdef add(self, double value)
+    cpdef add_times(self, double value, long times)
+
+
+cdef class AppMetrics:
+    cdef public Counter num_predictions
+    cdef public Histogram prediction_latency
+    cdef public object prediction_throughput
+    cdef public RatioCounter default_prediction_ratio
+
+    cpdef add_answer(self, bint is_default, double seconds)
+
+
+cdef class ModelMetrics:
+    cdef public Counter _outputs
+    cdef public Counter num_predictions
+    cdef public Histogram prediction_latency
+    cdef public object prediction_throughput
+    cdef public RatioCounter cache_hit_ratio
+    cdef public Histogram batch_size
+    cdef public object batching
+    cdef public object blamed
+    cdef public Counter blamed_answers
+
+    cpdef add_batch(self, long size, double seconds)
+
+
+cdef class SystemMetrics:
+    cdef public Histogram rpc_request_queueing_delay
+    cdef public Counter prediction_cache_lookups
+    cdef public RatioCounter prediction_cache_hit_ratio
+    cdef public Counter aggregate_outputs
+    cdef public object aggregate_throughput
+    cdef public Counter aggregate_num_predictions
+    cdef public object workers
+    cdef public object body_memory
+    cdef public object connections
+    cdef public Counter slow_turns
+    cdef public Counter slow_computing_turns
+    cdef public object longest_turn
+    cdef dict _apps
+    cdef dict _models
+    cdef ModelMetrics _gone

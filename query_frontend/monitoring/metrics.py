@@ -1,0 +1,417 @@
+"""What the query frontend counts and measures, and the JSON of its route /metrics, as 0.4 had it.
+
+Counters, ratios, meters (events per second, with moving averages like the load of Unix) and histograms (a uniform
+sample of all values). Every leaf of the JSON is a string, as 0.4's was.
+
+What a metric holds is its state, plain data that another worker can be given. `metrics_report` makes a report of the
+states of one worker or of several.
+"""
+
+import itertools
+import math
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from statistics import fmean
+from typing import Any, Final
+
+from clipper_common.datatypes import ModelId
+
+_TICK_SECONDS: Final = 5.0
+_SYSTEM_RESERVOIR: Final = 2056
+_RESERVOIR: Final = 4096
+_CHUNK: Final = 1000
+
+_MAX_SAMPLES: Final = 256 * _RESERVOIR
+"""The most values that all histograms of a worker put into a report."""
+_LEAST_SAMPLE: Final = 64
+
+Leaves = dict[str, str]
+Line = tuple[str, str, Any]
+"""The category, the name and the state of a metric."""
+
+
+class Counter:
+    def __init__(self) -> None:
+        self.count = 0
+
+    def add(self, number: int) -> None:
+        self.count += number
+
+    def state(self) -> int:
+        return self.count
+
+    @staticmethod
+    def merge(states: Sequence[int]) -> int:
+        return sum(states)
+
+    @classmethod
+    def render(cls, states: Sequence[int]) -> Leaves:
+        return {"count": str(cls.merge(states))}
+
+
+class RatioCounter:
+    """How often something was so, among all times, which another counter counts."""
+
+    def __init__(self, times: Counter) -> None:
+        self.hits = 0
+        self.times = times
+
+    def state(self) -> tuple[int, int]:
+        return self.hits, self.times.count
+
+    @staticmethod
+    def merge(states: Sequence[tuple[int, int]]) -> tuple[int, int]:
+        hits, times = zip(*states, strict=True)
+        return sum(hits), sum(times)
+
+    @classmethod
+    def render(cls, states: Sequence[tuple[int, int]]) -> Leaves:
+        hits, times = cls.merge(states)
+        return {"ratio": str(hits / times) if times else "nan"}
+
+
+class Meter:
+    """What a counter counts, per second: since the beginning, and averaged over the last 1, 5 and 15 minutes."""
+
+    _MINUTES: Final = (1, 5, 15)
+    _ALPHAS: Final = tuple(1 - math.exp(-_TICK_SECONDS / 60 / minutes) for minutes in _MINUTES)
+
+    def __init__(self, events: Counter, clock: Callable[[], float] = time.monotonic) -> None:
+        self._events = events
+        self._clock = clock
+        self._started = self._ticked = clock()
+        self._ticked_count = 0
+        self._rates: list[float] | None = None
+
+    def _catch_up(self) -> None:
+        """Do the ticks that are due. Between two reports nothing is known of when events came."""
+        ticks = int((self._clock() - self._ticked) / _TICK_SECONDS)
+        if not ticks:
+            return
+        rate = (self._events.count - self._ticked_count) / (ticks * _TICK_SECONDS)
+        old = self._rates or [rate] * len(self._MINUTES)
+        kept = [(1 - alpha) ** ticks for alpha in self._ALPHAS]
+        self._rates = [rate + keep * (before - rate) for keep, before in zip(kept, old, strict=True)]
+        self._ticked_count = self._events.count
+        self._ticked += ticks * _TICK_SECONDS
+
+    def state(self) -> tuple[int, float, list[float]]:
+        self._catch_up()
+        return self._events.count, self._clock() - self._started, self._rates or [0.0] * len(self._MINUTES)
+
+    @staticmethod
+    def merge(states: Sequence[tuple[int, float, list[float]]]) -> tuple[int, float, list[float]]:
+        counts, times, rates = zip(*states, strict=True)
+        return sum(counts), max(times), [sum(of_each) for of_each in zip(*rates, strict=True)]
+
+    @classmethod
+    def render(cls, states: Sequence[tuple[int, float, list[float]]]) -> Leaves:
+        count, elapsed, rates = states[0] if len(states) == 1 else cls.merge(states)
+        leaves = {"unit": "events per second", "rate": str(count / elapsed if elapsed > 0 else 0.0)}
+        for minutes, rate in zip(cls._MINUTES, rates, strict=True):
+            leaves[f"rate_{minutes}min"] = str(rate)
+        return leaves
+
+
+class Histogram:
+    """A uniform sample of all values, with the mean of all.
+
+    The sample is drawn by Li's algorithm L (ACM TOMS 20(4), 1994): it computes how many values to skip before the next
+    one that enters, so that nearly all of them cost a comparison.
+    """
+
+    def __init__(self, unit: str, capacity: int = _RESERVOIR) -> None:
+        self._unit = unit
+        self._capacity = capacity
+        self._sample: list[float] = []
+        self._new: list[float] = []
+        self._count = 0
+        self._sum = 0.0
+        self._next = 1
+        """Which value, counted from 1, enters the sample next."""
+        self._weight = 1.0
+
+    def add(self, value: float) -> None:
+        self._new.append(value)
+        if len(self._new) >= _CHUNK:
+            self._absorb()
+
+    def add_times(self, value: float, times: int) -> None:
+        self._new += [value] * times
+        if len(self._new) >= _CHUNK:
+            self._absorb()
+
+    def _absorb(self) -> None:
+        """Count what was added, many values at once."""
+        before = self._count + 1
+        self._count += len(self._new)
+        self._sum += sum(self._new)
+        while self._next <= self._count:
+            self._enter(self._new[self._next - before])
+        self._new.clear()
+
+    def _enter(self, value: float) -> None:
+        if len(self._sample) < self._capacity:
+            self._sample.append(value)
+            self._next += 1
+            if len(self._sample) < self._capacity:
+                return
+        else:
+            self._sample[random.randrange(self._capacity)] = value
+            self._next += 1
+        self._weight *= math.exp(math.log(1.0 - random.random()) / self._capacity)
+        self._next += int(math.log(1.0 - random.random()) / math.log1p(-self._weight))
+
+    def state(self, most: int = _SYSTEM_RESERVOIR + _RESERVOIR) -> tuple[str, int, float, list[float]]:
+        """With so many values of the sample at most."""
+        self._absorb()
+        self._sample.sort()  # the order means nothing to the sample, and sorting it again costs little
+        return self._unit, self._count, self._sum, _thin(self._sample, most)
+
+    @staticmethod
+    def merge(states: Sequence[tuple[str, int, float, list[float]]]) -> tuple[str, int, float, list[float]]:
+        """Of several samples each gives values in proportion to how many it stands for."""
+        units, counts, sums, samples = zip(*states, strict=True)
+        share = min((len(sample) / count for count, sample in zip(counts, samples, strict=True) if count), default=1.0)
+        thinned = [_thin(sample, round(count * share)) for count, sample in zip(counts, samples, strict=True)]
+        return units[0], sum(counts), sum(sums), sorted(itertools.chain.from_iterable(thinned))
+
+    @classmethod
+    def render(cls, states: Sequence[tuple[str, int, float, list[float]]]) -> Leaves:
+        unit, count, total, sample = states[0] if len(states) == 1 else cls.merge(states)
+        mean = total / count if count else 0.0
+        deviation = math.sqrt(sum((value - mean) ** 2 for value in sample) / len(sample)) if sample else 0.0
+        values = {
+            "min": sample[0] if sample else 0.0,
+            "max": sample[-1] if sample else 0.0,
+            "mean": mean,
+            "std_dev": deviation,
+            "p50": percentile(sample, 0.50),
+            "p95": percentile(sample, 0.95),
+            "p99": percentile(sample, 0.99),
+        }
+        return {"unit": unit, "size": str(len(sample))} | {name: str(value) for name, value in values.items()}
+
+
+def _thin(ordered: list[float], size: int) -> list[float]:
+    """So many of the values, evenly chosen."""
+    if size >= len(ordered):
+        return list(ordered)
+    return [ordered[int((place + 0.5) * len(ordered) / size)] for place in range(min(size, len(ordered)))]
+
+
+def percentile(ordered: Sequence[float], rank: float) -> float:
+    """By linear interpolation at ``rank * (n + 1)``, as 0.4."""
+    if not ordered:
+        return 0.0
+    position = rank * (len(ordered) + 1)
+    below = min(max(int(position), 1), len(ordered))
+    above = min(below + 1, len(ordered))
+    part = min(max(position - below, 0.0), 1.0)
+    return ordered[below - 1] + part * (ordered[above - 1] - ordered[below - 1])
+
+
+SERVING_WORKERS: Final = "serving"
+"""How many workers accept connections, which each reads in the table that they share."""
+
+
+class Gauge:
+    """What something is at the moment."""
+
+    def __init__(self, read: Callable[[], Leaves]) -> None:
+        self.state = read
+
+    @staticmethod
+    def render(states: Sequence[Leaves]) -> Leaves:
+        """Of several: what they agree on, the least ``..._min``, the greatest ``..._max``, else the mean.
+
+        What all read from one place may have changed between their answers: there the first counts.
+        """
+        return {name: _agree(name, [state[name] for state in states if name in state]) for name in states[0]}
+
+
+def _agree(name: str, values: Sequence[str]) -> str:
+    if len(set(values)) == 1 or name == SERVING_WORKERS:
+        return values[0]
+    try:
+        numbers = list(map(float, values))
+    except ValueError:
+        return values[0]
+    return str(min(numbers) if name.endswith("_min") else max(numbers) if name.endswith("_max") else fmean(numbers))
+
+
+Lasting = Counter | RatioCounter | Meter | Histogram
+Metric = Lasting | Gauge
+LASTING: Final[dict[str, type[Lasting]]] = {
+    "counters": Counter,
+    "ratio_counters": RatioCounter,
+    "meters": Meter,
+    "histograms": Histogram,
+}
+CATEGORIES: Final[dict[str, type[Metric]]] = {**LASTING, "gauges": Gauge}
+CATEGORY_OF: Final = {kind: category for category, kind in CATEGORIES.items()}
+
+
+class AppMetrics:
+    """Of one application."""
+
+    def __init__(self) -> None:
+        self.num_predictions = Counter()
+        self.prediction_latency = Histogram("microseconds")
+        self.prediction_throughput = Meter(self.num_predictions)
+        self.default_prediction_ratio = RatioCounter(self.num_predictions)
+
+    def named(self) -> list[tuple[str, Metric]]:
+        return [
+            ("num_predictions", self.num_predictions),
+            ("prediction_latency", self.prediction_latency),
+            ("prediction_throughput", self.prediction_throughput),
+            ("default_prediction_ratio", self.default_prediction_ratio),
+        ]
+
+    def add_answer(self, is_default: bool, seconds: float) -> None:
+        self.num_predictions.count += 1
+        if is_default:
+            self.default_prediction_ratio.hits += 1
+        self.prediction_latency.add(seconds * 1e6)
+
+
+class ModelMetrics:
+    """The most labels of one model version."""
+
+    def __init__(self) -> None:
+        self._outputs = Counter()
+        self.num_predictions = Counter()
+        self.prediction_latency = Histogram("microseconds")
+        self.prediction_throughput = Meter(self._outputs)
+        self.cache_hit_ratio = RatioCounter(Counter())
+        self.batch_size = Histogram("queries")
+        self.batching = Gauge(dict)
+        """Of the model version's owner, who knows how it batches at the moment."""
+        self.blamed = Gauge(dict)
+        """The same of inputs that are not sent to replicas, since some died of them."""
+        self.blamed_answers = Counter()
+        """How many answers said so."""
+
+    def named(self) -> list[tuple[str, Metric]]:
+        return [
+            ("num_predictions", self.num_predictions),
+            ("prediction_latency", self.prediction_latency),
+            ("prediction_throughput", self.prediction_throughput),
+            ("cache_hit_ratio", self.cache_hit_ratio),
+            ("batch_size", self.batch_size),
+            ("batching", self.batching),
+            ("blamed", self.blamed),
+            ("blamed_answers", self.blamed_answers),
+        ]
+
+    def add_batch(self, size: int, seconds: float) -> None:
+        self.prediction_latency.add_times(seconds * 1e6, size)
+        self._outputs.count += size
+        self.batch_size.add(float(size))
+
+
+class SystemMetrics:
+    """Of the whole frontend, and of each application and model version that it knows."""
+
+    def __init__(self) -> None:
+        self.rpc_request_queueing_delay = Histogram("microseconds", _SYSTEM_RESERVOIR)
+        self.prediction_cache_lookups = Counter()
+        self.prediction_cache_hit_ratio = RatioCounter(self.prediction_cache_lookups)
+        self.aggregate_num_predictions = Counter()
+        self.aggregate_outputs = Counter()
+        self.aggregate_throughput = Meter(self.aggregate_outputs)
+        self.workers = Gauge(lambda: {SERVING_WORKERS: "1"})
+        """Of the composition root, which knows the other workers."""
+        self.body_memory = Gauge(dict)
+        """Set by the composition root: the bytes that large bodies and outputs hold, and may hold."""
+        self.connections = Gauge(dict)
+        """Set by the composition root: how many HTTP connections there are, and may be."""
+        self.slow_turns = Counter()
+        self.slow_computing_turns = Counter()
+        self.longest_turn = Gauge(dict)
+        """Set by the meter of the event loop, where there is one."""
+        self._apps: dict[str, AppMetrics] = {}
+        self._models: dict[ModelId, ModelMetrics] = {}
+        self._gone = ModelMetrics()
+        """What models counted that are no more, as far as it is summed up."""
+
+    def add_app(self, name: str) -> AppMetrics:
+        self._apps[name] = AppMetrics()
+        return self._apps[name]
+
+    def remove_app(self, name: str) -> None:
+        del self._apps[name]
+
+    def add_model(self, model: ModelId) -> ModelMetrics:
+        self._models[model] = ModelMetrics()
+        return self._models[model]
+
+    def remove_model(self, model: ModelId) -> None:
+        self._add_up(self._gone, self._models.pop(model))
+
+    def _sum_up(self) -> None:
+        """Count what all models counted: it is not done for each query."""
+        total = ModelMetrics()
+        for metrics in (self._gone, *self._models.values()):
+            self._add_up(total, metrics)
+        self.prediction_cache_lookups.count = total.cache_hit_ratio.times.count
+        self.prediction_cache_hit_ratio.hits = total.cache_hit_ratio.hits
+        self.aggregate_num_predictions.count = total.num_predictions.count
+
+    @staticmethod
+    def _add_up(total: ModelMetrics, part: ModelMetrics) -> None:
+        total.cache_hit_ratio.times.count += part.cache_hit_ratio.times.count
+        total.cache_hit_ratio.hits += part.cache_hit_ratio.hits
+        total.num_predictions.count += part.num_predictions.count
+
+    def lines(self) -> Iterator[Line]:
+        """All that can be reported. Others may have their turn in between: what is gone by then is reported no more."""
+        self._sum_up()
+        num_histograms = 1 + len(self._apps) + 2 * len(self._models)
+        most = max(_LEAST_SAMPLE, _MAX_SAMPLES // num_histograms)
+        for name, metric in self._all():
+            state = metric.state(most) if isinstance(metric, Histogram) else metric.state()
+            yield CATEGORY_OF[type(metric)], name, state
+
+    def _all(self) -> Iterator[tuple[str, Metric]]:
+        own: list[tuple[str, Metric]] = [
+            ("internal:rpc_request_queueing_delay", self.rpc_request_queueing_delay),
+            ("internal:prediction_cache_lookups", self.prediction_cache_lookups),
+            ("internal:prediction_cache_hit_ratio", self.prediction_cache_hit_ratio),
+            ("internal:aggregate_model_throughput", self.aggregate_throughput),
+            ("internal:aggregate_num_predictions", self.aggregate_num_predictions),
+            ("internal:workers", self.workers),
+            ("internal:body_memory", self.body_memory),
+            ("internal:connections", self.connections),
+            ("internal:slow_turns", self.slow_turns),
+            ("internal:slow_computing_turns", self.slow_computing_turns),
+            ("internal:longest_turn", self.longest_turn),
+        ]
+        yield from own
+        for app in list(self._apps):
+            if app in self._apps:
+                yield from _named(f"app:{app}", self._apps[app])
+        for model in list(self._models):
+            if model in self._models:
+                yield from _named(f"model:{model}", self._models[model])
+
+
+def _named(prefix: str, group: AppMetrics | ModelMetrics) -> list[tuple[str, Metric]]:
+    return [(f"{prefix}:{name}", metric) for name, metric in group.named()]
+
+
+def depart(category: str, states: Sequence[Any]) -> Any:
+    """What is left of a metric of workers that are gone: what they counted, and nothing of the moment.
+
+    It is no larger than the state of one.
+    """
+    left: Any = LASTING[category].merge(states)
+    if category == "meters":
+        count, elapsed, rates = left
+        return count, elapsed, [0.0] * len(rates)
+    if category == "histograms":
+        unit, count, total, sample = left
+        return unit, count, total, _thin(sample, _RESERVOIR)
+    return left

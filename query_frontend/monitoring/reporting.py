@@ -1,0 +1,109 @@
+"""The report of /metrics: what all workers counted and measured, as one.
+
+It is made in pieces, between which the event loop serves queries for at least as long: however many applications and
+models there are, a scrape makes no query late.
+"""
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from time import monotonic
+from typing import Any, Final
+
+from clipper_common import jsontext
+from query_frontend.monitoring.metrics import CATEGORIES, LASTING, Line, SystemMetrics, depart
+
+_PIECE_SECONDS: Final = 0.002
+_MAX_SENT_AT_ONCE: Final = 64 * 1024
+_JOINED: Final = 100
+
+
+class Pauses:
+    """Rests after each piece of work for as long as it took."""
+
+    def __init__(self) -> None:
+        self._since = monotonic()
+
+    async def rest_if_due(self) -> None:
+        """To be called again and again, between pieces that each take much less than a millisecond."""
+        worked = monotonic() - self._since
+        if worked > _PIECE_SECONDS:
+            await asyncio.sleep(worked)
+            self._since = monotonic()
+
+
+class Report:
+    """The states of all metrics, by category and name; there may be one of each worker."""
+
+    def __init__(self) -> None:
+        self._states: dict[str, dict[str, list[Any]]] = {category: {} for category in CATEGORIES}
+
+    def add(self, line: Line) -> None:
+        """Count what a worker says of a metric."""
+        category, name, state = line
+        self._states[category].setdefault(name, []).append(state)
+
+    def add_departed(self, line: Line) -> None:
+        """Count what workers said of a metric that are gone, as long as others know it."""
+        category, name, state = line
+        if name in self._states[category]:
+            self._states[category][name].append(state)
+
+    async def render(self, pauses: Pauses) -> list[bytes]:
+        """Parts of a JSON object: a list for each category, of objects with one key, the name of a metric.
+
+        The report is empty afterwards: to free all of it at once would take long.
+        """
+        parts: list[bytes] = []
+        pieces: list[bytes] = []
+        async for piece in self._render(pauses):
+            pieces.append(piece)
+            if len(pieces) == _JOINED:
+                parts.append(b"".join(pieces))
+                pieces.clear()
+        return [*parts, b"".join(pieces)]
+
+    async def _render(self, pauses: Pauses) -> AsyncIterator[bytes]:
+        before = b"{"
+        for category, kind in CATEGORIES.items():
+            yield before + jsontext.dumps(category) + b":["
+            before = b""
+            states = self._states[category]
+            for name in list(states):
+                yield before + jsontext.dumps_escaped({name: kind.render(states.pop(name))})
+                before = b","
+                await pauses.rest_if_due()
+            before = b"],"
+        yield b"]}"
+
+    def depart(self) -> Iterator[Line]:
+        """What is left of workers that are gone."""
+        for category in LASTING:
+            for name, states in self._states[category].items():
+                yield category, name, depart(category, states)
+
+
+async def report_of(metrics: SystemMetrics, pauses: Pauses) -> Report:
+    """The report of one worker."""
+    report = Report()
+    for line in metrics.lines():
+        report.add(line)
+        await pauses.rest_if_due()
+    return report
+
+
+def to_text(lines: Iterable[Line]) -> Iterator[bytes]:
+    """Lines of JSON, one for each metric."""
+    for line in lines:
+        yield jsontext.dumps(line) + b"\n"
+
+
+def from_text(text: bytes) -> Line:
+    """A line. Raises `JsonError` or `ValueError` for what is none."""
+    category, name, state = jsontext.parse(text)
+    return category, name, state
+
+
+async def in_small_parts(parts: list[bytes]) -> AsyncIterable[bytes]:
+    for part in parts:
+        for begin in range(0, len(part), _MAX_SENT_AT_ONCE):
+            yield part[begin : begin + _MAX_SENT_AT_ONCE]

@@ -1,0 +1,1 @@
+"""Model containers: their connections, and the messages on these."""

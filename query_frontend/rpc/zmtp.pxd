@@ -1,0 +1,26 @@
+# cython: language_level=3
+cimport cython
+
+
+cdef class Conversation:
+    cdef public long long max_bytes
+    cdef public bint is_open
+    cdef public bint knows_pings
+    cdef public list replies
+    cdef public str fault
+    cdef bint _greeted
+    cdef bytearray _rest
+    cdef long long _needed
+    cdef object _large
+    cdef long long _missing
+    cdef int _large_flags
+    cdef list _frames
+    cdef long long _bytes
+
+    cpdef list receive(self, bytes data)
+    @cython.locals(flags=int, size="long long", at="long long", many="long long", start="long long", end="long long")
+    cdef long long _read(self, bytearray data, list messages) except -1
+    cdef _check(self, int flags, long long size)
+    cdef long long _await_frame(self, int flags, long long size, long long at, long long start, bytearray data) except -1
+    cdef bytes _fill(self, large, bytes data, list messages)
+    cdef _add_frame(self, int flags, bytes frame, list messages)

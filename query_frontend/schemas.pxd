@@ -1,3 +1,0 @@
-# cython: language_level=3
-cpdef bytes parse_doubles(bytes body)
-cpdef bytes render_one(query_id, answer)

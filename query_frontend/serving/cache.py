@@ -1,0 +1,164 @@
+"""The prediction cache: bounded in bytes, what was not used for long goes first, an input is compared itself.
+
+Inputs are kept with their outputs, so two inputs can never be taken for one another (0.4 compared a 64-bit hash). Who
+goes first is decided by the clock algorithm, as in 0.4: the oldest, unless it was used since its turn was last. What
+was answered together came together and goes together, so most of the work is done once for each batch.
+"""
+
+from collections import deque
+from collections.abc import Collection, Generator, Iterable, Sequence
+from itertools import repeat
+from typing import Any, Final, NamedTuple
+
+from clipper_common.long_work import finish_at_once
+
+_ENTRY_OVERHEAD_BYTES: Final = 190
+"""About what Python needs for an entry besides the bytes of input and output (measured on 64-bit CPython 3.11)."""
+_BATCH_OVERHEAD_BYTES: Final = 170
+"""The same for a batch."""
+_PARTS: Final = 64
+"""No batch is a larger part of the cache, unless it is a single entry."""
+
+
+_LARGE_BYTES: Final = 1 << 18
+"""The hash of a larger input is made in steps of this size."""
+
+
+class LargeKey:
+    """A large input as a key of a dictionary. Of `bytes`, Python makes the hash in one go: 15 ms for 30 MiB."""
+
+    __slots__ = ("_hash", "payload")
+
+    def __init__(self, payload: bytes, hashes: Iterable[int]) -> None:
+        self.payload = payload
+        self._hash = hash(tuple(hashes))
+
+    def __len__(self) -> int:
+        return len(self.payload)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is LargeKey and self._hash == other._hash and self.payload == other.payload
+
+
+Key = bytes | LargeKey
+"""An input, as it is found in the cache."""
+
+
+def keys_of(payloads: Iterable[bytes]) -> Generator[None, None, list[Key]]:
+    """Yield after each step; return the keys of inputs, of which the hashes are known then."""
+    keys: list[Key] = []
+    hashed = 0
+    for payload in payloads:
+        if len(payload) > _LARGE_BYTES:
+            keys.append((yield from _large_key(payload)))
+            continue
+        hash(payload)  # which the object keeps
+        keys.append(payload)
+        hashed += len(payload)
+        if hashed > _LARGE_BYTES:
+            hashed = 0
+            yield
+    return keys
+
+
+def key_of(payload: bytes) -> Key:
+    """The key of an input, in one go."""
+    return payload if len(payload) <= _LARGE_BYTES else finish_at_once(keys_of([payload]))[0]
+
+
+def _large_key(payload: bytes) -> Generator[None, None, LargeKey]:
+    hashes: list[int] = []
+    for at in range(0, len(payload), _LARGE_BYTES):
+        hashes.append(hash(payload[at : at + _LARGE_BYTES]))  # of a memoryview it would be made of the whole, too
+        yield
+    return LargeKey(payload, hashes)
+
+
+class CachePartition:
+    """The outputs of one model version by their inputs. In the place of one that is on its way stands what gets it."""
+
+    __slots__ = ("entries", "used")
+
+    def __init__(self) -> None:
+        self.entries: dict[Key, bytes | Any] = {}
+        self.used: set[Key] = set()
+        """Inputs whose output was asked for since they were last looked at."""
+
+    def give_up(self, key: Key, coming: object) -> None:
+        """No output is on its way, as far as `coming` is concerned."""
+        if self.entries and self.entries.get(key) is coming:
+            del self.entries[key]
+
+
+class _Batch(NamedTuple):
+    """Inputs whose outputs came together."""
+
+    partition: CachePartition
+    keys: Sequence[Key]
+    size: int
+    """With the outputs, in bytes."""
+
+
+class PredictionCache:
+    """Bounds the bytes of all partitions. With a size of 0 nothing is kept."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.enabled = max_bytes > 0
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._batches: deque[_Batch] = deque()
+        """Oldest first."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the outputs and their inputs. What is on its way is bounded by the queues of the models."""
+        return self._bytes
+
+    def put(self, partition: CachePartition, keys: Sequence[Key], outputs: Sequence[bytes]) -> None:
+        """Keep `outputs`, each as that of the input in the same place, instead of what is there."""
+        size = _size(keys, outputs)
+        if len(keys) > 1 and size * _PARTS > self._max_bytes:
+            half = len(keys) // 2
+            self.put(partition, keys[:half], outputs[:half])
+            self.put(partition, keys[half:], outputs[half:])
+        elif size > self._max_bytes:
+            _forget(partition, keys)
+        elif keys:
+            partition.entries.update(zip(keys, outputs, strict=True))
+            self._append(_Batch(partition, keys, size))
+            while self._bytes > self._max_bytes:
+                self._judge_oldest()
+
+    def _append(self, batch: _Batch) -> None:
+        self._batches.append(batch)
+        self._bytes += batch.size
+
+    def _judge_oldest(self) -> None:
+        """Forget the oldest batch, except what of it was used."""
+        partition, keys, size = self._batches.popleft()
+        self._bytes -= size
+        if partition.used and (used := partition.used.intersection(keys)):
+            partition.used -= used
+            keys = [key for key in keys if key not in used]
+            kept = {key: output for key in used if isinstance(output := partition.entries.get(key), bytes)}
+            self._append(_Batch(partition, list(kept), _size(kept, kept.values())))
+        _forget(partition, keys)
+
+    def forget(self, partition: CachePartition) -> None:
+        """Drop everything of a model version that is no more."""
+        self._batches = deque(batch for batch in self._batches if batch.partition is not partition)
+        self._bytes = sum(batch.size for batch in self._batches)
+        partition.entries.clear()
+        partition.used.clear()
+
+
+def _size(keys: Collection[Key], outputs: Collection[bytes]) -> int:
+    entries = sum(map(len, keys)) + sum(map(len, outputs)) + len(keys) * _ENTRY_OVERHEAD_BYTES
+    return entries + _BATCH_OVERHEAD_BYTES
+
+
+def _forget(partition: CachePartition, keys: Iterable[Key]) -> None:
+    deque(map(partition.entries.pop, keys, repeat(None)), maxlen=0)

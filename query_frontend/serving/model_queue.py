@@ -1,0 +1,192 @@
+"""What waits for a model version: tasks in the order of their deadlines, bounded in number and bytes."""
+
+from bisect import insort
+from collections.abc import Iterable
+
+from clipper_common.constants import MAX_QUEUED_BYTES, MAX_QUEUED_QUERIES
+from query_frontend.serving.cache import Key
+
+
+class Task:
+    """An input on its way through a model version, and who waits for its output: itself, and those that joined it.
+
+    Who asks is a task from the beginning, of a class with a `take` of its own: most inputs are asked for once, so a
+    waiter beside the task would be one object more for each query.
+    """
+
+    __slots__ = ("crowd", "deadline", "host", "joined", "key", "payload", "queued", "sends", "sent_at", "wanted")
+
+    def __init__(self, payload: bytes, deadline: float) -> None:
+        self.payload = payload
+        self.key: Key = payload
+        self.deadline = deadline
+        """Of the most patient that waits."""
+        self.wanted = True
+        """Whether it waits itself."""
+        self.crowd: ModelQueue
+        """Counts it, once it has joined another."""
+        self.host: Task | None = None
+        """The task that gets the output for it, if it joined one."""
+        self.joined: dict[Task, None] | None = None
+        """The tasks that joined it, in their order. It is a dictionary, since any of thousands may leave."""
+        self.queued = False
+        self.sends = 0
+        self.sent_at: float | None = None
+        """Since when it is with a replica, if it is."""
+
+    def take(self, output: bytes | None, reason: str, now: float) -> None:
+        """Have the output, or the reason why there is none. What is not wanted any more is to be ignored."""
+        self.wanted = False
+
+    def take_waiting(self) -> list["Task"]:
+        """Everyone who waits for the output: itself, and those that joined it, whom it lets go of."""
+        joined, self.joined = self.joined, None
+        if not joined:
+            return [self]
+        next(iter(joined)).crowd.num_joined -= len(joined)
+        return [self, *joined]
+
+    def join(self, host: "Task", crowd: "ModelQueue") -> None:
+        """Wait for what `host` gets, as one of those that `crowd` counts."""
+        self.host = host
+        self.crowd = crowd
+        self.payload, self.key = host.payload, host.key  # equal, and thousands may join
+        crowd.num_joined += 1
+        host.deadline = max(host.deadline, self.deadline)
+        if host.joined is None:
+            host.joined = {}
+        host.joined[self] = None
+
+    def leave(self) -> "Task":
+        """It is not `wanted` any more: let go of the task that gets the output. Answers that task, which may be it."""
+        if self.host is None:
+            return self
+        if self.host.joined is not None and self in self.host.joined:
+            del self.host.joined[self]
+            self.crowd.num_joined -= 1
+        return self.host
+
+
+Entry = tuple[float, Task]
+"""A task, and a deadline by which it is to be drawn."""
+
+
+class ModelQueue:
+    """Earliest deadline first. Tasks that nobody waits for any more, or too late to answer, are passed over."""
+
+    def __init__(self, max_tasks: int = MAX_QUEUED_QUERIES, max_bytes: int = MAX_QUEUED_BYTES) -> None:
+        self._max_tasks = max_tasks
+        self._max_bytes = max_bytes
+        self._entries: list[Entry] = []
+        """In order. Nearly all come in order, which is why a list is cheaper than a heap."""
+        self._tasks = 0
+        self._bytes = 0
+        self.num_joined = 0
+        """How many tasks wait for what others get, be these queued or on their way."""
+
+    def __len__(self) -> int:
+        return self._tasks
+
+    def put(self, task: Task) -> bool:
+        """Queue `task`; False when there is no room."""
+        entries, deadline, size = self._entries, task.deadline, self._bytes + len(task.payload)
+        if self._tasks >= self._max_tasks or size > self._max_bytes:
+            return False
+        task.queued = True  # `put_back` in place: this runs for every query
+        self._tasks += 1
+        self._bytes = size
+        if not entries or entries[-1][0] <= deadline:
+            entries.append((deadline, task))
+        else:
+            self.expedite(task, deadline)
+        return True
+
+    def let_join(self, task: Task, host: Task) -> bool:
+        """Let `task` wait for what `host` gets; False when as many have joined others as may be queued."""
+        if self.num_joined >= self._max_tasks:
+            return False
+        if host.queued and task.deadline < host.deadline:
+            self.expedite(host, task.deadline)
+        task.join(host, self)
+        return True
+
+    def put_back(self, task: Task) -> None:
+        """Queue a task that had its room already."""
+        task.queued = True
+        self._tasks += 1
+        self._bytes += len(task.payload)
+        self.expedite(task, task.deadline)
+
+    def expedite(self, task: Task, deadline: float) -> None:
+        """Let a queued task be drawn by an earlier deadline too: someone less patient joined."""
+        insort(self._entries, (deadline, task), key=_deadline)
+
+    def first_deadline(self) -> float:
+        """Of what it holds, which must be something."""
+        return next(deadline for deadline, task in self._entries if task.queued)
+
+    def draw(self, most: int, now: float, seconds: float = 0.0) -> list[Task]:
+        """Take at most `most` tasks that can still be answered in time, if that takes `seconds`.
+
+        If there is none, take those with the most time left: what was expected of the model may be wrong.
+        """
+        drawn: list[Task] = []
+        late: list[Entry] = []
+        in_time = now + seconds
+        looked_at = size = 0
+        for entry in self._entries:
+            looked_at += 1
+            task = entry[1]
+            if not task.queued:
+                continue
+            is_awaited = task.wanted or task.joined
+            if is_awaited and task.deadline > in_time:
+                task.queued = False  # `_remove` in place: this runs for every query
+                size += len(task.payload)
+                drawn.append(task)
+                if len(drawn) >= most:
+                    break
+            elif is_awaited and task.deadline > now:
+                late.append(entry)
+            else:
+                self._remove(task)
+        self._tasks -= len(drawn)
+        self._bytes -= size
+        if late and not drawn:
+            drawn = self._take_last(late, most)
+        self._entries[:looked_at] = late
+        return drawn
+
+    def _take_last(self, late: list[Entry], most: int) -> list[Task]:
+        drawn: list[Task] = []
+        while late and len(drawn) < most:
+            task = late.pop()[1]
+            if task.queued:  # it is there twice when somebody less patient joined
+                self._remove(task)
+                drawn.append(task)
+        return drawn
+
+    def drop(self, task: Task) -> None:
+        """Forget a task that nobody waits for. Its place goes when most places are of such tasks."""
+        if not task.queued:
+            return
+        self._remove(task)
+        if len(self._entries) > 64 and len(self._entries) > 2 * self._tasks:
+            self._entries = [entry for entry in self._entries if entry[1].queued]
+
+    def clear(self) -> Iterable[Task]:
+        """Take out everything."""
+        tasks = {id(task): task for _, task in self._entries if task.queued}
+        for task in tasks.values():
+            self._remove(task)
+        self._entries.clear()
+        return tasks.values()
+
+    def _remove(self, task: Task) -> None:
+        task.queued = False
+        self._tasks -= 1
+        self._bytes -= len(task.payload)
+
+
+def _deadline(entry: Entry) -> float:
+    return entry[0]

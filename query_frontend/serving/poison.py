@@ -1,0 +1,54 @@
+"""Inputs of one model version that end its replicas: known by replicas that ended while they had nothing else."""
+
+from collections import OrderedDict
+from typing import Final
+
+from query_frontend.serving.cache import Key
+
+ENDS_TO_BLAME: Final = 2
+"""Replicas that ended with an input alone before it is blamed for it. One may have ended for another reason."""
+BLAME_SECONDS: Final = 60
+"""Unless the command line says otherwise."""
+_MOST_INPUTS: Final = 1024
+_MOST_BYTES: Final = 16 << 20
+
+
+class Blame:
+    """Counts by input; bounded, and forgotten after a while."""
+
+    def __init__(self, seconds: float = BLAME_SECONDS) -> None:
+        self._seconds = seconds
+        self._ends: OrderedDict[Key, tuple[int, float]] = OrderedDict()
+        """How many replicas ended with an input alone, and when the last one did; oldest first."""
+        self._bytes = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._ends)
+
+    def num_blamed(self, now: float) -> int:
+        """How many inputs are not sent to replicas."""
+        self._forget_old(now)
+        return sum(ends >= ENDS_TO_BLAME for ends, _ in self._ends.values())
+
+    def note(self, key: Key, now: float) -> bool:
+        """A replica ended with this input alone. Returns whether the input is blamed from now on."""
+        self._forget_old(now)
+        ends, _ = self._ends.pop(key, (0, 0.0))
+        self._bytes += 0 if ends else len(key)
+        self._ends[key] = ends + 1, now
+        while len(self._ends) > _MOST_INPUTS or self._bytes > _MOST_BYTES:
+            self._forget_first()
+        return ends + 1 >= ENDS_TO_BLAME
+
+    def is_blamed(self, key: Key, now: float) -> bool:
+        """Whether no replica is to be given this input."""
+        ends, since = self._ends.get(key, (0, 0.0))
+        return ends >= ENDS_TO_BLAME and now - since < self._seconds
+
+    def _forget_old(self, now: float) -> None:
+        while self._ends and now - next(iter(self._ends.values()))[1] >= self._seconds:
+            self._forget_first()
+
+    def _forget_first(self) -> None:
+        key, _ = self._ends.popitem(last=False)
+        self._bytes -= len(key)

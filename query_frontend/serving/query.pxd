@@ -1,0 +1,28 @@
+# cython: language_level=3
+cimport cython
+
+from query_frontend.serving.deadlines cimport DeadlineWheel
+from query_frontend.serving.model_queue cimport Task
+from query_frontend.serving.registry cimport AppState
+from query_frontend.serving.executor cimport Executor
+
+
+cdef class QueryContext:
+    cdef public Executor executor
+    cdef public DeadlineWheel wheel
+
+
+cdef class Query(Task):
+    cdef QueryContext _context
+    cdef object _done
+    cdef dict _slot
+    cdef public object answer
+    cdef public AppState app
+    cdef public double arrival
+    cdef public object model
+
+    @cython.locals(app=AppState)
+    cpdef take(self, output, reason, double now)
+    cpdef expire(self)
+    cpdef abandon(self)
+    cdef _leave(self)

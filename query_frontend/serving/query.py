@@ -1,0 +1,169 @@
+"""One input -> a task -> an answer by the deadline: the model's, or the default."""
+
+from collections.abc import Callable, Iterator, Sequence
+from time import monotonic
+from typing import Final
+
+from clipper_common.datatypes import ModelId
+from clipper_common.long_work import Steps
+from query_frontend.serving.answers import Answer
+from query_frontend.serving.cache import Key
+from query_frontend.serving.deadlines import DeadlineWheel, Slot
+from query_frontend.serving.executor import NO_MODELS, Executor
+from query_frontend.serving.model_queue import Task
+from query_frontend.serving.registry import AppState
+
+SLO_MISSED: Final = "Failed to retrieve a prediction response within the specified latency SLO"
+
+
+class QueryContext:
+    """What all queries need."""
+
+    def __init__(self, executor: Executor, wheel: DeadlineWheel) -> None:
+        self.executor = executor
+        self.wheel = wheel
+
+
+class Query(Task):
+    """An input, which gets exactly one answer, at the latest when the application's SLO is over since `arrival`.
+
+    It is asked when it is made. If there is no answer then, `done` is called with it when there is, and with the time.
+    """
+
+    __slots__ = ("_context", "_done", "_slot", "answer", "app", "arrival", "model")
+
+    def __init__(
+        self,
+        context: QueryContext,
+        app: AppState,
+        model: ModelId | None,
+        payload: bytes,
+        arrival: float,
+        done: Callable[["Query", float], None],
+        key: Key | None = None,
+    ) -> None:
+        self.payload = payload  # `super().__init__` in place: this runs for every query
+        self.key = payload if key is None else key
+        self.wanted = True
+        self.host = self.joined = None
+        self.queued = False
+        self.sends = 0
+        self.sent_at = None
+        self._context = context
+        self.app = app
+        self.model = model
+        self.arrival = arrival
+        """When the request came, by the monotonic clock."""
+        self.deadline = self.arrival + self.app.slo_seconds
+        self.answer: Answer | None = None
+        self._done: Callable[[Query, float], None] | None = None
+        self._slot: Slot | None = None
+        if model is None:
+            self.take(None, NO_MODELS, arrival)
+            return
+        self._context.executor.submit(model, self)
+        if self.answer is None:
+            self._done = done
+            self._slot = self._context.wheel.add(self, self.deadline)
+
+    def take(self, output: bytes | None, reason: str, now: float) -> None:
+        """Have the answer: the model's output, or a reason for the default."""
+        if not self.wanted:
+            return
+        self.wanted = False
+        app = self.app
+        self.answer = output if output is not None else app.default_answer(reason)
+        app.metrics.add_answer(output is None, now - self.arrival)
+        if self._slot is not None:
+            self._slot.pop(self, None)
+            self._slot = None
+        if self._done is not None:
+            done, self._done = self._done, None
+            done(self, now)
+
+    def expire(self) -> None:
+        """The deadline is over."""
+        self.take(None, SLO_MISSED, monotonic())
+        self._leave()
+
+    def abandon(self) -> None:
+        """The client is gone. `done` is not called any more."""
+        if self._slot is not None:
+            self._done = None
+            self._slot.pop(self, None)
+            self._slot = None
+            self.wanted = False
+            self._leave()
+
+    def _leave(self) -> None:
+        if self.model is not None:
+            self._context.executor.leave(self, self.model)
+
+
+_LARGE_OUTPUT_BYTES: Final = 1 << 16
+"""Larger outputs are counted while they wait for the others of their request."""
+_STEP_QUERIES: Final = 64
+
+
+class Request:
+    """The inputs of one HTTP request: a query for each once it is asked, and `done` when the last of them is answered.
+
+    The queries are made by `ask`. `hold` is told the size of each large output.
+    """
+
+    def __init__(
+        self,
+        context: QueryContext,
+        app: AppState,
+        model: ModelId | None,
+        arrival: float,
+        done: Callable[[], None],
+        hold: Callable[[int], None],
+    ) -> None:
+        self._context = context
+        self._app = app
+        self._model = model
+        self._arrival = arrival
+        self._done = done
+        self._hold = hold
+        self._queries: list[Query] = []
+        self._missing = 0
+
+    def ask(self, inputs: Sequence[bytes], keys: Sequence[Key]) -> Steps[None]:
+        """Ask for all inputs, which have these keys in the cache, in steps of a fraction of a millisecond."""
+        steps = self._ask_in_steps(inputs, keys)
+        if len(inputs) > _STEP_QUERIES and self._model is not None:
+            steps = self._context.executor.fill(self._model, steps)
+        yield from steps
+
+    def _ask_in_steps(self, inputs: Sequence[bytes], keys: Sequence[Key]) -> Iterator[None]:
+        self._missing = len(inputs)
+        for payload, key in zip(inputs, keys, strict=True):
+            if self._queries and not len(self._queries) % _STEP_QUERIES:
+                yield
+            query = Query(self._context, self._app, self._model, payload, self._arrival, self._on_answered, key)
+            self._queries.append(query)
+            self._missing -= query.answer is not None
+        if not self._missing:
+            self._done()
+
+    def _on_answered(self, query: Query, now: float) -> None:
+        self._missing -= 1
+        if isinstance(query.answer, bytes) and len(query.answer) > _LARGE_OUTPUT_BYTES:
+            self._hold(len(query.answer))
+        if not self._missing:
+            self._done()
+
+    @property
+    def answers(self) -> list[Answer]:
+        return [query.answer for query in self._queries if query.answer is not None]
+
+    @property
+    def answering_model(self) -> ModelId | None:
+        """The model version, if it answered at least one of the inputs."""
+        return next((query.model for query in self._queries if isinstance(query.answer, bytes)), None)
+
+    def abandon(self) -> None:
+        """The client is gone. `done` is not called any more."""
+        for query in self._queries:
+            query.abandon()

@@ -1,0 +1,202 @@
+"""Applications, links and current versions in memory, made from the latest snapshot of the configuration.
+
+A change costs what it changes: only the applications and model versions that it affects are made anew.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Final, TypeVar
+
+from clipper_common import jsontext, long_work
+from clipper_common.config_copy import Update
+from clipper_common.datatypes import ModelId
+from clipper_common.errors import QueryError
+from clipper_common.long_work import Steps
+from clipper_common.records import (
+    APPLICATION_DB,
+    CURRENT_VERSION_PREFIX,
+    LINK_DB,
+    METADATA_DB,
+    MODEL_DB,
+    Application,
+    Model,
+    Place,
+    Snapshot,
+)
+from query_frontend.monitoring.metrics import AppMetrics, SystemMetrics
+from query_frontend.serving.answers import Default
+
+logger = logging.getLogger(__name__)
+
+_AT_ONCE: Final = 25
+"""How many applications or model versions are made in one step."""
+
+ModelsChanged = Callable[[Mapping[ModelId, Model | None], Mapping[ModelId, float]], None]
+"""Takes model versions as they are now (None for what is gone), and the shortest SLO of those who ask each."""
+
+
+class AppState:
+    """An application as its queries need it."""
+
+    def __init__(self, app: Application, linked: tuple[str, ...], model: ModelId | None, metrics: AppMetrics) -> None:
+        self.record = app
+        self.linked = linked
+        self.model = model
+        """The current version of its linked model, if there is one."""
+        self.metrics = metrics
+        self.input_type = app.input_type
+        self.missing_values = app.missing_values
+        self.slo_seconds = app.slo_seconds
+        self._default_output = jsontext.embed(app.default_output.encode())
+
+    def default_answer(self, reason: str) -> Default:
+        return Default(self._default_output, reason)
+
+
+class Registry:
+    def __init__(self, metrics: SystemMetrics, models_changed: ModelsChanged) -> None:
+        self._metrics = metrics
+        self._models_changed = models_changed
+        self._apps: dict[str, AppState] = {}
+        self._asked_by: dict[str, set[str]] = {}
+        """The applications that are linked to a model, by its name."""
+        self._versions: dict[str, set[str]] = {}
+        """The versions of a model, by its name."""
+        self._snapshot = Snapshot()
+        self._revision = 0
+        self._loaded = asyncio.Event()
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the configuration was read once."""
+        return self._loaded.is_set()
+
+    async def wait_until_loaded(self, seconds: float) -> None:
+        """Wait for the first configuration, but not for ever."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._loaded.wait()
+
+    @property
+    def revision(self) -> int:
+        """The revision by which all is served."""
+        return self._revision
+
+    def app(self, name: str) -> AppState | None:
+        return self._apps.get(name)
+
+    def choose_model(self, app: AppState, version: str | None) -> ModelId | None:
+        """The model version that answers a query of `app`, None when there is none.
+
+        Raises `QueryError` when `version` is asked for and cannot be had.
+        """
+        if version is None:
+            return app.model
+        if len(app.linked) > 1:
+            raise QueryError(f"Too many models linked to application {app.record.name}")
+        if not app.linked:
+            raise QueryError(f"No model is linked to application {app.record.name}, so it has no version {version}")
+        model = ModelId(app.linked[0], version)
+        if not self._takes(app.record, model):
+            raise QueryError(f"Requested version: {version} does not exist for model: {app.linked[0]}")
+        return model
+
+    async def apply(self, update: Update) -> None:
+        """Serve by the update from now on. If it changes much, others get their turn of the event loop meanwhile."""
+        self._snapshot = update.snapshot
+        await long_work.finish(self._apply(update.changed))
+        self._revision = update.snapshot.revision
+        self._loaded.set()
+
+    def _apply(self, changed: Iterable[Place]) -> Steps[None]:
+        apps, models = yield from self._affected_by(changed)
+        for some_models in _parts(models):  # first the queues, then who asks them
+            slos = {name: self._shortest_slo(name) for name in {model.name for model in some_models}}
+            self._models_changed(
+                {model: self._snapshot.models.get(model) for model in some_models},
+                {model: slo for model in some_models if (slo := slos[model.name]) is not None},
+            )
+            yield
+        for some_apps in _parts(apps):
+            self._make_apps(some_apps)
+            yield
+
+    def _affected_by(self, changed: Iterable[Place]) -> Steps[tuple[set[str], set[ModelId]]]:
+        """The applications and the model versions that are to be made anew; the indices by model follow."""
+        apps: set[str] = set()
+        models: set[ModelId] = set()
+        model_names: set[str] = set()
+        for number, (database, key) in enumerate(changed, 1):
+            if number % _AT_ONCE == 0:
+                yield
+            if database in (APPLICATION_DB, LINK_DB):
+                apps.add(key)
+            elif database == MODEL_DB:
+                model = ModelId.parse(key)
+                models.add(model)
+                self._index(self._versions, model.name, model.version, model in self._snapshot.models)
+            elif database == METADATA_DB:
+                model_names.add(key.removeprefix(CURRENT_VERSION_PREFIX))
+        model_names.update(model.name for model in models)
+        for name in model_names:
+            apps |= self._asked_by.get(name, set())
+        for number, app in enumerate(apps, 1):
+            if number % _AT_ONCE == 0:
+                yield
+            before = self._apps[app].linked if app in self._apps else ()
+            now = self._snapshot.links.get(app, ()) if app in self._snapshot.applications else ()
+            for name in (*before, *now):
+                self._index(self._asked_by, name, app, name in now)
+                models.update(ModelId(name, version) for version in self._versions.get(name, ()))
+        return apps, models
+
+    @staticmethod
+    def _index(index: dict[str, set[str]], name: str, entry: str, is_there: bool) -> None:
+        if is_there:
+            index.setdefault(name, set()).add(entry)
+        elif name in index:
+            index[name].discard(entry)
+            if not index[name]:
+                del index[name]
+
+    def _make_apps(self, names: Iterable[str]) -> None:
+        for name in names:
+            app = self._snapshot.applications.get(name)
+            if app is not None:
+                self._apps[name] = self._make_app(app)
+            elif self._apps.pop(name, None) is not None:
+                self._metrics.remove_app(name)
+
+    def _make_app(self, app: Application) -> AppState:
+        linked = self._snapshot.links.get(app.name, ())
+        known = self._apps.get(app.name)
+        metrics = known.metrics if known else self._metrics.add_app(app.name)
+        return AppState(app, linked, self._current_model(app, linked), metrics)
+
+    def _current_model(self, app: Application, linked: tuple[str, ...]) -> ModelId | None:
+        for name in linked:
+            version = self._snapshot.current_versions.get(name)
+            if version is not None and self._takes(app, ModelId(name, version)):
+                return ModelId(name, version)
+        return None
+
+    def _takes(self, app: Application, model_id: ModelId) -> bool:
+        model = self._snapshot.models.get(model_id)
+        if model is not None and model.input_type is not app.input_type:
+            logger.warning("application %s cannot ask %s: their input types differ", app.name, model_id)
+            return False
+        return model is not None
+
+    def _shortest_slo(self, model_name: str) -> float | None:
+        apps = self._snapshot.applications
+        return min((apps[name].slo_seconds for name in self._asked_by.get(model_name, ())), default=None)
+
+
+Thing = TypeVar("Thing")
+
+
+def _parts(things: Iterable[Thing]) -> Iterator[list[Thing]]:
+    ordered = list(things)
+    return (ordered[begin : begin + _AT_ONCE] for begin in range(0, len(ordered), _AT_ONCE))

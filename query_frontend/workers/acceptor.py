@@ -1,0 +1,184 @@
+"""Accepts connections: as fast as they arrive in a worker that is alone, and in fair shares beside other workers.
+
+All workers of a supervisor accept from the same sockets. Without balancing, the worker that wakes up first accepts
+nearly all: one core is busy, and the others idle. A worker that has reached its limit of connections accepts none while
+another worker has room, since it could only refuse them.
+"""
+
+import asyncio
+import logging
+import math
+import socket
+from collections.abc import Callable
+from typing import Final
+
+from aiohttp import web
+
+from query_frontend.http.connection_drain import ConnectionDrain
+from query_frontend.http.fast_path import FastPathHandler
+from query_frontend.workers.context import WorkerContext
+
+logger = logging.getLogger(__name__)
+
+_BACKLOG: Final = 1024
+_AT_ONCE: Final = 32
+"""The most connections that are accepted before the other readers of the event loop have their turn."""
+_LEAD: Final = 1
+_LEAD_PARTS: Final = 8
+"""A worker defers `accept()` when it has more connections than the least loaded worker, by more than `_LEAD` plus an
+eighth of its own: under load a turn of the event loop takes long, and a new client is not to wait for many of them."""
+_YIELD_SECONDS: Final = 0.001
+"""How long `accept()` is deferred. The other worker may hang, so the connection is accepted after that."""
+_BALANCE_SECONDS: Final = 1.0
+_TOLERANCE: Final = 1.25
+"""A worker sends connections away when it has more than this many times its share."""
+_EXHAUSTED_SECONDS: Final = 1.0
+"""How long nothing is accepted after the system ran out of file descriptors."""
+_COMPLAINT_SECONDS: Final = 60.0
+"""How long the same warning is not logged again."""
+
+
+class Acceptor:
+    def __init__(self, context: WorkerContext, server: web.Server, draining: ConnectionDrain, limit: int) -> None:
+        self._context = context
+        self._server = server
+        self._draining = draining
+        self._limit = limit
+        """The most connections of each worker. More are refused."""
+        self._loop = asyncio.get_running_loop()
+        self._is_shared: bool | None = None
+        """None while it is closed."""
+        self._own: list[asyncio.Server] = []
+        """Accept for us while we are alone."""
+        self._changing = asyncio.Lock()
+        self._yielded = False
+        self._pauses: dict[socket.socket, asyncio.TimerHandle] = {}
+        self._balancing: asyncio.TimerHandle | None = None
+        self._arriving: set[asyncio.Task[None]] = set()
+        self._complained_at = -math.inf
+
+    async def open(self, shared: bool) -> None:
+        """Accept connections, `shared` with other workers or not; or change between the two."""
+        async with self._changing:
+            if shared is self._is_shared:
+                return
+            self._stop_accepting()
+            self._is_shared = shared
+            self._watch(self._context.handover.taking, self._take_handed_over)
+            self._balance()
+            for listener in self._context.listeners:
+                if shared:
+                    listener.listen(_BACKLOG)
+                    self._watch(listener, self._accept)
+                else:
+                    own = await self._loop.create_server(self._server, sock=listener.dup(), backlog=_BACKLOG)
+                    if self._is_shared is None:  # closed meanwhile
+                        own.close()
+                        return
+                    self._own.append(own)
+
+    def close(self) -> None:
+        """Accept no more. What has been accepted stays."""
+        self._stop_accepting()
+        self._is_shared = None
+        self._context.counts.close(self._context.number)
+        for listener in self._context.listeners:
+            listener.close()
+
+    def _stop_accepting(self) -> None:
+        for own in self._own:
+            own.close()
+        self._own.clear()
+        if self._is_shared is not None:
+            for source in (self._context.handover.taking, *self._context.listeners):
+                self._loop.remove_reader(source)
+        if self._balancing is not None:
+            self._balancing.cancel()
+        for pause in self._pauses.values():
+            pause.cancel()
+        self._pauses.clear()
+
+    # --- beside others ---
+
+    def _watch(self, source: socket.socket, take_next: Callable[[socket.socket], bool]) -> None:
+        """Take connections from `source`, each with `take_next`, which tells whether there was one."""
+        self._pauses.pop(source, None)
+        self._loop.add_reader(source, self._on_connection, source, take_next)
+
+    def _pause(self, source: socket.socket, take_next: Callable[[socket.socket], bool], seconds: float) -> None:
+        self._loop.remove_reader(source)
+        self._pauses[source] = self._loop.call_later(seconds, self._watch, source, take_next)
+
+    def _on_connection(self, source: socket.socket, take_next: Callable[[socket.socket], bool]) -> None:
+        for _ in range(_AT_ONCE):
+            if self._others_first():
+                self._pause(source, take_next, _YIELD_SECONDS)
+                return
+            if not take_next(source):
+                return
+
+    def _accept(self, listener: socket.socket) -> bool:
+        """Take the next connection, if there is one."""
+        try:
+            connection, _ = listener.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return False  # another was faster, or the client gave up
+        except OSError as error:
+            if self._loop.time() - self._complained_at > _COMPLAINT_SECONDS:
+                self._complained_at = self._loop.time()
+                logger.error("cannot accept connections: %s", error)
+            self._pause(listener, self._accept, _EXHAUSTED_SECONDS)
+            return False
+        self._take(connection)
+        return True
+
+    def _take(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        task = self._loop.create_task(self._welcome(connection))
+        self._arriving.add(task)
+        task.add_done_callback(self._arriving.discard)
+
+    def _others_first(self) -> bool:
+        """Whether another has fewer connections: not twice in a row, unless this one has no room."""
+        mine = self._publish()
+        others = min(self._context.counts.of_others(self._context.number), default=mine)
+        if mine >= self._limit > others:
+            return True
+        self._yielded = not self._yielded and mine > others + _LEAD + mine // _LEAD_PARTS
+        return self._yielded
+
+    def _balance(self) -> None:
+        """Once a second: send some away when others have far fewer, such as a worker that was just started."""
+        mine = self._publish()
+        if self._is_shared:
+            counts = [mine, *self._context.counts.of_others(self._context.number)]
+            share = math.ceil(sum(counts) / len(counts))
+            self._draining.add(mine - share if mine > share * _TOLERANCE + _LEAD else 0, self._server.connections)
+            self._balancing = self._loop.call_later(_BALANCE_SECONDS, self._balance)
+
+    def _publish(self) -> int:
+        connections = len(self._server.connections) + len(self._arriving)
+        self._context.counts.set(self._context.number, connections)
+        return connections
+
+    async def _welcome(self, connection: socket.socket) -> None:
+        await self._loop.connect_accepted_socket(self._server, connection)
+
+    # --- from one worker to another ---
+
+    def hand_over(self) -> None:
+        """Give the connections that are between two requests to the other workers. Their clients notice nothing."""
+        for connection in list(self._server.connections):
+            if isinstance(connection, FastPathHandler) and connection.is_between_requests():
+                self._hand_over(connection)
+
+    def _hand_over(self, connection: FastPathHandler) -> None:
+        transport = connection.transport
+        if transport is not None and self._context.handover.give(transport.get_extra_info("socket").fileno()):
+            transport.abort()  # closes our descriptor: the connection lives as long as there is another
+
+    def _take_handed_over(self, _: socket.socket) -> bool:
+        connection = self._context.handover.take()
+        if connection is not None:
+            self._take(connection)
+        return connection is not None

@@ -1,0 +1,108 @@
+"""The last configuration, kept in the supervisor's folder for a worker that starts when all others have ended.
+
+Workers know what to write back into a Redis that lost all. Where the only one is lost together with Redis, the one that
+takes its place begins with what is kept here.
+"""
+
+import asyncio
+import itertools
+import logging
+import os
+import pickle
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from clipper_common.records import Snapshot
+
+logger = logging.getLogger(__name__)
+
+_FILE: Final = "configuration"
+_RECORDS: Final = ("applications", "models", "current_versions", "links")
+"""The fields of a snapshot that may be large."""
+_PIECE: Final = 100
+"""Records that are pickled at once: that takes a millisecond, in which the event loop waits for the writing thread."""
+_REST_SECONDS: Final = 1.0
+_RESTS: Final = 20.0
+"""Between two writes, as many times what the last one took."""
+
+
+class KeptConfiguration:
+    """`folder` is the supervisor's, which nobody else may read; `number` is the worker's.
+
+    All workers keep the same. Those with another number than 0 write only what is not there a second later.
+    """
+
+    def __init__(self, folder: Path, number: int) -> None:
+        self._path = folder / _FILE
+        self._unfinished = folder / f"{_FILE}.{number}"
+        self._is_first = number == 0
+        self._newest = Snapshot()
+        self._changed = asyncio.Event()
+
+    def load(self) -> Snapshot | None:
+        """What was kept last, by any worker of this supervisor."""
+        try:
+            with self._path.open("rb") as file:
+                return _read(file)
+        except FileNotFoundError:
+            return None
+        except Exception as error:  # of whatever pickle makes of a damaged file
+            logger.warning("the configuration that was kept cannot be read: %r", error)
+            return None
+
+    def keep(self, snapshot: Snapshot) -> None:
+        """Have `keep_writing` write this one."""
+        self._newest = snapshot
+        self._changed.set()
+
+    async def keep_writing(self) -> None:
+        """Write what changed, for ever: by a thread, and after a rest each time."""
+        while True:
+            await self._changed.wait()
+            if not self._is_first:
+                await asyncio.sleep(_REST_SECONDS)
+            self._changed.clear()
+            started = time.monotonic()
+            try:
+                await asyncio.to_thread(self._write, self._newest)
+            except OSError as error:
+                logger.warning("the configuration cannot be kept for the case that Redis loses it: %s", error)
+            await asyncio.sleep(max(_REST_SECONDS, _RESTS * (time.monotonic() - started)))
+
+    def _write(self, snapshot: Snapshot) -> None:
+        if not self._is_first and self._has(snapshot):
+            return
+        with open(os.open(self._unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            for part in _parts(snapshot):
+                pickle.dump(part, file)
+        self._unfinished.replace(self._path)
+
+    def _has(self, snapshot: Snapshot) -> bool:
+        with suppress(OSError, EOFError, pickle.UnpicklingError), self._path.open("rb") as file:
+            head: Snapshot = pickle.load(file)
+            return (head.epoch, head.revision) == (snapshot.epoch, snapshot.revision)
+        return False
+
+
+def _parts(snapshot: Snapshot) -> Iterator[Snapshot | tuple[str, dict[Any, Any]]]:
+    """The snapshot without its records, then these in pieces, with the names of the fields that they belong to."""
+    empty: dict[str, Any] = {name: {} for name in (*_RECORDS, "faults")}
+    yield replace(snapshot, **empty)
+    for name in _RECORDS:
+        records = iter(getattr(snapshot, name).items())
+        while piece := dict(itertools.islice(records, _PIECE)):
+            yield name, piece
+
+
+def _read(file: BinaryIO) -> Snapshot:
+    snapshot: Snapshot = pickle.load(file)
+    found: dict[str, Any] = {name: {} for name in _RECORDS}
+    with suppress(EOFError):
+        while True:
+            name, piece = pickle.load(file)
+            found[name].update(piece)
+    return replace(snapshot, **found)

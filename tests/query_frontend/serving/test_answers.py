@@ -1,0 +1,72 @@
+import itertools
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clipper_common import jsontext
+from clipper_common.long_work import finish_at_once
+from query_frontend.serving import answers
+from query_frontend.serving.answers import Answer, Default
+from tests.steps import in_steps
+
+
+def rendered(several: Sequence[Answer], first_id: int) -> bytes:
+    return bytes(finish_at_once(answers.render(several, itertools.count(first_id))))
+
+
+def test_answers_are_rendered_as_0_4_rendered_them() -> None:
+    good = b"1.10"
+    default = Default(b'"x"', 'because "so"')
+    assert rendered([good], 7) == b'{"query_id":7,"output":1.10,"default":false}'
+    assert (
+        rendered([default], 7) == b'{"query_id":7,"output":"x","default":true,"default_explanation":"because \\"so\\""}'
+    )
+    assert rendered([good, default], 7) == (
+        b'{"batch_predictions":[{"query_id":7,"output":1.10,"default":false},'
+        b'{"query_id":8,"output":"x","default":true,"default_explanation":"because \\"so\\""}]}'
+    )
+
+
+def test_an_empty_batch_is_a_batch() -> None:
+    assert rendered([], 5) == b'{"batch_predictions":[]}'
+
+
+@pytest.mark.parametrize(("size", "number"), [(1 << 20, 8), (1 << 13, 1024), (1 << 23, 1)])
+def test_large_answers_are_put_together_in_steps(size: int, number: int) -> None:
+    output = b'"%b"' % (b"x" * size)
+    body, steps = in_steps(answers.render([output] * number, itertools.count()))
+    each = [answers.render_one(query_id, output) for query_id in range(number)]
+    expected = each[0] if number == 1 else b'{"batch_predictions":[%b]}' % b",".join(each)
+    assert body == expected
+    assert steps >= size * number // (2 * answers._JOINED_BYTES)
+
+
+# --- large outputs ---
+
+PARTS = [b"[", b"]", b"{", b"}", b",", b":", b'"', b"1", b"-", b".", b"e", b"\\", b"u", b"d800", b" ", b"\xc3", b"\xa9"]
+
+
+@given(st.lists(st.sampled_from([*PARTS, b"\xef\xbb\xbf", b"true", b"1e999", b"\0"]), max_size=8))
+def test_a_large_output_is_embedded_as_a_small_one(parts: list[bytes]) -> None:
+    for output in (b"".join(parts), b"[" + b"".join(parts) + b"]"):
+        assert embedded_as_large(output) == jsontext.embed(output)
+
+
+@pytest.mark.parametrize("output", [b'{"a": [1, null]}', b"18446744073709551616", b"text", b"[1", b"\xff", b"nan"])
+def test_outputs_of_all_kinds(output: bytes) -> None:
+    assert embedded_as_large(output) == jsontext.embed(output)
+
+
+def embedded_as_large(output: bytes) -> bytes:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(answers, "LARGE_OUTPUT_BYTES", -1)
+        return answers.embed_large(output)
+
+
+def test_a_large_output_is_rendered_without_a_copy() -> None:
+    output = b'"%b"' % (b"x" * 100)
+    parts = answers.render_in_parts(7, output)
+    assert any(part is output for part in parts)
+    assert b"".join(parts) == answers.render_one(7, output)

@@ -1,0 +1,77 @@
+"""Many changes at once leave the event loop to others."""
+
+import asyncio
+from collections.abc import Mapping
+
+import pytest
+
+from clipper_common import long_work, records
+from clipper_common.config_copy import Update
+from clipper_common.datatypes import InputType, ModelId
+from clipper_common.records import Application, Model, Place, Snapshot
+from query_frontend.monitoring.metrics import SystemMetrics
+from query_frontend.serving import registry as module
+from query_frontend.serving.registry import Registry
+
+MANY = 1000
+GIVE_UP_TURNS = 10_000
+
+
+def many(number: int) -> Update:
+    """Return an update with this many new applications, each linked to a model of its own."""
+    models = [ModelId(f"model-{each}", "1") for each in range(number)]
+    apps = [Application(f"app-{each}", InputType.DOUBLES, "default", 1000 * (each + 1)) for each in range(number)]
+    changed: list[Place] = []
+    for app, model in zip(apps, models, strict=True):
+        changed += records.application_place(app.name), records.links_place(app.name)
+        changed += records.model_place(model), records.current_version_place(model.name)
+    snapshot = Snapshot(
+        applications={app.name: app for app in apps},
+        models={model: Model(model, InputType.DOUBLES) for model in models},
+        current_versions={model.name: "1" for model in models},
+        links={app.name: (model.name,) for app, model in zip(apps, models, strict=True)},
+        revision=7,
+    )
+    return Update(snapshot, frozenset(changed))
+
+
+class Models:
+    """The part of the executor that a registry tells of model versions."""
+
+    def __init__(self) -> None:
+        self.slos: dict[ModelId, float] = {}
+        self.largest_part = 0
+
+    def change(self, models: Mapping[ModelId, Model | None], slos: Mapping[ModelId, float]) -> None:
+        self.largest_part = max(self.largest_part, len(models))
+        self.slos |= slos
+
+
+async def test_others_have_their_turn_while_many_changes_are_applied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(long_work, "TURN_SECONDS", 0.0)
+    models = Models()
+    registry = Registry(SystemMetrics(), models.change)
+    applying = asyncio.create_task(registry.apply(many(MANY)))
+    seen = [0]
+    turns = 0
+    while not applying.done():
+        assert registry.revision == 0 and not registry.is_loaded, "nobody is told before all is served"
+        await asyncio.sleep(0)
+        turns += 1
+        seen.append(sum(registry.app(f"app-{each}") is not None for each in range(MANY)))
+        assert turns < GIVE_UP_TURNS
+    await applying
+    assert max(after - before for before, after in zip(seen, seen[1:], strict=False)) == module._AT_ONCE
+    assert models.largest_part == module._AT_ONCE
+    looked_at = 4 * MANY + MANY  # what changed, and the applications that this affects
+    assert turns >= (looked_at + MANY + MANY) // module._AT_ONCE, "so many steps"
+    assert registry.revision == 7 and registry.is_loaded
+    app = registry.app("app-3")
+    assert app is not None and app.model == ModelId("model-3", "1")
+    assert models.slos[ModelId("model-3", "1")] == pytest.approx(0.004)
+
+
+async def test_a_single_change_waits_for_nobody() -> None:
+    registry = Registry(SystemMetrics(), Models().change)
+    await registry.apply(many(1))
+    assert registry.revision == 7 and registry.app("app-0") is not None
