@@ -69,20 +69,20 @@ class Echo:
         self._thread.join()
 
     def _run(self) -> None:
-        containers = []
+        containers: dict[RawContainer, wire.Metadata] = {}
         poller = zmq.Poller()
         for kind, model in self._models.items():
             container = RawContainer(self._frontend.rpc_port)
-            container.join(wire.Metadata(ModelId.parse(model), InputType.parse(kind), 3))
+            containers[container] = wire.Metadata(ModelId.parse(model), InputType.parse(kind), 3)
+            container.join(containers[container])
             poller.register(container.socket, zmq.POLLIN)
-            containers.append(container)
         held: list[tuple[RawContainer, wire.PredictRequest]] = []
         heartbeat_at = 0.0
         while not self._ends.is_set():
             ready = {found for found, _ in poller.poll(5 if held else 50)}
-            for container in containers:
+            for container, metadata in containers.items():
                 if container.socket in ready:
-                    held += self._receive(container)
+                    held += self._receive(container, metadata)
                 if time.monotonic() > heartbeat_at:
                     container.socket.send_multipart(wire.encode_heartbeat())
             heartbeat_at = max(heartbeat_at, time.monotonic() + 2)
@@ -93,11 +93,15 @@ class Echo:
         for container in containers:
             container.close()
 
-    def _receive(self, container: RawContainer) -> Iterator[tuple[RawContainer, wire.PredictRequest]]:
+    def _receive(
+        self, container: RawContainer, metadata: wire.Metadata
+    ) -> Iterator[tuple[RawContainer, wire.PredictRequest]]:
         message = wire.decode_from_frontend(container.socket.recv_multipart())
         if isinstance(message, wire.PredictRequest):
             self.inputs += message.inputs
             yield container, message
+        elif message == wire.HeartbeatReply(wire.HeartbeatType.REQUEST_METADATA):  # its connection was lost
+            container.socket.send_multipart(wire.encode_metadata(metadata))
 
 
 def _digest(item: bytes) -> bytes:
@@ -140,7 +144,13 @@ class Pair:
             self.settle()
             fast_path, general = attempt()
             fast_paths, generals = (*fast_paths, fast_path), (*generals, general)
-        raise AssertionError(f"sent: {packets!r}\nfast path: {fast_paths[0]}\ngeneral: {generals[0]}")
+        said = f"sent: {packets!r}\nfast path: {fast_paths[0]}\ngeneral: {generals[0]}"
+        logs = [f"log of the {name}: {self._log_end(name)}" for name in ("fast_path", "general")]
+        raise AssertionError("\n".join([said, *logs]))
+
+    def _log_end(self, name: str) -> str:
+        server: Server = getattr(self, name)
+        return server.frontend.log.read_text()[-2000:]
 
     def _attempts(self, packets: Sequence[bytes], glued: bool) -> Iterator[Callable[[], tuple[Outcome, Outcome]]]:
         """Further ways to say it, for what depends on time: one of the two may be slow, and what aiohttp says of

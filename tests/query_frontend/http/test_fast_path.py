@@ -432,11 +432,14 @@ def test_the_first_packet_of_a_connection(pair: Pair, stream: list[bytes], glued
 
 
 def test_thousands_were_compared(pair: Pair) -> None:
-    """And both count the same things."""
+    """And both count the same things, and disconnected no replica."""
     if pair.conversations < 3000:
         pytest.skip("only some of the comparisons were asked for")
     counters = []
     for server in (pair.fast_path, pair.general):
         reported = http("GET", server.frontend.url + "/metrics").json["counters"]
         counters.append({name: value for entry in reported for name, value in entry.items() if "late" not in name})
+        log = server.frontend.log.read_text()
+        assert "is disconnected" not in log, log
+        assert "is started again" not in log, log
     assert counters[0].keys() == counters[1].keys()

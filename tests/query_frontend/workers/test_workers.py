@@ -37,6 +37,8 @@ from tests.query_frontend.conftest import Frontend, http, running_frontend, wait
 PREDICT = b'POST /app/predict HTTP/1.1\r\nHost: here\r\nContent-Length: 15\r\n\r\n{"input":[1.0]}'
 GENERAL = PREDICT.replace(b"Host", b"Expect: \r\nHost")
 """Not for the fast path."""
+LONGEST_WAIT_SECONDS = 60.0
+"""Until a hung worker is killed, or the next one answers, where few processors are shared by many processes."""
 
 
 def workers(frontend: Frontend) -> list[psutil.Process]:
@@ -78,7 +80,7 @@ class Client:
 
     def __init__(self, port: int) -> None:
         self.port = port
-        self.socket = socket.create_connection(("127.0.0.1", port), 30)
+        self.socket = socket.create_connection(("127.0.0.1", port), LONGEST_WAIT_SECONDS)
         self.connects = 1
 
     def ask(self, request: bytes = PREDICT) -> bytes:
@@ -95,7 +97,7 @@ class Client:
         if b"connection: close" in head.lower():
             assert self.socket.recv(1) == b""
             self.close()
-            self.socket = socket.create_connection(("127.0.0.1", self.port), 30)
+            self.socket = socket.create_connection(("127.0.0.1", self.port), LONGEST_WAIT_SECONDS)
             self.connects += 1
         return head
 
@@ -429,8 +431,8 @@ def test_a_worker_in_an_endless_loop_is_replaced(number: int, redis_port: int, t
             victim.socket.sendall(SPINNING)
             with closing(Client(frontend.port)) as client:  # of the other worker, or after the hung one
                 client.ask()
-            # Who shares a processor with others is given as much of it as it would have had alone.
-            wait_for(lambda: set(before) - set(workers(frontend)), "the hung one is killed", 3 * REPLACED_SECONDS)
+            # It is given as much CPU time as it would have had alone, which takes long on a busy machine.
+            wait_for(lambda: set(before) - set(workers(frontend)), "the hung one is killed", LONGEST_WAIT_SECONDS)
             wait_for(lambda: len(workers(frontend)) == number, "another is started")
         log = frontend.log.read_text()
         assert "stands still" in log
