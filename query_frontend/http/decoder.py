@@ -79,12 +79,15 @@ class _Process:
         """Return what `parse` makes of a body. Raises what it raises, or JsonError if it takes too much."""
         # Shielded: half an exchange would be of no use to the next body.
         task = asyncio.create_task(self._exchange_in_turn(parse.__name__, parts, input_type, missing_values))
-        value: Value = await asyncio.shield(task)
-        return value
+        result: Value | Exception = await asyncio.shield(task)
+        if isinstance(result, Exception):
+            raise result
+        return result
 
     async def _exchange_in_turn(
         self, parse: str, parts: list[bytes], input_type: InputType, missing_values: bool
     ) -> Any:
+        """Return what the process answers: a value, or the error, which nobody awaits if the client is gone."""
         async with self._lock:
             if self._end is not None:
                 self._end.cancel()
@@ -95,13 +98,11 @@ class _Process:
                 size = sum(map(len, parts))
                 logger.warning("A body of %d bytes could not be decoded: %s", size, error or "it takes too long")
                 await self.close()
-                raise JsonError("The body takes more time or memory to decode than a request may") from None
+                return JsonError("The body takes more time or memory to decode than a request may")
             except BaseException:
                 await self.close()
                 raise
             self._end = asyncio.get_running_loop().call_later(_IDLE_SECONDS, self._let_go)
-        if isinstance(result, Exception):
-            raise result
         return result
 
     async def _exchange(self, parse: str, parts: list[bytes], input_type: InputType, missing_values: bool) -> Any:

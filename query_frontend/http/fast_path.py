@@ -543,6 +543,11 @@ class FastPathHandler(webapp.Connection):
         self._on_fast_path.ends = True
         await super().shutdown(timeout)
 
+    def connection_lost(self, exc: BaseException | None) -> None:
+        # At once, although `lose` may come a few turns later: uvloop raises an error for what is written from now on.
+        self._on_fast_path.transport = None
+        super().connection_lost(exc)
+
     def lose(self, exc: BaseException | None) -> None:
         self._on_fast_path.lose()
         self.data_received = _ignore  # type: ignore[method-assign]

@@ -1,6 +1,7 @@
 """Bodies of all sizes and shapes, with the process beside the event loop."""
 
 import asyncio
+import gc
 import json
 import signal
 from collections.abc import AsyncIterator
@@ -130,6 +131,21 @@ async def test_a_client_that_hangs_up_disturbs_nobody(decoder: Decoder) -> None:
         await asking
     inputs, _ = await decoder.predict([padded('{"x": 1, "input": [2]}')], DOUBLES, False)
     assert memoryview(inputs[0]).cast("d").tolist() == [2.0]
+
+
+async def test_the_error_in_the_body_of_a_client_that_hung_up_is_not_logged(
+    decoder: Decoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    asking = asyncio.create_task(decoder.predict([padded(f'{{"x": {NESTED}, "input": [1]')], DOUBLES, False))
+    while not children():
+        await asyncio.sleep(0)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    del asking
+    await decoder.predict([padded('{"x": 1, "input": [2]}')], DOUBLES, False)  # it is decoded after the other
+    gc.collect()
+    assert not caplog.text
 
 
 async def test_a_process_that_dies_is_replaced(decoder: Decoder) -> None:

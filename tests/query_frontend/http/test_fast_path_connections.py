@@ -5,6 +5,8 @@ import gc
 import logging
 import re
 import signal
+import socket
+import struct
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +36,8 @@ from tests.query_frontend.http.fast_path_pair import Line, Pair, Server, has_res
 ONE: Final = b'{"input": [1.5]}'
 PLAIN: Final = post("doubles", ONE)
 LIVE: Final = b"GET /livez HTTP/1.1\r\nHost: s\r\n\r\n"
+RESET: Final = struct.pack("ii", 1, 0)
+"""A linger time of 0 s: closing the connection resets it."""
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +161,7 @@ def test_the_query_of_a_client_that_left_is_not_answered(hasty: Pair, how: str, 
             line.read_until(never, 3.0)
             assert (line.end, line.received) == ("closed", b"")
         if how == "reset":
-            line.sock.setsockopt(1, 13, b"\1\0\0\0\0\0\0\0")  # SO_LINGER
+            line.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         line.close()
         other = Line(server.frontend.port)
         other.send(LIVE)
@@ -169,6 +173,28 @@ def test_the_query_of_a_client_that_left_is_not_answered(hasty: Pair, how: str, 
 
     for before, after in on_both(hasty, scenario):  # type: ignore[misc]
         assert before == after
+
+
+@pytest.mark.integration
+def test_clients_that_reset_their_connections_all_at_once_are_not_logged(hasty: Pair) -> None:
+    """The event loop works them off in several turns, in which there are requests of theirs to be answered."""
+
+    def scenario(server: Server, _: Line) -> str:
+        for _ in range(3):
+            lines = [Line(server.frontend.port) for _ in range(100)]
+            for line in lines:
+                line.send(post("bare", ONE) * 40)
+                line.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            for line in lines:
+                line.close()
+        other = Line(server.frontend.port)
+        other.send(LIVE)
+        assert other.read_until(has_response, 5.0)
+        other.close()
+        return server.frontend.log.read_text()
+
+    for log in on_both(hasty, scenario):
+        assert "Traceback" not in cast(str, log), log
 
 
 def answered(server: Server) -> str:
