@@ -42,6 +42,7 @@ class Membership:
         """Of this life in this place."""
         self.rpc_address = ""
         self._was_reported = False
+        self._has_warned = False
         self._numbers: dict[tuple[ModelId, str], int] = {}
         """Of the replicas here, by model version and name, as Redis gave them."""
         self.peers: list[Frontend] = []
@@ -96,9 +97,19 @@ class Membership:
             names = [(replica.model, name) for name, replica in replicas]
             self._numbers = dict(zip(names, numbers, strict=True))
             self.peers = [frontend for frontend in frontends if frontend.id != self.id]
+            self._warn_if_nobody_reaches_us()
             self.reported()
             if self._cluster_id:
                 await self._store.claim(self._cluster_id)
+
+    def _warn_if_nobody_reaches_us(self) -> None:
+        if self.peers and not self.rpc_address and not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "There are other workers or query frontends, and none of them can reach this one: queries that come "
+                "here are only answered by the replicas that happen to be connected here. Start it with "
+                "--advertise=<the host by which model containers and other frontends reach it>"
+            )
 
     def _record(self, connection: Connection) -> Replica:
         metadata = connection.metadata

@@ -66,6 +66,18 @@ async def test_two_frontends_know_each_other_and_share_numbers(make: Any) -> Non
     ]
 
 
+async def test_frontends_that_cannot_reach_each_other_say_so_once(make: Any, caplog: pytest.LogCaptureFixture) -> None:
+    first, second = make(rpc_port=7000), make(rpc_port=7001, advertise="second")
+    await first.membership.report()
+    assert not caplog.text, "it is alone"
+    for frontend in (second, first, second, first):
+        await frontend.membership.report()
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
+        "There are other workers or query frontends, and none of them can reach this one"
+    ]
+    assert "--advertise" in caplog.text
+
+
 async def test_an_ipv6_address_is_advertised_as_zeromq_wants_it(make: Any) -> None:
     assert make(rpc_port=7000, advertise="fd00::2").membership.rpc_address == "tcp://[fd00::2]:7000"
 
