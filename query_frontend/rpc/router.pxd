@@ -17,6 +17,7 @@ cdef class Peer:
     cdef bint _is_mute
     cdef readonly bint closed
     cdef long long _held
+    cdef double _held_since
     cdef object _strangers
     cdef bint _is_stranger
     cdef double _stranger_since

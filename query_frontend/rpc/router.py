@@ -133,6 +133,8 @@ class Peer:
         self.closed = False
         self._held = 0
         """How many bytes of an unfinished message were reported last."""
+        self._held_since = 0.0
+        """Since when it is so many."""
         self._strangers = strangers
         self._is_stranger = False
         self._stranger_since = 0.0
@@ -187,6 +189,8 @@ class Peer:
                 self._break_off("it did not introduce itself")
         elif self._is_stranger and now - self._stranger_since > _STRANGER_SECONDS:
             self._break_off("it did not say who it is")
+        elif self._held and now - self._held_since > constants.SILENCE_SECONDS:
+            self._break_off(f"it stopped in the middle of a message, of which {self._held} bytes are kept")
         elif self._conversation.knows_pings:
             unread, self._unread = self._unread, unacknowledged_bytes(self._socket)
             if self._unread < unread:
@@ -199,13 +203,14 @@ class Peer:
 
     def reset_idle_timer(self, now: float) -> None:
         """Nobody listened for a while: that was our silence, not the peer's."""
-        self._lives_at = self._stranger_since = now
+        self._lives_at = self._stranger_since = self._held_since = now
 
     def tell_held(self) -> None:
         """Report how much is kept of a message, if that has changed. What strangers may send is limited apart."""
         held = 0 if self.closed or self._is_stranger else self._conversation.held_bytes()
         if held != self._held:
             change, self._held = held - self._held, held
+            self._held_since = time.monotonic()
             self._events.held(self, held, change)
 
     # --- I/O ---
