@@ -1,4 +1,4 @@
-"""Draws the figures of the page "Basic concepts": ``python docs/figures/concepts.py`` writes them anew."""
+"""Draws the figures of the first page and of "Basic concepts": ``python docs/figures/concepts.py`` writes them anew."""
 
 from html import escape
 from pathlib import Path
@@ -32,6 +32,18 @@ FRONTEND: Final[Box] = (1, 0, "query frontend", PART)
 ASKS: Final[Arrow] = (0, 0, 1, 0, "REST")
 
 FIGURES: Final[dict[str, tuple[str, list[Box], list[Arrow]]]] = {
+    "architecture": (
+        "How a query reaches a model, and a model a cluster",
+        [*CLUSTER, served("model containers"), (1, 2, "container manager", PART)],
+        [
+            (0, 0, 1, 0, "REST"),
+            (1, 0, 2, 0, "ZeroMQ"),
+            (0, 1, 1, 1, "REST"),
+            (1, 1, 2, 1, ""),
+            (2, 1, 1, 0, ""),
+            (0, 1, 1, 2, ""),
+        ],
+    ),
     "start": ("start_clipper starts the frontends and Redis", CLUSTER, MANAGE),
     "register": (
         "An application answers with its default output",

@@ -1,5 +1,6 @@
 """Ratios and tables of the comparison, and the page that shows them."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,14 @@ def test_page_has_every_section_once() -> None:
 def test_plots_on_the_page_exist() -> None:
     shown = {part.split(")")[0] for part in PAGE.split("](figures/")[1:]}
     assert shown <= {path.name for path in publish.PLOTS.glob("*.svg")}
+
+
+def test_figures_in_prose_are_those_of_the_claims() -> None:
+    measured = set(re.findall(r"^\| \d+ doubles,.*? \| [^|]* \| ([\d.]+) \|", PAGE, re.MULTILINE))
+    index = (publish.PAGE.parent / "index.md").read_text()
+    for text in (index, PAGE.partition("## ")[0]):
+        told = re.findall(r"([\d.]+)\s+times\s+as\s+many", text)
+        assert told and set(told) <= measured
 
 
 # --- claims ---
