@@ -9,8 +9,10 @@ from typing import Any, Final, Self
 
 from clipper_admin import container_manager as cm
 from clipper_admin import workers
-from clipper_admin.container_manager import ALL_GPUS, UNLIMITED, Resources, create_model_container_label
+from clipper_admin.container_manager import create_model_container_label
 from clipper_admin.frontend_options import FrontendOptions
+from clipper_admin.model_spec import ModelSpec
+from clipper_admin.resources import ALL_GPUS, UNLIMITED, Resources
 from clipper_common import constants
 from clipper_common.errors import ClipperException
 
@@ -262,30 +264,21 @@ def fluentd_log(address: str) -> dict[str, Any]:
     return {"type": "fluentd", "config": config}
 
 
-def replica(
-    cluster: Cluster,
-    name: str,
-    version: str,
-    input_type: str,
-    image: str,
-    number: str,
-    resources: Resources,
-    load_seconds: float = constants.LOAD_SECONDS,
-) -> Container:
-    label = create_model_container_label(name, version)
+def replica(cluster: Cluster, model: ModelSpec, number: str) -> Container:
+    label = create_model_container_label(model.name, model.version)
     return Container(
         f"{label}-{number}",
-        image,
-        labels={cm.CLIPPER_MODEL_CONTAINER_LABEL: label, RESOURCES_LABEL: json.dumps(asdict(resources))},
+        model.image,
+        labels={cm.CLIPPER_MODEL_CONTAINER_LABEL: label, RESOURCES_LABEL: json.dumps(asdict(model.resources))},
         environment={
-            constants.ENV_MODEL_NAME: name,
-            constants.ENV_MODEL_VERSION: version,
+            constants.ENV_MODEL_NAME: model.name,
+            constants.ENV_MODEL_VERSION: model.version,
             constants.ENV_RPC_HOST: query_frontend_name(cluster.name),
-            constants.ENV_INPUT_TYPE: input_type,
+            constants.ENV_INPUT_TYPE: model.input_type,
         },
         alias=replicas_alias(cluster.name),
-        resources=resources,
-        load_seconds=load_seconds,
+        resources=model.resources,
+        load_seconds=model.load_seconds,
     )
 
 

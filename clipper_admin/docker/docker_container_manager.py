@@ -14,11 +14,9 @@ from clipper_admin import external_redis
 from clipper_admin import workers as frontend_workers
 from clipper_admin.arguments import check_redis_ip
 from clipper_admin.container_manager import (
-    UNLIMITED,
     ContainerManager,
     ModelVersions,
     ReplicaFailure,
-    Resources,
     create_model_container_label,
 )
 from clipper_admin.docker import containers, metric_file, starting
@@ -28,6 +26,7 @@ from clipper_admin.docker.starting import Plan
 from clipper_admin.files import explained_logs
 from clipper_admin.frontend_options import FrontendOptions
 from clipper_admin.image_builder import ImageBuilder
+from clipper_admin.model_spec import ImageSpec, ModelSpec
 from clipper_admin.older_calls import check_manager_call, check_port
 from clipper_common import constants
 from clipper_common.errors import ClipperException, UnconnectedException
@@ -329,83 +328,41 @@ class DockerContainerManager(ContainerManager):
 
     # --- models ---
 
-    def build_model(
-        self,
-        image: str,
-        model_data_path: Path,
-        base_image: str,
-        container_registry: str | None,
-        pkgs_to_install: Sequence[str],
-    ) -> None:
-        """Build an image on `base_image`, and push it if there is a registry to push it to."""
-        builder = ImageBuilder(self._engine, self.logger)
-        builder.build(image, Path(model_data_path), base_image, pkgs_to_install)
-        if container_registry is not None:
-            builder.push(image)
+    def build_model(self, wanted: ImageSpec) -> None:
+        """Build an image, and push it if there is a registry to push it to."""
+        ImageBuilder(self._engine, self.logger).make(wanted)
 
     def remove_model(self, image: str) -> None:
         """Remove the image from this engine."""
         ImageBuilder(self._engine, self.logger).remove(image)
 
-    def deploy_model(
-        self,
-        name: str,
-        version: str,
-        input_type: str,
-        image: str,
-        num_replicas: int = 1,
-        resources: Resources = UNLIMITED,
-        load_seconds: float = constants.LOAD_SECONDS,
-    ) -> None:
+    def deploy_model(self, model: ModelSpec) -> None:
         """Start replicas of a model version that has none."""
-        self._scale(name, version, input_type, image, num_replicas, resources, load_seconds)
+        self._scale(model)
 
     def get_num_replicas(self, name: str, version: str) -> int:
         """How many replicas the model version should have: those that Docker runs, or is about to restart."""
         _ = self._connected
         return sum(containers.is_wanted(container.attrs) for container in self._replicas(name, version))
 
-    def set_num_replicas(
-        self,
-        name: str,
-        version: str,
-        input_type: str,
-        image: str,
-        num_replicas: int,
-        load_seconds: float = constants.LOAD_SECONDS,
-    ) -> None:
-        """Start or stop replicas so that there are `num_replicas`. Those to be stopped have ended on return."""
-        known = self._replicas(name, version)
-        resources = containers.resources_of(known[0].attrs) if known else UNLIMITED
-        self._scale(name, version, input_type, image, num_replicas, resources, load_seconds)
+    def set_num_replicas(self, model: ModelSpec) -> None:
+        """Start or stop replicas until there are so many. Those to be stopped have ended on return."""
+        known = self._replicas(model.name, model.version)
+        self._scale(replace(model, resources=containers.resources_of(known[0].attrs)) if known else model)
 
-    def _scale(
-        self,
-        name: str,
-        version: str,
-        input_type: str,
-        image: str,
-        num_replicas: int,
-        resources: Resources,
-        load_seconds: float,
-    ) -> None:
-        if num_replicas < 0:
-            raise ClipperException(f"num_replicas is {num_replicas}: it must not be negative")
+    def _scale(self, model: ModelSpec) -> None:
+        if model.num_replicas < 0:
+            raise ClipperException(f"num_replicas is {model.num_replicas}: it must not be negative")
         cluster = self._connected.cluster
-        have = [container for container in self._replicas(name, version) if containers.is_wanted(container.attrs)]
+        replicas = self._replicas(model.name, model.version)
+        have = [container for container in replicas if containers.is_wanted(container.attrs)]
         have.sort(key=lambda container: container.status != "running")
-        missing = num_replicas - len(have)
+        missing = model.num_replicas - len(have)
         if missing > 0:
-            self._engine.ensure_image(image)
+            self._engine.ensure_image(model.image)
             numbers = [secrets.token_hex(4) for _ in range(missing)]
-            self._start_together(
-                cluster,
-                [
-                    containers.replica(cluster, name, version, input_type, image, number, resources, load_seconds)
-                    for number in numbers
-                ],
-            )
-        self._stop_replicas(have[num_replicas:])
+            self._start_together(cluster, [containers.replica(cluster, model, number) for number in numbers])
+        self._stop_replicas(have[model.num_replicas :])
 
     def _start_together(self, cluster: Cluster, wanted: Sequence[Container]) -> None:
         """Start all of these containers, or none."""

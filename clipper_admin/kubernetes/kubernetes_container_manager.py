@@ -10,12 +10,10 @@ from clipper_admin import external_redis, images
 from clipper_admin.arguments import check_frontend_options, check_redis_ip, check_text, check_texts
 from clipper_admin.container_manager import (
     CLIPPER_DOCKER_LABEL,
-    UNLIMITED,
     AlreadyExists,
     ContainerManager,
     ModelVersions,
     ReplicaFailure,
-    Resources,
 )
 from clipper_admin.docker.containers import PROMETHEUS_IMAGE, REDIS_IMAGE
 from clipper_admin.docker.engine import Engine
@@ -32,7 +30,6 @@ from clipper_admin.kubernetes.spec import (
     Cluster,
     Images,
     Ingress,
-    Model,
     RedisVolume,
     check_node_selector,
     check_proxy,
@@ -41,7 +38,9 @@ from clipper_admin.kubernetes.spec import (
     check_tolerations,
 )
 from clipper_admin.kubernetes.status import Viewpoint
+from clipper_admin.model_spec import ImageSpec, ModelSpec
 from clipper_admin.older_calls import check_manager_call, check_port
+from clipper_admin.resources import UNLIMITED, Resources
 from clipper_admin.undoing import undone_on_failure
 from clipper_common import constants
 from clipper_common.errors import ClipperException, UnconnectedException
@@ -328,50 +327,29 @@ class KubernetesContainerManager(ContainerManager):
 
     # --- models ---
 
-    def build_model(
-        self,
-        image: str,
-        model_data_path: Path,
-        base_image: str,
-        container_registry: str | None,
-        pkgs_to_install: Sequence[str],
-    ) -> None:
-        """Build an image with Docker on `base_image`, and push it if there is a registry to push it to.
+    def build_model(self, wanted: ImageSpec) -> None:
+        """Build an image with Docker, and push it if there is a registry to push it to.
 
         Nodes that do not share this machine's Docker engine need one.
         """
-        builder = ImageBuilder(Engine(self.logger), self.logger)
-        builder.build(image, Path(model_data_path), base_image, pkgs_to_install)
-        if container_registry is not None:
-            builder.push(image)
+        ImageBuilder(Engine(self.logger), self.logger).make(wanted)
 
     def remove_model(self, image: str) -> None:
         """Remove the image from this machine's Docker engine."""
         ImageBuilder(Engine(self.logger), self.logger).remove(image)
 
-    def deploy_model(
-        self,
-        name: str,
-        version: str,
-        input_type: str,
-        image: str,
-        num_replicas: int = 1,
-        resources: Resources = UNLIMITED,
-        load_seconds: float = constants.LOAD_SECONDS,
-    ) -> None:
+    def deploy_model(self, model: ModelSpec) -> None:
         """Apply the Deployment of a model version that has none, and wait until its containers run."""
-        cluster = self._connected.cluster
-        model = Model(name, version, input_type, image, num_replicas, resources, load_seconds)
-        objects = manifests.model_objects(cluster, model)
+        objects = manifests.model_objects(self._connected.cluster, model)
         try:
             self._api.create(objects[-1])  # which only one can do
         except AlreadyExists:
-            raise AlreadyExists(f"Somebody else just deploys {name}:{version}, or stops it. Try again.") from None
-        complaint = f"The replicas of {name}:{version} could not be removed again, which stop_models() does"
-        with undone_on_failure(lambda: self._remove_models([(name, version)]), complaint, self.logger):
+            raise AlreadyExists(f"Somebody else just deploys {model}, or stops it. Try again.") from None
+        complaint = f"The replicas of {model} could not be removed again, which stop_models() does"
+        with undone_on_failure(lambda: self._remove_models([(model.name, model.version)]), complaint, self.logger):
             for object_ in objects:
                 self._api.apply(object_)
-            self._wait_until_started(name, version, num_replicas, load_seconds)
+            self._wait_until_started(model)
 
     def get_num_replicas(self, name: str, version: str) -> int:
         """How many pods the Deployment of the model version should have."""
@@ -383,25 +361,17 @@ class KubernetesContainerManager(ContainerManager):
         found = self._api.get("Deployment", names.model(self.cluster_name, name, version))
         return None if found is None or status.is_terminating(found) else found
 
-    def set_num_replicas(
-        self,
-        name: str,
-        version: str,
-        input_type: str,
-        image: str,
-        num_replicas: int,
-        load_seconds: float = constants.LOAD_SECONDS,
-    ) -> None:
+    def set_num_replicas(self, model: ModelSpec) -> None:
         """Give the Deployment another number of pods. When new ones cannot start, it gets back the number it had."""
-        if num_replicas < 0:
-            raise ClipperException(f"num_replicas is {num_replicas}: it must not be negative")
+        if model.num_replicas < 0:
+            raise ClipperException(f"num_replicas is {model.num_replicas}: it must not be negative")
         _ = self._connected
-        deployment = self._deployment_of(name, version)
+        deployment = self._deployment_of(model.name, model.version)
         if deployment is None:
-            self.deploy_model(name, version, input_type, image, num_replicas, load_seconds=load_seconds)
+            self.deploy_model(model)
             return
-        with self._scaled(status.name_of(deployment), num_replicas, deployment["spec"]["replicas"]):
-            self._wait_until_started(name, version, num_replicas, load_seconds)
+        with self._scaled(status.name_of(deployment), model.num_replicas, deployment["spec"]["replicas"]):
+            self._wait_until_started(model)
 
     @contextlib.contextmanager
     def _scaled(self, deployment: str, replicas: int, before: int) -> Iterator[None]:
@@ -412,11 +382,11 @@ class KubernetesContainerManager(ContainerManager):
         with undone_on_failure(lambda: self._api.scale(deployment, before), complaint, self.logger, waiting.Overruled):
             yield
 
-    def _wait_until_started(self, name: str, version: str, wanted: int, load_seconds: float) -> None:
-        labels = self._labels_of(name, version)
-        what = f"Pods of {name}:{version}"
-        seconds = max(waiting.PODS_SECONDS, load_seconds)  # who loads a large model often pulls a large image
-        waiting.until_pods(self._api, labels, wanted, what, status.is_started, labels, seconds)
+    def _wait_until_started(self, model: ModelSpec) -> None:
+        labels = self._labels_of(model.name, model.version)
+        seconds = max(waiting.PODS_SECONDS, model.load_seconds)  # who loads a large model often pulls a large image
+        what = f"Pods of {model}"
+        waiting.until_pods(self._api, labels, model.num_replicas, what, status.is_started, labels, seconds)
 
     def _labels_of(self, name: str, version: str) -> str:
         return names.as_text(names.model_selector(self.cluster_name, name, version))
@@ -575,7 +545,7 @@ mgmt_frontend_flags
             The paths of the files.
         """
         cluster = self._state.cluster if self._state else self._cluster
-        model = Model(name, str(version), input_type, image, num_replicas, resources, load_seconds)
+        model = ModelSpec(name, str(version), input_type, image, num_replicas, resources, load_seconds)
         return self._write(folder, manifests.model_objects(cluster, model), fits_server)
 
     def _write(self, folder: str | Path, objects: Sequence[dict[str, Any]], fits_server: bool) -> list[str]:

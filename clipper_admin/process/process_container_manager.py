@@ -8,16 +8,17 @@ import shutil
 import signal
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
 from clipper_admin import workers as frontend_workers
 from clipper_admin.arguments import check_redis_ip, check_whole_number
-from clipper_admin.container_manager import UNLIMITED, ContainerManager, ModelVersions, ReplicaFailure, Resources
+from clipper_admin.container_manager import ContainerManager, ModelVersions, ReplicaFailure
 from clipper_admin.files import explained_logs
 from clipper_admin.frontend_options import FrontendOptions
+from clipper_admin.model_spec import ImageSpec, ModelSpec
 from clipper_admin.process import bundles, locks, ports, processes, programs, starting, supervision
 from clipper_admin.process.ports import LOOPBACK
 from clipper_admin.process.state import (
@@ -33,6 +34,7 @@ from clipper_admin.process.state import (
     remove_empty_home,
     write_json,
 )
+from clipper_admin.resources import UNLIMITED
 from clipper_common import constants
 from clipper_common.errors import ClipperException, UnconnectedException
 
@@ -246,39 +248,23 @@ class ProcessContainerManager(ContainerManager):
     # --- models ---
 
     @_explains_files
-    def build_model(
-        self,
-        image: str,
-        model_data_path: Path,
-        base_image: str,
-        container_registry: str | None,
-        pkgs_to_install: Sequence[str],
-    ) -> None:
+    def build_model(self, wanted: ImageSpec) -> None:
         """Copy the model folder, and install the packages in front of those of the running Python.
 
-        ``container_registry`` means nothing here: nothing is pushed.
+        A registry means nothing here: nothing is pushed.
         """
-        bundles.build(self._files, image, Path(model_data_path), base_image, pkgs_to_install)
+        bundles.build(self._files, wanted.image, wanted.model_data_path, wanted.base_image, wanted.pkgs_to_install)
 
     @_explains_files
     def remove_model(self, image: str) -> None:
         """Remove the copy of the model folder."""
         bundles.remove(self._files, image)
 
-    def deploy_model(
-        self,
-        name: str,
-        version: str,
-        input_type: str,
-        image: str,
-        num_replicas: int = 1,
-        resources: Resources = UNLIMITED,
-        load_seconds: float = constants.LOAD_SECONDS,
-    ) -> None:
-        """Start replicas of a model version that has none. They share the machine: `resources` limits nothing."""
-        if resources != UNLIMITED:
+    def deploy_model(self, model: ModelSpec) -> None:
+        """Start replicas of a model version that has none. They share the machine: nothing limits them."""
+        if model.resources != UNLIMITED:
             self.logger.warning("ProcessContainerManager cannot limit processes: resources and gpus have no effect")
-        self.set_num_replicas(name, version, input_type, image, num_replicas, load_seconds)
+        self.set_num_replicas(model)
 
     def get_num_replicas(self, name: str, version: str) -> int:
         """How many replicas the model version should have."""
@@ -286,25 +272,17 @@ class ProcessContainerManager(ContainerManager):
         return len(self._files.replicas(name, version))
 
     @_explains_files
-    def set_num_replicas(
-        self,
-        name: str,
-        version: str,
-        input_type: str,
-        image: str,
-        num_replicas: int,
-        load_seconds: float = constants.LOAD_SECONDS,
-    ) -> None:
-        """Start or stop replicas so that there are `num_replicas`. Those to be stopped are gone on return."""
-        if num_replicas < 0:
-            raise ClipperException(f"num_replicas is {num_replicas}: it must not be negative")
+    def set_num_replicas(self, model: ModelSpec) -> None:
+        """Start or stop replicas until there are so many. Those to be stopped are gone on return."""
+        if model.num_replicas < 0:
+            raise ClipperException(f"num_replicas is {model.num_replicas}: it must not be negative")
         cluster = self._cluster()
-        launch = bundles.resolve(self._files, image)
+        launch = bundles.resolve(self._files, model.image)
         with locks.locked(self._files.changes_lock, _LOCK_SECONDS):
-            have = sorted(self._files.replicas(name, version), key=self._worth)
-            surplus = [program.id for program in have[num_replicas:]]
+            have = sorted(self._files.replicas(model.name, model.version), key=self._worth)
+            surplus = [program.id for program in have[model.num_replicas :]]
             self._files.delete_programs(surplus)
-            added = self._add(launch, cluster, name, version, input_type, num_replicas - len(have))
+            added = self._add(launch, cluster, model, model.num_replicas - len(have))
             self._apply()
         self._wait("not been started", lambda: all(self._files.status(id_) for id_ in added))
         self._wait_until_gone(surplus)
@@ -313,18 +291,16 @@ class ProcessContainerManager(ContainerManager):
         status = self._files.status(program.id)
         return not (status and status.state == State.RUNNING), programs.number_of(program.id)
 
-    def _add(
-        self, launch: bundles.Launch, cluster: Cluster, name: str, version: str, input_type: str, count: int
-    ) -> list[str]:
+    def _add(self, launch: bundles.Launch, cluster: Cluster, model: ModelSpec, count: int) -> list[str]:
         known = [*self._files.logs(), *self._files.programs_folder.glob("*.json")]
-        first = programs.next_number(name, version, known)
+        first = programs.next_number(model.name, model.version, known)
         path = os.pathsep.join(filter(None, [bundles.toplevel_folder(), os.environ.get("PYTHONPATH")]))
         taken = cluster.ports | self._metric_ports()
         ids = []
         for number in range(first, first + count):
             port = ports.find_port(0, taken)
             taken.add(port)
-            program = programs.replica(launch, cluster, name, version, input_type, number, port, path)
+            program = programs.replica(launch, cluster, model, number, port, path)
             self._files.write_program(program)
             ids.append(program.id)
         return ids

@@ -7,10 +7,11 @@ import pytest
 
 from clipper_admin import ClipperException, DockerContainerManager
 from clipper_admin import container_manager as labels
-from clipper_admin.container_manager import ALL_GPUS, UNLIMITED, Resources
 from clipper_admin.docker import containers
 from clipper_admin.docker.containers import Cluster, Container, Port
 from clipper_admin.frontend_options import FrontendOptions
+from clipper_admin.model_spec import ModelSpec
+from clipper_admin.resources import ALL_GPUS, UNLIMITED, Resources
 
 CLUSTER = Cluster("c", "net", "redis-c", 6379)
 
@@ -20,7 +21,7 @@ def arguments(container: Container, cluster: Cluster = CLUSTER) -> dict[str, Any
 
 
 def replica(resources: Resources = UNLIMITED, cluster: Cluster = CLUSTER) -> Container:
-    return containers.replica(cluster, "m", "1.0", "doubles", "image", "abc", resources)
+    return containers.replica(cluster, ModelSpec("m", "1.0", "doubles", "image", resources=resources), "abc")
 
 
 # --- names, labels, commands (facts of Clipper 0.4) ---
@@ -137,7 +138,7 @@ def test_fluentd_logs_not_to_itself() -> None:
 
 def test_docker_leaves_a_replica_the_time_to_load() -> None:
     assert "healthcheck" not in arguments(replica())
-    slow = containers.replica(CLUSTER, "m", "1.0", "doubles", "image", "abc", UNLIMITED, load_seconds=900)
+    slow = containers.replica(CLUSTER, ModelSpec("m", "1.0", "doubles", "image", load_seconds=900), "abc")
     assert arguments(slow)["healthcheck"] == {"start_period": 900_000_000_000}
 
 
