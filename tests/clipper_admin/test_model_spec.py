@@ -2,12 +2,13 @@
 
 import inspect
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from clipper_admin import ClipperConnection, ClipperException
-from clipper_admin.deployers.deployer_utils import DeployOptions
+from clipper_admin.deployers.options import DeployOptions
 from clipper_admin.model_spec import ModelSpec, check_options
 from clipper_admin.resources import Resources
 
@@ -32,6 +33,13 @@ def test_deployers_take_every_option_of_a_deployment() -> None:
     options = arguments_of("build_and_deploy_model") - {"name", "version", "input_type", "model_data_path"}
     renamed = {"registry" if option == "container_registry" else option for option in options}
     assert DeployOptions.__annotations__.keys() - OF_FUNCTIONS == renamed
+
+
+def test_an_option_is_named_where_the_recipe_says() -> None:
+    """docs/contributing.md: public signatures and a field. This one is registered, and has no effect in the SDK."""
+    folder = Path(inspect.getfile(ClipperConnection)).parent
+    naming = {path.name for path in folder.rglob("*.py") if "batch_delay_micros" in path.read_text()}
+    assert naming == {"clipper_admin.py", "options.py", "model_spec.py"}
 
 
 def test_what_is_registered() -> None:
