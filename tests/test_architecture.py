@@ -58,8 +58,8 @@ HOMES = {
 """Each third-party library, and the files and folders that may import it."""
 
 KUBERNETES_VALUES = [
-    *("export", "manifests", "names", "network", "objects", "pods", "prometheus", "record", "resources", "spec"),
-    "status",
+    *("cluster_annotation", "export", "manifests", "names", "network", "objects", "pods", "prometheus", "resources"),
+    *("spec", "status"),
 ]
 PURE = [
     "clipper_admin/docker/containers.py",

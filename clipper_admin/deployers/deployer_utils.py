@@ -15,7 +15,7 @@ from clipper_admin.arguments import check_text
 from clipper_admin.clipper_admin import CLIPPER_TEMP_DIR, ClipperConnection, Version
 from clipper_admin.deployers.options import DEFAULT_IMAGE
 from clipper_admin.images import ModelImage
-from clipper_admin.undoing import undone_on_failure
+from clipper_admin.rollback import rollback_on_failure
 from clipper_common import modeldir
 from clipper_common.errors import ClipperException
 from clipper_common.modeldir import PredictFunction
@@ -201,6 +201,6 @@ def endpoint(
     """
     clipper_conn.register_application(name, input_type, default_output, slo_micros, missing_values, max_body_bytes)
     complaint = f"Application {name} could not be removed again"
-    with undone_on_failure(lambda: clipper_conn.unregister_application(name), complaint, clipper_conn.logger):
+    with rollback_on_failure(lambda: clipper_conn.unregister_application(name), complaint, clipper_conn.logger):
         yield
         clipper_conn.link_model_to_app(name, name)

@@ -20,7 +20,7 @@ from clipper_admin.docker.engine import Engine
 from clipper_admin.files import explained
 from clipper_admin.frontend_options import FrontendOptions
 from clipper_admin.image_builder import ImageBuilder
-from clipper_admin.kubernetes import export, manifests, names, namespaces, record, removal, status, waiting
+from clipper_admin.kubernetes import cluster_annotation, export, manifests, names, namespaces, removal, status, waiting
 from clipper_admin.kubernetes.api import Api
 from clipper_admin.kubernetes.logs import Logs
 from clipper_admin.kubernetes.spec import (
@@ -41,7 +41,7 @@ from clipper_admin.kubernetes.status import Viewpoint
 from clipper_admin.model_spec import ImageSpec, ModelSpec
 from clipper_admin.older_calls import check_manager_call, check_port
 from clipper_admin.resources import UNLIMITED, Resources
-from clipper_admin.undoing import undone_on_failure
+from clipper_admin.rollback import rollback_on_failure
 from clipper_common import constants
 from clipper_common.errors import ClipperException, UnconnectedException
 
@@ -183,7 +183,7 @@ class KubernetesContainerManager(ContainerManager):
             self._redis_image,
             self._prometheus_image,
         )
-        return record.recorded(manifests.cluster_objects(self._cluster, options, wanted), self._cluster)
+        return cluster_annotation.recorded(manifests.cluster_objects(self._cluster, options, wanted), self._cluster)
 
     def _start(self, objects: Sequence[dict[str, Any]]) -> None:
         namespaces.ensure(self._api, self._cluster)
@@ -192,7 +192,7 @@ class KubernetesContainerManager(ContainerManager):
         except AlreadyExists:
             raise self._already_exists() from None
         complaint = "The cluster could not be removed again, which stop_all() does"
-        with undone_on_failure(lambda: self.stop_all(graceful=False), complaint, self.logger):
+        with rollback_on_failure(lambda: self.stop_all(graceful=False), complaint, self.logger):
             for object_ in objects:
                 self._api.apply(object_)
             self._wait_until_ready("Pods of Clipper", self._labels, _count_pods(objects))
@@ -239,7 +239,7 @@ class KubernetesContainerManager(ContainerManager):
         missing = [name for name in self._services_by_key().values() if name not in services]
         if frontends is None or status.is_terminating(frontends) or missing:
             raise ClipperException(self._no_cluster())
-        cluster = record.read(frontends, self._cluster)
+        cluster = cluster_annotation.read(frontends, self._cluster)
         self._state = _Connected(cluster, services, self._nodes(cluster))
 
     def _nodes(self, cluster: Cluster) -> list[dict[str, Any]]:
@@ -346,7 +346,7 @@ class KubernetesContainerManager(ContainerManager):
         except AlreadyExists:
             raise AlreadyExists(f"Somebody else just deploys {model}, or stops it. Try again.") from None
         complaint = f"The replicas of {model} could not be removed again, which stop_models() does"
-        with undone_on_failure(lambda: self._remove_models([(model.name, model.version)]), complaint, self.logger):
+        with rollback_on_failure(lambda: self._remove_models([(model.name, model.version)]), complaint, self.logger):
             for object_ in objects:
                 self._api.apply(object_)
             self._wait_until_started(model)
@@ -379,7 +379,9 @@ class KubernetesContainerManager(ContainerManager):
         self._api.scale(deployment, replicas)
         complaint = f"{deployment} could not be scaled back to {before}"
         # What somebody else wants stays.
-        with undone_on_failure(lambda: self._api.scale(deployment, before), complaint, self.logger, waiting.Overruled):
+        with rollback_on_failure(
+            lambda: self._api.scale(deployment, before), complaint, self.logger, waiting.Overruled
+        ):
             yield
 
     def _wait_until_started(self, model: ModelSpec) -> None:

@@ -19,7 +19,7 @@ from clipper_admin.container_manager import ContainerManager, ModelVersions, Rep
 from clipper_admin.files import explained_logs
 from clipper_admin.frontend_options import FrontendOptions
 from clipper_admin.model_spec import ImageSpec, ModelSpec
-from clipper_admin.process import bundles, locks, ports, processes, programs, starting, supervision
+from clipper_admin.process import bundles, locks, ports, processes, programs, starting, supervisor_client
 from clipper_admin.process.ports import LOOPBACK
 from clipper_admin.process.state import (
     Cluster,
@@ -167,7 +167,7 @@ class ProcessContainerManager(ContainerManager):
             )
 
     def _is_alive(self) -> bool:
-        if supervision.is_supervised(self._files) or processes.marked(self._files.marks()):
+        if supervisor_client.is_supervised(self._files) or processes.marked(self._files.marks()):
             return True
         return any(status.identity.is_alive() for status in self._files.statuses().values())
 
@@ -185,7 +185,7 @@ class ProcessContainerManager(ContainerManager):
                 f"No cluster named '{self.cluster_name}' runs here. "
                 + (f"Those that are recorded in {home()}: {others}." if others else "Start one with start_clipper().")
             )
-        supervision.ensure(self._files)
+        supervisor_client.ensure(self._files)
         self._is_connected = True
 
     def _cluster(self) -> Cluster:
@@ -312,7 +312,7 @@ class ProcessContainerManager(ContainerManager):
     def _apply(self) -> None:
         """Make the change of `programs/` real. The caller holds the lock."""
         write_json(self._files.targets, programs.metric_targets(self._files.programs().values()))
-        supervision.notify(self._files)
+        supervisor_client.notify(self._files)
 
     def _wait_until_gone(self, ids: Iterable[str]) -> None:
         self._wait("not stopped", lambda: not any(self._files.status(id_) for id_ in ids))
@@ -391,7 +391,7 @@ class ProcessContainerManager(ContainerManager):
         """Stop everything and remove all files of the cluster, whatever state it is in."""
         if graceful and self._is_alive():
             try:
-                supervision.stop(self._files, STOP_SECONDS)
+                supervisor_client.stop(self._files, STOP_SECONDS)
             except (ClipperException, OSError) as error:
                 self.logger.warning("The supervisor cannot stop the programs (%s): they are killed", error)
         self._kill_and_remove()

@@ -17,7 +17,7 @@ from clipper_admin.container_manager import ContainerManager
 from clipper_admin.exceptions import ClipperException, UnconnectedException
 from clipper_admin.frontend_options import FrontendOptions
 from clipper_admin.model_spec import ImageSpec, ModelSpec
-from clipper_admin.process import ports, process_container_manager, processes, programs, starting, supervision
+from clipper_admin.process import ports, process_container_manager, processes, programs, starting, supervisor_client
 from clipper_admin.process.process_container_manager import ProcessContainerManager
 from clipper_admin.process.state import Cluster, ClusterFiles, Kind, Program
 from clipper_common import constants
@@ -281,7 +281,7 @@ def test_connect_revives_the_supervisor(cm: ProcessContainerManager, script: str
     _kill_supervisor(wait_until)
     again = manager()
     again.connect()
-    assert supervision.is_supervised(ClusterFiles("one"))
+    assert supervisor_client.is_supervised(ClusterFiles("one"))
     again.set_num_replicas(ModelSpec("m", "1", "ints", script, 0))
     assert again.get_num_replicas("m", "1") == 0
 
@@ -289,7 +289,7 @@ def test_connect_revives_the_supervisor(cm: ProcessContainerManager, script: str
 def _kill_supervisor(wait_until: WaitUntil) -> None:
     files = ClusterFiles("one")
     os.kill(int(files.supervisor.read_text()), signal.SIGKILL)
-    wait_until(lambda: not supervision.is_supervised(files))
+    wait_until(lambda: not supervisor_client.is_supervised(files))
 
 
 def test_program_that_dies_during_the_start(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
