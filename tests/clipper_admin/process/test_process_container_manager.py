@@ -17,7 +17,15 @@ from clipper_admin.container_manager import ContainerManager
 from clipper_admin.exceptions import ClipperException, UnconnectedException
 from clipper_admin.frontend_options import FrontendOptions
 from clipper_admin.model_spec import ImageSpec, ModelSpec
-from clipper_admin.process import ports, process_container_manager, processes, programs, starting, supervisor_client
+from clipper_admin.process import (
+    ports,
+    process_container_manager,
+    processes,
+    programs,
+    replicas,
+    starting,
+    supervisor_client,
+)
 from clipper_admin.process.process_container_manager import ProcessContainerManager
 from clipper_admin.process.state import Cluster, ClusterFiles, Kind, Program
 from clipper_common import constants
@@ -385,7 +393,7 @@ def test_a_replica_that_recovered_is_no_failure(
     os.kill(status.pid, signal.SIGKILL)
     wait_until(lambda: cm.find_failures("m", "1"))
     wait_until(lambda: (again := files.status("m_1-0")) and again.starts == 2)
-    monkeypatch.setattr(process_container_manager, "HEALTHY_SECONDS", -2.0)
+    monkeypatch.setattr(replicas, "HEALTHY_SECONDS", -2.0)
     assert cm.find_failures("m", "1") == []
 
 
