@@ -63,6 +63,7 @@ KUBERNETES_VALUES = [
 ]
 PURE = [
     "clipper_admin/docker/containers.py",
+    "clipper_admin/docker/inspection.py",
     *(f"clipper_admin/kubernetes/{name}.py" for name in KUBERNETES_VALUES),
     "clipper_common/datatypes.py",
     "clipper_common/records.py",
