@@ -77,13 +77,14 @@ class ModelSpec:
         return f"{self.name}:{self.version}"
 
     def to_json(self) -> dict[str, Any]:
-        """Return what the management frontend is told, by its names. It has a default for each option that is None."""
-        names = {
-            option.name: option.metadata[_JSON_NAME] or option.name
-            for option in fields(self)
-            if _JSON_NAME in option.metadata
+        """Return what the management frontend is told, by its names. An option that is not chosen is left to it."""
+        told = [option for option in fields(self) if _JSON_NAME in option.metadata]
+        values = [(option, getattr(self, option.name)) for option in told]
+        return {
+            option.metadata[_JSON_NAME] or option.name: value
+            for option, value in values
+            if value is not None or option.default is not None
         }
-        return {json_name: value for name, json_name in names.items() if (value := getattr(self, name)) is not None}
 
 
 def check_options(**values: Any) -> dict[str, Any]:
@@ -101,5 +102,5 @@ class ImageSpec:
     model_data_path: Path
     base_image: str
     container_registry: str | None = None
-    """Where the image is pushed to, if it is pushed."""
+    """The registry that the image is pushed to; None if it is not pushed."""
     pkgs_to_install: tuple[str, ...] = ()

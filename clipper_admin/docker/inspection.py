@@ -32,9 +32,9 @@ class RunningCluster:
     rpc_port: int
     metric_port: int
     total_workers: int
-    """Of the query frontend, at the start."""
+    """The number of workers of the query frontend, at the start."""
     workers: int
-    """Of them, those that make up one of `num_frontend_replicas`."""
+    """The number of workers that make up one of `num_frontend_replicas`."""
 
 
 def running_cluster(wanted: Cluster, labels: Mapping[str, str], frontend: Attributes) -> RunningCluster:

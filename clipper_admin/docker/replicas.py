@@ -23,7 +23,7 @@ HEALTHY_SECONDS = 30.0
 
 _TAIL_LINES: Final = 30
 _KEPT_STOPPED: Final = 3
-"""So many stopped replicas of a model version are kept for their logs."""
+"""The number of stopped replicas of a model version that are kept for their logs."""
 
 
 class ContainerReplicas:
