@@ -298,7 +298,7 @@ class DockerContainerManager(ContainerManager):
         return len(self._replicas.wanted(name, version))
 
     def set_num_replicas(self, model: ModelSpec) -> None:
-        """Start or stop replicas until there are so many. Those to be stopped have ended on return."""
+        """Start or stop replicas until there are `model.num_replicas`. Those to be stopped have ended on return."""
         self._scale(self._replicas.as_deployed(model))
 
     def _scale(self, model: ModelSpec) -> None:

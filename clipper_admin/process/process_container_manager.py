@@ -263,7 +263,7 @@ class ProcessContainerManager(ContainerManager):
 
     @_explains_files
     def set_num_replicas(self, model: ModelSpec) -> None:
-        """Start or stop replicas until there are so many. Those to be stopped are gone on return."""
+        """Start or stop replicas until there are `model.num_replicas`. Those to be stopped are gone on return."""
         if model.num_replicas < 0:
             raise ClipperException(f"num_replicas is {model.num_replicas}: it must not be negative")
         self._replicas.scale(self._cluster(), model)
