@@ -27,7 +27,7 @@ from bench.open_loop import Load, Outcome, Result, RunningLoad
 from bench.programs import ProgramFailed, http, listens, wait_until
 from bench.report import Table, progress
 from clipper_admin import ClipperConnection, ClipperException, ProcessContainerManager
-from clipper_admin.process import programs, supervision
+from clipper_admin.process import programs, supervisor_client
 from clipper_admin.process.processes import ENV_CLUSTER_ID
 from clipper_admin.process.state import Cluster, ClusterFiles
 
@@ -97,7 +97,7 @@ class Victims:
 
     def is_supervised(self) -> bool:
         self.connection.cm.connect()
-        return supervision.is_supervised(self.files)
+        return supervisor_client.is_supervised(self.files)
 
 
 @dataclass

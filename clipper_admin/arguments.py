@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from clipper_admin.container_manager import ALL_GPUS, Resources
 from clipper_admin.frontend_options import MGMT_FRONTEND_FLAGS, QUERY_FRONTEND_FLAGS, FrontendOptions
 from clipper_common.constants import MAX_WORKERS, SIZE_LIMITS
 from clipper_common.datatypes import BatchPolicy, InputType, is_dns_subdomain, is_dns_version
@@ -38,13 +37,13 @@ def check_version(value: object) -> str:
     return version
 
 
-def check_input_type(value: Any) -> str:
+def check_input_type(what: str, value: Any) -> str:
     """The canonical name of an input type."""
     try:
         return InputType.parse(value).canonical_name
     except ClipperException:
         names = ", ".join(kind.canonical_name for kind in InputType)
-        raise ClipperException(f"Invalid value: input_type={value!r}. It should be one of {names}.") from None
+        raise ClipperException(f"Invalid value: {what}={value!r}. It should be one of {names}.") from None
 
 
 def check_whole_number(what: str, value: object, least: int, most: int | None = None) -> int:
@@ -74,28 +73,23 @@ def check_folder(what: str, value: object) -> Path:
     return Path(value)
 
 
-def check_batch_size(value: object) -> int:
+def check_batch_size(what: str, value: object) -> int:
     """-1 (learn it) or a positive number."""
-    size = check_whole_number("batch_size", value, least=-1, most=INT32_MAX)
+    size = check_whole_number(what, value, least=-1, most=INT32_MAX)
     if size == 0:
         raise ClipperException(
-            "Invalid value: batch_size=0. It should be the largest batch that a replica is given, "
+            f"Invalid value: {what}=0. It should be the largest batch that a replica is given, "
             "or -1 to let Clipper learn it."
         )
     return size
 
 
-def check_batch_policy(value: object) -> str | None:
+def check_batch_policy(what: str, value: object) -> str | None:
     """The name of a batch policy, or None."""
     if value is not None and value not in list(BatchPolicy):
         names = ", ".join(BatchPolicy)
-        raise ClipperException(f"Invalid value: batch_policy={value!r}. It should be one of {names}.")
+        raise ClipperException(f"Invalid value: {what}={value!r}. It should be one of {names}.")
     return None if value is None else str(value)
-
-
-def check_batch_delay(value: object) -> int:
-    """Microseconds."""
-    return check_whole_number("batch_delay_micros", value, least=0, most=INT32_MAX)
 
 
 def check_size_limit(what: str, value: object) -> int | None:
@@ -131,6 +125,11 @@ def check_texts(what: str, value: Iterable[str] | None) -> list[str]:
     return [check_text(f"an element of {what}", item) for item in value or ()]
 
 
+def check_labels(what: str, value: Iterable[str] | None) -> tuple[str, ...]:
+    """A list of texts, as it is kept."""
+    return tuple(check_texts(what, value))
+
+
 def check_packages(value: Iterable[str] | None) -> list[str]:
     """What pip shall install: packages, and none of its options."""
     packages = check_texts("pkgs_to_install", value)
@@ -141,53 +140,6 @@ def check_packages(value: Iterable[str] | None) -> list[str]:
 
 
 _HOST_AND_PORT: Final = re.compile(r"[^:]*:\d+|\[.*\]:\d+")
-_MEMORY: Final = re.compile(r"(\d+(?:\.\d+)?)([kmgt]?)i?b?", re.IGNORECASE)
-_UNITS: Final = " kmgt"
-
-
-def check_resources(resources: Mapping[str, Any] | None, gpus: Any) -> Resources:
-    """Limits of a replica, from ``{"memory": "512m", "cpus": 1.5}`` and a number of GPUs, "all" or a list of them."""
-    if not isinstance(resources, (Mapping, type(None))) or (resources or {}).keys() - {"memory", "cpus"}:
-        raise ClipperException(
-            f"Invalid value: resources={resources!r}. It should be a dictionary with 'memory', 'cpus' or both, "
-            "such as {'memory': '512m', 'cpus': 1.5}."
-        )
-    limits = resources or {}
-    return Resources(_check_memory(limits.get("memory")), _check_cpus(limits.get("cpus")), _check_gpus(gpus))
-
-
-def _check_memory(value: Any) -> int | None:
-    if value is None:
-        return None
-    match = _MEMORY.fullmatch(str(value).strip()) if isinstance(value, (int, str)) else None
-    if not match or not (size := int(float(match[1]) * 1024 ** _UNITS.index(match[2].lower() or " "))):
-        raise ClipperException(
-            f"Invalid value: memory={value!r}. It should be a number of bytes, or a text such as '512m' or '2g'."
-        )
-    return size
-
-
-def _check_cpus(value: Any) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e6:
-        raise ClipperException(f"Invalid value: cpus={value!r}. It should be a number such as 2 or 0.5.")
-    return float(value)
-
-
-def _check_gpus(value: Any) -> int | tuple[str, ...] | None:
-    if value is None or value == "all":
-        return ALL_GPUS if value else None
-    if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
-        return tuple(check_text("an element of gpus", item) for item in map(_as_text, value)) or None
-    try:
-        return check_whole_number("gpus", value, least=0) or None
-    except ClipperException as error:
-        raise ClipperException(f"{error} Or 'all', or a list of identifiers.") from None
-
-
-def _as_text(value: Any) -> Any:
-    return str(value) if isinstance(value, int) else value
 
 
 def check_model_versions(value: Mapping[str, Any]) -> dict[str, list[str]]:

@@ -10,9 +10,6 @@ from typing import Any, Final, overload
 from clipper_admin import functions, images, older_calls, rehearsal, startup
 from clipper_admin.arguments import (
     INT32_MAX,
-    check_batch_delay,
-    check_batch_policy,
-    check_batch_size,
     check_folder,
     check_frontend_options,
     check_input_type,
@@ -20,24 +17,19 @@ from clipper_admin.arguments import (
     check_model_versions,
     check_name,
     check_packages,
-    check_resources,
     check_size_limit,
     check_text,
     check_texts,
     check_version,
     check_whole_number,
 )
-from clipper_admin.container_manager import (
-    CONTAINERLESS_MODEL_IMAGE,
-    UNLIMITED,
-    ClusterAdapter,
-    ContainerManager,
-    Resources,
-)
+from clipper_admin.container_manager import CONTAINERLESS_MODEL_IMAGE, ClusterAdapter, ContainerManager
 from clipper_admin.log_setup import show_messages
-from clipper_admin.management_client import ManagementClient, ModelVersion
+from clipper_admin.management_client import ManagementClient
+from clipper_admin.model_spec import ImageSpec, ModelSpec, check_options
 from clipper_admin.query_client import QueryClient
 from clipper_admin.replicas import Replicas
+from clipper_admin.resources import check_resources
 from clipper_common import modeldir
 from clipper_common.constants import (
     DEFAULT_BATCH_SIZE,
@@ -289,7 +281,7 @@ class ClipperConnection:
             raise ClipperException(f"Invalid value: default_output={default_output!r}. It should be a text.")
         management.add_app(
             check_text("name", name),
-            check_input_type(input_type),
+            check_input_type("input_type", input_type),
             default_output,
             check_whole_number("slo_micros", slo_micros, least=1, most=INT32_MAX),
             bool(missing_values),
@@ -448,41 +440,27 @@ class ClipperConnection:
             except in a registry that it was pushed to.
         """
         management = self._management
-        check_load_timeout(load_timeout)
-        _check_replicas(num_replicas, check_resources(resources, gpus))
-        planned = self._image(name, version, container_registry)
-        model = _described(
-            name,
-            version,
-            input_type,
-            planned,
-            labels,
-            batch_size,
-            batch_policy,
-            batch_delay_micros,
-            max_output_bytes,
+        model = ModelSpec.checked(
+            name=check_name(name),
+            version=check_version(version),
+            input_type=input_type,
+            image=self._image(name, version, container_registry),
+            labels=labels,
+            num_replicas=num_replicas,
+            batch_size=batch_size,
+            make_current=make_current,
+            resources=check_resources(resources, gpus),
+            batch_policy=batch_policy,
+            batch_delay_micros=batch_delay_micros,
+            load_seconds=check_load_timeout(load_timeout),
+            max_output_bytes=max_output_bytes,
         )
-        management.add_model(model, make_current, check_only=True)
-        image = self.build_model(name, version, model_data_path, base_image, container_registry, pkgs_to_install)
+        management.add_model(model, check_only=True)
+        self.build_model(name, version, model_data_path, base_image, container_registry, pkgs_to_install)
         try:
-            self.deploy_model(
-                name,
-                version,
-                input_type,
-                image,
-                labels,
-                num_replicas,
-                batch_size,
-                make_current,
-                resources,
-                gpus,
-                batch_policy,
-                batch_delay_micros,
-                load_timeout,
-                max_output_bytes,
-            )
+            self._deploy(model)
         except BaseException:
-            self.cm.remove_model(image)
+            self.cm.remove_model(model.image)
             raise
 
     def build_model(
@@ -526,7 +504,7 @@ class ClipperConnection:
         packages = check_packages(pkgs_to_install)
         folder = check_folder("model_data_path", model_data_path)
         self.logger.info("Building model image %s with model data from %s", image, folder)
-        self.cm.build_model(image, folder, base_image, container_registry, packages)
+        self.cm.build_model(ImageSpec(image, folder, base_image, container_registry, tuple(packages)))
         return image
 
     def _image(self, name: str, version: Version, container_registry: str | None) -> str:
@@ -605,42 +583,42 @@ class ClipperConnection:
         --------
         >>> clipper_conn.deploy_model("digits", "2.0", "doubles", image, num_replicas=2)  # doctest: +SKIP
         """
-        management = self._management
-        limits = check_resources(resources, gpus)
-        load_seconds = check_load_timeout(load_timeout)
-        _check_replicas(num_replicas, limits)
-        model = _described(
-            name,
-            version,
-            input_type,
-            check_text("image", image),
-            labels,
-            batch_size,
-            batch_policy,
-            batch_delay_micros,
-            max_output_bytes,
+        self._check_connected()
+        model = ModelSpec.checked(
+            name=check_name(name),
+            version=check_version(version),
+            input_type=input_type,
+            image=image,
+            labels=labels,
+            num_replicas=num_replicas,
+            batch_size=batch_size,
+            make_current=make_current,
+            resources=check_resources(resources, gpus),
+            batch_policy=batch_policy,
+            batch_delay_micros=batch_delay_micros,
+            load_seconds=check_load_timeout(load_timeout),
+            max_output_bytes=max_output_bytes,
         )
-        management.add_model(model, make_current, check_only=True)
-        if num_replicas == 0:
-            self._register(model, make_current)
+        self._deploy(model)
+
+    def _deploy(self, model: ModelSpec) -> None:
+        self._management.add_model(model, check_only=True)
+        if model.num_replicas == 0:
+            self._register(model)
         else:
-            self._start_and_register(model, num_replicas, make_current, limits, load_seconds)
+            self._start_and_register(model)
         self.logger.info("Done deploying model %s.", model)
 
-    def _start_and_register(
-        self, model: ModelVersion, num_replicas: int, make_current: bool, limits: Resources, load_seconds: float
-    ) -> None:
+    def _start_and_register(self, model: ModelSpec) -> None:
         self._refuse_running(model)
         replicas = Replicas(self.cm, self._management, model.name, model.version)
         with replicas.removed_on_failure():
-            self.cm.deploy_model(
-                model.name, model.version, model.input_type, model.image, num_replicas, limits, load_seconds
-            )
-            replicas.wait_until_connected(num_replicas, load_seconds)
+            self.cm.deploy_model(model)
+            replicas.wait_until_connected(model.num_replicas, model.load_seconds)
             # Only now: registering sends queries there.
-            self._register(model, make_current)
+            self._register(model)
 
-    def _refuse_running(self, model: ModelVersion) -> None:
+    def _refuse_running(self, model: ModelSpec) -> None:
         if self.cm.get_num_replicas(model.name, model.version):
             raise ClipperException(
                 f"Replicas of {model} run already, though it is not registered: it is being deployed by somebody else, "
@@ -648,8 +626,8 @@ class ClipperConnection:
                 f"stop_versioned_models({{'{model.name}': ['{model.version}']}}) removes them."
             )
 
-    def _register(self, model: ModelVersion, make_current: bool) -> None:
-        self._management.add_model(model, make_current)
+    def _register(self, model: ModelSpec) -> None:
+        self._management.add_model(model)
         self.logger.info("Successfully registered model %s", model)
 
     def register_model(
@@ -689,18 +667,18 @@ class ClipperConnection:
             When an argument is wrong or the version exists.
         """
         self._check_connected()
-        model = ModelVersion(
-            name=check_text("name", name),
-            version=str(version),
-            input_type=check_input_type(input_type),
-            image=CONTAINERLESS_MODEL_IMAGE if image is None else check_text("image", image),
-            labels=check_texts("labels", labels),
-            batch_size=check_batch_size(batch_size),
-            batch_policy=check_batch_policy(batch_policy),
-            batch_delay_micros=check_batch_delay(batch_delay_micros),
-            max_output_bytes=check_size_limit("max_output_bytes", max_output_bytes),
+        model = ModelSpec.checked(
+            name=name,
+            version=version,
+            input_type=input_type,
+            image=CONTAINERLESS_MODEL_IMAGE if image is None else image,
+            labels=labels,
+            batch_size=batch_size,
+            batch_policy=batch_policy,
+            batch_delay_micros=batch_delay_micros,
+            max_output_bytes=max_output_bytes,
         )
-        self._register(model, make_current=True)
+        self._register(model)
 
     def set_model_version(
         self,
@@ -772,13 +750,10 @@ class ClipperConnection:
         >>> clipper_conn.set_batching("digits", batch_size=64, batch_delay_micros=2000)  # doctest: +SKIP
         """
         management = self._management
-        wanted = {
-            "batch_policy": check_batch_policy(batch_policy),
-            "batch_size": None if batch_size is None else check_batch_size(batch_size),
-            "batch_delay_micros": None if batch_delay_micros is None else check_batch_delay(batch_delay_micros),
-        }
+        given = {"batch_policy": batch_policy, "batch_size": batch_size, "batch_delay_micros": batch_delay_micros}
+        wanted = check_options(**{name: value for name, value in given.items() if value is not None})
         version = self._version_or_current(check_text("name", name), version)
-        management.set_batching(name, version, **{key: value for key, value in wanted.items() if value is not None})
+        management.set_batching(name, version, **wanted)
 
     def get_current_model_version(self, name: str) -> str:
         """Return the version of a model that answers queries.
@@ -861,18 +836,17 @@ class ClipperConnection:
             in time. Replicas that run are left alone.
         """
         management = self._management
-        check_whole_number("num_replicas", num_replicas, least=0)
-        load_seconds = check_load_timeout(load_timeout)
+        options = check_options(num_replicas=num_replicas, load_seconds=check_load_timeout(load_timeout))
         version = self._version_or_current(check_text("name", name), version)
-        model = management.get_model(name, version)
-        if model is None:
+        found = management.get_model(name, version)
+        if found is None:
             raise ClipperException(f"Cannot resize the replica set for unknown model {name}:{version}")
-        image = model["container_name"]
-        if image == CONTAINERLESS_MODEL_IMAGE:
+        if found["container_name"] == CONTAINERLESS_MODEL_IMAGE:
             raise ClipperException(f"Cannot resize the replica set for containerless model {name}:{version}")
+        model = ModelSpec(name, version, found["input_type"], found["container_name"], **options)
         replicas = Replicas(self.cm, management, name, version)
-        self.cm.set_num_replicas(name, version, model["input_type"], image, num_replicas, load_seconds)
-        replicas.wait_until_connected(num_replicas, load_seconds)
+        self.cm.set_num_replicas(model)
+        replicas.wait_until_connected(model.num_replicas, model.load_seconds)
 
     def _version_or_current(self, name: str, version: Version | None) -> str:
         return self.get_current_model_version(name) if version is None else str(version)
@@ -1089,7 +1063,7 @@ class ClipperConnection:
         ... )  # doctest: +SKIP
         [3.0]
         """
-        kind = InputType.parse(check_input_type(input_type))
+        kind = InputType.parse(check_input_type("input_type", input_type))
         return rehearsal.try_function(query, func, kind, functions.check_settings(inputs, outputs))
 
     # --- stopping ---
@@ -1228,36 +1202,3 @@ class ClipperConnection:
         for name, versions in models.items():
             for version in versions:
                 self._management_client.delete_versioned_model(name, version)
-
-
-def _check_replicas(num_replicas: int, resources: Resources) -> None:
-    check_whole_number("num_replicas", num_replicas, least=0)
-    if num_replicas == 0 and resources != UNLIMITED:
-        raise ClipperException(
-            "Invalid value: num_replicas=0 with resources or gpus. Replicas keep these: start at least one."
-        )
-
-
-def _described(
-    name: str,
-    version: Version,
-    input_type: str,
-    image: str,
-    labels: Iterable[str] | None,
-    batch_size: int,
-    batch_policy: str | None,
-    batch_delay_micros: int,
-    max_output_bytes: int | None,
-) -> ModelVersion:
-    """A model version to be deployed. Raises ClipperException for what containers cannot carry."""
-    return ModelVersion(
-        name=check_name(name),
-        version=check_version(version),
-        input_type=check_input_type(input_type),
-        image=image,
-        labels=check_texts("labels", labels),
-        batch_size=check_batch_size(batch_size),
-        batch_policy=check_batch_policy(batch_policy),
-        batch_delay_micros=check_batch_delay(batch_delay_micros),
-        max_output_bytes=check_size_limit("max_output_bytes", max_output_bytes),
-    )

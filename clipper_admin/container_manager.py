@@ -2,12 +2,15 @@
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from clipper_admin.frontend_options import FrontendOptions
+from clipper_admin.model_spec import ImageSpec, ModelSpec
+from clipper_admin.resources import ALL_GPUS as ALL_GPUS
+from clipper_admin.resources import UNLIMITED as UNLIMITED
+from clipper_admin.resources import Resources as Resources
 from clipper_common import constants
 from clipper_common.errors import ClipperException
 
@@ -98,20 +101,6 @@ class ReplicaFailure:
     """The last lines that it wrote."""
 
 
-@dataclass(frozen=True)
-class Resources:
-    """What each replica of a model version may use; None is as much as the machine has."""
-
-    memory_bytes: int | None = None
-    cpus: float | None = None
-    gpus: int | tuple[str, ...] | None = None
-    """How many, `ALL_GPUS`, or the identifiers of some."""
-
-
-ALL_GPUS: Final = -1
-UNLIMITED: Final = Resources()
-
-
 class ContainerManager(ABC):
     """Starts, finds, scales, reads the logs of and stops the programs of one Clipper cluster.
 
@@ -171,17 +160,10 @@ class ContainerManager(ABC):
         """
 
     @abstractmethod
-    def build_model(
-        self,
-        image: str,
-        model_data_path: Path,
-        base_image: str,
-        container_registry: str | None,
-        pkgs_to_install: Sequence[str],
-    ) -> None:
-        """Package the folder `model_data_path` with `base_image` and extra pip packages under the name `image`.
+    def build_model(self, wanted: ImageSpec) -> None:
+        """Package the folder `wanted.model_data_path` with its base image and extra pip packages.
 
-        Needs no running cluster. Building a name again replaces it. With a `container_registry` the image is pushed.
+        Needs no running cluster. Building a name again replaces it. With a registry the image is pushed.
         Raises ClipperException with the failing step's output, and leaves no half-built image.
         """
 
@@ -193,22 +175,13 @@ class ContainerManager(ABC):
         """
 
     @abstractmethod
-    def deploy_model(
-        self,
-        name: str,
-        version: str,
-        input_type: str,
-        image: str,
-        num_replicas: int = 1,
-        resources: Resources = UNLIMITED,
-        load_seconds: float = constants.LOAD_SECONDS,
-    ) -> None:
-        """Start `num_replicas` replicas of a model version that has none.
+    def deploy_model(self, model: ModelSpec) -> None:
+        """Start `model.num_replicas` replicas of a model version that has none.
 
-        Returns once they were started, not once they serve. The manager leaves them alone for `load_seconds`, in which
-        they load their model. Replicas that `set_num_replicas` adds later get the same `resources`. A manager that
-        cannot limit them warns of it. Raises ClipperException when `image` cannot be found, and `AlreadyExists` if it
-        sees that somebody else deploys the same.
+        Returns once they were started, not once they serve. The manager leaves them alone for `model.load_seconds`, in
+        which they load their model. Replicas that `set_num_replicas` adds later get the same `model.resources`. A
+        manager that cannot limit them warns of it. Raises ClipperException when the image cannot be found, and
+        `AlreadyExists` if it sees that somebody else deploys the same.
         """
 
     @abstractmethod
@@ -216,19 +189,12 @@ class ContainerManager(ABC):
         """How many replicas the model version should have (0 when it is unknown)."""
 
     @abstractmethod
-    def set_num_replicas(
-        self,
-        name: str,
-        version: str,
-        input_type: str,
-        image: str,
-        num_replicas: int,
-        load_seconds: float = constants.LOAD_SECONDS,
-    ) -> None:
-        """Make exactly `num_replicas` replicas of the model version run.
+    def set_num_replicas(self, model: ModelSpec) -> None:
+        """Make exactly `model.num_replicas` replicas of the model version run.
 
+        Those that are started get the resources with which the version was deployed, whatever `model.resources` are.
         Idempotent. Replicas to be stopped finish their batch first; those that are started may not serve yet on
-        return. Raises ClipperException when `image` cannot be found.
+        return. Raises ClipperException when the image cannot be found.
         """
 
     @abstractmethod

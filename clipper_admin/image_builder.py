@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any, Final, Protocol
 
 from clipper_admin.docker.engine import Engine, translated
+from clipper_admin.model_spec import ImageSpec
 from clipper_common.errors import ClipperException
 
 _MODEL_FOLDER: Final = "model"
@@ -34,6 +35,12 @@ class ImageBuilder:
     def __init__(self, engine: Engine, logger: Logger) -> None:
         self._engine = engine
         self._logger = logger
+
+    def make(self, wanted: ImageSpec) -> None:
+        """Build an image, and push it if there is a registry to push it to."""
+        self.build(wanted.image, wanted.model_data_path, wanted.base_image, wanted.pkgs_to_install)
+        if wanted.container_registry is not None:
+            self.push(wanted.image)
 
     def build(
         self, image: str, model: Path, base_image: str, packages: Sequence[str], steps: Sequence[str] = ()

@@ -1,33 +1,12 @@
 """ManagementClient: one method per route of the management frontend."""
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
 from clipper_admin import http_client
-from clipper_admin.container_manager import CONTAINERLESS_MODEL_IMAGE
-from clipper_common.constants import DEFAULT_BATCH_SIZE
-
-
-@dataclass(frozen=True)
-class ModelVersion:
-    """What is registered of a model version."""
-
-    name: str
-    version: str
-    input_type: str
-    image: str = CONTAINERLESS_MODEL_IMAGE
-    labels: Sequence[str] = ()
-    batch_size: int = DEFAULT_BATCH_SIZE
-    batch_policy: str | None = None
-    batch_delay_micros: int = 0
-    max_output_bytes: int | None = None
-
-    def __str__(self) -> str:
-        """``name:version``, as in lists."""
-        return f"{self.name}:{self.version}"
+from clipper_admin.model_spec import ModelSpec
 
 
 class ManagementClient:
@@ -93,23 +72,9 @@ class ManagementClient:
 
     # --- models ---
 
-    def add_model(self, model: ModelVersion, make_current: bool = True, check_only: bool = False) -> None:
+    def add_model(self, model: ModelSpec, check_only: bool = False) -> None:
         """Register a model version; with `check_only` find out whether that would succeed."""
-        self._post(
-            "add_model",
-            model_name=model.name,
-            model_version=model.version,
-            labels=list(model.labels),
-            input_type=model.input_type,
-            container_name=model.image,
-            model_data_path="DEPRECATED",
-            batch_size=model.batch_size,
-            batch_delay_micros=model.batch_delay_micros,
-            make_current=make_current,
-            check_only=check_only,
-            **({"batch_policy": model.batch_policy} if model.batch_policy is not None else {}),
-            **({"max_output_bytes": model.max_output_bytes} if model.max_output_bytes is not None else {}),
-        )
+        self._post("add_model", **model.to_json(), model_data_path="DEPRECATED", check_only=check_only)
 
     def delete_versioned_model(self, name: str, version: str) -> None:
         """Forget a model version."""

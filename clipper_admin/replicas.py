@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 from clipper_admin.container_manager import AlreadyExists, ClusterAdapter, ContainerManager, ReplicaFailure, Unreachable
 from clipper_admin.http_client import ErrorStatus
 from clipper_admin.management_client import ManagementClient
-from clipper_admin.undoing import undone_on_failure
+from clipper_admin.rollback import rollback_on_failure
 from clipper_common.errors import ClipperException
 
 _REACH_SECONDS: Final = 10.0
@@ -114,7 +114,7 @@ class Replicas:
     @contextlib.contextmanager
     def removed_on_failure(self) -> Iterator[None]:
         """Stop the replicas again when the block does not succeed, or is interrupted, but not those of others."""
-        with undone_on_failure(self._remove, "They could not be stopped", self._logger, but_for=AlreadyExists):
+        with rollback_on_failure(self._remove, "They could not be stopped", self._logger, but_for=AlreadyExists):
             yield
 
     def _remove(self) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from clipper_admin.container_manager import ContainerManager
-from clipper_admin.undoing import undone_on_failure
+from clipper_admin.rollback import rollback_on_failure
 from clipper_common.errors import ClipperException
 
 STARTUP_SECONDS: Final = 60.0
@@ -20,7 +20,7 @@ _TAIL_LINES: Final = 8
 def wait_until_up(cm: ContainerManager, checks: Sequence[Callable[[], object]]) -> None:
     """Call each check until it passes. When one does not in time, or on Ctrl-C, stop the cluster again."""
     give_up = time.monotonic() + STARTUP_SECONDS
-    with undone_on_failure(lambda: cm.stop_all(graceful=False), "The cluster could not be stopped again", cm.logger):
+    with rollback_on_failure(lambda: cm.stop_all(graceful=False), "The cluster could not be stopped again", cm.logger):
         try:
             for check in checks:
                 repeat(check, give_up)

@@ -21,11 +21,13 @@ from kubernetes_support import MARKS, kubectl, made_namespaces, objects, wait_fo
 from managers import SMALL
 
 from clipper_admin import ClipperConnection, ClipperException, KubernetesContainerManager, images
-from clipper_admin.container_manager import AlreadyExists, Resources
+from clipper_admin.container_manager import AlreadyExists
 from clipper_admin.deployers import python as python_deployer
 from clipper_admin.kubernetes import names, status
 from clipper_admin.kubernetes.api import Api
 from clipper_admin.kubernetes.spec import RedisVolume
+from clipper_admin.model_spec import ModelSpec
+from clipper_admin.resources import Resources
 from clipper_common.errors import UnconnectedException
 
 pytestmark = [pytest.mark.integration, *MARKS]
@@ -247,17 +249,17 @@ def test_no_replicas(conn: ClipperConnection) -> None:
     assert len(living_pods(conn, names.MODEL, "none-yet-1")) == 2
     conn.set_num_replicas("none-yet", 0)
     assert conn.get_num_replicas("none-yet") == 0
-    conn.cm.deploy_model("nothing", "1", "doubles", image, num_replicas=0)
+    conn.cm.deploy_model(ModelSpec("nothing", "1", "doubles", image, num_replicas=0))
     assert conn.cm.get_num_replicas("nothing", "1") == 0
     assert conn.cm.find_failures("nothing", "1") == []
     conn.cm.stop_models({"nothing": ["1"], "unknown": ["1"]})
 
 
 def test_of_two_that_deploy_the_same_one_does(conn: ClipperConnection) -> None:
-    arguments = ("twin", "1", "doubles", images.image_name(images.NOOP_CONTAINER))
-    conn.cm.deploy_model(*arguments)
+    model = ModelSpec("twin", "1", "doubles", images.image_name(images.NOOP_CONTAINER))
+    conn.cm.deploy_model(model)
     with pytest.raises(AlreadyExists, match="Somebody else just deploys twin:1"):
-        conn.cm.deploy_model(*arguments)
+        conn.cm.deploy_model(model)
     assert conn.cm.get_num_replicas("twin", "1") == 1
     conn.cm.stop_models({"twin": ["1"]})
 
@@ -545,8 +547,8 @@ def test_a_deployment_that_is_removed_while_it_starts(conn: ClipperConnection) -
     removing = threading.Thread(target=remove)
     removing.start()
     # Too large for any node, which is borne for some seconds.
-    huge = Resources(memory_bytes=2**50)
-    fails_at_once(lambda: conn.cm.deploy_model("removed", "1", "doubles", image, 1, huge), "somebody else removed")
+    huge = ModelSpec("removed", "1", "doubles", image, resources=Resources(memory_bytes=2**50))
+    fails_at_once(lambda: conn.cm.deploy_model(huge), "somebody else removed")
     removing.join()
 
 

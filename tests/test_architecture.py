@@ -58,11 +58,12 @@ HOMES = {
 """Each third-party library, and the files and folders that may import it."""
 
 KUBERNETES_VALUES = [
-    *("export", "manifests", "names", "network", "objects", "pods", "prometheus", "record", "resources", "spec"),
-    "status",
+    *("cluster_annotation", "export", "manifests", "names", "network", "objects", "pods", "prometheus", "resources"),
+    *("spec", "status"),
 ]
 PURE = [
     "clipper_admin/docker/containers.py",
+    "clipper_admin/docker/inspection.py",
     *(f"clipper_admin/kubernetes/{name}.py" for name in KUBERNETES_VALUES),
     "clipper_common/datatypes.py",
     "clipper_common/records.py",

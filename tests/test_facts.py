@@ -183,9 +183,12 @@ FORMER_MODULES = {
     "owner",
     "presence",
     "query_processor",
+    "record",
     "seat",
     "siblings",
+    "supervision",
     "task_executor",
+    "undoing",
 }
 
 

@@ -1,232 +1,26 @@
 """What all deployers do: check, save the function and the model, package them, deploy, and make an endpoint of it."""
 
-import functools
-import inspect
 import logging
 import shutil
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, ParamSpec, TypedDict, get_args
+from typing import Any, Final
 
 from clipper_admin import culprits, files, functions, images, pickling
 from clipper_admin.arguments import check_text
 from clipper_admin.clipper_admin import CLIPPER_TEMP_DIR, ClipperConnection, Version
+from clipper_admin.deployers.options import DEFAULT_IMAGE
 from clipper_admin.images import ModelImage
-from clipper_admin.undoing import undone_on_failure
+from clipper_admin.rollback import rollback_on_failure
 from clipper_common import modeldir
-from clipper_common.constants import DEFAULT_BATCH_SIZE, LOAD_SECONDS
 from clipper_common.errors import ClipperException
 from clipper_common.modeldir import PredictFunction
 
-Parameters = ParamSpec("Parameters")
-
-DEFAULT_IMAGE: Final = "default"
 _one_at_a_time: Final = threading.RLock()
-
-
-class DeployOptions(TypedDict, total=False):
-    """What every deployer can be told, beyond the model."""
-
-    base_image: str | None
-    labels: Iterable[str] | None
-    registry: str | None
-    num_replicas: int
-    batch_size: int
-    pkgs_to_install: Iterable[str] | None
-    make_current: bool
-    resources: Mapping[str, Any] | None
-    gpus: int | str | Iterable[str] | None
-    batch_policy: str | None
-    batch_delay_micros: int
-    load_timeout: float
-    inputs: str
-    outputs: str
-    max_output_bytes: int | None
-
-
-class EndpointOptions(DeployOptions, total=False):
-    """And what an endpoint has besides."""
-
-    default_output: str
-    version: Version
-    slo_micros: int
-    missing_values: bool
-    max_body_bytes: int | None
-
-
-_DEFAULTS: Final[dict[str, Any]] = {
-    "default_output": "None",
-    "version": 1,
-    "slo_micros": 3000000,
-    "base_image": DEFAULT_IMAGE,
-    "labels": None,
-    "registry": None,
-    "num_replicas": 1,
-    "batch_size": DEFAULT_BATCH_SIZE,
-    "pkgs_to_install": None,
-    "make_current": True,
-    "resources": None,
-    "gpus": None,
-    "batch_policy": None,
-    "batch_delay_micros": 0,
-    "load_timeout": LOAD_SECONDS,
-    "inputs": modeldir.ARRAY_INPUTS,
-    "outputs": modeldir.JSON_OUTPUTS,
-    "max_output_bytes": None,
-    "missing_values": False,
-    "max_body_bytes": None,
-}
-_OF_0_4: Final = ["num_replicas", "batch_size", "pkgs_to_install"]
-_NEW: Final = [
-    *(*_OF_0_4, "make_current", "resources", "gpus", "batch_policy", "batch_delay_micros"),
-    *("load_timeout", "inputs", "outputs"),
-]
-_ORDER: Final = {
-    DeployOptions: ["base_image", "labels", "registry", *_NEW, "max_output_bytes"],
-    EndpointOptions: [
-        *("default_output", "version", "slo_micros", "labels", "registry", "base_image"),
-        *(*_NEW, "missing_values", "max_output_bytes", "max_body_bytes"),
-    ],
-}
-"""In the order of Clipper 0.4: scripts may give them by position."""
-
-# --- one place for what the arguments of all deployers mean ---
-
-_TEXTS: Final = {
-    "head": """
-clipper_conn : ClipperConnection
-    A connection to a running cluster.
-name : str
-    The model's name.
-version : str
-    A version that this model has not had.
-input_type : str
-    What an input is: ``integers``, ``floats``, ``doubles``, ``bytes`` or ``strings``.""",
-    "inputs": """Inputs are a numpy array with a row for each, of a type that fits `input_type`, or a list where they
-    cannot be one array. It returns a list, tuple or array with as many outputs: strings and numbers are answered as
-    they are, dictionaries, lists and arrays as JSON. The function is pickled, with what it captured and the modules of
-    your own that it uses.""",
-    "options": """
-base_image : str, optional
-    What holds the program that serves the model; by default Clipper's own for the running Python.
-labels : list of str, optional
-    Notes for humans.
-registry : str, optional
-    A container registry to push the image to.
-num_replicas : int, optional
-    How many replicas to start.
-batch_size : int, optional
-    The most inputs that the function is given at once; -1 lets Clipper learn a good number.
-pkgs_to_install : list of str, optional
-    Python packages that the function or the model needs, as pip names them.
-make_current : bool, optional
-    Whether the version answers queries from now on.
-resources, gpus
-    As in ``ClipperConnection.deploy_model``: the most that each replica may use, and the GPUs that it sees.
-batch_policy, batch_delay_micros
-    As there: how the batch size is learned, and how long batches wait to fill.
-load_timeout : float, optional
-    Seconds that a replica may take to load the model.
-inputs : str, optional
-    ``array``, or ``list``: the function is given a list of one-dimensional arrays also where the inputs are equally
-    long; ``numpy.asarray`` makes the two-dimensional array of it without a copy.
-outputs : str, optional
-    ``json``, or ``text``: each output becomes its ``str()``, as in Clipper 0.4.
-max_output_bytes : int, optional
-    As in ``ClipperConnection.deploy_model``: the size of the largest output.
-
-Raises
-------
-UnconnectedException
-    When there is no cluster to speak to.
-ClipperException
-    When an argument is wrong, the function or the model cannot be saved, the version exists, or a replica does
-    not start. Nothing is left of what was begun.""",
-    "endpoint": """
-clipper_conn : ClipperConnection
-    A connection to a running cluster.
-name : str
-    Name of the application and of the model.
-default_output : str, optional
-    What is answered, with the reason, when no prediction is there by the deadline.
-slo_micros : int, optional
-    The deadline of a query, in microseconds.
-missing_values : bool, optional
-    As in ``ClipperConnection.register_application``: whether floats and doubles may be null, NaN and infinite.
-max_body_bytes : int, optional
-    As there: the size of the largest request.""",
-    "endpoint_options": """
-version, labels, registry, base_image, num_replicas, batch_size, pkgs_to_install, make_current
-    As there.
-resources, gpus, batch_policy, batch_delay_micros, load_timeout
-    As there.
-inputs, outputs, max_output_bytes
-    As there.
-
-Raises
-------
-UnconnectedException
-    When there is no cluster to speak to.
-ClipperException
-    When an argument is wrong or a step fails. What was begun is undone.""",
-}
-
-
-def with_options(
-    *, own_after: str = "", **defaults: Any
-) -> Callable[[Callable[Parameters, None]], Callable[Parameters, None]]:
-    """Give a function that ends with ``**options: Unpack[DeployOptions]`` these arguments one by one.
-
-    Its signature and its docstring name them all, and they can be given by position. Keyword-only arguments of its
-    own stand after the one that `own_after` names. `defaults` replace the common ones.
-    """
-
-    def decorate(function: Callable[Parameters, None]) -> Callable[Parameters, None]:
-        signature = _signature(function, own_after, _DEFAULTS | defaults)
-
-        @functools.wraps(function)
-        def called(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
-            bound = signature.bind(*args, **kwargs)
-            bound.apply_defaults()
-            every: Callable[..., None] = function
-            every(**bound.arguments)
-
-        called.__signature__ = signature  # type: ignore[attr-defined]
-        called.__doc__ = _documentation(function)
-        return called
-
-    return decorate
-
-
-def _signature(function: Callable[..., None], own_after: str, defaults: Mapping[str, Any]) -> inspect.Signature:
-    signature = inspect.signature(function)
-    *head, options = signature.parameters.values()
-    (kind,) = get_args(options.annotation)
-    types = DeployOptions.__annotations__ | kind.__annotations__
-    tail = [
-        inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=defaults[name], annotation=types[name])
-        for name in _ORDER[kind]
-        if name not in signature.parameters  # `inputs` of the deployer for ONNX are others
-    ]
-    own = [parameter for parameter in head if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
-    head = head[: len(head) - len(own)]
-    place = 1 + _ORDER[kind].index(own_after) if own else 0
-    tail[place:place] = [parameter.replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD) for parameter in own]
-    return signature.replace(parameters=[*head, *tail])
-
-
-def _documentation(function: Callable[..., None]) -> str:
-    text = inspect.cleandoc(function.__doc__ or "")  # python -OO leaves none
-    for name, common in _TEXTS.items():
-        text = text.replace(f"{{{name}}}", common.strip())
-    return text
-
-
-# --- the pipeline ---
 
 
 def deploy_function(
@@ -407,6 +201,6 @@ def endpoint(
     """
     clipper_conn.register_application(name, input_type, default_output, slo_micros, missing_values, max_body_bytes)
     complaint = f"Application {name} could not be removed again"
-    with undone_on_failure(lambda: clipper_conn.unregister_application(name), complaint, clipper_conn.logger):
+    with rollback_on_failure(lambda: clipper_conn.unregister_application(name), complaint, clipper_conn.logger):
         yield
         clipper_conn.link_model_to_app(name, name)

@@ -9,16 +9,14 @@ from typing import TYPE_CHECKING, Any, Unpack
 from clipper_admin import images, own_modules
 from clipper_admin.clipper_admin import ClipperConnection, Version
 from clipper_admin.deployers.deployer_utils import (
-    DeployOptions,
-    EndpointOptions,
     check_path,
     deploy_function,
     explained,
     make_endpoint,
     quiet,
     save_pickle,
-    with_options,
 )
+from clipper_admin.deployers.options import DeployOptions, EndpointOptions, with_options
 from clipper_common import modeldir
 from clipper_common.errors import ClipperException
 from clipper_common.modeldir import PredictFunction

@@ -4,13 +4,8 @@ from typing import Unpack
 
 from clipper_admin import images
 from clipper_admin.clipper_admin import ClipperConnection, Version
-from clipper_admin.deployers.deployer_utils import (
-    DeployOptions,
-    EndpointOptions,
-    deploy_function,
-    make_endpoint,
-    with_options,
-)
+from clipper_admin.deployers.deployer_utils import deploy_function, make_endpoint
+from clipper_admin.deployers.options import DeployOptions, EndpointOptions, with_options
 from clipper_common.modeldir import PredictFunction
 
 

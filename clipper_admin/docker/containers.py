@@ -1,4 +1,4 @@
-"""Which containers a cluster consists of, as keyword arguments of docker's ``run``; what running ones tell. Pure."""
+"""The containers of a cluster, as keyword arguments of docker's ``run``. Pure."""
 
 import hashlib
 import json
@@ -9,8 +9,10 @@ from typing import Any, Final, Self
 
 from clipper_admin import container_manager as cm
 from clipper_admin import workers
-from clipper_admin.container_manager import ALL_GPUS, UNLIMITED, Resources, create_model_container_label
+from clipper_admin.container_manager import create_model_container_label
 from clipper_admin.frontend_options import FrontendOptions
+from clipper_admin.model_spec import ModelSpec
+from clipper_admin.resources import ALL_GPUS, UNLIMITED, Resources
 from clipper_common import constants
 from clipper_common.errors import ClipperException
 
@@ -262,30 +264,21 @@ def fluentd_log(address: str) -> dict[str, Any]:
     return {"type": "fluentd", "config": config}
 
 
-def replica(
-    cluster: Cluster,
-    name: str,
-    version: str,
-    input_type: str,
-    image: str,
-    number: str,
-    resources: Resources,
-    load_seconds: float = constants.LOAD_SECONDS,
-) -> Container:
-    label = create_model_container_label(name, version)
+def replica(cluster: Cluster, model: ModelSpec, number: str) -> Container:
+    label = create_model_container_label(model.name, model.version)
     return Container(
         f"{label}-{number}",
-        image,
-        labels={cm.CLIPPER_MODEL_CONTAINER_LABEL: label, RESOURCES_LABEL: json.dumps(asdict(resources))},
+        model.image,
+        labels={cm.CLIPPER_MODEL_CONTAINER_LABEL: label, RESOURCES_LABEL: json.dumps(asdict(model.resources))},
         environment={
-            constants.ENV_MODEL_NAME: name,
-            constants.ENV_MODEL_VERSION: version,
+            constants.ENV_MODEL_NAME: model.name,
+            constants.ENV_MODEL_VERSION: model.version,
             constants.ENV_RPC_HOST: query_frontend_name(cluster.name),
-            constants.ENV_INPUT_TYPE: input_type,
+            constants.ENV_INPUT_TYPE: model.input_type,
         },
         alias=replicas_alias(cluster.name),
-        resources=resources,
-        load_seconds=load_seconds,
+        resources=model.resources,
+        load_seconds=model.load_seconds,
     )
 
 
@@ -371,62 +364,3 @@ def taken_port(message: str, container: Container) -> int | None:
         return None
     named = {int(number) for number in _TAKEN_PORT.findall(message)}
     return next((port.on_host for port in container.ports if port.on_host in named), None)
-
-
-# --- what containers tell (by docker's `inspect`) ---
-
-Attributes = Mapping[str, Any]
-
-
-def labels_of(attributes: Attributes) -> dict[str, str]:
-    return dict(attributes["Config"].get("Labels") or {})
-
-
-def name_of(attributes: Attributes) -> str:
-    return str(attributes["Name"]).lstrip("/")
-
-
-def was_stopped(attributes: Attributes) -> bool:
-    """Whether Clipper stopped this replica."""
-    return name_of(attributes).endswith(STOPPED_SUFFIX)
-
-
-def is_wanted(attributes: Attributes) -> bool:
-    """Whether the container runs, or will by itself. One that a user stopped or killed is not wanted any more."""
-    return not was_stopped(attributes) and attributes["State"]["Status"] not in ("exited", "dead")
-
-
-def resources_of(attributes: Attributes) -> Resources:
-    """The resources with which a replica was deployed."""
-    values = json.loads(labels_of(attributes).get(RESOURCES_LABEL, "{}"))
-    if isinstance(values.get("gpus"), list):
-        values["gpus"] = tuple(values["gpus"])
-    return Resources(**values)
-
-
-def read_port(labels: Mapping[str, str], label: str) -> int:
-    """The port in a label. Raises ClipperException when there is none."""
-    text = labels.get(label, "")
-    if not text.isdecimal():
-        raise ClipperException(
-            f"The containers of this cluster carry no port in the label {label}: some of them are missing. "
-            "stop_all() removes the rest, start_clipper() starts anew."
-        )
-    return int(text)
-
-
-def log_config_of(attributes: Attributes) -> dict[str, Any]:
-    config = attributes["HostConfig"]["LogConfig"]
-    return {"type": config["Type"], "config": dict(config.get("Config") or {})}
-
-
-def how_it_ended(attributes: Attributes) -> str:
-    """How a container that is not well ended last, empty for one that never did."""
-    state = attributes["State"]
-    if state.get("OOMKilled"):
-        return "was killed because it took more memory than it may"
-    if state.get("Error"):
-        return f"could not be started: {state['Error']}"
-    if state["Status"] in ("exited", "dead", "restarting"):
-        return f"exited with code {state['ExitCode']}"
-    return "ended and was started again" if attributes.get("RestartCount") else ""

@@ -1,58 +1,33 @@
 """DockerContainerManager: a Clipper cluster of containers on one Docker engine."""
 
 import math
-import secrets
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from clipper_admin import container_manager as labels
 from clipper_admin import external_redis
 from clipper_admin import workers as frontend_workers
 from clipper_admin.arguments import check_redis_ip
 from clipper_admin.container_manager import (
-    UNLIMITED,
     ContainerManager,
     ModelVersions,
     ReplicaFailure,
-    Resources,
     create_model_container_label,
 )
-from clipper_admin.docker import containers, metric_file, starting
-from clipper_admin.docker.containers import Cluster, Container
+from clipper_admin.docker import containers, inspection, metric_file, starting
+from clipper_admin.docker.containers import Cluster
 from clipper_admin.docker.engine import Engine, NameTaken, in_parallel, translated
+from clipper_admin.docker.inspection import RunningCluster
+from clipper_admin.docker.replicas import ContainerReplicas
 from clipper_admin.docker.starting import Plan
 from clipper_admin.files import explained_logs
 from clipper_admin.frontend_options import FrontendOptions
 from clipper_admin.image_builder import ImageBuilder
+from clipper_admin.model_spec import ImageSpec, ModelSpec
 from clipper_admin.older_calls import check_manager_call, check_port
 from clipper_common import constants
 from clipper_common.errors import ClipperException, UnconnectedException
-
-HEALTHY_SECONDS = 30.0
-"""A replica that has run so long since it was started again is no failure any more."""
-
-_TAIL_LINES: Final = 30
-_KEPT_STOPPED: Final = 3
-"""So many stopped replicas of a model version are kept for their logs."""
-
-
-@dataclass(frozen=True)
-class _Connected:
-    """What is known of a running cluster."""
-
-    cluster: Cluster
-    query_port: int
-    management_port: int
-    rpc_port: int
-    metric_port: int
-    total_workers: int
-    """Of the query frontend, at the start."""
-    workers: int
-    """Of them, those that make up one of `num_frontend_replicas`."""
 
 
 class DockerContainerManager(ContainerManager):
@@ -139,7 +114,8 @@ class DockerContainerManager(ContainerManager):
             "prometheus_port": prometheus_port,
         }
         self._engine = Engine(self.logger)
-        self._state: _Connected | None = None
+        self._replicas = ContainerReplicas(self._engine, cluster_name)
+        self._state: RunningCluster | None = None
 
     # --- start ---
 
@@ -191,27 +167,8 @@ class DockerContainerManager(ContainerManager):
         frontends = [found_ for found_ in found if labels.CLIPPER_QUERY_FRONTEND_CONTAINER_LABEL in found_.labels]
         if not frontends:
             raise ClipperException(self._no_cluster(bool(found)))
-        self._state = self._read_state(found, frontends[0].attrs)
-
-    def _read_state(self, found: Sequence[Any], frontend: containers.Attributes) -> _Connected:
         all_labels = {name: value for container in found for name, value in container.labels.items()}
-        own = containers.labels_of(frontend)
-        cluster = replace(
-            self._cluster,
-            network=str(frontend["HostConfig"]["NetworkMode"]),
-            redis_ip=own.get(labels.CLIPPER_REDIS_IP_LABEL, ""),
-            redis_port=containers.read_port(all_labels, labels.CLIPPER_REDIS_PORT_LABEL),
-            log_config=containers.log_config_of(frontend),
-        )
-        return _Connected(
-            cluster,
-            query_port=containers.read_port(own, labels.CLIPPER_QUERY_PORT_LABEL),
-            management_port=containers.read_port(all_labels, labels.CLIPPER_MANAGEMENT_PORT_LABEL),
-            rpc_port=containers.read_port(own, labels.CLIPPER_RPC_PORT_LABEL),
-            metric_port=containers.read_port(all_labels, labels.CLIPPER_METRIC_PORT_LABEL),
-            total_workers=int(own.get(containers.TOTAL_WORKERS_LABEL, 1)),
-            workers=int(own.get(containers.WORKERS_LABEL, 1)),
-        )
+        self._state = inspection.running_cluster(self._cluster, all_labels, frontends[0].attrs)
 
     def _no_cluster(self, has_rest: bool) -> str:
         if has_rest:
@@ -225,7 +182,7 @@ class DockerContainerManager(ContainerManager):
         )
 
     @property
-    def _connected(self) -> _Connected:
+    def _connected(self) -> RunningCluster:
         if self._state is None:
             raise UnconnectedException()
         return self._state
@@ -235,12 +192,6 @@ class DockerContainerManager(ContainerManager):
 
     def _all(self) -> list[Any]:
         return self._find(f"{labels.CLIPPER_DOCKER_LABEL}={self.cluster_name}")
-
-    def _replicas(self, name: str, version: str) -> list[Any]:
-        """All containers of a model version, the newest first."""
-        of_version = f"{labels.CLIPPER_MODEL_CONTAINER_LABEL}={create_model_container_label(name, version)}"
-        found = self._find(f"{labels.CLIPPER_DOCKER_LABEL}={self.cluster_name}", of_version)
-        return sorted(found, key=lambda container: str(container.attrs["Created"]), reverse=True)
 
     # --- attributes that this manager has in Clipper 0.4 ---
 
@@ -329,123 +280,41 @@ class DockerContainerManager(ContainerManager):
 
     # --- models ---
 
-    def build_model(
-        self,
-        image: str,
-        model_data_path: Path,
-        base_image: str,
-        container_registry: str | None,
-        pkgs_to_install: Sequence[str],
-    ) -> None:
-        """Build an image on `base_image`, and push it if there is a registry to push it to."""
-        builder = ImageBuilder(self._engine, self.logger)
-        builder.build(image, Path(model_data_path), base_image, pkgs_to_install)
-        if container_registry is not None:
-            builder.push(image)
+    def build_model(self, wanted: ImageSpec) -> None:
+        """Build an image, and push it if there is a registry to push it to."""
+        ImageBuilder(self._engine, self.logger).make(wanted)
 
     def remove_model(self, image: str) -> None:
         """Remove the image from this engine."""
         ImageBuilder(self._engine, self.logger).remove(image)
 
-    def deploy_model(
-        self,
-        name: str,
-        version: str,
-        input_type: str,
-        image: str,
-        num_replicas: int = 1,
-        resources: Resources = UNLIMITED,
-        load_seconds: float = constants.LOAD_SECONDS,
-    ) -> None:
+    def deploy_model(self, model: ModelSpec) -> None:
         """Start replicas of a model version that has none."""
-        self._scale(name, version, input_type, image, num_replicas, resources, load_seconds)
+        self._scale(model)
 
     def get_num_replicas(self, name: str, version: str) -> int:
         """How many replicas the model version should have: those that Docker runs, or is about to restart."""
         _ = self._connected
-        return sum(containers.is_wanted(container.attrs) for container in self._replicas(name, version))
+        return len(self._replicas.wanted(name, version))
 
-    def set_num_replicas(
-        self,
-        name: str,
-        version: str,
-        input_type: str,
-        image: str,
-        num_replicas: int,
-        load_seconds: float = constants.LOAD_SECONDS,
-    ) -> None:
-        """Start or stop replicas so that there are `num_replicas`. Those to be stopped have ended on return."""
-        known = self._replicas(name, version)
-        resources = containers.resources_of(known[0].attrs) if known else UNLIMITED
-        self._scale(name, version, input_type, image, num_replicas, resources, load_seconds)
+    def set_num_replicas(self, model: ModelSpec) -> None:
+        """Start or stop replicas until there are `model.num_replicas`. Those to be stopped have ended on return."""
+        self._scale(self._replicas.as_deployed(model))
 
-    def _scale(
-        self,
-        name: str,
-        version: str,
-        input_type: str,
-        image: str,
-        num_replicas: int,
-        resources: Resources,
-        load_seconds: float,
-    ) -> None:
-        if num_replicas < 0:
-            raise ClipperException(f"num_replicas is {num_replicas}: it must not be negative")
-        cluster = self._connected.cluster
-        have = [container for container in self._replicas(name, version) if containers.is_wanted(container.attrs)]
-        have.sort(key=lambda container: container.status != "running")
-        missing = num_replicas - len(have)
-        if missing > 0:
-            self._engine.ensure_image(image)
-            numbers = [secrets.token_hex(4) for _ in range(missing)]
-            self._start_together(
-                cluster,
-                [
-                    containers.replica(cluster, name, version, input_type, image, number, resources, load_seconds)
-                    for number in numbers
-                ],
-            )
-        self._stop_replicas(have[num_replicas:])
-
-    def _start_together(self, cluster: Cluster, wanted: Sequence[Container]) -> None:
-        """Start all of these containers, or none."""
-        try:
-            in_parallel(lambda container: self._engine.start(container, cluster), wanted)
-        except BaseException:
-            names = {container.name for container in wanted}
-            self._engine.remove([container for container in self._all() if container.name in names])
-            raise
-
-    def _stop_replicas(self, found: Sequence[Any]) -> None:
-        """Stop replicas, and keep the last of each version for their logs."""
-        self._engine.stop(found)
-        # Labels cannot be changed, so that the name must tell this end from one that nobody asked for.
-        self._engine.rename(found, containers.STOPPED_SUFFIX)
-        for model in {container.labels[labels.CLIPPER_MODEL_CONTAINER_LABEL] for container in found}:
-            replicas = self._replicas(*labels.parse_model_container_label(model))
-            stopped = [container for container in replicas if containers.was_stopped(container.attrs)]
-            self._engine.remove(stopped[_KEPT_STOPPED:])
+    def _scale(self, model: ModelSpec) -> None:
+        if model.num_replicas < 0:
+            raise ClipperException(f"num_replicas is {model.num_replicas}: it must not be negative")
+        self._replicas.scale(self._connected.cluster, model)
 
     def find_failures(self, name: str, version: str) -> list[ReplicaFailure]:
         """The replicas that ended since they were asked for, also if they run again, until they are stable."""
         _ = self._connected
-        found = [container for container in self._replicas(name, version) if not _is_well(container.attrs)]
-        return [
-            ReplicaFailure(container.name, containers.how_it_ended(container.attrs), self._last_words(container))
-            for container in found
-        ]
+        return self._replicas.failures(name, version)
 
     def read_last_lines(self, name: str, version: str) -> dict[str, str]:
         """The last lines in the logs of a model version's replicas that should run."""
         _ = self._connected
-        found = [container for container in self._replicas(name, version) if containers.is_wanted(container.attrs)]
-        return {container.name: self._engine.log_tail(container, _TAIL_LINES) for container in found}
-
-    def _last_words(self, container: Any) -> str:
-        """What a replica wrote before its last end, without what it writes now that it runs again."""
-        state = container.attrs["State"]
-        until = _seconds(state["StartedAt"]) if state["Status"] == "running" else None
-        return self._engine.log_tail(container, _TAIL_LINES, until)
+        return self._replicas.last_lines(name, version)
 
     # --- logs ---
 
@@ -474,18 +343,13 @@ class DockerContainerManager(ContainerManager):
             for name, versions in models.items()
             for version in versions
         }
-        self._stop_models_if(lambda label: label in unwanted)
+        self._replicas.stop(lambda label: label in unwanted)
 
     def stop_all_model_containers(self) -> None:
         """Stop the replicas of all models, all at the same time."""
         if self._state is None:
             self.connect()
-        self._stop_models_if(lambda label: True)
-
-    def _stop_models_if(self, is_unwanted: Callable[[str], bool]) -> None:
-        found = [container for container in self._all() if not containers.was_stopped(container.attrs)]
-        models = [(container, container.labels.get(labels.CLIPPER_MODEL_CONTAINER_LABEL)) for container in found]
-        self._stop_replicas([container for container, label in models if label and is_unwanted(label)])
+        self._replicas.stop(lambda label: True)
 
     def stop_all(self, graceful: bool = True) -> None:
         """Stop and remove all containers of the cluster with their volumes, and the network if Clipper made it."""
@@ -525,17 +389,3 @@ class DockerContainerManager(ContainerManager):
     def get_metric_addr(self) -> str:
         """``host:port`` of Prometheus, which has the metrics of all programs."""
         return f"{self.docker_ip_address}:{self._connected.metric_port}"
-
-
-def _is_well(attributes: containers.Attributes) -> bool:
-    """Whether a replica runs as it should, was stopped by Clipper, or has recovered."""
-    if containers.was_stopped(attributes) or not containers.how_it_ended(attributes):
-        return True
-    state = attributes["State"]
-    return state["Status"] == "running" and time.time() - _seconds(state["StartedAt"]) > HEALTHY_SECONDS
-
-
-def _seconds(timestamp: str) -> float:
-    """Seconds since 1970 of a time as Docker writes it, which has nanoseconds."""
-    whole, _, fraction = timestamp.rstrip("Z").partition(".")
-    return datetime.fromisoformat(f"{whole}+00:00").timestamp() + float(f"0.{fraction or 0}")

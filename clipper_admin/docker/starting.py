@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from clipper_admin import container_manager as labels
 from clipper_admin import http_client
-from clipper_admin.docker import containers, metric_file
+from clipper_admin.docker import containers, inspection, metric_file
 from clipper_admin.docker.containers import Cluster
 from clipper_admin.docker.engine import Engine, in_parallel
 from clipper_admin.frontend_options import FrontendOptions
@@ -82,7 +82,7 @@ def _start_fluentd(engine: Engine, plan: Plan) -> Mapping[str, Any] | None:
     if not isinstance(plan.fluentd, int):
         return containers.fluentd_log(plan.fluentd) if plan.fluentd else None
     started = engine.start(containers.fluentd(plan.cluster.name, plan.fluentd), plan.cluster)
-    port = containers.read_port(started.labels, labels.CLIPPER_FLUENTD_PORT_LABEL)
+    port = inspection.read_port(started.labels, labels.CLIPPER_FLUENTD_PORT_LABEL)
     return containers.fluentd_log(f"127.0.0.1:{port}")
 
 
@@ -106,6 +106,6 @@ def _answers(program: str, address: str, path: str) -> bool:
 
 def _raise_if_dead(engine: Engine, cluster_name: str) -> None:
     for container in engine.find(f"{labels.CLIPPER_DOCKER_LABEL}={cluster_name}"):
-        if ending := containers.how_it_ended(container.attrs):
+        if ending := inspection.how_it_ended(container.attrs):
             tail = engine.log_tail(container, _TAIL_LINES)
             raise ClipperException(f"{container.name} {ending} during the start. It wrote:\n{tail}")

@@ -1,38 +1,39 @@
 """KubernetesContainerManager: a Clipper cluster of pods on a Kubernetes cluster."""
 
-import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from clipper_admin import external_redis, images
-from clipper_admin.arguments import check_frontend_options, check_redis_ip, check_text, check_texts
+from clipper_admin import external_redis
+from clipper_admin.arguments import check_redis_ip, check_text, check_texts
 from clipper_admin.container_manager import (
-    CLIPPER_DOCKER_LABEL,
-    UNLIMITED,
     AlreadyExists,
     ContainerManager,
     ModelVersions,
     ReplicaFailure,
-    Resources,
 )
 from clipper_admin.docker.containers import PROMETHEUS_IMAGE, REDIS_IMAGE
 from clipper_admin.docker.engine import Engine
-from clipper_admin.files import explained
 from clipper_admin.frontend_options import FrontendOptions
 from clipper_admin.image_builder import ImageBuilder
-from clipper_admin.kubernetes import export, manifests, names, namespaces, record, removal, status, waiting
+from clipper_admin.kubernetes import (
+    cluster_annotation,
+    manifests,
+    names,
+    namespaces,
+    removal,
+    status,
+    waiting,
+)
+from clipper_admin.kubernetes.access import Access, RunningCluster
 from clipper_admin.kubernetes.api import Api
 from clipper_admin.kubernetes.logs import Logs
+from clipper_admin.kubernetes.manifest_files import ManifestFiles
+from clipper_admin.kubernetes.replicas import PodReplicas, scaled
 from clipper_admin.kubernetes.spec import (
-    CLUSTER_IP,
-    LOAD_BALANCER,
-    NODE_PORT,
     Cluster,
     Images,
     Ingress,
-    Model,
     RedisVolume,
     check_node_selector,
     check_proxy,
@@ -40,23 +41,14 @@ from clipper_admin.kubernetes.spec import (
     check_service_types,
     check_tolerations,
 )
-from clipper_admin.kubernetes.status import Viewpoint
+from clipper_admin.model_spec import ImageSpec, ModelSpec
 from clipper_admin.older_calls import check_manager_call, check_port
-from clipper_admin.undoing import undone_on_failure
+from clipper_admin.rollback import rollback_on_failure
 from clipper_common import constants
 from clipper_common.errors import ClipperException, UnconnectedException
 
 
-@dataclass(frozen=True)
-class _Connected:
-    """What is known of a running cluster."""
-
-    cluster: Cluster
-    services: Mapping[str, status.Object]
-    nodes: Sequence[status.Object]
-
-
-class KubernetesContainerManager(ContainerManager):
+class KubernetesContainerManager(ManifestFiles, ContainerManager):
     """Runs Clipper as Deployments on a Kubernetes cluster: the one that the command ``kubectl`` speaks to.
 
     Credentials come from the file that ``KUBECONFIG`` names, from ``~/.kube/config``, or, in a pod, from its service
@@ -155,20 +147,20 @@ class KubernetesContainerManager(ContainerManager):
         self.namespace = namespace
         self._redis_image = check_text("redis_image", redis_image)
         self._prometheus_image = check_text("prometheus_image", prometheus_image)
-        self._proxy = None if kubernetes_proxy_addr is None else check_proxy(kubernetes_proxy_addr)
-        self._wants_internal = bool(useInternalIP)
         self._labels = names.as_text(names.cluster_selector(cluster_name))
-        self._model_labels = names.as_text(names.selector(cluster_name, names.MODEL))
         self._api = Api(namespace)
-        self._state: _Connected | None = None
+        proxy = None if kubernetes_proxy_addr is None else check_proxy(kubernetes_proxy_addr)
+        self._access = Access(self._api, self._cluster, proxy, bool(useInternalIP))
+        self._state: RunningCluster | None = None
         self._logs = Logs(self._api)
+        self._replicas = PodReplicas(self._api, cluster_name, self._logs, self.logger)
 
     # --- start ---
 
     def start_clipper(self, options: FrontendOptions) -> None:
         """Apply the objects of the cluster, wait until all pods are ready, and connect to them."""
         objects = self._objects(options)
-        self._check_ways()
+        self._access.check()
         if self._api.list("Deployment", self._labels):
             raise self._already_exists()
         if self._cluster.redis_ip is not None:
@@ -184,7 +176,7 @@ class KubernetesContainerManager(ContainerManager):
             self._redis_image,
             self._prometheus_image,
         )
-        return record.recorded(manifests.cluster_objects(self._cluster, options, wanted), self._cluster)
+        return cluster_annotation.recorded(manifests.cluster_objects(self._cluster, options, wanted), self._cluster)
 
     def _start(self, objects: Sequence[dict[str, Any]]) -> None:
         namespaces.ensure(self._api, self._cluster)
@@ -193,36 +185,15 @@ class KubernetesContainerManager(ContainerManager):
         except AlreadyExists:
             raise self._already_exists() from None
         complaint = "The cluster could not be removed again, which stop_all() does"
-        with undone_on_failure(lambda: self.stop_all(graceful=False), complaint, self.logger):
+        with rollback_on_failure(lambda: self.stop_all(graceful=False), complaint, self.logger):
             for object_ in objects:
                 self._api.apply(object_)
             self._wait_until_ready("Pods of Clipper", self._labels, _count_pods(objects))
-            waiting.until_reachable(self._api, self._balanced(), self._labels, self.logger)
+            waiting.until_reachable(self._api, self._access.balanced(), self._labels, self.logger)
             self.connect()
 
     def _wait_until_ready(self, what: str, labels: str, wanted: int) -> None:
         waiting.until_pods(self._api, labels, wanted, what, status.is_ready, labels)
-
-    def _check_ways(self) -> None:
-        """Refuse a cluster that this could not speak to."""
-        self._nodes(self._cluster)
-        if self._proxy or self._api.is_inside:
-            return
-        for key, name in self._services_by_key().items():
-            if key != "metric" and self._cluster.service_type(key) == CLUSTER_IP:
-                raise ClipperException(status.no_way_to(name))
-
-    def _services_by_key(self) -> dict[str, str]:
-        """The services that are reached from outside, by their keys in `service_types`."""
-        return {
-            "management": names.management_frontend(self.cluster_name),
-            "query": names.query_frontend(self.cluster_name),
-            "metric": names.metrics(self.cluster_name),
-        }
-
-    def _balanced(self) -> list[str]:
-        keys = self._services_by_key().items()
-        return [] if self._proxy else [name for key, name in keys if self._cluster.service_type(key) == LOAD_BALANCER]
 
     def _already_exists(self) -> ClipperException:
         return ClipperException(
@@ -235,37 +206,17 @@ class KubernetesContainerManager(ContainerManager):
 
     def connect(self) -> None:
         """Find the cluster, and read how it was started and where its services are."""
-        frontends = self._api.get("Deployment", names.query_frontends(self.cluster_name))
-        services = {status.name_of(service): service for service in self._api.list("Service", self._labels)}
-        missing = [name for name in self._services_by_key().values() if name not in services]
-        if frontends is None or status.is_terminating(frontends) or missing:
-            raise ClipperException(self._no_cluster())
-        cluster = record.read(frontends, self._cluster)
-        self._state = _Connected(cluster, services, self._nodes(cluster))
-
-    def _nodes(self, cluster: Cluster) -> list[dict[str, Any]]:
-        """The nodes of the Kubernetes cluster, if it takes their addresses to speak to Clipper."""
-        has_node_ports = any(cluster.service_type(key) == NODE_PORT for key in self._services_by_key())
-        return self._api.list("Node") if has_node_ports and not self._proxy else []
-
-    def _no_cluster(self) -> str:
-        namespace = self._cluster.namespace
-        found = self._api.list("Deployment", CLIPPER_DOCKER_LABEL)
-        others = {deployment["metadata"]["labels"][CLIPPER_DOCKER_LABEL] for deployment in found}
-        if self.cluster_name in others or self._api.list("ServiceAccount", self._labels):
-            return (
-                f"Cluster '{self.cluster_name}' in the namespace {namespace} is incomplete. stop_all() removes the "
-                "rest of it, then start_clipper() starts anew."
-            )
-        return f"No cluster named '{self.cluster_name}' runs in the namespace {namespace}. " + (
-            f"Those that do: {', '.join(sorted(others))}." if others else "Start one with start_clipper()."
-        )
+        self._state = self._access.find()
 
     @property
-    def _connected(self) -> _Connected:
+    def _connected(self) -> RunningCluster:
         if self._state is None:
             raise UnconnectedException()
         return self._state
+
+    @property
+    def _present(self) -> Cluster:
+        return self._state.cluster if self._state else self._cluster
 
     # --- attributes that this manager has in Clipper 0.4 ---
 
@@ -277,13 +228,12 @@ class KubernetesContainerManager(ContainerManager):
     @property
     def redis_ip(self) -> str:
         """The host of Redis, as pods reach it."""
-        cluster = self._state.cluster if self._state else self._cluster
-        return cluster.redis_ip or names.redis(self.cluster_name)
+        return self._present.redis_address
 
     @property
     def redis_port(self) -> int:
         """The port of Redis, as pods reach it."""
-        return (self._state.cluster if self._state else self._cluster).redis_port
+        return self._present.redis_port
 
     @property
     def clipper_query_port(self) -> int:
@@ -323,144 +273,55 @@ class KubernetesContainerManager(ContainerManager):
         before = self.get_num_frontend_replicas()
         name = names.query_frontends(self.cluster_name)
         labels = names.as_text(names.selector(self.cluster_name, names.QUERY))
-        with self._scaled(name, num_frontend_replicas, before):
+        with scaled(self._api, name, num_frontend_replicas, before, self.logger):
             self._wait_until_ready("Query frontends", labels, num_frontend_replicas)
 
     # --- models ---
 
-    def build_model(
-        self,
-        image: str,
-        model_data_path: Path,
-        base_image: str,
-        container_registry: str | None,
-        pkgs_to_install: Sequence[str],
-    ) -> None:
-        """Build an image with Docker on `base_image`, and push it if there is a registry to push it to.
+    def build_model(self, wanted: ImageSpec) -> None:
+        """Build an image with Docker, and push it if there is a registry to push it to.
 
         Nodes that do not share this machine's Docker engine need one.
         """
-        builder = ImageBuilder(Engine(self.logger), self.logger)
-        builder.build(image, Path(model_data_path), base_image, pkgs_to_install)
-        if container_registry is not None:
-            builder.push(image)
+        ImageBuilder(Engine(self.logger), self.logger).make(wanted)
 
     def remove_model(self, image: str) -> None:
         """Remove the image from this machine's Docker engine."""
         ImageBuilder(Engine(self.logger), self.logger).remove(image)
 
-    def deploy_model(
-        self,
-        name: str,
-        version: str,
-        input_type: str,
-        image: str,
-        num_replicas: int = 1,
-        resources: Resources = UNLIMITED,
-        load_seconds: float = constants.LOAD_SECONDS,
-    ) -> None:
+    def deploy_model(self, model: ModelSpec) -> None:
         """Apply the Deployment of a model version that has none, and wait until its containers run."""
-        cluster = self._connected.cluster
-        model = Model(name, version, input_type, image, num_replicas, resources, load_seconds)
-        objects = manifests.model_objects(cluster, model)
-        try:
-            self._api.create(objects[-1])  # which only one can do
-        except AlreadyExists:
-            raise AlreadyExists(f"Somebody else just deploys {name}:{version}, or stops it. Try again.") from None
-        complaint = f"The replicas of {name}:{version} could not be removed again, which stop_models() does"
-        with undone_on_failure(lambda: self._remove_models([(name, version)]), complaint, self.logger):
-            for object_ in objects:
-                self._api.apply(object_)
-            self._wait_until_started(name, version, num_replicas, load_seconds)
+        self._replicas.deploy(self._connected.cluster, model)
 
     def get_num_replicas(self, name: str, version: str) -> int:
         """How many pods the Deployment of the model version should have."""
         _ = self._connected
-        deployment = self._deployment_of(name, version)
-        return deployment["spec"]["replicas"] if deployment else 0
+        return self._replicas.count(name, version)
 
-    def _deployment_of(self, name: str, version: str) -> status.Object | None:
-        found = self._api.get("Deployment", names.model(self.cluster_name, name, version))
-        return None if found is None or status.is_terminating(found) else found
-
-    def set_num_replicas(
-        self,
-        name: str,
-        version: str,
-        input_type: str,
-        image: str,
-        num_replicas: int,
-        load_seconds: float = constants.LOAD_SECONDS,
-    ) -> None:
+    def set_num_replicas(self, model: ModelSpec) -> None:
         """Give the Deployment another number of pods. When new ones cannot start, it gets back the number it had."""
-        if num_replicas < 0:
-            raise ClipperException(f"num_replicas is {num_replicas}: it must not be negative")
-        _ = self._connected
-        deployment = self._deployment_of(name, version)
-        if deployment is None:
-            self.deploy_model(name, version, input_type, image, num_replicas, load_seconds=load_seconds)
-            return
-        with self._scaled(status.name_of(deployment), num_replicas, deployment["spec"]["replicas"]):
-            self._wait_until_started(name, version, num_replicas, load_seconds)
-
-    @contextlib.contextmanager
-    def _scaled(self, deployment: str, replicas: int, before: int) -> Iterator[None]:
-        """Scale a Deployment, and back again if the block does not succeed."""
-        self._api.scale(deployment, replicas)
-        complaint = f"{deployment} could not be scaled back to {before}"
-        # What somebody else wants stays.
-        with undone_on_failure(lambda: self._api.scale(deployment, before), complaint, self.logger, waiting.Overruled):
-            yield
-
-    def _wait_until_started(self, name: str, version: str, wanted: int, load_seconds: float) -> None:
-        labels = self._labels_of(name, version)
-        what = f"Pods of {name}:{version}"
-        seconds = max(waiting.PODS_SECONDS, load_seconds)  # who loads a large model often pulls a large image
-        waiting.until_pods(self._api, labels, wanted, what, status.is_started, labels, seconds)
-
-    def _labels_of(self, name: str, version: str) -> str:
-        return names.as_text(names.model_selector(self.cluster_name, name, version))
+        if model.num_replicas < 0:
+            raise ClipperException(f"num_replicas is {model.num_replicas}: it must not be negative")
+        self._replicas.scale(self._connected.cluster, model)
 
     def find_failures(self, name: str, version: str) -> list[ReplicaFailure]:
         """The pods that are not ready and ended or cannot start, until they are ready, or gone."""
         _ = self._connected
-        pods = self._api.list("Pod", self._labels_of(name, version))
-        troubles = [trouble for pod in pods if (trouble := status.trouble_of(pod))]
-        return [
-            ReplicaFailure(trouble.pod, trouble.reason, waiting.last_words(self._api, trouble)) for trouble in troubles
-        ]
+        return self._replicas.failures(name, version)
 
     def read_last_lines(self, name: str, version: str) -> dict[str, str]:
         """The last lines that the pods of a model version wrote, those first that are not ready."""
         _ = self._connected
-        pods = self._api.list("Pod", self._labels_of(name, version))
-        pods.sort(key=lambda pod: pod["metadata"].get("creationTimestamp", ""), reverse=True)
-        return {status.name_of(pod): waiting.tail(self._api, pod) for pod in sorted(pods, key=status.is_ready)}
+        return self._replicas.last_lines(name, version)
 
     def stop_models(self, models: ModelVersions) -> None:
         """Delete the Deployments of these model versions, and wait until their pods are gone."""
         _ = self._connected
-        self._remove_models([(name, str(version)) for name, versions in models.items() for version in versions])
+        self._replicas.remove([(name, str(version)) for name, versions in models.items() for version in versions])
 
     def stop_all_model_containers(self) -> None:
         """Delete the Deployments of all models, and wait until their pods are gone."""
-        self._delete_models(self._api.list("Deployment", self._model_labels))
-
-    def _remove_models(self, models: Iterable[tuple[str, str]]) -> None:
-        deployments = (self._deployment_of(name, version) for name, version in models)
-        self._delete_models([deployment for deployment in deployments if deployment])
-
-    def _delete_models(self, deployments: Sequence[status.Object]) -> None:
-        found = [status.name_of(deployment) for deployment in deployments]
-        if not found:
-            return
-        for deployment in deployments:
-            self._logs.keep(_selector_of(deployment))
-            for kind in ("PodDisruptionBudget", "Deployment"):
-                self._api.delete(kind, status.name_of(deployment))
-        for deployment in deployments:
-            waiting.until_pods_gone(self._api, _selector_of(deployment))
-        waiting.until_gone(self._api, "Deployment", self._model_labels, found)
+        self._replicas.remove_all()
 
     # --- logs ---
 
@@ -485,112 +346,6 @@ class KubernetesContainerManager(ContainerManager):
         self._state = None
         self._logs.forget()
 
-    # --- manifests ---
-
-    def export(
-        self,
-        folder: str | Path,
-        query_frontend_image: str = images.image_name(images.QUERY_FRONTEND),
-        mgmt_frontend_image: str = images.image_name(images.MANAGEMENT_FRONTEND),
-        frontend_exporter_image: str = images.image_name(images.FRONTEND_EXPORTER),
-        cache_size: int = constants.DEFAULT_PREDICTION_CACHE_SIZE_BYTES,
-        qf_http_thread_pool_size: int = 1,
-        qf_http_timeout_request: int = constants.IDLE_CONNECTION_SECONDS,
-        qf_http_timeout_content: int = 300,
-        num_frontend_replicas: int = 1,
-        workers: int = 1,
-        *,
-        query_frontend_flags: Mapping[str, int] | None = None,
-        mgmt_frontend_flags: Mapping[str, Iterable[str]] | None = None,
-        fits_server: bool = False,
-    ) -> list[str]:
-        """Write what `start_clipper` would apply into a folder, as YAML. Needs no cluster.
-
-        ``kubectl apply -f folder`` then starts the cluster, and ``connect()`` finds it.
-
-        Parameters
-        ----------
-        folder : str
-            It is made if need be.
-        query_frontend_image, mgmt_frontend_image, frontend_exporter_image, cache_size, qf_http_thread_pool_size, \
-qf_http_timeout_request, qf_http_timeout_content, num_frontend_replicas, workers, query_frontend_flags, \
-mgmt_frontend_flags
-            As in ``ClipperConnection.start_clipper``.
-        fits_server : bool, optional
-            Ask the API server which API groups it offers, and write older ones where it has nothing better.
-
-        Returns
-        -------
-        list of str
-            The paths of the files, in the order in which they are to be applied.
-        """
-        options = check_frontend_options(
-            query_frontend_flags,
-            mgmt_frontend_flags,
-            query_frontend_image=query_frontend_image,
-            mgmt_frontend_image=mgmt_frontend_image,
-            frontend_exporter_image=frontend_exporter_image,
-            cache_size=cache_size,
-            qf_http_thread_pool_size=qf_http_thread_pool_size,
-            qf_http_timeout_request=qf_http_timeout_request,
-            qf_http_timeout_content=qf_http_timeout_content,
-            num_frontend_replicas=num_frontend_replicas,
-            workers=workers,
-        )
-        objects = self._objects(options)
-        return self._write(folder, objects, fits_server)
-
-    def export_model(
-        self,
-        folder: str | Path,
-        name: str,
-        version: str,
-        input_type: str,
-        image: str,
-        num_replicas: int = 1,
-        resources: Resources = UNLIMITED,
-        *,
-        fits_server: bool = False,
-        load_seconds: float = constants.LOAD_SECONDS,
-    ) -> list[str]:
-        """Write what `deploy_model` would apply into a folder, as YAML. Needs no cluster.
-
-        Once it was applied, ``ClipperConnection.register_model`` sends queries there.
-
-        Parameters
-        ----------
-        folder : str
-            It is made if need be.
-        name, version, input_type, image, num_replicas, resources
-            As in `deploy_model`.
-        fits_server : bool, optional
-            As in `export`.
-        load_seconds : float, optional
-            How long a replica may take to load the model. Kubernetes starts it anew after an hour, or after twice this
-            time if that is longer.
-
-        Returns
-        -------
-        list of str
-            The paths of the files.
-        """
-        cluster = self._state.cluster if self._state else self._cluster
-        model = Model(name, str(version), input_type, image, num_replicas, resources, load_seconds)
-        return self._write(folder, manifests.model_objects(cluster, model), fits_server)
-
-    def _write(self, folder: str | Path, objects: Sequence[dict[str, Any]], fits_server: bool) -> list[str]:
-        if fits_server:
-            objects = [self._api.fitted(object_) for object_ in objects]
-        place = Path(folder).expanduser().absolute()
-        files = export.files(objects)
-        with explained(f"The manifests cannot be written to {place}", "Name a folder that this user may write to."):
-            place.mkdir(parents=True, exist_ok=True)
-            for former in export.replaced(files, [path.name for path in place.iterdir()]):
-                (place / former).unlink()
-            for name, text in files.items():
-                (place / name).write_text(text)
-        return [str(place / name) for name in files]
-
     # --- addresses ---
 
     def get_admin_addr(self) -> str:
@@ -606,18 +361,12 @@ mgmt_frontend_flags
         return self._address("metric")
 
     def _address(self, key: str) -> str:
-        state = self._connected
-        viewpoint = Viewpoint(self._proxy, self._api.host, self._api.is_inside, self._wants_internal)
-        return status.address_of(state.services[self._services_by_key()[key]], state.nodes, viewpoint)
+        return self._access.address(self._connected, key)
 
 
 def _port_in(address: str) -> int:
     """The port of ``host:port``, behind which a path may follow."""
     return int(address.partition("/")[0].rpartition(":")[2])
-
-
-def _selector_of(deployment: status.Object) -> str:
-    return names.as_text(deployment["spec"]["selector"]["matchLabels"])
 
 
 def _count_pods(objects: Iterable[Mapping[str, Any]]) -> int:

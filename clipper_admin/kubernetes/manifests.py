@@ -9,7 +9,8 @@ from clipper_admin.docker.containers import REDIS_COMMAND
 from clipper_admin.frontend_options import FrontendOptions
 from clipper_admin.kubernetes import names, network, objects, pods, prometheus, resources
 from clipper_admin.kubernetes.pods import Manifest
-from clipper_admin.kubernetes.spec import Cluster, Images, Model
+from clipper_admin.kubernetes.spec import Cluster, Images
+from clipper_admin.model_spec import ModelSpec
 from clipper_common import constants
 
 PRESTOP_SECONDS: Final = 3
@@ -45,7 +46,7 @@ def cluster_objects(cluster: Cluster, options: FrontendOptions, images: Images) 
     ]
 
 
-def model_objects(cluster: Cluster, model: Model) -> list[Manifest]:
+def model_objects(cluster: Cluster, model: ModelSpec) -> list[Manifest]:
     """The Deployment of a model version, and what keeps its replicas from being evicted together."""
     metadata: Manifest = {
         "name": names.model(cluster.name, model.name, model.version),
@@ -216,7 +217,9 @@ def _prometheus(cluster: Cluster, images: Images) -> list[Manifest]:
     ]
 
 
-def _model_template(cluster: Cluster, model: Model, labels: Mapping[str, str], selector: Mapping[str, str]) -> Manifest:
+def _model_template(
+    cluster: Cluster, model: ModelSpec, labels: Mapping[str, str], selector: Mapping[str, str]
+) -> Manifest:
     environment = {
         constants.ENV_MODEL_NAME: model.name,
         constants.ENV_MODEL_VERSION: model.version,
@@ -249,7 +252,7 @@ def _model_template(cluster: Cluster, model: Model, labels: Mapping[str, str], s
     return template if cluster.restricts_models else pods.unrestricted(template)
 
 
-def _start_seconds(model: Model) -> int:
+def _start_seconds(model: ModelSpec) -> int:
     return max(MODEL_START_SECONDS, 2 * math.ceil(model.load_seconds))  # pulling its image takes time, too
 
 

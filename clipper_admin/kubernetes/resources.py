@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from clipper_admin.container_manager import ALL_GPUS, Resources
 from clipper_admin.frontend_options import FrontendOptions
 from clipper_admin.kubernetes import names
 from clipper_admin.kubernetes.pods import Manifest
 from clipper_admin.kubernetes.spec import Cluster
+from clipper_admin.resources import ALL_GPUS, Resources
 from clipper_common.errors import ClipperException
 
 # No limits of CPU: a program that is held back misses deadlines while its node idles.

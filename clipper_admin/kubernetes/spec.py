@@ -7,7 +7,6 @@ from typing import Any, Final
 
 from clipper_admin import images
 from clipper_admin.arguments import check_text, check_texts, check_whole_number
-from clipper_admin.container_manager import UNLIMITED, Resources
 from clipper_admin.docker.containers import PROMETHEUS_IMAGE, REDIS_IMAGE
 from clipper_admin.kubernetes import names
 from clipper_common import constants
@@ -129,19 +128,6 @@ class Images:
     frontend_exporter: str = images.image_name(images.FRONTEND_EXPORTER)
     redis: str = REDIS_IMAGE
     prometheus: str = PROMETHEUS_IMAGE
-
-
-@dataclass(frozen=True)
-class Model:
-    """A model version that shall be served."""
-
-    name: str
-    version: str
-    input_type: str
-    image: str
-    num_replicas: int = 1
-    resources: Resources = UNLIMITED
-    load_seconds: float = constants.LOAD_SECONDS
 
 
 # --- checks ---

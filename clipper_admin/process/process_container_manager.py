@@ -6,46 +6,37 @@ import os
 import re
 import shutil
 import signal
-import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
 from clipper_admin import workers as frontend_workers
 from clipper_admin.arguments import check_redis_ip, check_whole_number
-from clipper_admin.container_manager import UNLIMITED, ContainerManager, ModelVersions, ReplicaFailure, Resources
+from clipper_admin.container_manager import ContainerManager, ModelVersions, ReplicaFailure
 from clipper_admin.files import explained_logs
 from clipper_admin.frontend_options import FrontendOptions
-from clipper_admin.process import bundles, locks, ports, processes, programs, starting, supervision
+from clipper_admin.model_spec import ImageSpec, ModelSpec
+from clipper_admin.process import bundles, locks, processes, starting, supervisor_client
 from clipper_admin.process.ports import LOOPBACK
+from clipper_admin.process.replicas import STOP_SECONDS, ProcessReplicas
 from clipper_admin.process.state import (
     Cluster,
     ClusterFiles,
-    Program,
-    State,
-    Status,
     all_clusters,
     home,
     home_lock,
     in_home,
     remove_empty_home,
-    write_json,
 )
+from clipper_admin.resources import UNLIMITED
 from clipper_common import constants
 from clipper_common.errors import ClipperException, UnconnectedException
 
-STOP_SECONDS = constants.DRAIN_SECONDS + 3.0
-"""How long stopping programs are waited for; the supervisor kills them a second earlier."""
-HEALTHY_SECONDS = 30.0
-"""A replica that has run so long since it was restarted is no failure any more."""
-
 _LOCK_SECONDS: Final = 60.0
 _START_ATTEMPTS: Final = 3
-_POLL_SECONDS: Final = 0.02
 _CLUSTER_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
-_RESTART_MARK: Final = re.compile(r"^--- start \d+: .* ---$")
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -124,6 +115,7 @@ class ProcessContainerManager(ContainerManager):
             has_own_redis=not redis_ip,
         )
         self._files = ClusterFiles(cluster_name)
+        self._replicas = ProcessReplicas(self._files)
         self._is_connected = False
 
     # --- start and connect ---
@@ -165,7 +157,7 @@ class ProcessContainerManager(ContainerManager):
             )
 
     def _is_alive(self) -> bool:
-        if supervision.is_supervised(self._files) or processes.marked(self._files.marks()):
+        if supervisor_client.is_supervised(self._files) or processes.marked(self._files.marks()):
             return True
         return any(status.identity.is_alive() for status in self._files.statuses().values())
 
@@ -183,7 +175,7 @@ class ProcessContainerManager(ContainerManager):
                 f"No cluster named '{self.cluster_name}' runs here. "
                 + (f"Those that are recorded in {home()}: {others}." if others else "Start one with start_clipper().")
             )
-        supervision.ensure(self._files)
+        supervisor_client.ensure(self._files)
         self._is_connected = True
 
     def _cluster(self) -> Cluster:
@@ -246,39 +238,23 @@ class ProcessContainerManager(ContainerManager):
     # --- models ---
 
     @_explains_files
-    def build_model(
-        self,
-        image: str,
-        model_data_path: Path,
-        base_image: str,
-        container_registry: str | None,
-        pkgs_to_install: Sequence[str],
-    ) -> None:
+    def build_model(self, wanted: ImageSpec) -> None:
         """Copy the model folder, and install the packages in front of those of the running Python.
 
-        ``container_registry`` means nothing here: nothing is pushed.
+        A registry means nothing here: nothing is pushed.
         """
-        bundles.build(self._files, image, Path(model_data_path), base_image, pkgs_to_install)
+        bundles.build(self._files, wanted.image, wanted.model_data_path, wanted.base_image, wanted.pkgs_to_install)
 
     @_explains_files
     def remove_model(self, image: str) -> None:
         """Remove the copy of the model folder."""
         bundles.remove(self._files, image)
 
-    def deploy_model(
-        self,
-        name: str,
-        version: str,
-        input_type: str,
-        image: str,
-        num_replicas: int = 1,
-        resources: Resources = UNLIMITED,
-        load_seconds: float = constants.LOAD_SECONDS,
-    ) -> None:
-        """Start replicas of a model version that has none. They share the machine: `resources` limits nothing."""
-        if resources != UNLIMITED:
+    def deploy_model(self, model: ModelSpec) -> None:
+        """Start replicas of a model version that has none. They share the machine: nothing limits them."""
+        if model.resources != UNLIMITED:
             self.logger.warning("ProcessContainerManager cannot limit processes: resources and gpus have no effect")
-        self.set_num_replicas(name, version, input_type, image, num_replicas, load_seconds)
+        self.set_num_replicas(model)
 
     def get_num_replicas(self, name: str, version: str) -> int:
         """How many replicas the model version should have."""
@@ -286,95 +262,22 @@ class ProcessContainerManager(ContainerManager):
         return len(self._files.replicas(name, version))
 
     @_explains_files
-    def set_num_replicas(
-        self,
-        name: str,
-        version: str,
-        input_type: str,
-        image: str,
-        num_replicas: int,
-        load_seconds: float = constants.LOAD_SECONDS,
-    ) -> None:
-        """Start or stop replicas so that there are `num_replicas`. Those to be stopped are gone on return."""
-        if num_replicas < 0:
-            raise ClipperException(f"num_replicas is {num_replicas}: it must not be negative")
-        cluster = self._cluster()
-        launch = bundles.resolve(self._files, image)
-        with locks.locked(self._files.changes_lock, _LOCK_SECONDS):
-            have = sorted(self._files.replicas(name, version), key=self._worth)
-            surplus = [program.id for program in have[num_replicas:]]
-            self._files.delete_programs(surplus)
-            added = self._add(launch, cluster, name, version, input_type, num_replicas - len(have))
-            self._apply()
-        self._wait("not been started", lambda: all(self._files.status(id_) for id_ in added))
-        self._wait_until_gone(surplus)
-
-    def _worth(self, program: Program) -> tuple[bool, int]:
-        status = self._files.status(program.id)
-        return not (status and status.state == State.RUNNING), programs.number_of(program.id)
-
-    def _add(
-        self, launch: bundles.Launch, cluster: Cluster, name: str, version: str, input_type: str, count: int
-    ) -> list[str]:
-        known = [*self._files.logs(), *self._files.programs_folder.glob("*.json")]
-        first = programs.next_number(name, version, known)
-        path = os.pathsep.join(filter(None, [bundles.toplevel_folder(), os.environ.get("PYTHONPATH")]))
-        taken = cluster.ports | self._metric_ports()
-        ids = []
-        for number in range(first, first + count):
-            port = ports.find_port(0, taken)
-            taken.add(port)
-            program = programs.replica(launch, cluster, name, version, input_type, number, port, path)
-            self._files.write_program(program)
-            ids.append(program.id)
-        return ids
-
-    def _metric_ports(self) -> set[int]:
-        environments = (program.environment for program in self._files.programs().values())
-        return {int(e[constants.ENV_METRIC_PORT]) for e in environments if constants.ENV_METRIC_PORT in e}
-
-    def _apply(self) -> None:
-        """Make the change of `programs/` real. The caller holds the lock."""
-        write_json(self._files.targets, programs.metric_targets(self._files.programs().values()))
-        supervision.notify(self._files)
-
-    def _wait_until_gone(self, ids: Iterable[str]) -> None:
-        self._wait("not stopped", lambda: not any(self._files.status(id_) for id_ in ids))
-
-    def _wait(self, trouble: str, is_done: Callable[[], bool]) -> None:
-        give_up = time.monotonic() + STOP_SECONDS
-        while not is_done():
-            if time.monotonic() > give_up:
-                raise ClipperException(
-                    f"Replicas have {trouble} within {STOP_SECONDS:.0f} seconds: does the supervisor hang? "
-                    "stop_all(graceful=False) ends it."
-                )
-            time.sleep(_POLL_SECONDS)
+    def set_num_replicas(self, model: ModelSpec) -> None:
+        """Start or stop replicas until there are `model.num_replicas`. Those to be stopped are gone on return."""
+        if model.num_replicas < 0:
+            raise ClipperException(f"num_replicas is {model.num_replicas}: it must not be negative")
+        self._replicas.scale(self._cluster(), model)
 
     @_explains_files
     def find_failures(self, name: str, version: str) -> list[ReplicaFailure]:
         """The replicas that ended since they were asked for, also if they run again, until they are stable."""
         self._cluster()
-        ids = [program.id for program in self._files.replicas(name, version)]
-        found = [(id_, self._files.status(id_)) for id_ in ids]
-        return [
-            ReplicaFailure(id_, status.last_exit, self._last_words(id_))
-            for id_, status in found
-            if status and status.last_exit and not _has_recovered(status)
-        ]
+        return self._replicas.failures(name, version)
 
     def read_last_lines(self, name: str, version: str) -> dict[str, str]:
         """The last lines in the logs of a model version's replicas."""
         self._cluster()
-        ids = sorted((program.id for program in self._files.replicas(name, version)), key=programs.number_of)
-        return {id_: self._files.log_tail(id_) for id_ in reversed(ids)}
-
-    def _last_words(self, id_: str) -> str:
-        """What a replica wrote before its last end, without what its successor writes."""
-        lines = self._files.log_tail(id_).splitlines()
-        marks = [number for number, line in enumerate(lines) if _RESTART_MARK.match(line)]
-        own = lines[: marks[-1]] if marks and marks[-1] else lines
-        return "\n".join(own)
+        return self._replicas.last_lines(name, version)
 
     # --- logs ---
 
@@ -393,7 +296,7 @@ class ProcessContainerManager(ContainerManager):
         """Stop all replicas of these model versions, and wait until they are gone."""
         self._cluster()
         unwanted = {(name, str(version)) for name, versions in models.items() for version in versions}
-        self._stop_replicas(lambda program: (program.model_name, program.model_version) in unwanted)
+        self._replicas.stop(lambda program: (program.model_name, program.model_version) in unwanted)
 
     @_explains_files
     def stop_all_model_containers(self) -> None:
@@ -401,21 +304,14 @@ class ProcessContainerManager(ContainerManager):
         if not self._is_connected:
             self.connect()
         self._cluster()
-        self._stop_replicas(lambda program: bool(program.model_name))
-
-    def _stop_replicas(self, is_unwanted: Callable[[Program], bool]) -> None:
-        with locks.locked(self._files.changes_lock, _LOCK_SECONDS):
-            ids = [program.id for program in self._files.programs().values() if is_unwanted(program)]
-            self._files.delete_programs(ids)
-            self._apply()
-        self._wait_until_gone(ids)
+        self._replicas.stop(lambda program: bool(program.model_name))
 
     @_explains_files
     def stop_all(self, graceful: bool = True) -> None:
         """Stop everything and remove all files of the cluster, whatever state it is in."""
         if graceful and self._is_alive():
             try:
-                supervision.stop(self._files, STOP_SECONDS)
+                supervisor_client.stop(self._files, STOP_SECONDS)
             except (ClipperException, OSError) as error:
                 self.logger.warning("The supervisor cannot stop the programs (%s): they are killed", error)
         self._kill_and_remove()
@@ -443,7 +339,3 @@ class ProcessContainerManager(ContainerManager):
     def get_metric_addr(self) -> str:
         """``host:port`` of the metrics of all programs, as Prometheus text."""
         return f"{LOOPBACK}:{self._cluster().metric_port}"
-
-
-def _has_recovered(status: Status) -> bool:
-    return status.state == State.RUNNING and time.time() - status.start_time > HEALTHY_SECONDS

@@ -11,6 +11,7 @@ from typing import Any, Final
 from clipper_admin import workers
 from clipper_admin.container_manager import create_model_container_label
 from clipper_admin.frontend_options import FrontendOptions
+from clipper_admin.model_spec import ModelSpec
 from clipper_admin.process.bundles import Launch
 from clipper_admin.process.ports import LOOPBACK
 from clipper_admin.process.state import Cluster, ClusterFiles, Kind, Program
@@ -90,29 +91,22 @@ def _program(files: ClusterFiles, id_: str, kind: Kind, argv: list[str]) -> Prog
 
 
 def replica(
-    launch: Launch,
-    cluster: Cluster,
-    name: str,
-    version: str,
-    input_type: str,
-    number: int,
-    metric_port: int,
-    python_path: str,
+    launch: Launch, cluster: Cluster, model: ModelSpec, number: int, metric_port: int, python_path: str
 ) -> Program:
     """A replica of a model version."""
     environment = {
-        constants.ENV_MODEL_NAME: name,
-        constants.ENV_MODEL_VERSION: version,
+        constants.ENV_MODEL_NAME: model.name,
+        constants.ENV_MODEL_VERSION: model.version,
         constants.ENV_MODEL_PATH: launch.model_path,
-        constants.ENV_INPUT_TYPE: input_type,
+        constants.ENV_INPUT_TYPE: model.input_type,
         constants.ENV_RPC_HOST: LOOPBACK,
         constants.ENV_RPC_PORT: str(cluster.rpc_port),
         constants.ENV_METRIC_PORT: str(metric_port),
         "PYTHONPATH": python_path,
         "PYTHONUNBUFFERED": "1",
     }
-    id_ = f"{create_model_container_label(name, version)}-{number}"
-    return Program(id_, Kind.MODEL, launch.argv, launch.working_directory, environment, name, version)
+    id_ = f"{create_model_container_label(model.name, model.version)}-{number}"
+    return Program(id_, Kind.MODEL, launch.argv, launch.working_directory, environment, model.name, model.version)
 
 
 def number_of(replica_id: str) -> int:

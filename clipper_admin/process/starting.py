@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from clipper_admin import external_redis
 from clipper_admin.frontend_options import FrontendOptions
-from clipper_admin.process import ports, processes, programs, supervision
+from clipper_admin.process import ports, processes, programs, supervisor_client
 from clipper_admin.process.ports import LOOPBACK
 from clipper_admin.process.state import Cluster, ClusterFiles, Program, all_clusters
 from clipper_common.errors import ClipperException
@@ -24,7 +24,7 @@ Logger = logging.Logger | logging.LoggerAdapter[Any]
 def choose_ports(wanted: Cluster, logger: Logger) -> Cluster:
     """The cluster with free ports in place of those that are taken."""
     # A program of another cluster may be down just now, and will want its port back.
-    others = {n: c for n, c in all_clusters().items() if supervision.is_supervised(ClusterFiles(n))}
+    others = {n: c for n, c in all_clusters().items() if supervisor_client.is_supervised(ClusterFiles(n))}
     taken = {port for cluster in others.values() for port in cluster.ports}
 
     def choose(what: str, port: int) -> int:
@@ -67,7 +67,7 @@ def _check_redis(host: str, port: int) -> None:
 def _run(files: ClusterFiles, new: Sequence[Program], listening: set[int]) -> None:
     for program in new:
         files.write_program(program)
-    supervision.notify(files)
+    supervisor_client.notify(files)
     give_up = time.monotonic() + START_SECONDS
     while missing := _silent(listening) or listening - _listening(files, new):
         _raise_if_dead(files, new)

@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -11,16 +11,14 @@ from typing import Any
 import redis
 
 from clipper_admin.container_manager import (
-    UNLIMITED,
     AlreadyExists,
     ContainerManager,
     ModelVersions,
     ReplicaFailure,
-    Resources,
     Unreachable,
 )
+from clipper_admin.model_spec import ImageSpec, ModelSpec
 from clipper_common import records
-from clipper_common.constants import LOAD_SECONDS
 from clipper_common.datatypes import InputType, ModelId
 from clipper_common.errors import ClipperException
 from clipper_common.records import REPLICA_DB, Replica
@@ -55,53 +53,30 @@ class FakeContainerManager(ContainerManager):
         self.calls.append(("set_num_frontend_replicas", num_frontend_replicas))
         self.num_frontend_replicas = num_frontend_replicas
 
-    def build_model(
-        self,
-        image: str,
-        model_data_path: Path,
-        base_image: str,
-        container_registry: str | None,
-        pkgs_to_install: Sequence[str],
-    ) -> None:
-        files = sorted(path.name for path in model_data_path.iterdir())
-        self.calls.append(("build_model", image, files, base_image, container_registry, pkgs_to_install))
-        self.model_data_path = model_data_path
+    def build_model(self, wanted: ImageSpec) -> None:
+        files = sorted(path.name for path in wanted.model_data_path.iterdir())
+        call = (wanted.image, files, wanted.base_image, wanted.container_registry, list(wanted.pkgs_to_install))
+        self.calls.append(("build_model", *call))
+        self.model_data_path = wanted.model_data_path
 
     def remove_model(self, image: str) -> None:
         self.calls.append(("remove_model", image))
 
-    def deploy_model(
-        self,
-        name: str,
-        version: str,
-        input_type: str,
-        image: str,
-        num_replicas: int = 1,
-        resources: Resources = UNLIMITED,
-        load_seconds: float = LOAD_SECONDS,
-    ) -> None:
-        self.calls.append(("deploy_model", name, version, input_type, image, num_replicas))
-        self.resources = resources
-        self.load_seconds = load_seconds
-        self._replicas[name, version] = num_replicas
-        self.connect_replicas(name, version, num_replicas)
+    def deploy_model(self, model: ModelSpec) -> None:
+        self.resources = model.resources
+        self._run("deploy_model", model)
 
     def get_num_replicas(self, name: str, version: str) -> int:
         return self._replicas.get((name, version), 0)
 
-    def set_num_replicas(
-        self,
-        name: str,
-        version: str,
-        input_type: str,
-        image: str,
-        num_replicas: int,
-        load_seconds: float = LOAD_SECONDS,
-    ) -> None:
-        self.calls.append(("set_num_replicas", name, version, input_type, image, num_replicas))
-        self.load_seconds = load_seconds
-        self._replicas[name, version] = num_replicas
-        self.connect_replicas(name, version, num_replicas)
+    def set_num_replicas(self, model: ModelSpec) -> None:
+        self._run("set_num_replicas", model)
+
+    def _run(self, method: str, model: ModelSpec) -> None:
+        self.calls.append((method, model.name, model.version, model.input_type, model.image, model.num_replicas))
+        self.load_seconds = model.load_seconds
+        self._replicas[model.name, model.version] = model.num_replicas
+        self.connect_replicas(model.name, model.version, model.num_replicas)
 
     def find_failures(self, name: str, version: str) -> list[ReplicaFailure]:
         return list(self.failures)
@@ -189,24 +164,15 @@ class AwayForAWhile(FakeContainerManager):
 class IsForestalled(FakeContainerManager):
     """Somebody else deploys the same at the same time."""
 
-    def deploy_model(self, name: str, *args: Any, **options: Any) -> None:
-        raise AlreadyExists(f"Somebody else deploys {name}")
+    def deploy_model(self, model: ModelSpec) -> None:
+        raise AlreadyExists(f"Somebody else deploys {model.name}")
 
 
 class LacksImage(FakeContainerManager):
     """Knows no image."""
 
-    def deploy_model(
-        self,
-        name: str,
-        version: str,
-        input_type: str,
-        image: str,
-        num_replicas: int = 1,
-        resources: Resources = UNLIMITED,
-        load_seconds: float = LOAD_SECONDS,
-    ) -> None:
-        raise ClipperException(f"There is no image '{image}'")
+    def deploy_model(self, model: ModelSpec) -> None:
+        raise ClipperException(f"There is no image '{model.image}'")
 
 
 class IsOvertaken(FakeContainerManager):
@@ -214,17 +180,8 @@ class IsOvertaken(FakeContainerManager):
 
     overtake: Any = None
 
-    def deploy_model(
-        self,
-        name: str,
-        version: str,
-        input_type: str,
-        image: str,
-        num_replicas: int = 1,
-        resources: Resources = UNLIMITED,
-        load_seconds: float = LOAD_SECONDS,
-    ) -> None:
-        super().deploy_model(name, version, input_type, image, num_replicas, resources, load_seconds)
+    def deploy_model(self, model: ModelSpec) -> None:
+        super().deploy_model(model)
         self.overtake()
 
 

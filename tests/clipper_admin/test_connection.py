@@ -18,6 +18,7 @@ from clipper_admin.container_manager import ReplicaFailure
 from clipper_admin.frontend_options import FrontendOptions
 from clipper_admin.http_client import ErrorStatus
 from clipper_admin.management_client import ManagementClient
+from clipper_admin.model_spec import ModelSpec
 from clipper_common.constants import LOAD_SECONDS
 from clipper_common.datatypes import ModelId
 from clipper_common.records import FrontendReport
@@ -526,7 +527,7 @@ def assert_rolled_back(conn: ClipperConnection) -> None:
 
 
 def test_replicas_of_an_unregistered_version(conn: ClipperConnection, cm: FakeContainerManager) -> None:
-    cm.deploy_model("m", "1", "doubles", "some/image:1")
+    cm.deploy_model(ModelSpec("m", "1", "doubles", "some/image:1"))
     with pytest.raises(ClipperException, match=r"stop_versioned_models\(\{'m': \['1'\]\}\)"):
         deploy(conn)
     assert cm.get_num_replicas("m", "1") == 1

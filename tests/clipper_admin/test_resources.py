@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from clipper_admin import ClipperConnection, ClipperException
-from clipper_admin.arguments import check_packages, check_resources
-from clipper_admin.container_manager import ALL_GPUS, UNLIMITED, Resources
+from clipper_admin.arguments import check_packages
 from clipper_admin.deployers import python as python_deployer
+from clipper_admin.resources import ALL_GPUS, UNLIMITED, Resources, check_resources
 from tests.clipper_admin.fakes import FakeContainerManager
 
 MIB = 1024 * 1024

@@ -7,10 +7,11 @@ import pytest
 
 from clipper_admin import ClipperException, DockerContainerManager
 from clipper_admin import container_manager as labels
-from clipper_admin.container_manager import ALL_GPUS, UNLIMITED, Resources
-from clipper_admin.docker import containers
+from clipper_admin.docker import containers, inspection
 from clipper_admin.docker.containers import Cluster, Container, Port
 from clipper_admin.frontend_options import FrontendOptions
+from clipper_admin.model_spec import ModelSpec
+from clipper_admin.resources import ALL_GPUS, UNLIMITED, Resources
 
 CLUSTER = Cluster("c", "net", "redis-c", 6379)
 
@@ -20,7 +21,7 @@ def arguments(container: Container, cluster: Cluster = CLUSTER) -> dict[str, Any
 
 
 def replica(resources: Resources = UNLIMITED, cluster: Cluster = CLUSTER) -> Container:
-    return containers.replica(cluster, "m", "1.0", "doubles", "image", "abc", resources)
+    return containers.replica(cluster, ModelSpec("m", "1.0", "doubles", "image", resources=resources), "abc")
 
 
 # --- names, labels, commands (facts of Clipper 0.4) ---
@@ -137,7 +138,7 @@ def test_fluentd_logs_not_to_itself() -> None:
 
 def test_docker_leaves_a_replica_the_time_to_load() -> None:
     assert "healthcheck" not in arguments(replica())
-    slow = containers.replica(CLUSTER, "m", "1.0", "doubles", "image", "abc", UNLIMITED, load_seconds=900)
+    slow = containers.replica(CLUSTER, ModelSpec("m", "1.0", "doubles", "image", load_seconds=900), "abc")
     assert arguments(slow)["healthcheck"] == {"start_period": 900_000_000_000}
 
 
@@ -159,7 +160,7 @@ def test_resources_are_limits_and_are_read_back(resources: Resources, expected: 
     found = arguments(replica(resources))
     limits = {"mem_limit", "memswap_limit", "nano_cpus", "device_requests"}
     assert {name: value for name, value in found.items() if name in limits} == expected
-    assert containers.resources_of({"Config": {"Labels": found["labels"]}}) == resources
+    assert inspection.resources_of({"Config": {"Labels": found["labels"]}}) == resources
 
 
 # --- what the user adds ---
@@ -237,60 +238,6 @@ def test_one_of_two_equal_ports_is_moved() -> None:
 def test_any_port_will_do() -> None:
     container = Container("x", "image", ports=(Port(1, 0, "a"), Port(2, 5, "b")))
     assert [port.on_host for port in container.with_ports_chosen(lambda: 7).ports] == [7, 5]
-
-
-def test_ports_are_read_as_numbers() -> None:
-    assert containers.read_port({"a": "1337"}, "a") == 1337
-    for wrong in ({}, {"a": ""}, {"a": "x"}):
-        with pytest.raises(ClipperException, match="stop_all"):
-            containers.read_port(wrong, "a")
-
-
-# --- what containers tell ---
-
-
-def inspected(status: str, name: str = "m_1-a", restarts: int = 0, **state: Any) -> dict[str, Any]:
-    return {
-        "Name": f"/{name}",
-        "RestartCount": restarts,
-        "State": {"Status": status, "ExitCode": 0, "OOMKilled": False, "Error": "", **state},
-        "Config": {"Labels": None},
-    }
-
-
-@pytest.mark.parametrize(
-    ("attributes", "wanted", "ending"),
-    [
-        (inspected("running"), True, ""),
-        (inspected("created"), True, ""),
-        (inspected("running", restarts=1), True, "ended and was started again"),
-        (inspected("restarting", restarts=1, ExitCode=3), True, "exited with code 3"),
-        (inspected("exited", ExitCode=137), False, "exited with code 137"),
-        (
-            inspected("exited", ExitCode=137, OOMKilled=True),
-            False,
-            "was killed because it took more memory than it may",
-        ),
-        (inspected("created", Error="no such file"), True, "could not be started: no such file"),
-        (inspected("dead"), False, "exited with code 0"),
-        (inspected("exited", name="m_1-a-stopped"), False, "exited with code 0"),
-    ],
-)
-def test_the_state_of_a_container(attributes: dict[str, Any], wanted: bool, ending: str) -> None:
-    assert containers.is_wanted(attributes) is wanted
-    assert containers.how_it_ended(attributes) == ending
-
-
-def test_who_stopped_a_replica() -> None:
-    assert containers.was_stopped(inspected("exited", name="m_1-a-stopped"))
-    assert not containers.was_stopped(inspected("exited"))
-
-
-def test_the_log_configuration_is_read_back() -> None:
-    config = containers.fluentd_log("h:1")
-    attributes = {"HostConfig": {"LogConfig": {"Type": config["type"], "Config": config["config"]}}}
-    assert containers.log_config_of(attributes) == config
-    assert containers.labels_of(inspected("running")) == {}
 
 
 def test_redis_labels_tell_where_redis_is() -> None:

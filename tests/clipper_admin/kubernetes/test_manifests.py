@@ -15,11 +15,12 @@ import pytest
 import yaml
 
 from clipper_admin import ClipperException
-from clipper_admin.container_manager import ALL_GPUS, Resources
 from clipper_admin.frontend_options import FrontendOptions
 from clipper_admin.kubernetes import export, manifests, names, prometheus
 from clipper_admin.kubernetes.pods import CLIPPER_USER
-from clipper_admin.kubernetes.spec import Cluster, Images, Ingress, Model, RedisVolume
+from clipper_admin.kubernetes.spec import Cluster, Images, Ingress, RedisVolume
+from clipper_admin.model_spec import ModelSpec
+from clipper_admin.resources import ALL_GPUS, Resources
 from clipper_common import constants
 
 FILES = Path(__file__).parent / "manifests"
@@ -43,7 +44,7 @@ EVERYTHING = Cluster(
     isolates_models=True,
 )
 EXTERNAL = Cluster("c", redis_ip="redis.example.com", has_network_policies=False, restricts_models=False)
-MODEL = Model("m", "1", "doubles", "r/c-m:1")
+MODEL = ModelSpec("m", "1", "doubles", "r/c-m:1")
 FULL_OPTIONS = FrontendOptions(
     cache_size=2**20 + 1,
     qf_http_thread_pool_size=2,
@@ -54,7 +55,7 @@ FULL_OPTIONS = FrontendOptions(
     query_frontend_flags={"max_connections": 500},
     mgmt_frontend_flags={"allowed_origins": "https://dashboard.example.com"},
 )
-LARGE_MODEL = Model("a-model", "2.0-rc", "strings", "r/a-model:2.0-rc", 3, Resources(2**30, 1.5, 2))
+LARGE_MODEL = ModelSpec("a-model", "2.0-rc", "strings", "r/a-model:2.0-rc", 3, Resources(2**30, 1.5, 2))
 CASES = {
     "plain": (PLAIN, FrontendOptions(), MODEL),
     "everything": (EVERYTHING, FULL_OPTIONS, LARGE_MODEL),
@@ -88,7 +89,7 @@ def one(found: list[dict[str, Any]], kind: str, name: str) -> dict[str, Any]:
     return next(object_ for object_ in found if (object_["kind"], object_["metadata"]["name"]) == (kind, name))
 
 
-def model_container(cluster: Cluster, model: Model) -> dict[str, Any]:
+def model_container(cluster: Cluster, model: ModelSpec) -> dict[str, Any]:
     _, deployment = manifests.model_objects(cluster, model)
     container: dict[str, Any] = deployment["spec"]["template"]["spec"]["containers"][0]
     return container

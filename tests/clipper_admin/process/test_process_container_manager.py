@@ -16,7 +16,16 @@ import pytest
 from clipper_admin.container_manager import ContainerManager
 from clipper_admin.exceptions import ClipperException, UnconnectedException
 from clipper_admin.frontend_options import FrontendOptions
-from clipper_admin.process import ports, process_container_manager, processes, programs, starting, supervision
+from clipper_admin.model_spec import ImageSpec, ModelSpec
+from clipper_admin.process import (
+    ports,
+    process_container_manager,
+    processes,
+    programs,
+    replicas,
+    starting,
+    supervisor_client,
+)
 from clipper_admin.process.process_container_manager import ProcessContainerManager
 from clipper_admin.process.state import Cluster, ClusterFiles, Kind, Program
 from clipper_common import constants
@@ -100,7 +109,7 @@ def test_real_cluster_serves_metrics_of_all_and_leaves_nothing(
     cm = manager()
     start(cm)
     try:
-        cm.deploy_model("m", "1", "doubles", "clipper/noop-container:any", num_replicas=2)
+        cm.deploy_model(ModelSpec("m", "1", "doubles", "clipper/noop-container:any", num_replicas=2))
 
         def connected() -> bool:
             text = _get(f"http://{cm.get_metric_addr()}/metrics")
@@ -226,7 +235,7 @@ def test_two_clusters_side_by_side(cm: ProcessContainerManager, script: str) -> 
     start(other)
     try:
         assert port_of(other.get_query_addr()) != first
-        other.deploy_model("m", "1", "ints", script)
+        other.deploy_model(ModelSpec("m", "1", "ints", script))
         assert cm.get_num_replicas("m", "1") == 0
     finally:
         other.stop_all()
@@ -276,19 +285,19 @@ def test_cluster_that_another_interpreter_stopped(cm: ProcessContainerManager) -
 
 
 def test_connect_revives_the_supervisor(cm: ProcessContainerManager, script: str, wait_until: WaitUntil) -> None:
-    cm.deploy_model("m", "1", "ints", script)
+    cm.deploy_model(ModelSpec("m", "1", "ints", script))
     _kill_supervisor(wait_until)
     again = manager()
     again.connect()
-    assert supervision.is_supervised(ClusterFiles("one"))
-    again.set_num_replicas("m", "1", "ints", script, 0)
+    assert supervisor_client.is_supervised(ClusterFiles("one"))
+    again.set_num_replicas(ModelSpec("m", "1", "ints", script, 0))
     assert again.get_num_replicas("m", "1") == 0
 
 
 def _kill_supervisor(wait_until: WaitUntil) -> None:
     files = ClusterFiles("one")
     os.kill(int(files.supervisor.read_text()), signal.SIGKILL)
-    wait_until(lambda: not supervision.is_supervised(files))
+    wait_until(lambda: not supervisor_client.is_supervised(files))
 
 
 def test_program_that_dies_during_the_start(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
@@ -315,10 +324,10 @@ def test_remains_of_a_dead_cluster_are_replaced_but_not_its_images(
     cm: ProcessContainerManager, tmp_path: Path, script: str
 ) -> None:
     (tmp_path / "model").mkdir()
-    cm.build_model("m:1", tmp_path / "model", script, None, [])
+    cm.build_model(ImageSpec("m:1", tmp_path / "model", script))
     processes.kill_marked(ClusterFiles("one").marks())
     start(cm)
-    cm.deploy_model("m", "1", "ints", "m:1")
+    cm.deploy_model(ModelSpec("m", "1", "ints", "m:1"))
     assert cm.get_num_replicas("m", "1") == 1
 
 
@@ -327,19 +336,19 @@ def test_remains_of_a_dead_cluster_are_replaced_but_not_its_images(
 
 def test_scale_up_and_down(cm: ProcessContainerManager, script: str) -> None:
     files = ClusterFiles("one")
-    cm.deploy_model("m", "1.0", "ints", script)
+    cm.deploy_model(ModelSpec("m", "1.0", "ints", script))
     (oldest,) = files.replicas("m", "1.0")
-    cm.set_num_replicas("m", "1.0", "ints", script, 3)
+    cm.set_num_replicas(ModelSpec("m", "1.0", "ints", script, 3))
     assert cm.get_num_replicas("m", "1.0") == 3
     targets = json.loads(files.targets.read_text())
     labels = sorted((target["labels"] for target in targets), key=str)
     assert labels == [{"model": "m", "version": "1.0", "replica": f"m_1.0-{number}"} for number in range(3)]
     assert len({target["targets"][0] for target in targets}) == 3
 
-    cm.set_num_replicas("m", "1.0", "ints", script, 1)
+    cm.set_num_replicas(ModelSpec("m", "1.0", "ints", script, 1))
     assert [program.id for program in files.replicas("m", "1.0")] == [oldest.id]
     assert len([p for p in processes_of("one") if constants.ENV_MODEL_NAME in p.environ()]) == 1
-    cm.set_num_replicas("m", "1.0", "ints", script, 0)
+    cm.set_num_replicas(ModelSpec("m", "1.0", "ints", script, 0))
     assert json.loads(files.targets.read_text()) == []
 
 
@@ -349,7 +358,7 @@ def test_replica_is_told_what_it_needs(cm: ProcessContainerManager, tmp_path: Pa
         "import json, os, sys, time\nprint(json.dumps([dict(os.environ), os.getcwd(), sys.path]), flush=True)\n"
         "time.sleep(1000)\n"
     )
-    cm.deploy_model("m", "1", "d", str(script))
+    cm.deploy_model(ModelSpec("m", "1", "d", str(script)))
     wait_until(lambda: ClusterFiles("one").log_tail("m_1-0").endswith("]"))
     environment, folder, path = json.loads(ClusterFiles("one").log_tail("m_1-0"))
     assert environment[constants.ENV_MODEL_NAME] == "m"
@@ -366,7 +375,7 @@ def test_replica_is_told_what_it_needs(cm: ProcessContainerManager, tmp_path: Pa
 def test_failures_with_last_words(cm: ProcessContainerManager, tmp_path: Path, wait_until: WaitUntil) -> None:
     script = tmp_path / "broken.py"
     script.write_text("import sys\nprint('cannot load')\nsys.exit(3)\n")
-    cm.deploy_model("m", "1", "ints", str(script))
+    cm.deploy_model(ModelSpec("m", "1", "ints", str(script)))
     wait_until(lambda: cm.find_failures("m", "1"))
     (failure,) = cm.find_failures("m", "1")
     assert (failure.replica, failure.reason) == ("m_1-0", "exited with code 3")
@@ -378,26 +387,26 @@ def test_a_replica_that_recovered_is_no_failure(
     cm: ProcessContainerManager, script: str, wait_until: WaitUntil, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = ClusterFiles("one")
-    cm.deploy_model("m", "1", "ints", script)
+    cm.deploy_model(ModelSpec("m", "1", "ints", script))
     status = files.status("m_1-0")
     assert status
     os.kill(status.pid, signal.SIGKILL)
     wait_until(lambda: cm.find_failures("m", "1"))
     wait_until(lambda: (again := files.status("m_1-0")) and again.starts == 2)
-    monkeypatch.setattr(process_container_manager, "HEALTHY_SECONDS", -2.0)
+    monkeypatch.setattr(replicas, "HEALTHY_SECONDS", -2.0)
     assert cm.find_failures("m", "1") == []
 
 
 def test_unknown_image_starts_nothing(cm: ProcessContainerManager) -> None:
     with pytest.raises(ClipperException, match="Image 'clipper/unknown:1' was not found"):
-        cm.deploy_model("m", "1", "ints", "clipper/unknown:1")
+        cm.deploy_model(ModelSpec("m", "1", "ints", "clipper/unknown:1"))
     assert cm.get_num_replicas("m", "1") == 0
 
 
 def test_stop_models(cm: ProcessContainerManager, script: str) -> None:
     for version in ("1", "2"):
-        cm.deploy_model("m", version, "ints", script)
-    cm.deploy_model("other", "1", "ints", script)
+        cm.deploy_model(ModelSpec("m", version, "ints", script))
+    cm.deploy_model(ModelSpec("other", "1", "ints", script))
     cm.stop_models({"m": ["1"], "unknown": ["7"]})
     assert [cm.get_num_replicas("m", version) for version in ("1", "2")] == [0, 1]
     manager().stop_all_model_containers()  # connects by itself
@@ -408,10 +417,10 @@ def test_stop_models(cm: ProcessContainerManager, script: str) -> None:
 def test_logs_of_all_also_of_stopped_ones(
     cm: ProcessContainerManager, script: str, tmp_path: Path, wait_until: WaitUntil
 ) -> None:
-    cm.deploy_model("m", "1", "ints", script)
+    cm.deploy_model(ModelSpec("m", "1", "ints", script))
     wait_until(lambda: ClusterFiles("one").log_tail("m_1-0"))
     cm.stop_models({"m": ["1"]})
-    cm.deploy_model("m", "1", "ints", script)
+    cm.deploy_model(ModelSpec("m", "1", "ints", script))
     paths = {Path(path).name: Path(path) for path in cm.get_logs(str(tmp_path / "new" / "logs"))}
     assert {"redis.log", "query_frontend.log", "m_1-0.log", "m_1-1.log"} <= paths.keys()
     assert paths["m_1-0.log"].read_text() == "model 1\n"
@@ -442,7 +451,7 @@ def test_stop_all_leaves_nothing(
     damage: Callable[[WaitUntil], None],
     graceful: bool,
 ) -> None:
-    cm.deploy_model("m", "1", "ints", script)
+    cm.deploy_model(ModelSpec("m", "1", "ints", script))
     assert len(processes_of("one")) == 6
     damage(wait_until)
     started = time.monotonic()
@@ -472,7 +481,7 @@ def test_stop_all_finds_what_a_model_left_in_a_session_of_its_own(
         "import subprocess, time\n"
         "print(subprocess.Popen(['sleep', '1000'], start_new_session=True).pid, flush=True)\ntime.sleep(1000)\n"
     )
-    cm.deploy_model("m", "1", "ints", str(script))
+    cm.deploy_model(ModelSpec("m", "1", "ints", str(script)))
     wait_until(lambda: ClusterFiles("one").log_tail("m_1-0"))
     pid = int(ClusterFiles("one").log_tail("m_1-0"))
     cm.stop_all()
@@ -487,7 +496,7 @@ def test_stop_all_is_bounded(
         "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('up', flush=True)\n"
         "while True: time.sleep(1)\n"
     )
-    cm.deploy_model("m", "1", "ints", str(script))
+    cm.deploy_model(ModelSpec("m", "1", "ints", str(script)))
     wait_until(lambda: ClusterFiles("one").log_tail("m_1-0"))
     monkeypatch.setattr(process_container_manager, "STOP_SECONDS", 0.5)
     cm.stop_all()

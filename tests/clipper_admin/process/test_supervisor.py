@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from clipper_admin.process import supervision, supervisor
+from clipper_admin.process import supervisor, supervisor_client
 from clipper_admin.process.processes import Identity
 from clipper_admin.process.state import ClusterFiles, Kind, Program, State, Status
 from clipper_admin.process.supervisor import Supervisor
@@ -48,7 +48,7 @@ def run(files: ClusterFiles, wait_until: WaitUntil) -> Callable[..., Status]:
 
     def run_program(program: Program) -> Status:
         files.write_program(program)
-        supervision.notify(files)
+        supervisor_client.notify(files)
         wait_until(lambda: is_running(files, program.id))
         return status(files, program.id)
 
@@ -84,7 +84,7 @@ def test_deleting_the_file_stops_the_program(
 ) -> None:
     pid, other = run(sleeper("a")).pid, run(sleeper("b")).pid
     files.delete_programs(["a"])
-    supervision.notify(files)
+    supervisor_client.notify(files)
     wait_until(lambda: files.status("a") is None)
     assert is_gone(pid)
     assert not is_gone(other)
@@ -96,12 +96,12 @@ def test_adopts_after_the_supervisor_was_killed(
     before = run(sleeper())
     old = supervisor_pid(files)
     os.kill(old, signal.SIGKILL)
-    wait_until(lambda: not supervision.is_supervised(files))
+    wait_until(lambda: not supervisor_client.is_supervised(files))
     assert not is_gone(before.pid)
 
-    supervision.ensure(files)
+    supervisor_client.ensure(files)
     assert supervisor_pid(files) != old
-    supervision.notify(files)
+    supervisor_client.notify(files)
     os.kill(before.pid, signal.SIGKILL)
     wait_until(lambda: is_running(files, "sleeper", starts=2))
     assert status(files, "sleeper").pid != before.pid
@@ -113,8 +113,8 @@ def test_restarts_what_died_without_supervisor(
     before = run(sleeper())
     os.kill(supervisor_pid(files), signal.SIGKILL)
     os.kill(before.pid, signal.SIGKILL)
-    wait_until(lambda: not supervision.is_supervised(files) and is_gone(before.pid))
-    supervision.ensure(files)
+    wait_until(lambda: not supervisor_client.is_supervised(files) and is_gone(before.pid))
+    supervisor_client.ensure(files)
     wait_until(lambda: is_running(files, "sleeper", starts=2))
     assert "no supervisor" in status(files, "sleeper").last_exit
 
@@ -129,7 +129,7 @@ def test_stops_in_order(
         script = f"trap 'sleep 0.1; echo {kind} >> {ends}; exit' TERM; touch {ready}; while :; do sleep 0.05; done"
         pids.append(run(shell(kind, script, kind)).pid)
         _wait_for(ready)
-    supervision.stop(files, 10)
+    supervisor_client.stop(files, 10)
     assert ends.read_text().split() == [Kind.MODEL, Kind.FRONTEND, Kind.REDIS]
     assert all(is_gone(pid) for pid in pids)
     assert not files.statuses()
@@ -147,8 +147,8 @@ def test_stop_without_supervisor_stops_what_it_left(
 ) -> None:
     pid = run(sleeper()).pid
     os.kill(supervisor_pid(files), signal.SIGKILL)
-    wait_until(lambda: not supervision.is_supervised(files))
-    supervision.stop(files, 10)
+    wait_until(lambda: not supervisor_client.is_supervised(files))
+    supervisor_client.stop(files, 10)
     assert is_gone(pid)
 
 
@@ -191,16 +191,16 @@ def test_what_a_program_leaves_in_other_sessions_ends_with_it(
     assert not any(map(is_gone, left))
     if ends == "stopped":
         files.delete_programs(["m_1-1"])
-        supervision.notify(files)
+        supervisor_client.notify(files)
         wait_until(lambda: files.status("m_1-1") is None)
         assert all(map(is_gone, left))
     elif ends == "killed":
         os.kill(leader.pid, signal.SIGKILL)
     else:
         os.kill(supervisor_pid(files), signal.SIGKILL)
-        wait_until(lambda: not supervision.is_supervised(files))
+        wait_until(lambda: not supervisor_client.is_supervised(files))
         os.kill(leader.pid, signal.SIGKILL)
-        supervision.ensure(files)
+        supervisor_client.ensure(files)
     wait_until(lambda: all(map(is_gone, left)))
     assert not any(map(is_gone, of_others))
 
@@ -242,7 +242,7 @@ def test_kills_what_does_not_stop(
     pid = status(files, "stubborn").pid
     files.delete_programs(["stubborn"])
     started = time.monotonic()
-    supervision.notify(files)
+    supervisor_client.notify(files)
     wait_until(lambda: is_gone(pid) and files.status("stubborn") is None, 5)
     assert time.monotonic() - started >= 0.2
 

@@ -1,4 +1,4 @@
-"""What is done again when something fails, and must not hide why it failed."""
+"""Rollback of what was begun when a later step fails, without hiding why that failed."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -8,7 +8,7 @@ from clipper_common.errors import ClipperException
 
 
 @contextlib.contextmanager
-def undone_on_failure(
+def rollback_on_failure(
     undo: Callable[[], object],
     complaint: str,
     logger: ClusterAdapter,

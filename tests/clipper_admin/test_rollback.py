@@ -1,4 +1,4 @@
-"""What is undone when something fails, and which error is told."""
+"""Rollback: when something is undone, and which error is told."""
 
 import logging
 
@@ -6,7 +6,7 @@ import pytest
 
 from clipper_admin import ClipperException
 from clipper_admin.container_manager import ClusterAdapter
-from clipper_admin.undoing import undone_on_failure
+from clipper_admin.rollback import rollback_on_failure
 
 LOGGER = ClusterAdapter(logging.getLogger("clipper_admin"), {"cluster_name": "c"})
 
@@ -16,19 +16,19 @@ def fail() -> None:
 
 
 def test_nothing_is_undone_without_failure() -> None:
-    with undone_on_failure(fail, "It stays", LOGGER):
+    with rollback_on_failure(fail, "It stays", LOGGER):
         pass
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_the_first_error_is_told(error: type[BaseException], caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(error) as caught, undone_on_failure(fail, "It stays", LOGGER):
+    with pytest.raises(error) as caught, rollback_on_failure(fail, "It stays", LOGGER):
         raise error("first")
     assert caught.value.__context__ is None
     assert "It stays: undoing is broken" in caplog.text
 
 
 def test_some_errors_undo_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(ValueError, match="first"), undone_on_failure(fail, "It stays", LOGGER, ValueError):
+    with pytest.raises(ValueError, match="first"), rollback_on_failure(fail, "It stays", LOGGER, ValueError):
         raise ValueError("first")
     assert not caplog.text

@@ -1,7 +1,7 @@
 """The values of a cluster, kept on an object."""
 
 from clipper_admin.frontend_options import FrontendOptions
-from clipper_admin.kubernetes import record
+from clipper_admin.kubernetes import cluster_annotation
 from clipper_admin.kubernetes.manifests import cluster_objects
 from clipper_admin.kubernetes.spec import Cluster, Images, Ingress, RedisVolume
 
@@ -22,25 +22,27 @@ FULL = Cluster(
 def test_it_is_read_as_it_was_written() -> None:
     for cluster in (FULL, Cluster("c", "n", redis_ip="redis.example", redis_port=1234)):
         objects = cluster_objects(cluster, FrontendOptions(), Images())
-        changed = [it for it in record.recorded(objects, cluster) if it not in objects]
+        changed = [it for it in cluster_annotation.recorded(objects, cluster) if it not in objects]
         (keeper,) = changed
         assert (keeper["kind"], keeper["metadata"]["name"]) == ("Deployment", "query-frontend-0-at-c")
-        assert record.read(keeper, Cluster("c", "n")) == cluster
+        assert cluster_annotation.read(keeper, Cluster("c", "n")) == cluster
 
 
 def test_other_annotations_stay() -> None:
-    (keeper,) = record.recorded(
+    (keeper,) = cluster_annotation.recorded(
         [{"kind": "Deployment", "metadata": {"name": "query-frontend-0-at-c", "annotations": {"a": "b"}}}], FULL
     )
-    assert keeper["metadata"]["annotations"].keys() == {"a", record.ANNOTATION}
+    assert keeper["metadata"]["annotations"].keys() == {"a", cluster_annotation.ANNOTATION}
 
 
 def test_without_it_what_the_manager_was_given_counts() -> None:
-    assert record.read({"metadata": {}}, FULL) == FULL
+    assert cluster_annotation.read({"metadata": {}}, FULL) == FULL
 
 
 def test_values_of_another_version_are_left_out() -> None:
-    (keeper,) = record.recorded([{"kind": "Deployment", "metadata": {"name": "query-frontend-0-at-c"}}], FULL)
-    text = keeper["metadata"]["annotations"][record.ANNOTATION]
-    keeper["metadata"]["annotations"][record.ANNOTATION] = text.replace("{", '{"new_in_0_9": 1, ', 1)
-    assert record.read(keeper, Cluster("c", "n")) == FULL
+    (keeper,) = cluster_annotation.recorded(
+        [{"kind": "Deployment", "metadata": {"name": "query-frontend-0-at-c"}}], FULL
+    )
+    text = keeper["metadata"]["annotations"][cluster_annotation.ANNOTATION]
+    keeper["metadata"]["annotations"][cluster_annotation.ANNOTATION] = text.replace("{", '{"new_in_0_9": 1, ', 1)
+    assert cluster_annotation.read(keeper, Cluster("c", "n")) == FULL
