@@ -3,7 +3,6 @@
 import gc
 import os
 import subprocess
-import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import pytest
 from docker.errors import DockerException
 
 from clipper_admin import images
+from tests.waiting import wait_for
 
 ROOT = Path(__file__).parents[1]
 REFUSING_REDIS = {"--requirepass secret": "wants a password", "--databases 1": "at least the usual 16 databases"}
@@ -73,10 +73,7 @@ def redis_container(client: docker.DockerClient, options: str) -> Iterator[str]:
     """The address of a Redis in a container, as other containers and this machine reach it."""
     container = client.containers.run("redis:alpine", ["redis-server", *options.split()], detach=True)
     try:
-        give_up = time.monotonic() + 30
-        while b"Ready to accept connections" not in container.logs():
-            assert time.monotonic() < give_up, container.logs()
-            time.sleep(0.05)
+        wait_for(lambda: b"Ready to accept connections" in container.logs(), "Redis accepts connections")
         container.reload()
         (network,) = container.attrs["NetworkSettings"]["Networks"].values()
         yield network["IPAddress"]

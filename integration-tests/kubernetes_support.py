@@ -4,8 +4,7 @@ import json
 import os
 import shutil
 import subprocess
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -83,11 +82,3 @@ def objects(manager: KubernetesContainerManager, kind: str, component: str = "")
     )
     arguments = ["get", kind, "--selector", names.as_text(selector), "--output=json"]
     return list(json.loads(kubectl(*arguments, "--namespace", manager.namespace))["items"])
-
-
-def wait_for(what: str, is_so: Callable[[], bool], seconds: float = 60) -> None:
-    """Wait until `is_so`."""
-    give_up = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < give_up, f"after {seconds} seconds still not: {what}"
-        time.sleep(0.2)

@@ -4,12 +4,11 @@ import io
 import json
 import re
 import tarfile
-import time
 import urllib.parse
 import urllib.request
 import uuid
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,11 @@ from clipper_admin import ClipperConnection, DockerContainerManager, ProcessCont
 from clipper_admin.container_manager import CLIPPER_DOCKER_LABEL, CLIPPER_MODEL_CONTAINER_LABEL
 from clipper_admin.deployers import python as python_deployer
 from clipper_common.constants import METRIC_PORT
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.integration
 
 SLO_MICROS = 5_000_000
-WAIT_SECONDS = 60.0
 TUTORIAL = (ROOT / "docs/writing-a-container.md").read_text()
 
 
@@ -33,14 +32,6 @@ def block_of_tutorial(language: str, about: str) -> str:
     blocks = re.findall(rf"^```{language}\n(.*?)^```", TUTORIAL, re.MULTILINE | re.DOTALL)
     (found,) = (block for block in blocks if about in block)
     return str(found)
-
-
-def wait_until(condition: Callable[[], Any], what: str) -> Any:
-    give_up = time.monotonic() + WAIT_SECONDS
-    while not (found := condition()):
-        assert time.monotonic() < give_up, f"{what} did not happen in {WAIT_SECONDS:.0f} s"
-        time.sleep(0.1)
-    return found
 
 
 def is_docker(conn: ClipperConnection) -> bool:
@@ -189,7 +180,7 @@ def test_metrics_of_a_model(conn: ClipperConnection, request: pytest.FixtureRequ
     lines = metrics_of_replica(conn, request, "observed_1").splitlines()
     for series, value in expected.items():
         assert f"{series} {float(value)}" in lines
-    wait_until(lambda: value_at_the_cluster(conn, "observed_inputs_total") == 4, "the scrape")
+    wait_for(lambda: value_at_the_cluster(conn, "observed_inputs_total") == 4, "the scrape")
     assert value_at_the_cluster(conn, 'observed_size_bucket{le="10.0"}') == 3
     assert value_at_the_cluster(conn, "observed_sum_sum") == 165
 

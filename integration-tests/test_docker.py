@@ -26,6 +26,7 @@ from load import Load
 from clipper_admin import ClipperConnection, ClipperException, DockerContainerManager, container_manager, images
 from clipper_admin.deployers import python as python_deployer
 from clipper_admin.docker import containers
+from tests.waiting import wait_for
 
 pytestmark = [
     pytest.mark.docker,
@@ -35,16 +36,7 @@ pytestmark = [
 ]
 
 SLO_MICROS = 2_000_000
-WAIT_SECONDS = 60.0
 NOOP = images.image_name(images.NOOP_CONTAINER)
-
-
-def wait_until(condition: Callable[[], Any], what: str) -> Any:
-    give_up = time.monotonic() + WAIT_SECONDS
-    while not (found := condition()):
-        assert time.monotonic() < give_up, f"{what} did not happen in {WAIT_SECONDS:.0f} s"
-        time.sleep(0.05)
-    return found
 
 
 def manager(name: str, **options: Any) -> DockerContainerManager:
@@ -110,7 +102,7 @@ def registry(docker_client: DockerClient) -> Iterator[str]:
     try:
         container.reload()
         address = f"127.0.0.1:{container.ports['5000/tcp'][0]['HostPort']}"
-        wait_until(lambda: is_up(f"http://{address}/v2/"), "the registry's start")
+        wait_for(lambda: is_up(f"http://{address}/v2/"), "the registry's start")
         yield address
     finally:
         container.remove(force=True, v=True)
@@ -288,7 +280,7 @@ def test_a_replica_that_takes_too_much_memory(conn: ClipperConnection) -> None:
         conn, "greedy", "doubles", greedy, slo_micros=SLO_MICROS, resources={"memory": "100m"}
     )
     assert conn.predict("greedy", [1.0])["default"]
-    wait_until(lambda: conn.cm.find_failures("greedy", "1"), "the end of the replica")
+    wait_for(lambda: conn.cm.find_failures("greedy", "1"), "the end of the replica")
     conn.stop_models(["greedy"])
 
 
@@ -327,7 +319,7 @@ def test_prometheus_finds_each_program_once(conn: ClipperConnection) -> None:
     for number in (1, 4, 2):
         conn.set_num_replicas("measured", number)
         expected = {"query": ["up"], "models": ["up"] * number}
-        wait_until(lambda expected=expected: targets(conn) == expected, f"targets {expected} (are {targets(conn)})")
+        wait_for(lambda expected=expected: targets(conn) == expected, f"targets {expected} (are {targets(conn)})")
     for name in (
         "app_measured_num_predictions_count",
         "app_measured_prediction_latency_p99",
@@ -337,7 +329,7 @@ def test_prometheus_finds_each_program_once(conn: ClipperConnection) -> None:
         "clipper_mc_pred_total",
         "clipper_mc_end_to_end_latency_ms_bucket",
     ):
-        wait_until(lambda name=name: samples(conn, name), f"a sample of {name}")
+        wait_for(lambda name=name: samples(conn, name), f"a sample of {name}")
     conn.stop_models(["measured"])
 
 
@@ -358,15 +350,15 @@ def test_a_killed_replica_comes_back_and_no_query_notices(conn: ClipperConnectio
         load.wait_for("fine")
         for _ in range(2):
             kill_main_process(victim)
-            wait_until(lambda: number_connected(conn, "killed") < 2, "the loss of a replica")
-            wait_until(lambda: number_connected(conn, "killed") == 2, "its return")
+            wait_for(lambda: number_connected(conn, "killed") < 2, "the loss of a replica")
+            wait_for(lambda: number_connected(conn, "killed") == 2, "its return")
             load.wait_for("fine", 100)
     assert load.mishaps == []
     assert conn.get_num_replicas("killed") == 2
     (failure,) = conn.cm.find_failures("killed", "1")
     assert failure.replica == victim.name
     victim.kill()
-    wait_until(lambda: number_connected(conn, "killed") == 1, "the end of a replica")
+    wait_for(lambda: number_connected(conn, "killed") == 1, "the end of a replica")
     assert conn.get_num_replicas("killed") == 1, "docker kill is a wish"
     conn.set_num_replicas("killed", 2)
     other.reload()
@@ -383,9 +375,9 @@ def test_the_other_programs_come_back(docker_client: DockerClient) -> None:
         python_deployer.create_endpoint(conn, "a", "doubles", answering("x"), slo_micros=SLO_MICROS)
         for prefix in ("redis-", "mgmt_frontend-", "query_frontend-", "query_frontend_exporter-", "metric_frontend-"):
             kill_main_process(by_name(docker_client, "phoenix", prefix))
-        wait_until(lambda: succeeds(lambda: conn.predict("a", [1.0])["default"] is False), "an answer")
-        wait_until(lambda: succeeds(lambda: conn.get_all_apps() == ["a"]), "the configuration")
-        wait_until(lambda: succeeds(lambda: targets(conn) == {"query": ["up"], "models": ["up"]}), "the metrics")
+        wait_for(lambda: succeeds(lambda: conn.predict("a", [1.0])["default"] is False), "an answer")
+        wait_for(lambda: succeeds(lambda: conn.get_all_apps() == ["a"]), "the configuration")
+        wait_for(lambda: succeeds(lambda: targets(conn) == {"query": ["up"], "models": ["up"]}), "the metrics")
 
 
 def succeeds(condition: Callable[[], bool]) -> bool:
@@ -448,7 +440,7 @@ def test_logs_go_to_fluentd(tmp_path: Path) -> None:
             another.connect()
             another.deploy_model("noop", 1, "doubles", NOOP)
             for text in (b"Serving noop:1", b"noop_1-", containers.query_frontend_name("central").encode()):
-                wait_until(lambda text=text: text in receiver.received, f"a message with {text!r}")
+                wait_for(lambda text=text: text in receiver.received, f"a message with {text!r}")
             assert any("Serving noop:1" in Path(path).read_text() for path in conn.get_clipper_logs(str(tmp_path)))
     finally:
         receiver.close()
@@ -490,7 +482,7 @@ def test_a_fluentd_of_the_clusters_own(docker_client: DockerClient, fluentd_imag
         conn.deploy_model("noop", 1, "doubles", NOOP)
         fluentd = by_name(docker_client, "collected", "fluentd-")
         assert b"@type forward" in fluentd.logs()
-        wait_until(lambda: b"Serving noop:1" in fluentd.logs(), "the replica's message")
+        wait_for(lambda: b"Serving noop:1" in fluentd.logs(), "the replica's message")
 
 
 # --- nothing is left ---

@@ -8,7 +8,7 @@ import tarfile
 import time
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from docker_support import REQUIRE, ROOT, build, missing
 from clipper_admin import images, pickling
 from clipper_common import __version__, modeldir
 from clipper_common.constants import MANAGEMENT_PORT, METRIC_PORT, QUERY_PORT, REDIS_PORT
+from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 
@@ -31,7 +32,6 @@ CLOSURE = images.PYTHON.component()
 LOCKED: dict[str, Any] = {"read_only": True, "cap_drop": ["ALL"], "security_opt": ["no-new-privileges"]}
 """What a careful administrator starts containers with."""
 
-HEALTHY_SECONDS = 60.0
 STOP_SECONDS = 2.0
 CUSTOM_CONTAINER = """
 import rpc
@@ -42,14 +42,6 @@ class Doubler(rpc.ModelContainerBase):
 
 rpc.RPCService().start(Doubler())
 """
-
-
-def wait_until(condition: Callable[[], Any], what: str, seconds: float = HEALTHY_SECONDS) -> Any:
-    give_up = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < give_up, f"{what} did not happen in {seconds} s"
-        time.sleep(0.05)
-    return found
 
 
 class Runner:
@@ -167,7 +159,7 @@ def wait_until_healthy(container: Container) -> None:
         assert state["Running"], container.logs().decode()[-4000:]
         return bool(state["Health"]["Status"] == "healthy")
 
-    wait_until(healthy, f"{container.name} healthy")
+    wait_for(healthy, f"{container.name} healthy")
 
 
 def address_of(container: Container, port: int) -> str:
@@ -358,7 +350,7 @@ def test_the_exporter_serves_the_numbers_of_the_frontend(cluster: Runner) -> Non
 
 def test_a_frontend_without_redis_is_not_healthy_but_stops(runner: Runner, built_images: BuiltImages) -> None:
     container = runner.run("lonely", built_images[images.MANAGEMENT_FRONTEND], "--redis_ip=127.0.0.1", **LOCKED)
-    wait_until(lambda: b"waiting for Redis" in container.logs(), "waiting for Redis")
+    wait_for(lambda: b"waiting for Redis" in container.logs(), "waiting for Redis")
     assert state_of(container)["Health"]["Status"] != "healthy"
     assert stop(container) == 0
 
@@ -387,7 +379,7 @@ def start(runner: Runner, image: str, *command: str) -> Container:
 
 def test_stopping_before_python_has_handlers(runner: Runner, built_images: BuiltImages) -> None:
     container = start(runner, built_images[RPC], "python", "-c", "print('up'); import time; time.sleep(60)")
-    wait_until(lambda: b"up" in container.logs(), "the program")
+    wait_for(lambda: b"up" in container.logs(), "the program")
     assert stop(container) == 128 + 15
 
 
@@ -403,9 +395,9 @@ def test_orphans_are_collected(runner: Runner, built_images: BuiltImages) -> Non
     container = start(
         runner, built_images[RPC], "sh", "-c", f"python -c '{orphaning}'; python -c 'import time; time.sleep(60)'"
     )
-    wait_until(lambda: container.logs(), "orphan")
+    wait_for(lambda: container.logs(), "orphan")
     count = "cat /proc/[0-9]*/stat 2>/dev/null | grep -c ') Z ' || true"
-    wait_until(lambda: output_of(container, "sh", "-c", count).strip() == "0", "collecting the orphan")
+    wait_for(lambda: output_of(container, "sh", "-c", count).strip() == "0", "collecting the orphan")
 
 
 def test_an_image_without_a_program_says_so(runner: Runner, built_images: BuiltImages) -> None:

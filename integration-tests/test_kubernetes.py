@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 from docker_support import REFUSING_REDIS, redis_container
-from kubernetes_support import MARKS, kubectl, made_namespaces, objects, wait_for, what_is_left_of
+from kubernetes_support import MARKS, kubectl, made_namespaces, objects, what_is_left_of
 from managers import SMALL
 
 from clipper_admin import ClipperConnection, ClipperException, KubernetesContainerManager, images
@@ -29,6 +29,7 @@ from clipper_admin.kubernetes.spec import RedisVolume
 from clipper_admin.model_spec import ModelSpec
 from clipper_admin.resources import Resources
 from clipper_common.errors import UnconnectedException
+from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.integration, *MARKS]
 
@@ -219,7 +220,7 @@ def test_frontends_come_and_go(conn: ClipperConnection) -> None:
     assert len(living_pods(conn, names.QUERY)) == 2
     conn.set_num_frontend_replicas(1)
     assert len(living_pods(conn, names.QUERY)) == 1
-    wait_for("answers", lambda: conn.predict("scaled-out", [1.0, 2.0])["output"] == 3)
+    wait_for(lambda: conn.predict("scaled-out", [1.0, 2.0])["output"] == 3, "answers")
 
 
 def test_the_number_of_workers_is_the_deployments(conn: ClipperConnection) -> None:
@@ -285,7 +286,7 @@ def test_disruption_budget(conn: ClipperConnection) -> None:
         return found
 
     assert find_budget()["apiVersion"] == "policy/v1beta1"
-    wait_for("one replica may be evicted", lambda: allowed() == 1)
+    wait_for(lambda: allowed() == 1, "one replica may be evicted")
     first, second = (pod["metadata"]["name"] for pod in living_pods(conn, names.MODEL, "budgeted-1"))
     evict(first)
     with pytest.raises(AssertionError, match="disruption budget"):
@@ -310,7 +311,7 @@ def test_logs_of_a_container_that_was_started_again(conn: ClipperConnection, tmp
 
     endpoint(conn, "dying", dying)
     assert conn.predict("dying", [1.0])["default"] is True
-    wait_for("the replica is started again", lambda: conn.predict("dying", [0.0])["default"] is False)
+    wait_for(lambda: conn.predict("dying", [0.0])["default"] is False, "the replica is started again")
 
     def both_logs_are_there() -> bool:
         """The query was tried twice, and Kubernetes tells late which container is the last."""
@@ -319,7 +320,7 @@ def test_logs_of_a_container_that_was_started_again(conn: ClipperConnection, tmp
         now = logs.get(before.replace(".previous.log", ".log"), "")
         return "about to die" in logs.get(before, "") and "alive" in now and "about to die" not in now
 
-    wait_for("both logs", both_logs_are_there)
+    wait_for(both_logs_are_there, "both logs")
     names_of_logs = [Path(path).name for path in conn.get_clipper_logs(str(tmp_path))]
     foreign = [name for name in names_of_logs if "-at-kube-" not in name and not name.startswith(LONG_NAME[:20])]
     assert foreign == [], "logs of another cluster"
@@ -345,8 +346,8 @@ def test_a_pod_that_was_deleted_comes_back(conn: ClipperConnection) -> None:
     endpoint(conn, "deleted")
     (pod,) = (pod["metadata"]["name"] for pod in living_pods(conn, names.MODEL, "deleted-1"))
     kubectl("delete", "pod", pod, "--namespace", NAMESPACE, "--wait=false")
-    wait_for("another serves", lambda: pod not in str(conn.get_all_model_replicas(verbose=True)))
-    wait_for("answers", lambda: conn.predict("deleted", [1.0, 2.0])["default"] is False)
+    wait_for(lambda: pod not in str(conn.get_all_model_replicas(verbose=True)), "another serves")
+    wait_for(lambda: conn.predict("deleted", [1.0, 2.0])["default"] is False, "answers")
     conn.stop_models(["deleted"])
 
 
@@ -355,7 +356,7 @@ def test_a_pod_that_was_evicted_is_no_replica(conn: ClipperConnection) -> None:
     conn.deploy_model("evicted", 1, "doubles", images.image_name(images.NOOP_CONTAINER))
     (pod,) = (pod["metadata"]["name"] for pod in living_pods(conn, names.MODEL, "evicted-1"))
     kubectl("patch", "pod", pod, "--namespace", NAMESPACE, "--patch", '{"spec": {"activeDeadlineSeconds": 1}}')
-    wait_for("there is another one", lambda: len(living_pods(conn, names.MODEL, "evicted-1")) == 2)
+    wait_for(lambda: len(living_pods(conn, names.MODEL, "evicted-1")) == 2, "there is another one")
     conn.set_num_replicas("evicted", 2)
     assert conn.get_num_replicas("evicted") == 2
     conn.stop_models(["evicted"])
@@ -376,7 +377,7 @@ def test_prometheus_finds_all(conn: ClipperConnection) -> None:
         pods += [("models", pod) for pod in living_pods(conn, names.MODEL)]
         return {(job, f"http://{pod['status']['podIP']}:1390/metrics") for job, pod in pods}
 
-    wait_for("all targets are up", lambda: up() == expected())
+    wait_for(lambda: up() == expected(), "all targets are up")
 
 
 def get(url: str) -> str:
@@ -541,7 +542,7 @@ def test_a_deployment_that_is_removed_while_it_starts(conn: ClipperConnection) -
     made = names.model("kube", "removed", "1")
 
     def remove() -> None:
-        wait_for("the Deployment is made", lambda: bool(Api(NAMESPACE).get("Deployment", made)))
+        wait_for(lambda: bool(Api(NAMESPACE).get("Deployment", made)), "the Deployment is made")
         kubectl("delete", "deployment", made, "--namespace", NAMESPACE)
 
     removing = threading.Thread(target=remove)
@@ -663,7 +664,7 @@ def token_of(account: str, namespace: str) -> str:
         found = json.loads(kubectl("get", "serviceaccount", account, "--namespace", namespace, "--output=json"))
         return [secret["name"] for secret in found.get("secrets", ())]
 
-    wait_for("the token is made", lambda: bool(names_of_secrets()))
+    wait_for(lambda: bool(names_of_secrets()), "the token is made")
     secret = kubectl("get", "secret", names_of_secrets()[0], "--namespace", namespace, "--output=json")
     return base64.b64decode(json.loads(secret)["data"]["token"]).decode()
 
@@ -680,15 +681,15 @@ def test_exported_manifests_make_the_same_cluster(new_connection: NewConnection,
     for component in (names.REDIS, names.QUERY, names.MANAGEMENT, names.METRICS):
         (deployment,) = objects(manager_of(conn), "deployments", component)
         kubectl("rollout", "status", f"deployment/{deployment['metadata']['name']}", "--namespace", NAMESPACE)
-    wait_for("node ports lead to the pods", lambda: succeeds(conn.connect))
+    wait_for(lambda: succeeds(conn.connect), "node ports lead to the pods")
     image = images.image_name(images.SUM_CONTAINER)
     manager_of(conn).export_model(tmp_path / "model", "sum", "1", "doubles", image, fits_server=True)
     kubectl("apply", "--filename", str(tmp_path / "model"))
     conn.register_application("sum", "doubles", "none", SLO_MICROS)
     conn.register_model("sum", 1, "doubles", image)
     conn.link_model_to_app("sum", "sum")
-    wait_for("node ports lead there too", lambda: succeeds(lambda: conn.predict("sum", [1.0, 2.0])))
-    wait_for("an answer", lambda: conn.predict("sum", [1.0, 2.0])["output"] == 3)
+    wait_for(lambda: succeeds(lambda: conn.predict("sum", [1.0, 2.0])), "node ports lead there too")
+    wait_for(lambda: conn.predict("sum", [1.0, 2.0])["output"] == 3, "an answer")
     conn.set_num_replicas("sum", 2)
     conn.stop_all()
     assert what_is_left_of(["gitops"]) == set()

@@ -1,7 +1,6 @@
 """What applications see while a cluster on Kubernetes changes under load: nothing. Each step asserts zero."""
 
 import json
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from clipper_admin import ClipperConnection, ContainerManager, KubernetesContain
 from clipper_admin.deployers import python as python_deployer
 from clipper_admin.kubernetes import names
 from clipper_admin.kubernetes.spec import RedisVolume
+from tests.waiting import wait_for
 
 pytestmark = [*kubernetes_support.MARKS, pytest.mark.integration]
 
@@ -23,13 +23,6 @@ CLUSTER = "changing"
 SLO_MICROS = 500_000
 WAIT_SECONDS = 90.0
 STORAGE_CLASS = "clipper-test"
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    give_up = time.monotonic() + WAIT_SECONDS
-    while not condition():
-        assert time.monotonic() < give_up, f"{what} did not happen in {WAIT_SECONDS:.0f} s"
-        time.sleep(0.2)
 
 
 def pods(component: str) -> dict[str, bool]:
@@ -57,7 +50,7 @@ def wait_for_pods(component: str, number: int, *gone: str) -> None:
         found = pods(component)
         return len(found) == number and all(found.values()) and not set(gone) & set(found)
 
-    wait_until(settled, f"{number} pods of {component}")
+    wait_for(settled, f"{number} pods of {component}", WAIT_SECONDS)
 
 
 def delete_pod(component: str, number: int) -> None:
@@ -176,7 +169,7 @@ def load(conn: ClipperConnection, report: list[Step]) -> Iterator[OpenLoop]:
 
 def assert_configured(conn: ClipperConnection) -> None:
     """Redis has all that it had, and takes changes."""
-    wait_until(lambda: conn.get_all_apps() == ["app"], "the configuration")
+    wait_for(lambda: conn.get_all_apps() == ["app"], "the configuration", WAIT_SECONDS)
     assert conn.get_current_model_version("app") == "1"
     conn.register_application("later", "doubles", "none", SLO_MICROS)
     conn.link_model_to_app("later", "app")

@@ -15,6 +15,7 @@ from load import Load
 
 from clipper_admin import ClipperConnection, ClipperException, ContainerManager, images
 from clipper_admin.deployers import python as python_deployer
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.integration
 
@@ -211,12 +212,12 @@ def test_functions_may_report_metrics(conn: ClipperConnection) -> None:
 
 def wait_for_metrics(conn: ClipperConnection, *names: str) -> None:
     """At this address is Prometheus, or what serves all metrics in its format at once."""
-    give_up = time.monotonic() + 30
-    texts = ""
-    while not all(name in texts for name in names):
-        assert time.monotonic() < give_up, texts
-        texts = "".join(get(conn, path) for path in ("/metrics", "/federate?match[]={__name__=~%22.%2B%22}"))
-        time.sleep(0.1)
+
+    def are_there() -> bool:
+        text = "".join(get(conn, path) for path in ("/metrics", "/federate?match[]={__name__=~%22.%2B%22}"))
+        return all(name in text for name in names)
+
+    wait_for(are_there, f"there are the metrics {names}")
 
 
 def get(conn: ClipperConnection, path: str) -> str:

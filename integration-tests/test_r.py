@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -15,13 +14,13 @@ from docker_support import ROOT, build
 
 from clipper_admin import ClipperConnection, ClipperException, DockerContainerManager, images
 from tests.containers.r_support import R, r
+from tests.waiting import wait_for
 
 __all__ = ["r"]  # a fixture that is not of this file
 
 pytestmark = pytest.mark.integration
 
 SLO_MICROS = 5_000_000
-WAIT_SECONDS = 60.0
 VIGNETTE = re.findall(r"^```r\n(.*?)^```", (ROOT / "docs/r.md").read_text(), re.MULTILINE | re.DOTALL)
 CARS = 20
 
@@ -109,10 +108,7 @@ def test_a_model_deployed_for_another_type(conn: ClipperConnection, printed: str
 
 
 def test_metrics_and_stopping(conn: ClipperConnection, printed: str) -> None:
-    give_up = time.monotonic() + WAIT_SECONDS
-    while 200 + 100 not in inputs_of_replicas(conn):
-        assert time.monotonic() < give_up, "the metrics of the replica for integers never came"
-        time.sleep(0.2)
+    wait_for(lambda: 200 + 100 in inputs_of_replicas(conn), "the metrics of the replica for integers come")
     conn.stop_models(["shout"])
     assert conn.get_num_replicas("shout", "1") == 0
 
@@ -160,10 +156,7 @@ def test_the_image_needs_no_rights(docker_client: Any, r_image: str, r: R, tmp_p
         security_opt=["no-new-privileges"],
     )
     try:
-        give_up = time.monotonic() + WAIT_SECONDS
-        while b"Serving m:1" not in container.logs():
-            assert time.monotonic() < give_up, container.logs().decode()
-            time.sleep(0.1)
+        wait_for(lambda: b"Serving m:1" in container.logs(), "the container serves")
         container.stop(timeout=10)
         container.reload()
         assert container.attrs["State"]["ExitCode"] == 0

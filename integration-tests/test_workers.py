@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench.cluster import ECHO, Cluster
 from bench.open_loop import Load, Outcome, Result, RunningLoad
+from tests.waiting import wait_for
 
 pytestmark = [
     pytest.mark.alone,
@@ -39,10 +40,11 @@ def frontend(cluster: Cluster) -> psutil.Process:
 
 
 def wait_for_workers(cluster: Cluster, number: int) -> None:
-    give_up = time.monotonic() + 20
-    while cluster.metrics()["internal:workers"]["serving"] != number or len(frontend(cluster).children()) != number:
-        assert time.monotonic() < give_up, f"{number} workers do not serve"
-        time.sleep(0.1)
+    def serve() -> bool:
+        serving = cluster.metrics()["internal:workers"]["serving"]
+        return serving == number == len(frontend(cluster).children())
+
+    wait_for(serve, f"{number} workers serve")
 
 
 def load(cluster: Cluster, seconds: float, connections: int) -> RunningLoad:

@@ -4,13 +4,14 @@ import os
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import redis
 from hypothesis import settings
+
+from tests.waiting import wait_for
 
 # A machine that is busy otherwise makes an example late, not wrong.
 settings.register_profile("clipper", deadline=None)
@@ -53,7 +54,7 @@ class OwnRedis:
     def start(self, *arguments: str) -> None:
         command = [redis_server_program(), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", *arguments]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        _wait_until_up(self.port)
+        wait_for(lambda: _answers(self.port), "Redis answers")
 
     def start_refusing(self, folder: Path, *arguments: str) -> None:
         """Start one that answers commands with an error; it writes into `folder`."""
@@ -63,10 +64,7 @@ class OwnRedis:
         if "--cluster-enabled" in arguments:  # whose second port is `port` + 10000 otherwise, which may be none
             command += ["--cluster-port", str(find_free_port())]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        give_up = time.monotonic() + 10
-        while not _accepts(self.port):
-            assert time.monotonic() < give_up, "Redis does not listen"
-            time.sleep(0.01)
+        wait_for(lambda: _accepts(self.port), "Redis listens")
 
     def kill(self) -> None:
         if self._process is not None:
@@ -122,17 +120,12 @@ def redis_server() -> Iterator[int]:
         server.kill()
 
 
-def _wait_until_up(port: int) -> None:
-    give_up = time.monotonic() + 10
-    while True:
-        try:
-            with redis.Redis(port=port) as client:
-                client.ping()
-            return
-        except redis.RedisError:
-            if time.monotonic() > give_up:
-                raise
-            time.sleep(0.02)
+def _answers(port: int) -> bool:
+    try:
+        with redis.Redis(port=port) as client:
+            return bool(client.ping())
+    except redis.RedisError:
+        return False
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ import pytest
 
 from clipper_admin import ClipperConnection, ClipperException, functions, rehearsal
 from tests.clipper_admin.fakes import FakeContainerManager
+from tests.waiting import wait_for
 
 PATIENCE_SECONDS = 20.0
 BATCH = {"input_batch": [[1.0, 2.0], [3.0, 4.0]]}
@@ -249,10 +250,10 @@ def test_a_function_that_takes_too_long_is_ended(
 
 def wait_until_gone(pid: int) -> None:
     """Return when a process has ended; it may be a zombie still, whose parent does not look."""
-    give_up = time.monotonic() + PATIENCE_SECONDS
-    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < give_up
-        time.sleep(0.02)
+    wait_for(
+        lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE,
+        "the process has ended",
+    )
 
 
 def test_state_of_this_interpreter_does_not_help(conn: ClipperConnection, monkeypatch: Any) -> None:

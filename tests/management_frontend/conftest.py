@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -14,6 +13,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from clipper_common.store import ConfigStore
 from management_frontend import app
 from management_frontend.config import Config
+from tests.waiting import wait_for
 
 
 @pytest.fixture
@@ -45,10 +45,10 @@ class Program:
         return self._log.read_text()
 
     def wait_until_logged(self, text: str) -> None:
-        _wait_until(lambda: text in self.log(), f"the log to say {text!r}")
+        wait_for(lambda: text in self.log(), f"the log to say {text!r}")
 
     def wait_until_up(self) -> None:
-        _wait_until(self._answers, f"an answer, log: {self._log}")
+        wait_for(self._answers, f"an answer, log: {self._log}")
 
     def _answers(self) -> bool:
         try:
@@ -72,10 +72,3 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Program]]:
     for program in programs:
         program.process.kill()
         program.process.wait(10)
-
-
-def _wait_until(holds: Callable[[], bool], what: str) -> None:
-    give_up = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < give_up, f"waited in vain for {what}"
-        time.sleep(0.02)

@@ -6,7 +6,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,6 +15,7 @@ import redis
 
 from clipper_common import records
 from clipper_common.constants import EXIT_ADDRESS_IN_USE, EXIT_REDIS_REFUSES, EXIT_REDIS_TAKEN, EXIT_USAGE
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.integration
 
@@ -51,10 +51,7 @@ def test_it_keeps_its_claim(start: Start, free_port: int, redis_port: int, redis
     program = start(free_port, f"--redis_port={redis_port}", "--cluster_id=c/1")
     program.wait_until_up()
     redis_client.pexpire(records.CLUSTER_KEY, 3000)
-    give_up = time.monotonic() + 10
-    while redis_client.pttl(records.CLUSTER_KEY) <= 3000:
-        assert time.monotonic() < give_up, "the claim was not refreshed"
-        time.sleep(0.05)
+    wait_for(lambda: redis_client.pttl(records.CLUSTER_KEY) > 3000, "the claim is refreshed")
 
 
 def test_a_second_cluster_is_refused(start: Start, free_port: int, redis_port: int, redis_client: redis.Redis) -> None:
@@ -125,11 +122,8 @@ def test_a_redis_that_restarts_empty_is_claimed_again(start: Start, free_port: i
     program.wait_until_up()
     own_redis.kill()
     own_redis.start()
-    give_up = time.monotonic() + 15
     with redis.Redis(port=own_redis.port) as client:
-        while client.get(records.CLUSTER_KEY) != b"c/1":
-            assert time.monotonic() < give_up, "the new Redis was not claimed"
-            time.sleep(0.05)
+        wait_for(lambda: client.get(records.CLUSTER_KEY) == b"c/1", "the new Redis is claimed")
     assert post(program.url, "get_all_applications", verbose=False) == "[]"
 
 

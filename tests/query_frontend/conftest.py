@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from clipper_common.datatypes import InputType, ModelId
 from clipper_common.records import Application, Model, Replica, Snapshot, Write
 from clipper_common.store import ConfigStore
 from tests.conftest import find_free_port
+from tests.waiting import wait_for
 
 GIVE_UP_SECONDS = 30.0
 
@@ -37,15 +37,6 @@ def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], a
 
         loops["uvloop"] = uvloop.new_event_loop
     return loops
-
-
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = GIVE_UP_SECONDS) -> Any:
-    give_up = time.monotonic() + seconds
-    while not (value := condition()):
-        if time.monotonic() > give_up:
-            raise AssertionError(f"waited {seconds} s in vain until {what}")
-        time.sleep(0.01)
-    return value
 
 
 @dataclass

@@ -1,6 +1,5 @@
 """A home for clusters of its own for each test, and nothing left running after it."""
 
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 
 from clipper_admin.process import processes, state
 from clipper_admin.process.processes import ENV_CLUSTER_DIRECTORY
+from tests.waiting import wait_for
 
 
 @pytest.fixture(autouse=True)
@@ -31,10 +31,7 @@ def files(home: Path) -> state.ClusterFiles:
 @pytest.fixture
 def wait_until() -> Callable[..., None]:
     def wait(condition: Callable[[], object], seconds: float = 10.0) -> None:
-        give_up = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < give_up, "waited in vain"
-            time.sleep(0.01)
+        wait_for(condition, "what the test waits for", seconds)
 
     return wait
 

@@ -13,6 +13,7 @@ from clipper_admin.process import supervisor, supervisor_client
 from clipper_admin.process.processes import Identity
 from clipper_admin.process.state import ClusterFiles, Kind, Program, State, Status
 from clipper_admin.process.supervisor import Supervisor
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.integration
 
@@ -136,10 +137,7 @@ def test_stops_in_order(
 
 
 def _wait_for(path: Path) -> None:
-    give_up = time.monotonic() + 10
-    while not path.exists():
-        assert time.monotonic() < give_up
-        time.sleep(0.01)
+    wait_for(path.exists, f"there is {path}")
 
 
 def test_stop_without_supervisor_stops_what_it_left(
@@ -335,10 +333,8 @@ def test_waits_for_a_second_at_most_after_it_has_served(files: ClusterFiles, ins
 
 def _let_end(child: supervisor.Child) -> None:
     assert child.process
-    give_up = time.monotonic() + 10
-    while psutil.Process(child.process.pid).status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < give_up
-        time.sleep(0.005)
+    process = psutil.Process(child.process.pid)
+    wait_for(lambda: process.status() == psutil.STATUS_ZOMBIE, "the process has ended")
 
 
 def test_sleeps_without_limit_when_all_is_well(files: ClusterFiles, inside: Callable[[], Supervisor]) -> None:
