@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from clipper_common.wire import Parts
 from query_frontend.rpc import zmtp
 from query_frontend.rpc.zmtp import Conversation
+from tests.query_frontend.rpc import fuzzing
 
 GREETING = bytes.fromhex("ff 0000000000000000 7f 03 00") + b"NULL" + bytes(16) + bytes(32)
 READY = b"\x04\x1c\x05READY\x0bSocket-Type\x00\x00\x00\x06DEALER"
@@ -84,6 +85,13 @@ def test_anything_is_read_or_refused(data: bytes, before: bytes) -> None:
     messages = whole.receive(before + data)
     assert [message for byte in before + data for message in pieces.receive(bytes([byte]))] == messages
     assert pieces.fault == whole.fault
+
+
+def test_what_fuzzing_found_is_read_or_refused() -> None:
+    corpus = fuzzing.read_corpus()
+    assert corpus
+    for data in corpus:
+        fuzzing.decode(data)
 
 
 def test_what_libzmq_sends_is_understood() -> None:
