@@ -31,12 +31,12 @@ _ROOMY: Final = 7 / 8
 _REFUSALS: Final = 1 / 16
 """The most connections that are answered with 503 at a time, as a share of the limit."""
 _REFUSAL_SECONDS: Final = 1.0
-_FAREWELL_SECONDS: Final = 1.0
+_HALF_CLOSED_SECONDS: Final = 1.0
 """For how many seconds a half-closed connection waits for the client to close its half."""
-_TEND_SECONDS: Final = 1.0
+_CHECK_SECONDS: Final = 1.0
 _AT_ONCE: Final = 25
 """The number of connections that are examined, or closed, in one step."""
-_COMPLAINT_SECONDS: Final = 60.0
+_WARNING_SECONDS: Final = 60.0
 _NO_ROOM_BODY: Final = b'{"error":"Service Unavailable","cause":"There are too many connections: come back later"}'
 _NO_ROOM: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
@@ -82,7 +82,7 @@ class ConnectionKeeper:
         """How many bytes a client has not read, and since when it is so many."""
         self._unread: dict[Kept, int] = {}
         """How many bytes were not sent when there was too much for a client."""
-        self._complained: dict[str, float] = {}
+        self._warned_at: dict[str, float] = {}
 
     def refuse(self) -> asyncio.Protocol | None:
         """The protocol of a new connection for which there is no room; None if there is."""
@@ -106,18 +106,18 @@ class ConnectionKeeper:
         if connection in self._unread:
             self._limits.unread_changed(-self._unread.pop(connection))
 
-    async def tend(self) -> NoReturn:
+    async def enforce_limits(self) -> NoReturn:
         """Look after the connections once a second."""
         while True:
-            await asyncio.sleep(_TEND_SECONDS)
+            await asyncio.sleep(_CHECK_SECONDS)
             try:
-                await long_work.finish(self._cut_off_those_that_do_not_read())
+                await long_work.finish(self._abort_stuck())
                 if len(self._connections) > self._limits.connections * _CROWDED:
                     await long_work.finish(self._make_room())
             except Exception:  # the next time it may succeed, and without it nothing would be limited any more
                 logger.exception("connections could not be looked after")
 
-    def _cut_off_those_that_do_not_read(self) -> Steps[None]:
+    def _abort_stuck(self) -> Steps[None]:
         before, self._stuck = self._stuck, {}
         now, seconds = time.monotonic(), self._limits.unread_seconds()
         for at, (connection, transport) in enumerate(list(self._connections.items()), 1):
@@ -154,8 +154,8 @@ class ConnectionKeeper:
     def _warn_throttled(self, text: str, number: float) -> None:
         """Log, but each of the texts only once in a while, since anyone may bring it about."""
         now = time.monotonic()
-        if now - self._complained.get(text, -inf) >= _COMPLAINT_SECONDS:
-            self._complained[text] = now
+        if now - self._warned_at.get(text, -inf) >= _WARNING_SECONDS:
+            self._warned_at[text] = now
             logger.warning(text, number)
 
 
@@ -199,14 +199,14 @@ def close_idle(connection: RequestHandler) -> bool:
         return True  # it ends already
     if has_unread_bytes(transport.get_extra_info("socket")):
         return False
-    transport.set_protocol(_Farewell(connection))
+    transport.set_protocol(_HalfClosed(connection))
     if transport.can_write_eof():
         transport.write_eof()
-    asyncio.get_running_loop().call_later(_FAREWELL_SECONDS, transport.close)
+    asyncio.get_running_loop().call_later(_HALF_CLOSED_SECONDS, transport.close)
     return True
 
 
-class _Farewell(asyncio.Protocol):
+class _HalfClosed(asyncio.Protocol):
     """Reads and discards the data of a half-closed connection, so that closing it causes no reset."""
 
     def __init__(self, connection: RequestHandler) -> None:

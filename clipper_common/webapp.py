@@ -299,7 +299,7 @@ class _Server(web.Server):
         )
         self._connection = connection
         self.keeper = ConnectionKeeper(limits, cast(dict[Kept, asyncio.Transport], self._connections))
-        self._tending = self._loop.create_task(self.keeper.tend())
+        self._enforcing = self._loop.create_task(self.keeper.enforce_limits())
 
     def __call__(self) -> RequestHandler:
         refusal = self.keeper.refuse()
@@ -309,7 +309,7 @@ class _Server(web.Server):
 
     async def shutdown(self, timeout: float | None = None) -> None:
         await super().shutdown(timeout)
-        self._tending.cancel()
+        self._enforcing.cancel()
 
 
 LIMITS: Final = web.AppKey("limits", Limits)

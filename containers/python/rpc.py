@@ -23,7 +23,7 @@ from typing import Any, Final, NoReturn
 from clipper_common import constants, wire
 from clipper_common.datatypes import InputType, ModelId
 from clipper_common.errors import ClipperException
-from clipper_common.link import tcp_address
+from clipper_common.rpc_client import tcp_address
 
 from .prediction import BatchReport, Predict, PredictionError, Predictor
 from .session import Session

@@ -14,8 +14,8 @@ from typing import Final
 from clipper_common.constants import CONFIG_POLL_SECONDS
 from clipper_common.datatypes import ModelId
 from clipper_common.errors import ClipperException
-from clipper_common.link import tcp_address
 from clipper_common.records import UNNUMBERED, Frontend, FrontendReport, Replica
+from clipper_common.rpc_client import tcp_address
 from clipper_common.store import ConfigStore, StoreError
 from query_frontend.rpc.server import Connection
 from query_frontend.serving.executor import Executor

@@ -19,8 +19,8 @@ import zmq
 
 from clipper_common import wire
 from clipper_common.datatypes import InputType, ModelId
-from clipper_common.link import Link
 from clipper_common.records import Frontend
+from clipper_common.rpc_client import RpcClient
 from query_frontend.rpc.server import Connection
 from query_frontend.serving.cache import key_of
 from query_frontend.serving.deadlines import Slot
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 _STEADY_SECONDS: Final = 1.0
 """A peer must be without replicas for so long before one of version 4 is relayed to it: it connects there by itself."""
 _TICK_SECONDS: Final = 0.1
-_MAX_LINKS: Final = 16
+_MAX_RELAYS: Final = 16
 """Per peer and model."""
 _STOP_SECONDS: Final = 5.0
 _UNREGISTERED_SECONDS: Final = 1.0
@@ -49,14 +49,14 @@ class Place(NamedTuple):
     number: int
 
 
-class Wish(NamedTuple):
+class WantedRelay(NamedTuple):
     """A relay that should be there, once it has been wanted for `delay` seconds."""
 
     place: Place
     delay: float
 
 
-def wishes(peers: Iterable[Frontend], direct: Mapping[ModelId, Sequence[Connection]]) -> Iterator[Wish]:
+def wanted_relays(peers: Iterable[Frontend], direct: Mapping[ModelId, Sequence[Connection]]) -> Iterator[WantedRelay]:
     """Which relays the `peers` need, with the replicas here in `direct`."""
     for peer in peers:
         if not peer.rpc_address:
@@ -64,10 +64,10 @@ def wishes(peers: Iterable[Frontend], direct: Mapping[ModelId, Sequence[Connecti
         for model, replicas in direct.items():
             has_own = model in peer.models
             single = sum(replica.rpc_version < wire.RPC_VERSION_4 for replica in replicas)
-            at_once = min(single, 1 if has_own else _MAX_LINKS)
-            later = 0 if has_own else min(len(replicas), _MAX_LINKS)
+            at_once = min(single, 1 if has_own else _MAX_RELAYS)
+            later = 0 if has_own else min(len(replicas), _MAX_RELAYS)
             for number in range(max(at_once, later)):
-                yield Wish(Place(peer.rpc_address, model, number), 0.0 if number < at_once else _STEADY_SECONDS)
+                yield WantedRelay(Place(peer.rpc_address, model, number), 0.0 if number < at_once else _STEADY_SECONDS)
 
 
 class RelayedInput(Task):
@@ -147,66 +147,66 @@ class Relay:
         self._context = context
         self._model = place.model
         metadata = wire.Metadata(place.model, input_type, wire.RPC_VERSION_4, name, key)
-        self.link = Link(zmq_context, place.address, metadata, self, deque(maxlen=1))
+        self.client = RpcClient(zmq_context, place.address, metadata, self, deque(maxlen=1))
         self._listen()
 
     def _listen(self) -> None:
-        self._descriptor = self.link.socket.FD
+        self._descriptor = self.client.socket.FD
         self._loop.add_reader(self._descriptor, self._on_readable)
         self._loop.call_soon(self._on_readable)  # the descriptor is edge-triggered: look once
 
     def close(self) -> None:
-        if not self.link.closed:
+        if not self.client.closed:
             self._loop.remove_reader(self._descriptor)
-            self.link.close()
+            self.client.close()
 
     def tick(self, now: float) -> None:
-        if self.link.is_silent(now):
+        if self.client.is_silent(now):
             self._on_readable()  # it may be that we did not listen
-        if self.link.closed:
+        if self.client.closed:
             return
-        if self.link.is_silent(now):
+        if self.client.is_silent(now):
             self._loop.remove_reader(self._descriptor)
-            self.link.reconnect()
+            self.client.reconnect()
             self._listen()
-        if now >= self.link.due:
-            self.link.greet()
+        if now >= self.client.due:
+            self.client.send_heartbeat()
             self._on_readable()  # sending may have swallowed the edge that says that something can be read
 
     def _on_readable(self) -> None:
-        while not self.link.closed and self.link.receive():
+        while not self.client.closed and self.client.receive():
             pass
-        if self.link.is_mute and not self.link.closed:
-            self.link.greet()
+        if self.client.is_blocked and not self.client.closed:
+            self.client.send_heartbeat()
 
-    def on_registered(self, link: Link) -> None:
+    def on_registered(self, client: RpcClient) -> None:
         """The peer accepted us."""
 
-    def on_frontends(self, link: Link, addresses: list[str]) -> None:
+    def on_frontends(self, client: RpcClient, addresses: list[str]) -> None:
         """Known from Redis."""
 
-    def on_batch(self, link: Link, request: wire.PredictRequest, received_at: float) -> None:
+    def on_batch(self, client: RpcClient, request: wire.PredictRequest, received_at: float) -> None:
         executor = self._context.executor
         if self._model not in executor.direct_replicas():
             self.close()  # the peer gives the batch to another, if there is one
             return
         slo_seconds = executor.slo_seconds(self._model)
         if slo_seconds is None and time.monotonic() - received_at < _UNREGISTERED_SECONDS:
-            self._loop.call_later(_UNREGISTERED_POLL_SECONDS, self._retry, link.registration, request, received_at)
+            self._loop.call_later(_UNREGISTERED_POLL_SECONDS, self._retry, client.registration, request, received_at)
             return
-        registration = link.registration
+        registration = client.registration
         deadline = received_at + (slo_seconds or 0.0)
 
         def done(response: wire.Response) -> None:
-            if not link.closed:
-                link.answer(response, registration)
+            if not client.closed:
+                client.answer(response, registration)
                 self._loop.call_soon(self._on_readable)
 
         RelayedBatch(self._context, self._model, request, deadline, done)
 
     def _retry(self, registration: int, request: wire.PredictRequest, received_at: float) -> None:
-        if not self.link.closed and self.link.registration == registration:
-            self.on_batch(self.link, request, received_at)
+        if not self.client.closed and self.client.registration == registration:
+            self.on_batch(self.client, request, received_at)
 
 
 class Relays:
@@ -215,7 +215,7 @@ class Relays:
     def __init__(self, context: QueryContext) -> None:
         self._context = context
         self._relays: dict[Place, Relay] = {}
-        self._leaving: list[Relay] = []
+        self._draining: list[Relay] = []
         self._wanted_since: dict[Place, float] = {}
         self._name = ""
         self._key = uuid.uuid4().hex
@@ -233,17 +233,17 @@ class Relays:
         """Let the peers go, with what is under way answered."""
         self._stopping = True
         for place in list(self._relays):
-            self._leave(place)
+            self._drain(place)
         give_up = time.monotonic() + _STOP_SECONDS
-        while self._leaving and time.monotonic() < give_up:
+        while self._draining and time.monotonic() < give_up:
             await asyncio.sleep(_TICK_SECONDS / 10)
-            self._forget_drained()
+            self._close_drained()
         self._ticker.cancel()
-        for relay in self._leaving:
+        for relay in self._draining:
             relay.close()
         self._zmq_context.term()
 
-    def meet(self, peers: list[Frontend]) -> None:
+    def update_peers(self, peers: list[Frontend]) -> None:
         """These are the peers that live, and which models they have replicas of."""
         self._peers = peers
         self.review()
@@ -253,7 +253,7 @@ class Relays:
         if self._stopping:
             return
         direct = self._context.executor.direct_replicas()
-        wanted = dict(wishes(self._peers, direct))
+        wanted = dict(wanted_relays(self._peers, direct))
         now = time.monotonic()
         self._wanted_since = {place: self._wanted_since.get(place, now) for place in wanted}
         for place, delay in wanted.items():
@@ -262,9 +262,9 @@ class Relays:
         known = {peer.rpc_address for peer in self._peers}
         for place, relay in list(self._relays.items()):
             # A peer that Redis does not know may be there all the same, if Redis lost all a moment ago.
-            is_cut_off = place.address not in known and relay.link.reached
-            if relay.link.closed or (place not in wanted and not (is_cut_off and place.model in direct)):
-                self._leave(place)
+            is_cut_off = place.address not in known and relay.client.reached
+            if relay.client.closed or (place not in wanted and not (is_cut_off and place.model in direct)):
+                self._drain(place)
 
     def _open(self, place: Place, input_type: InputType) -> None:
         name = f"{wire.RELAY_PREFIX}{self._name}/{place.model}/{place.number}"
@@ -275,22 +275,22 @@ class Relays:
         else:
             logger.info("relaying %s for the query frontend at %s", place.model, place.address)
 
-    def _leave(self, place: Place) -> None:
+    def _drain(self, place: Place) -> None:
         relay = self._relays.pop(place)
         logger.info("relaying %s for the query frontend at %s no more", place.model, place.address)
-        relay.link.drain()
-        self._leaving.append(relay)
+        relay.client.drain()
+        self._draining.append(relay)
 
-    def _forget_drained(self) -> None:
-        for relay in list(self._leaving):
-            if relay.link.closed or relay.link.drained or not relay.link.reached:
+    def _close_drained(self) -> None:
+        for relay in list(self._draining):
+            if relay.client.closed or relay.client.drained or not relay.client.reached:
                 relay.close()
-                self._leaving.remove(relay)
+                self._draining.remove(relay)
 
     def _tick(self) -> None:
         self._ticker = self._loop.call_later(_TICK_SECONDS, self._tick)
         now = time.monotonic()
-        self._forget_drained()
-        for relay in [*self._relays.values(), *self._leaving]:
-            if not relay.link.closed:
+        self._close_drained()
+        for relay in [*self._relays.values(), *self._draining]:
+            if not relay.client.closed:
                 relay.tick(now)

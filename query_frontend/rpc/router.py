@@ -74,7 +74,7 @@ class PeerEvents:
     """Messages, in the order in which they came."""
     lost: Callable[["Peer", str], None]
     """It is gone, and why."""
-    complain: Callable[[str], None]
+    warn: Callable[[str], None]
     """Something that an operator should know."""
     held: Callable[["Peer", int, int], None] = lambda peer, held, change: None
     """Called with the bytes that are kept of an unfinished message, and by how many they changed."""
@@ -94,7 +94,7 @@ class Strangers:
         self.remove(peer)
         self._peers[peer] = 0
         if len(self._peers) > self._most:
-            next(iter(self._peers)).send_away(f"there are more than {self._most} that have not said who they are")
+            next(iter(self._peers)).disconnect(f"there are more than {self._most} that have not said who they are")
 
     def remove(self, peer: "Peer") -> None:
         self._bytes -= self._peers.pop(peer, 0)
@@ -128,7 +128,7 @@ class Peer:
         """When it said something, or took something that we said."""
         self._unread = 0
         """Bytes that it had not taken yet from the kernel, when it was tended last."""
-        self._is_mute = False
+        self._write_failed = False
         """Writing failed. What the peer said before is read all the same, and then it is lost."""
         self.closed = False
         self._held = 0
@@ -168,8 +168,8 @@ class Peer:
             self._stranger_since = time.monotonic()
             self._strangers.add(self)
 
-    def send_away(self, reason: str) -> None:
-        self._break_off(reason)
+    def disconnect(self, reason: str) -> None:
+        self._fail(reason)
 
     def close(self) -> None:
         if not self.closed:
@@ -178,19 +178,19 @@ class Peer:
             self._loop.remove_reader(self._socket)
             self._loop.remove_writer(self._socket)
             self._socket.close()
-            self.tell_held()
+            self.report_held()
 
-    def tend(self, now: float) -> None:
+    def check_liveness(self, now: float) -> None:
         """Once in a while: see whether it lives, and let it see that we do."""
         if self.closed:  # by what came of the loss of another
             return
         if not self._conversation.is_open:
             if now - self._lives_at > _HANDSHAKE_SECONDS:
-                self._break_off("it did not introduce itself")
+                self._fail("it did not introduce itself")
         elif self._is_stranger and now - self._stranger_since > _STRANGER_SECONDS:
-            self._break_off("it did not say who it is")
+            self._fail("it did not say who it is")
         elif self._held and now - self._held_since > constants.SILENCE_SECONDS:
-            self._break_off(f"it stopped in the middle of a message, of which {self._held} bytes are kept")
+            self._fail(f"it stopped in the middle of a message, of which {self._held} bytes are kept")
         elif self._conversation.knows_pings:
             unread, self._unread = self._unread, unacknowledged_bytes(self._socket)
             if self._unread < unread:
@@ -205,7 +205,7 @@ class Peer:
         """Nobody listened for a while: that was our silence, not the peer's."""
         self._lives_at = self._stranger_since = self._held_since = now
 
-    def tell_held(self) -> None:
+    def report_held(self) -> None:
         """Report how much is kept of a message, if that has changed. What strangers may send is limited apart."""
         held = 0 if self.closed or self._is_stranger else self._conversation.held_bytes()
         if held != self._held:
@@ -235,7 +235,7 @@ class Peer:
                 self._lives_at = time.monotonic()
             if self._is_stranger and not self._strangers.has_room(self, self._conversation.held_bytes()):
                 self._end = "those that have not said who they are send too much"
-                self._events.complain(f"a connection for containers is given up: {self._end}")
+                self._events.warn(f"a connection for containers is given up: {self._end}")
                 break
             if len(self._inbox) > _MESSAGES_PER_TURN:  # there may be thousands in what is read at once
                 self._has_more = True
@@ -245,11 +245,11 @@ class Peer:
         if self._conversation.replies:
             replies, self._conversation.replies = self._conversation.replies, []
             self._write(replies)
-        self._hand_over()
+        self._deliver()
 
-    def _hand_over(self) -> None:
+    def _deliver(self) -> None:
         if self._held or self._has_more:  # of what comes more slowly, the router asks
-            self.tell_held()
+            self.report_held()
         if self.closed:
             return
         if len(self._inbox) <= _MESSAGES_PER_TURN:
@@ -260,26 +260,26 @@ class Peer:
         goes_on = bool(self._inbox) or self._has_more
         if goes_on:  # let others have a turn
             self._loop.remove_reader(self._socket)
-            self._loop.call_soon(self._go_on)
+            self._loop.call_soon(self._resume)
         if messages:
             self._events.said(self, messages)
         if goes_on:
             return
         if self._conversation.fault:
-            self._break_off(self._conversation.fault)
+            self._fail(self._conversation.fault)
         elif self._end:
             self._lose(self._end)
 
-    def _go_on(self) -> None:
+    def _resume(self) -> None:
         if self.closed:
             return
         self._has_more = False
         if not self._end:
             self._loop.add_reader(self._socket, self._on_readable)
-        self._hand_over()
+        self._deliver()
 
     def _write(self, pieces: list[bytes]) -> None:
-        if self._is_mute or self.closed:
+        if self._write_failed or self.closed:
             return
         if self._unsent:
             self._unsent.extend(map(memoryview, pieces))
@@ -297,7 +297,7 @@ class Peer:
             except (BlockingIOError, InterruptedError):
                 pass
             except OSError:
-                self._fall_silent()
+                self._on_write_error()
                 return
         if sent < size:
             self._unsent.extend(map(memoryview, pieces))
@@ -310,7 +310,7 @@ class Peer:
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
-            self._fall_silent()
+            self._on_write_error()
             self._unsent.clear()
         else:
             self._lives_at = time.monotonic()
@@ -326,14 +326,14 @@ class Peer:
         if sent:
             unsent[0] = unsent[0][sent:]
 
-    def _fall_silent(self) -> None:
-        self._is_mute = True
+    def _on_write_error(self) -> None:
+        self._write_failed = True
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)  # so that whoever reads what came gets to an end
 
-    def _break_off(self, fault: str) -> None:
+    def _fail(self, fault: str) -> None:
         if not self.closed:
-            self._events.complain(f"a connection for containers is given up: {fault}")
+            self._events.warn(f"a connection for containers is given up: {fault}")
             self._lose(fault)
 
     def _lose(self, reason: str) -> None:
@@ -367,7 +367,7 @@ class Router:
         self._events = events
         self._strangers = Strangers()
         self._peers: set[Peer] = set()
-        self._tended_at = 0.0
+        self._checked_at = 0.0
         self.listened = False
         """Whether we did, between the last two times that peers were tended: else it is not they that were silent."""
         self._pause: asyncio.TimerHandle | None = None
@@ -389,16 +389,16 @@ class Router:
             peer.close()
         self._peers.clear()
 
-    def tend(self, now: float) -> None:
+    def check_liveness(self, now: float) -> None:
         """Once a second."""
-        self.listened = now - self._tended_at < _TIMEOUT_SECONDS / 2
-        self._tended_at = now
+        self.listened = now - self._checked_at < _TIMEOUT_SECONDS / 2
+        self._checked_at = now
         self._peers = {peer for peer in self._peers if not peer.closed}
         for peer in list(self._peers):
             if not self.listened:
                 peer.reset_idle_timer(now)
-            peer.tend(now)
-            peer.tell_held()
+            peer.check_liveness(now)
+            peer.report_held()
 
     def _watch(self) -> None:
         self._pause = None
@@ -410,7 +410,7 @@ class Router:
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return
         except OSError as error:
-            self._events.complain(f"cannot accept containers: {error}")
+            self._events.warn(f"cannot accept containers: {error}")
             self._loop.remove_reader(self._listener)
             self._pause = self._loop.call_later(_EXHAUSTED_SECONDS, self._watch)
             return

@@ -29,8 +29,8 @@ LEAST_PATIENCE_SECONDS: Final = 120.0
 _PATIENCE: Final = 20.0
 """As many times the longest batch of its model a replica that answers no pings may be silent with one."""
 _TICK_SECONDS: Final = 1.0
-_COMPLAINT_SECONDS: Final = 60.0
-_MAX_COMPLAINTS: Final = 100
+_WARNING_SECONDS: Final = 60.0
+_MAX_WARNINGS: Final = 100
 _MAX_LOST: Final = 1000
 _MAX_UNASKED_BYTES: Final = 1 << 20
 """The longest message of a container without a batch, whose messages are short."""
@@ -95,7 +95,7 @@ class RpcServer:
         """Whether this turn brought the answer to a batch that was quick."""
         self._lost: dict[int, Name] = {}
         """The message ids of batches that were given up with their replicas, which may answer them yet; newest last."""
-        self._complained: dict[str, float] = {}
+        self._warned_at: dict[str, float] = {}
 
     # --- life ---
 
@@ -175,7 +175,7 @@ class RpcServer:
                 peer.send(wire.encode_refused(f"its metadata cannot be accepted: {error}"))
             return
         if connection is None:
-            self._receive_from_stranger(peer, message)
+            self._receive_from_unregistered(peer, message)
             return
         connection.heard_at = time.monotonic()
         match message:
@@ -191,7 +191,7 @@ class RpcServer:
 
     def _receive_answer(self, connection: Connection, response: Response) -> None:
         if response.message_id != connection.awaited:
-            self._judge(connection, response.message_id)
+            self._handle_unexpected_answer(connection, response.message_id)
             return
         connection.awaited = None
         seconds = connection.heard_at - connection.asked_at
@@ -201,7 +201,7 @@ class RpcServer:
             self._yields = True
         self._events.answered(connection, response)
 
-    def _judge(self, connection: Connection, message_id: int) -> None:
+    def _handle_unexpected_answer(self, connection: Connection, message_id: int) -> None:
         """Pass over an answer to a batch that this replica was given in an earlier registration; else disconnect it.
 
         Who answers what it was not asked may answer another batch than it believes, so none of its answers counts.
@@ -212,7 +212,7 @@ class RpcServer:
         given = "none" if connection.awaited is None else f"batch {connection.awaited}"
         self.disconnect(connection, f"it answered batch {message_id}, and has {given}")
 
-    def _receive_from_stranger(self, peer: Peer, message: wire.FromContainer) -> None:
+    def _receive_from_unregistered(self, peer: Peer, message: wire.FromContainer) -> None:
         match message:
             case Metadata():
                 self._register(peer, message)
@@ -262,7 +262,7 @@ class RpcServer:
         it does not listen, and its pipe would fill."""
         self._ticker = self._loop.call_later(_TICK_SECONDS, self._tick)
         now = time.monotonic()
-        self._router.tend(now)
+        self._router.check_liveness(now)
         for connection in list(self._connections.values()):
             if connection.awaited is not None:
                 if connection.rpc_version >= wire.RPC_VERSION_4:
@@ -301,11 +301,11 @@ class RpcServer:
         """Log, but the same thing only once in a while, since whoever is refused comes back each second; and not more
         than so many things, since anyone may connect."""
         now = time.monotonic()
-        if len(self._complained) >= _MAX_COMPLAINTS:
-            recent = now - _COMPLAINT_SECONDS
-            self._complained = {known: said_at for known, said_at in self._complained.items() if said_at > recent}
-        if now - self._complained.get(text, -inf) >= _COMPLAINT_SECONDS and len(self._complained) < _MAX_COMPLAINTS:
-            self._complained[text] = now
+        if len(self._warned_at) >= _MAX_WARNINGS:
+            recent = now - _WARNING_SECONDS
+            self._warned_at = {known: said_at for known, said_at in self._warned_at.items() if said_at > recent}
+        if now - self._warned_at.get(text, -inf) >= _WARNING_SECONDS and len(self._warned_at) < _MAX_WARNINGS:
+            self._warned_at[text] = now
             logger.warning("%s", text)
 
 

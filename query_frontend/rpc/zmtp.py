@@ -147,7 +147,7 @@ class Conversation:
             frame = bytes(memoryview(data)[start:end])
             at = end
             if flags & _COMMAND:
-                self._obey(frame)
+                self._handle_command(frame)
                 continue
             self._frames.append(frame)  # `_add_frame` in place: this runs for every batch
             self._bytes += size + _FRAME_COST
@@ -219,21 +219,21 @@ class Conversation:
 
     # --- commands ---
 
-    def _obey(self, command: bytes) -> None:
+    def _handle_command(self, command: bytes) -> None:
         """What is unknown is passed over, as the RFC has it."""
         many = command[0] if command else 0
         name, body = command[1 : 1 + many], command[1 + many :]
         if not self.is_open:
             if name != b"READY":
                 raise ZmtpError(f"it said {name.decode('ascii', 'replace')!r} where it should have introduced itself")
-            self._meet(body)
+            self._handle_ready(body)
         elif name == b"PING":
             self.knows_pings = True
             self.replies.append(_command(b"PONG", body[2:]))  # behind the 2 bytes of its patience
         elif name == b"ERROR":
             raise ZmtpError(f"it said {body[1:].decode('ascii', 'replace')!r}")
 
-    def _meet(self, properties: bytes) -> None:
+    def _handle_ready(self, properties: bytes) -> None:
         kind = _read_properties(properties).get(b"socket-type", b"")
         if kind not in _SOCKET_TYPES:
             raise ZmtpError(f"it is a socket of type {kind.decode('ascii', 'replace')!r}, not DEALER")
