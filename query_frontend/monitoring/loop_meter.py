@@ -135,7 +135,7 @@ class _Probe:
         self.ran: tuple[float, float] | None = None
         self.stack = ""
         self.next_stack = 0.0
-        """Seconds overdue at which the next stack is taken. They double: the last stack is of the turn's second half."""
+        """Seconds overdue at which the next stack is taken. They double: the last stack is of a turn's second half."""
 
     def __call__(self) -> None:
         self.ran = time.monotonic(), time.thread_time()
