@@ -76,7 +76,7 @@ class ConnectionKeeper:
     def __init__(self, limits: Limits, connections: Mapping[Kept, asyncio.Transport]) -> None:
         self._limits = limits
         self._connections = connections
-        """All open connections, including those that are closing."""
+        """The open connections, including those that are closing."""
         self._refusals = 0
         self._stuck: dict[Kept, tuple[int, float]] = {}
         """Bytes that each client has not read, and the monotonic time since which their number is the same."""
@@ -91,7 +91,8 @@ class ConnectionKeeper:
         self._warn_throttled("There are %d connections: new ones are refused", self._limits.connections)
         return _Refusal(self)
 
-    def has_time_for_refusal(self) -> bool:
+    def can_refuse(self) -> bool:
+        """Whether one more connection may be answered with 503 now."""
         return self._refusals < max(self._limits.connections * _REFUSALS, 1)
 
     def count_refusal(self, change: int) -> None:
@@ -115,7 +116,7 @@ class ConnectionKeeper:
                 if len(self._connections) > self._limits.connections * _CROWDED:
                     await long_work.finish(self._make_room())
             except Exception:  # the next attempt may succeed; if this task ended, there would be no limits
-                logger.exception("connections could not be looked after")
+                logger.exception("the limits of connections could not be enforced")
 
     def _abort_stuck(self) -> Steps[None]:
         """Abort the connections whose clients have not read for `unread_seconds`."""
@@ -169,7 +170,7 @@ class _Refusal(asyncio.Protocol):
 
     def connection_made(self, made: asyncio.BaseTransport) -> None:
         transport = cast(asyncio.Transport, made)
-        if not self._keeper.has_time_for_refusal():
+        if not self._keeper.can_refuse():
             transport.abort()
             return
         self._is_counted = True

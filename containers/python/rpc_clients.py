@@ -66,7 +66,7 @@ class RpcClients:
         self._reach_by = math.inf
         self._draining = False
         self.channels: list[Channel] = []
-        """All open connections. The list is replaced, not changed, when they change."""
+        """The open connections. The list is replaced, not changed, when they change."""
 
     def __iter__(self) -> Iterator[RpcClient]:
         return iter(list(self._clients.values()))

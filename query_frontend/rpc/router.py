@@ -70,7 +70,7 @@ def has_ended(reason: str) -> bool:
 class PeerEvents:
     """The callbacks of peers."""
 
-    said: Callable[["Peer", list[list[bytes]]], None]
+    received: Callable[["Peer", list[list[bytes]]], None]
     """Called with messages, in the order in which they arrived."""
     lost: Callable[["Peer", str], None]
     """Called once when the connection is lost, with the reason."""
@@ -119,7 +119,7 @@ class Peer:
         self._has_more = False
         """Whether the socket may have more data to read."""
         self._end = ""
-        """Why no more data will arrive; empty while the connection is readable."""
+        """The reason why no more data will arrive; empty while the connection is readable."""
         self._unsent: deque[memoryview] = deque()
         """Buffers that were not sent yet. They are not joined, since copying large ones takes long."""
         self._waiting = 0
@@ -265,7 +265,7 @@ class Peer:
             self._loop.remove_reader(self._socket)
             self._loop.call_soon(self._resume)
         if messages:
-            self._events.said(self, messages)
+            self._events.received(self, messages)
         if goes_on:
             return
         if self._conversation.fault:

@@ -27,7 +27,7 @@ QUICK_SECONDS: Final = 0.002
 """A batch that takes less is quick: the next one is sent an iteration of the event loop later (`serving.executor`)."""
 LEAST_PATIENCE_SECONDS: Final = 120.0
 _PATIENCE: Final = 20.0
-"""How many times as long as its model's longest batch a replica without ZMTP heartbeats may be silent with a batch."""
+"""The time that a replica without ZMTP heartbeats may take for a batch, as a multiple of its model's longest batch."""
 _TICK_SECONDS: Final = 1.0
 _WARNING_SECONDS: Final = 60.0
 _MAX_WARNINGS: Final = 100

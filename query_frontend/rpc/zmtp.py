@@ -86,7 +86,7 @@ class Conversation:
         self.replies: list[bytes] = []
         """Commands to be sent to the peer; the caller sends and removes them."""
         self.fault = ""
-        """How the peer violated the protocol, or empty. Data after the violation are ignored."""
+        """The violation of the protocol by the peer, or empty. Data after the violation are ignored."""
         self._greeted = False
         self._rest = bytearray()
         """The beginning of an incomplete frame."""
