@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 # The frontend answers every heartbeat, so several answers in a row were lost after this time.
 _SILENCE_SECONDS: Final = 5.0
 _REFUSED_RETRY_SECONDS: Final = 5.0
-_GOODBYE_MILLIS: Final = 1000
+_LINGER_MILLIS: Final = 1000
 _SOCKET_OPTIONS: Final = {
     zmq.LINGER: 0,
     # A message that is sent without a connection fails at once; it is not queued for a frontend that starts later.
@@ -90,7 +90,7 @@ class Channel(ABC):
 
     def close(self) -> None:
         self.closed = True
-        self.socket.close(_GOODBYE_MILLIS)
+        self.socket.close(_LINGER_MILLIS)
 
     def is_silent(self, now: float) -> bool:
         """Whether no message was received for `_SILENCE_SECONDS`. An owner that was reading calls `reconnect` then."""

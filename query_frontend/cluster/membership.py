@@ -100,12 +100,12 @@ class Membership:
             names = [(replica.model, name) for name, replica in replicas]
             self._numbers = dict(zip(names, numbers, strict=True))
             self.peers = [frontend for frontend in frontends if frontend.id != self.id]
-            self._warn_if_nobody_reaches_us()
+            self._warn_if_unreachable()
             self.reported()
             if self._cluster_id:
                 await self._store.claim(self._cluster_id)
 
-    def _warn_if_nobody_reaches_us(self) -> None:
+    def _warn_if_unreachable(self) -> None:
         if self.peers and not self.rpc_address and not self._has_warned:
             self._has_warned = True
             logger.warning(
