@@ -1,4 +1,4 @@
-"""Inputs of the type bytes that come as text: Base64, wrapped Base64 and ``data:`` URLs."""
+"""Decodes inputs of the type bytes: Base64, Base64 with line breaks and ``data:`` URLs."""
 
 import binascii
 import re
@@ -7,7 +7,7 @@ from typing import Final
 from urllib.parse import unquote
 
 _decode_whole: Callable[..., bytes] | None
-"""Decodes groups of four characters, of which the last may be padded."""
+"""A faster decoder of Base64 whose length is a multiple of four; None if it is not installed."""
 try:
     from pybase64 import b64decode
 except ImportError:  # there is no wheel for this platform
@@ -16,7 +16,7 @@ else:
     _decode_whole = b64decode
 
 _WORTH_IT: Final = 256
-"""Shorter text is decoded as quickly by binascii alone."""
+"""The least number of characters for which `_decode_whole` is faster than binascii."""
 _WHITESPACE: Final = " \t\r\n"
 _LINE_BREAK: Final = re.compile(r"[ \t]*[\r\n][ \t\r\n]*")
 _NOT_BASE64: Final = re.compile(r"[^A-Za-z0-9+/=]")
@@ -24,7 +24,7 @@ _DATA_URL: Final = re.compile(r"data:([^,]*),", re.IGNORECASE)
 
 
 def decode_strictly(text: str | bytes) -> bytes:
-    """As `binascii.a2b_base64` in strict mode, whose verdicts and words are kept. Raises ValueError."""
+    """Decode like `binascii.a2b_base64` in strict mode, with the same errors. Raises ValueError for malformed text."""
     if len(text) < _WORTH_IT or _decode_whole is None:
         return binascii.a2b_base64(text, strict_mode=True)
     try:
@@ -33,7 +33,7 @@ def decode_strictly(text: str | bytes) -> bytes:
         value = b""
     if 4 * len(value) == 3 * len(text):
         return value
-    # The last four characters are padded, and what that is worth is for binascii to say; or something is wrong.
+    # Either the last four characters are padded, which binascii checks, or the text is malformed.
     whole = (len(text) - 1) // 4 * 4
     if 4 * len(value) <= 3 * whole:
         return binascii.a2b_base64(text, strict_mode=True)
@@ -41,7 +41,7 @@ def decode_strictly(text: str | bytes) -> bytes:
 
 
 def decode(text: str) -> bytes:
-    """The bytes that `text` stands for. Raises ValueError that says what is wrong with it."""
+    """Decode `text`. Raises ValueError, which says what is wrong with it."""
     try:
         return decode_strictly(text + "=" * (-len(text) % 4))
     except ValueError:
@@ -52,7 +52,7 @@ def decode(text: str) -> bytes:
 
 
 def _plain(text: str) -> str:
-    """The Base64 in `text`, without line breaks and the head of a ``data:`` URL. Raises ValueError for other text."""
+    """Return `text` without line breaks and the head of a ``data:`` URL. Raises ValueError if that is not Base64."""
     if url := _DATA_URL.match(text):
         if not url[1].lower().endswith(";base64"):
             raise ValueError("it is a data: URL without ';base64' before its comma")

@@ -1,7 +1,7 @@
-"""The memory that large bodies and outputs may hold at a time, shared fairly by the applications that want more.
+"""The memory that large bodies and outputs may hold at a time, shared fairly by the applications that wait for it.
 
-Only bodies wait for it. Outputs, answers of replicas that have not come to their end, and answers that clients have not
-read, are counted: nobody knows them before.
+Only bodies wait for memory. Outputs, unfinished answers of replicas and answers that clients have not read are only
+counted, since their size is not known before.
 """
 
 import asyncio
@@ -21,10 +21,10 @@ from clipper_common.webapp import read_in_parts
 
 _LEAST_BYTES: Final = 8 * MAX_BODY_BYTES
 _SHARE: Final = 4
-"""The budget is one part in so many of the memory of all workers."""
+"""The divisor of the memory of this program that gives the budget of all workers."""
 _WAIT_SECONDS: Final = 2.0
 SHORT_SECONDS: Final = 10.0
-"""After which it does not matter any more that a request had to wait."""
+"""Seconds for which memory counts as short after a request had to wait."""
 _PROGRESS_BYTES: Final = 1 << 16
 _TOO_SLOW: Final = (
     f"The body brought less than {_PROGRESS_BYTES} bytes in {SHORT_SECONDS:g} seconds while other requests waited "
@@ -34,7 +34,7 @@ _CGROUP_LIMITS: Final = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup
 
 
 class OverBudgetError(Exception):
-    """Requests that came before still hold the memory that is there for bodies."""
+    """Earlier requests still hold the memory for bodies."""
 
 
 class Held:
@@ -45,30 +45,30 @@ class Held:
         self.size = size
 
     def add(self, size: int) -> None:
-        """Hold more, whether there is room or not."""
+        """Hold `size` more bytes, even beyond the limit."""
         self.resize(self.size + size)
 
     def resize(self, size: int) -> None:
-        """Hold what the body turned out to be, or what was made of it."""
+        """Hold `size` bytes instead of the present number, even beyond the limit."""
         self._budget.give_back(self.size - size)
         self.size = size
 
 
 class BodyBudget:
-    """Lets requests in while there is memory for their bodies. The others wait, each application in its turn."""
+    """Admits requests while there is memory for their bodies. Others wait, with applications taking turns."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.held_bytes = 0
         self._short_at = -inf
         self._waiting: OrderedDict[str, deque[tuple[int, asyncio.Future[None]]]] = OrderedDict()
-        """By application, the next one first: how much each request needs."""
+        """The bytes that each waiting request needs, by application, the next application first."""
 
     @asynccontextmanager
     async def hold(self, app_name: str, size: int) -> AsyncIterator[Held]:
-        """Hold `size` bytes during the block. Raises `OverBudgetError` if they do not become free in a while.
+        """Hold `size` bytes during the block. Raises `OverBudgetError` if they are not free within `_WAIT_SECONDS`.
 
-        While nothing is held, a body of any size is let in.
+        While nothing is held, a body of any size is admitted.
         """
         if self._waiting or not self._has_room(size):
             await self._wait(app_name, size)
@@ -81,7 +81,10 @@ class BodyBudget:
             held.resize(0)
 
     async def read(self, request: web.Request) -> list[bytes]:
-        """Read a body that memory is held for, in parts. Raises a 408 if it hardly moves while others wait for it."""
+        """Read a body for which memory is held, in parts.
+
+        Raises a 408 if it brings less than `_PROGRESS_BYTES` in `SHORT_SECONDS` while other requests wait for memory.
+        """
         reading = asyncio.create_task(read_in_parts(request))
         try:
             seen = 0
@@ -92,11 +95,11 @@ class BodyBudget:
             return reading.result()
         finally:
             reading.cancel()
-            del reading  # it has the error, whose traceback has this frame and the body: nothing is left as a cycle
+            del reading  # avoids a reference cycle: its error has a traceback with this frame, and the body
 
     @contextmanager
     def count(self) -> Iterator[Held]:
-        """Count during the block what is added to the result, which is nothing at first."""
+        """Hold, during the block, the bytes that are added to the result, which begins with none."""
         held = Held(self, 0)
         try:
             yield held
@@ -108,15 +111,15 @@ class BodyBudget:
         self.give_back(-change)
 
     def is_short(self) -> bool:
-        """Whether there is no room for more, or a request had to wait a moment ago."""
+        """Whether the limit is reached, or a request had to wait in the last `SHORT_SECONDS`."""
         return self.held_bytes >= self.limit or self.was_short_within(SHORT_SECONDS)
 
     def was_short_within(self, seconds: float) -> bool:
-        """Whether a request had to wait in the last seconds."""
+        """Whether a request had to wait in the last `seconds`."""
         return time.monotonic() - self._short_at < seconds
 
     def give_back(self, size: int) -> None:
-        """Let those in that wait, as far as there is memory now. A negative size takes more."""
+        """Release `size` bytes, and admit waiting requests that there is memory for. A negative size holds more."""
         self.held_bytes -= size
         while self._waiting:
             app_name, requests = next(iter(self._waiting.items()))
@@ -142,24 +145,24 @@ class BodyBudget:
             async with asyncio.timeout(_WAIT_SECONDS):
                 await admitted
         except (TimeoutError, asyncio.CancelledError) as error:
-            if admitted.done() and not admitted.cancelled():  # let in at the same moment
+            if admitted.done() and not admitted.cancelled():  # it was admitted at the same moment
                 self.give_back(size)
             else:
                 admitted.cancel()
-                self.give_back(0)  # it may have been what the others waited behind
+                self.give_back(0)  # the others may have waited for this one
             if isinstance(error, TimeoutError):
                 raise OverBudgetError from None
             raise
 
 
 def default_limit(workers: int) -> int:
-    """The budget of each worker, in bytes: a share of the memory that this program may use, and never too little."""
+    """Return the budget of each worker in bytes: its share of the available memory, at least `_LEAST_BYTES`."""
     return max(_memory_bytes() // _SHARE // max(workers, 1), _LEAST_BYTES)
 
 
 def _memory_bytes() -> int:
     found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for path in _CGROUP_LIMITS:
-        with suppress(OSError, ValueError):  # there is none of the kind, or it is "max"
+        with suppress(OSError, ValueError):  # the file does not exist, or holds "max"
             found.append(int(path.read_text()))
     return min(found)

@@ -1,8 +1,8 @@
-"""How many HTTP connections a server keeps, which of them it closes, and how one is closed without a loss.
+"""The limit on HTTP connections, the choice of those to close, and closing one without losing a request.
 
-A client may be writing to an idle connection at the very moment at which it is closed. So nothing is closed on which a
-request has arrived already, and what is closed is only half-closed at first: the client reads an orderly end, not a
-reset. Only a client that does not read what it asked for is cut off.
+A client may send a request on an idle connection at the moment at which it is closed. So a connection on which data has
+arrived is not closed, and others are half-closed first: the client reads an orderly end, not a reset. Only connections
+whose clients do not read their answers are aborted.
 """
 
 import asyncio
@@ -24,19 +24,19 @@ from clipper_common.sockets import has_unread_bytes, most_descriptors, unacknowl
 logger = logging.getLogger(__name__)
 
 _SHARE: Final = 0.75
-"""The share of the file descriptors that HTTP connections may have; containers, Redis and files need the others."""
+"""The share of the file descriptors that HTTP connections may use; containers, Redis and files need the others."""
 _CROWDED: Final = 15 / 16
 _ROOMY: Final = 7 / 8
-"""Above the former part of the limit, so many idle connections are closed that the latter part is left."""
+"""Above `_CROWDED` of the limit, idle connections are closed until `_ROOMY` of it is left."""
 _REFUSALS: Final = 1 / 16
-"""The most connections that are answered with 503 at a time, as a share of the limit."""
+"""The most connections that are answered with 503 at a time, as a share of the limit; others are aborted."""
 _REFUSAL_SECONDS: Final = 1.0
-_FAREWELL_SECONDS: Final = 1.0
-"""For how many seconds a half-closed connection waits for the client to close its half."""
-_TEND_SECONDS: Final = 1.0
+_HALF_CLOSED_SECONDS: Final = 1.0
+"""Seconds that a half-closed connection waits for the client to close its half."""
+_CHECK_SECONDS: Final = 1.0
 _AT_ONCE: Final = 25
 """The number of connections that are examined, or closed, in one step."""
-_COMPLAINT_SECONDS: Final = 60.0
+_WARNING_SECONDS: Final = 60.0
 _NO_ROOM_BODY: Final = b'{"error":"Service Unavailable","cause":"There are too many connections: come back later"}'
 _NO_ROOM: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
@@ -45,7 +45,7 @@ _NO_ROOM: Final = (
 
 
 def default_limit() -> int:
-    """As many connections as leave this process file descriptors for everything else."""
+    """Return the number of HTTP connections that leaves this process enough file descriptors for everything else."""
     return int(min(most_descriptors() * _SHARE, MAX_CONNECTIONS))
 
 
@@ -55,19 +55,19 @@ class Limits:
 
     connections: int = field(default_factory=default_limit)
     unread_seconds: Callable[[], float] = lambda: UNREAD_SECONDS
-    """How long a client may take none of what was written to it. It is asked every second."""
+    """Returns the seconds after which a client that reads nothing of its answer is disconnected. Called each second."""
     unread_changed: Callable[[int], None] = lambda change: None
-    """Is told by how many bytes there are more that clients have not read, apart from what the kernel has of it."""
+    """Called with the change in the number of bytes that wait for clients to read, besides the kernel's buffers."""
 
 
 class Kept(Protocol):
-    """A connection."""
+    """A connection of a client."""
 
     def seconds_idle(self) -> float | None:
-        """For how long it has waited for a request; None while it does not."""
+        """Return the seconds since the last request was answered; None during a request."""
 
     def close_idle(self) -> bool:
-        """As `close_idle` below."""
+        """Close the connection like the function `close_idle`."""
 
 
 class ConnectionKeeper:
@@ -76,29 +76,30 @@ class ConnectionKeeper:
     def __init__(self, limits: Limits, connections: Mapping[Kept, asyncio.Transport]) -> None:
         self._limits = limits
         self._connections = connections
-        """All that are open, also those that are about to close."""
+        """The open connections, including those that are closing."""
         self._refusals = 0
         self._stuck: dict[Kept, tuple[int, float]] = {}
-        """How many bytes a client has not read, and since when it is so many."""
+        """Bytes that each client has not read, and the monotonic time since which their number is the same."""
         self._unread: dict[Kept, int] = {}
-        """How many bytes were not sent when there was too much for a client."""
-        self._complained: dict[str, float] = {}
+        """Bytes in the write buffer of each connection whose writing is paused."""
+        self._warned_at: dict[str, float] = {}
 
     def refuse(self) -> asyncio.Protocol | None:
-        """The protocol of a new connection for which there is no room; None if there is."""
+        """Return the protocol that refuses a new connection; None if the limit is not reached."""
         if len(self._connections) < self._limits.connections:
             return None
         self._warn_throttled("There are %d connections: new ones are refused", self._limits.connections)
         return _Refusal(self)
 
-    def has_time_for_refusal(self) -> bool:
+    def can_refuse(self) -> bool:
+        """Whether one more connection may be answered with 503 now."""
         return self._refusals < max(self._limits.connections * _REFUSALS, 1)
 
     def count_refusal(self, change: int) -> None:
         self._refusals += change
 
     def add_unread(self, connection: Kept, size: int) -> None:
-        """No more is written to a connection until its client has read some of what was."""
+        """Count the bytes in the write buffer of a connection whose writing is paused."""
         self._unread[connection] = size
         self._limits.unread_changed(size)
 
@@ -106,18 +107,19 @@ class ConnectionKeeper:
         if connection in self._unread:
             self._limits.unread_changed(-self._unread.pop(connection))
 
-    async def tend(self) -> NoReturn:
-        """Look after the connections once a second."""
+    async def enforce_limits(self) -> NoReturn:
+        """Close stuck connections, and idle ones when there are too many, once a second."""
         while True:
-            await asyncio.sleep(_TEND_SECONDS)
+            await asyncio.sleep(_CHECK_SECONDS)
             try:
-                await long_work.finish(self._cut_off_those_that_do_not_read())
+                await long_work.finish(self._abort_stuck())
                 if len(self._connections) > self._limits.connections * _CROWDED:
                     await long_work.finish(self._make_room())
-            except Exception:  # the next time it may succeed, and without it nothing would be limited any more
-                logger.exception("connections could not be looked after")
+            except Exception:  # the next attempt may succeed; if this task ended, there would be no limits
+                logger.exception("the limits of connections could not be enforced")
 
-    def _cut_off_those_that_do_not_read(self) -> Steps[None]:
+    def _abort_stuck(self) -> Steps[None]:
+        """Abort the connections whose clients have not read for `unread_seconds`."""
         before, self._stuck = self._stuck, {}
         now, seconds = time.monotonic(), self._limits.unread_seconds()
         for at, (connection, transport) in enumerate(list(self._connections.items()), 1):
@@ -135,7 +137,7 @@ class ConnectionKeeper:
                 self._stuck[connection] = unread, since if unread == known else now
 
     def _make_room(self) -> Steps[None]:
-        """Close the connections that have been idle for longest."""
+        """Close the connections that have been idle longest."""
         idle: list[tuple[float, int, Kept]] = []
         for at, connection in enumerate(list(self._connections), 1):
             if at % _AT_ONCE == 0:
@@ -152,15 +154,15 @@ class ConnectionKeeper:
                 connection.close_idle()
 
     def _warn_throttled(self, text: str, number: float) -> None:
-        """Log, but each of the texts only once in a while, since anyone may bring it about."""
+        """Log a warning, but each text at most once in `_WARNING_SECONDS`, since any client may cause it."""
         now = time.monotonic()
-        if now - self._complained.get(text, -inf) >= _COMPLAINT_SECONDS:
-            self._complained[text] = now
+        if now - self._warned_at.get(text, -inf) >= _WARNING_SECONDS:
+            self._warned_at[text] = now
             logger.warning(text, number)
 
 
 class _Refusal(asyncio.Protocol):
-    """Tells a client that there is no room, if there is time for that."""
+    """Answers a new connection with 503 and closes it; aborts it if too many are being answered."""
 
     def __init__(self, keeper: ConnectionKeeper) -> None:
         self._keeper = keeper
@@ -168,7 +170,7 @@ class _Refusal(asyncio.Protocol):
 
     def connection_made(self, made: asyncio.BaseTransport) -> None:
         transport = cast(asyncio.Transport, made)
-        if not self._keeper.has_time_for_refusal():
+        if not self._keeper.can_refuse():
             transport.abort()
             return
         self._is_counted = True
@@ -186,27 +188,27 @@ class _Refusal(asyncio.Protocol):
 
 
 def is_idle(connection: RequestHandler) -> bool:
-    """Whether aiohttp waits for the next request of this connection, as far as aiohttp knows."""
+    """Whether aiohttp waits for the next request on a connection. Unread data of the socket are not considered."""
     waiter = connection._waiter
     is_waiting = waiter is not None and not waiter.done() and not connection._force_close
     return is_waiting and not getattr(connection, "rests", False)
 
 
 def close_idle(connection: RequestHandler) -> bool:
-    """Half-close an idle connection, and close it a little later. False when a request has just arrived on it."""
+    """Half-close an idle connection, and close it later. Return False if data has just arrived on it."""
     transport = connection.transport
     if transport is None or transport.is_closing() or transport.get_protocol() is not connection:
-        return True  # it ends already
+        return True  # it is closing already
     if has_unread_bytes(transport.get_extra_info("socket")):
         return False
-    transport.set_protocol(_Farewell(connection))
+    transport.set_protocol(_HalfClosed(connection))
     if transport.can_write_eof():
         transport.write_eof()
-    asyncio.get_running_loop().call_later(_FAREWELL_SECONDS, transport.close)
+    asyncio.get_running_loop().call_later(_HALF_CLOSED_SECONDS, transport.close)
     return True
 
 
-class _Farewell(asyncio.Protocol):
+class _HalfClosed(asyncio.Protocol):
     """Reads and discards the data of a half-closed connection, so that closing it causes no reset."""
 
     def __init__(self, connection: RequestHandler) -> None:

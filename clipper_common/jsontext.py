@@ -1,4 +1,4 @@
-"""JSON in and out, with the error texts of Clipper 0.4."""
+"""Parses and writes JSON, with the error texts of Clipper 0.4."""
 
 import json
 from math import isinf
@@ -11,7 +11,7 @@ from clipper_common.errors import JsonError
 
 _SHOWN_CHARACTERS: Final = 16
 _MAX_INT_CHARACTERS: Final = 400
-"""More digits than any double has."""
+"""The longest integer literal that is parsed: no double has more digits."""
 _TYPE_NAMES: Final = {
     type(None): "Null",
     dict: "Object",
@@ -23,7 +23,7 @@ _TYPE_NAMES: Final = {
 
 
 def parse(body: bytes) -> Any:
-    """The JSON value in `body`. Raises `JsonError` that says where it is malformed."""
+    """Return the JSON value in `body`. Raises `JsonError`, which says where it is malformed."""
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -32,11 +32,11 @@ def parse(body: bytes) -> Any:
 
 
 def parse_with_missing(body: bytes) -> Any:
-    """As `parse`, and takes the numbers ``NaN``, ``Infinity`` and ``-Infinity`` that strict JSON has not."""
+    """Parse like `parse`, but accept the numbers ``NaN``, ``Infinity`` and ``-Infinity``, which strict JSON lacks."""
     try:
         text = body.decode()
         value = json.loads(text, parse_float=_finite_float, parse_int=_short_int)
-        if "\\ud" in text.lower():  # half of a surrogate pair is no text
+        if "\\ud" in text.lower():  # an unpaired surrogate is not text
             json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise JsonError(f"JSON parse error: {error}\n") from None
@@ -44,7 +44,7 @@ def parse_with_missing(body: bytes) -> Any:
 
 
 def _finite_float(literal: str) -> float:
-    """The number; a literal that is too large for a double is no infinity."""
+    """Return the number. Raises ValueError for a literal that is too large for a double."""
     number = float(literal)
     if isinf(number):
         raise ValueError(f"number out of range: {literal[:40]}")
@@ -58,7 +58,7 @@ def _short_int(literal: str) -> int:
 
 
 def parse_object(body: bytes, otherwise: str = "JSON schema invalid") -> dict[str, Any]:
-    """The JSON object in `body`. Raises `JsonError`, with the text `otherwise` for JSON that is no object."""
+    """Return the JSON object in `body`. Raises `JsonError`, with the text `otherwise` if it is not an object."""
     value = parse(body)
     if not isinstance(value, dict):
         raise JsonError(otherwise)
@@ -66,19 +66,19 @@ def parse_object(body: bytes, otherwise: str = "JSON schema invalid") -> dict[st
 
 
 def type_name(value: object) -> str:
-    """How Clipper 0.4's texts name the JSON type of `value`."""
+    """Return the name of the JSON type of `value` in Clipper 0.4's error texts."""
     if isinstance(value, bool):
         return "True" if value else "False"
     return _TYPE_NAMES[type(value)]
 
 
 def type_mismatch(key: str, expected: str, value: object) -> JsonError:
-    # The missing blank is the original's; its texts are kept to the letter.
+    # The missing blank is in Clipper 0.4, too, whose texts are kept.
     return JsonError(f"Type mismatch! JSON key {key} expected type {expected}but found type {type_name(value)}")
 
 
 def embed(output: bytes) -> bytes:
-    """`output` as a JSON value: itself where it is strict JSON, else as a JSON string."""
+    """Return `output` as a JSON value: unchanged if it is strict JSON, otherwise as a JSON string."""
     try:
         orjson.loads(output)
     except orjson.JSONDecodeError:
@@ -91,6 +91,6 @@ def dumps(value: object) -> bytes:
 
 
 def dumps_escaped(value: object) -> bytes:
-    """As `dumps`, with what would change how the text around it is read, in names from long ago, in JSON's notation."""
+    """Write like `dumps`, with control and bidirectional characters, which old names may have, as JSON escapes."""
     text = orjson.dumps(value)
     return text if text.isascii() and b"\x7f" not in text else escape(text.decode()).encode()

@@ -1,4 +1,4 @@
-"""The log of a program: a record is one line, whatever it quotes, so that nobody outside can forge one."""
+"""The log format of all programs: each record is one line, so that quoted text cannot forge records."""
 
 import logging
 from types import TracebackType
@@ -15,8 +15,10 @@ ExceptionInfo = tuple[type[BaseException], BaseException, TracebackType | None] 
 
 
 class LineFormatter(logging.Formatter):
-    """Names, texts of errors and addresses come from outside. What they hold of line ends and escape sequences is
-    escaped; a traceback keeps its lines, indented, so that none of them looks like a record."""
+    """Formats a record as one line, followed by indented lines of a traceback.
+
+    Messages quote names, error texts and addresses from outside: their line ends and control characters are escaped.
+    """
 
     def __init__(self) -> None:
         super().__init__(LOG_FORMAT, LOG_DATE_FORMAT)
@@ -37,7 +39,7 @@ def _indented(text: str) -> str:
 
 
 def configure() -> None:
-    """Log to standard error, unless the program has set up its logging already."""
+    """Log to standard error, unless logging is configured already."""
     handler = logging.StreamHandler()
     handler.setFormatter(LineFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler])

@@ -1,7 +1,7 @@
-"""Work that would keep an event loop for long, done in steps between which the loop does its other work.
+"""Work that would block an event loop for long, done in steps between which the loop does its other work.
 
-All such work of a loop shares a few milliseconds of each turn, step by step in rotation: however much of it there is,
-and however it is divided, nobody else waits longer for it.
+All such work of a loop shares a few milliseconds of each iteration (turn) of the loop, one step each in rotation. So
+other work never waits longer, however much long work there is.
 """
 
 import asyncio
@@ -17,11 +17,11 @@ from weakref import WeakKeyDictionary
 logger = logging.getLogger(__name__)
 
 TURN_SECONDS: Final = 0.004
-"""Steps are made for so long in a turn of the loop."""
+"""Seconds of each turn of the loop in which steps are made."""
 
 Value = TypeVar("Value")
 Steps = Generator[None, None, Value]
-"""Yields after each step, which takes far less time than a turn may."""
+"""A generator that yields after each step, which must take far less than `TURN_SECONDS`."""
 
 
 class _LongWork:
@@ -29,9 +29,9 @@ class _LongWork:
 
     def __init__(self) -> None:
         self._works: deque[Iterator[None]] = deque()
-        """All that is not finished; the front one makes the next step."""
+        """The unfinished works; the first one makes the next step."""
         self.since = -inf
-        """The present turn of the loop began after this, by `perf_counter`: steps of an earlier one ended then."""
+        """The time, by `perf_counter`, at which the steps of the previous turn ended: the present turn began later."""
         self._ended = -inf
 
     def start(self, steps: Iterator[None]) -> None:
@@ -62,7 +62,7 @@ _of_loops: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, _LongWork]] = Weak
 
 
 def start(steps: Iterator[None]) -> None:
-    """Make all steps in the running loop, beginning in its next turn. What they raise is logged."""
+    """Make all steps in the running loop, beginning in its next turn. Exceptions are logged."""
     loop = asyncio.get_running_loop()
     work = _of_loops.get(loop)
     if work is None:
@@ -71,20 +71,20 @@ def start(steps: Iterator[None]) -> None:
 
 
 def turn_began_after(loop: asyncio.AbstractEventLoop) -> float:
-    """A time by `perf_counter` after which the present turn of the loop began: -inf where no long work tells."""
+    """Return a time, by `perf_counter`, after which the present turn of the loop began; -inf if none is known."""
     work = _of_loops.get(loop)
     return -inf if work is None else work.since
 
 
 def begin(steps: Iterator[None]) -> None:
-    """Make the first step at once, and all others as `start` does: what is small is finished on return."""
+    """Make the first step at once, and the others like `start`. Work of one step is finished on return."""
     with contextlib.suppress(StopIteration):
         next(steps)
         start(steps)
 
 
 def finish_at_once(steps: Steps[Value]) -> Value:
-    """Make all steps in one go, and return what they return: for where nobody else waits."""
+    """Make all steps at once, and return their result. This blocks the thread."""
     while True:
         try:
             next(steps)
@@ -94,7 +94,7 @@ def finish_at_once(steps: Steps[Value]) -> Value:
 
 
 async def finish(steps: Steps[Value]) -> Value:
-    """Make all steps and return what they return. The first is made at once, so what has only one does not wait."""
+    """Make all steps, and return their result. The first is made at once, so work of one step does not wait."""
     try:
         next(steps)
     except StopIteration as stop:
@@ -105,11 +105,11 @@ async def finish(steps: Steps[Value]) -> Value:
     try:
         return await future
     finally:
-        del future  # it has the error, whose traceback has this frame: nothing is left as a cycle
+        del future  # avoids a reference cycle: its error has a traceback with this frame
 
 
 def _tell(steps: Steps[Value], future: asyncio.Future[Value]) -> Iterator[None]:
-    """Make the steps for as long as somebody waits for their end."""
+    """Make the steps and set the result of `future`; stop if it is cancelled."""
     try:
         while not future.cancelled():
             yield next(steps)

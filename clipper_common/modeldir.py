@@ -1,4 +1,4 @@
-"""What lies in a model folder, how a function gets out of it, and whether it can be read here."""
+"""The files of a model folder, loading a function from it, and whether this interpreter can load it."""
 
 import importlib.metadata
 import importlib.util
@@ -16,8 +16,8 @@ from clipper_common import namespace
 FUNCTION_FILE: Final = "func.pkl"
 VERSIONS_FILE: Final = "versions.json"
 SETTINGS_FILE: Final = "function.json"
-# Files of a rehearsal, in which a container's code runs the function on one batch: the batch, the report, and the value
-# that the function returned.
+# Files of a rehearsal, which runs the function on one batch by the code of a container: the batch, the report, and the
+# value that the function returned.
 BATCH_FILE: Final = "batch.pkl"
 REPORT_FILE: Final = "report.json"
 RETURNED_FILE: Final = "returned.pkl"
@@ -28,7 +28,7 @@ TENSORFLOW_FOLDER: Final = "tfmodel"
 TENSORFLOW_CHECKPOINT: Final = "model.ckpt"
 TENSORFLOW_TAG: Final = "serve"
 KERAS_FILES: Final = ("keras_model.h5", "keras_model.keras")
-"""A model in HDF5, as 0.4 had it, and in Keras's own format."""
+"""The file of a model in HDF5, as in 0.4, or in Keras's own format."""
 KERAS_CLASSES_FILE: Final = "keras_classes.pkl"
 ONNX_FILE: Final = "model.onnx"
 MXNET_PREFIX: Final = "mxnet_model"
@@ -40,13 +40,13 @@ PredictFunction = Callable[..., Any]
 
 
 def load_function(directory: Path) -> PredictFunction:
-    """Read a function that was saved into a model folder."""
+    """Load the function that was saved in a model folder."""
     function: PredictFunction = load_pickle(directory / FUNCTION_FILE)
     return function
 
 
 def load_pickle(path: Path) -> Any:
-    """Read what the SDK pickled."""
+    """Load a value that was pickled by the SDK."""
     with open(path, "rb") as file:
         return namespace.read(file)
 
@@ -61,21 +61,21 @@ LIST_INPUTS: Final = "list"
 
 @dataclass(frozen=True)
 class FunctionSettings:
-    """How a function gets its inputs, and what becomes of its outputs; as it was for models without settings."""
+    """The form of a function's inputs, and how its outputs are rendered. Models without settings have the defaults."""
 
     inputs: str = ARRAY_INPUTS
-    """`LIST_INPUTS` makes a list of arrays of a batch whose inputs are equally long."""
+    """`ARRAY_INPUTS`, or `LIST_INPUTS` for a list of arrays even if the inputs of a batch have the same length."""
     outputs: str = TEXT_OUTPUTS
-    """`TEXT_OUTPUTS` is ``str()`` of each."""
+    """`JSON_OUTPUTS`, or `TEXT_OUTPUTS` for ``str()`` of each output."""
 
 
 def save_settings(settings: FunctionSettings, directory: Path) -> None:
-    """Write how the function in a folder is called. Containers older than these settings ignore them."""
+    """Write the settings of the function in a folder. Containers older than these settings ignore them."""
     (directory / SETTINGS_FILE).write_text(json.dumps(asdict(settings)))
 
 
 def load_settings(directory: Path) -> FunctionSettings:
-    """How the function in a folder is called."""
+    """Read the settings of the function in a folder; the defaults if it has none."""
     path = directory / SETTINGS_FILE
     saved = json.loads(path.read_text()) if path.is_file() else {}
     return FunctionSettings(**{key: value for key, value in saved.items() if key in ("inputs", "outputs")})
@@ -88,39 +88,39 @@ class Rehearsal:
     texts: Sequence[str] = ()
     """The outputs as clients get them."""
     complaint: str = ""
-    """Why what the function returned cannot be answered."""
+    """The reason why the returned value cannot be the outputs; empty if it can."""
     raised: str = ""
-    """Type and message of what the function raised."""
+    """The type and message of the exception that the function raised; empty if it raised none."""
     frames: Sequence[tuple[str, int, str]] = ()
-    """Where it did: file, line and its text, innermost last."""
+    """The traceback of the exception: file, line number and text of each frame, innermost last."""
 
 
 def save_rehearsal(rehearsal: Rehearsal, directory: Path) -> None:
-    """Write the report on a batch."""
+    """Write the report of a rehearsal."""
     (directory / REPORT_FILE).write_text(json.dumps(asdict(rehearsal)))
 
 
 def load_rehearsal(directory: Path) -> Rehearsal | None:
-    """Read the report on a batch; None if the process ended before it was written."""
+    """Read the report of a rehearsal; None if the process ended before it was written."""
     path = directory / REPORT_FILE
     return Rehearsal(**json.loads(path.read_text())) if path.is_file() else None
 
 
-# --- modules that travel within a pickle ---
+# --- modules within a pickle ---
 
 
 def make_module(name: str) -> types.ModuleType:
-    """A module that came with a pickle. Code that imports it later finds it."""
+    """Return a new module that comes with a pickle, and make it importable."""
     return namespace.add_module(name)
 
 
 def fill_module(module: types.ModuleType, content: Mapping[str, Any]) -> None:
-    """Second step, because modules refer to each other in circles."""
+    """Set the content of a module. This is a step of its own, since modules may refer to each other."""
     namespace.fill(module, content)
 
 
 def accompanied(function: Any, modules: Iterable[types.ModuleType]) -> Any:
-    """A function that came with the modules that it will import when it is called."""
+    """Return the function. Unpickling the arguments has made the modules that it imports when it is called."""
     return function
 
 
@@ -136,28 +136,28 @@ class Package:
 
     @property
     def pin(self) -> str:
-        """What makes pip install this version; a build such as ``+cpu`` is not what matters."""
+        """The requirement by which pip installs this version, without a build such as ``+cpu``."""
         return f"{self.name}=={self.version.partition('+')[0]}"
 
     @property
     def minor(self) -> str:
-        """The version as far as it says what can read what was saved."""
+        """The first two numbers of the version, which decide whether saved data can be read."""
         return ".".join(re.findall(r"\d+", self.version)[:2])
 
 
 @dataclass(frozen=True)
 class Versions:
-    """What a model was saved with."""
+    """The versions of Python and packages with which a model was saved."""
 
     python: str
     packages: Mapping[str, Package] = field(default_factory=dict)
-    """By the name of the module that the model imports."""
+    """The packages, by the name of the module that the model imports."""
     exact: tuple[str, ...] = ()
-    """The modules whose versions must fit."""
+    """The names of the modules whose minor versions must be the same."""
 
 
 def running_versions(modules: Iterable[str], exact: tuple[str, ...] = ()) -> Versions:
-    """Those of this interpreter, for modules that are imported by these names."""
+    """Return the versions in this interpreter of the packages that provide `modules`."""
     names = {module: importlib.metadata.packages_distributions().get(module, []) for module in modules}
     packages = {
         module: Package(found[0], importlib.metadata.version(found[0])) for module, found in names.items() if found
@@ -166,14 +166,14 @@ def running_versions(modules: Iterable[str], exact: tuple[str, ...] = ()) -> Ver
 
 
 def save_versions(versions: Versions, directory: Path) -> None:
-    """Write what the model in a folder was saved with."""
+    """Write the versions with which the model in a folder was saved."""
     (directory / VERSIONS_FILE).write_text(json.dumps(asdict(versions), indent=1, sort_keys=True))
 
 
 def load_versions(directory: Path) -> Versions | None:
-    """What the model in a folder was saved with, if it says."""
+    """Read the versions with which the model in a folder was saved; None for a folder of Clipper 0.4."""
     path = directory / VERSIONS_FILE
-    if not path.is_file():  # a folder of Clipper 0.4
+    if not path.is_file():
         return None
     saved = json.loads(path.read_text())
     packages = {module: Package(**package) for module, package in saved["packages"].items()}
@@ -182,18 +182,20 @@ def load_versions(directory: Path) -> Versions | None:
 
 @dataclass(frozen=True)
 class Differences:
-    """How this interpreter differs from the one that saved a model."""
+    """The differences between this interpreter and the one that saved a model."""
 
     python: str = ""
-    """The version that saved it, if this is another one."""
+    """The Python version that saved the model, if this one has another minor version; otherwise empty."""
     missing: tuple[Package, ...] = ()
+    """The packages that are not installed here."""
     exact: tuple[tuple[Package, Package], ...] = ()
-    """Saved with, and installed here, where that is known not to fit."""
+    """The saved and the installed package, where their minor versions differ and must not."""
     others: tuple[tuple[Package, Package], ...] = ()
+    """The saved and the installed package, where their minor versions differ and may."""
 
 
 def differences(saved: Versions) -> Differences:
-    """How this interpreter differs from the one that saved a model."""
+    """Compare this interpreter with the one that saved a model."""
     another = saved.python if _minor(saved.python) != _minor(platform.python_version()) else ""
     here = {module: _installed(module, package) for module, package in saved.packages.items()}
     pairs = {module: (saved.packages[module], package) for module, package in here.items() if package}
@@ -211,7 +213,7 @@ def _minor(version: str) -> list[str]:
 
 
 def _installed(module: str, package: Package) -> Package | None:
-    """What provides `module` here; perhaps under another name, such as tensorflow-cpu."""
+    """Return the package that provides `module` here, perhaps under another name, such as tensorflow-cpu, or None."""
     if importlib.util.find_spec(module) is None:
         return None
     try:

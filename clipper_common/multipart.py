@@ -1,7 +1,7 @@
-"""Whole messages over a ZeroMQ socket, at half of what pyzmq's own `send_multipart` and `recv_multipart` take.
+"""Sends and receives whole messages over a ZeroMQ socket, in half the time of pyzmq's own functions.
 
-Those ask the socket for an option, combine flags that are Python enums, and pass through a function of Python, for each
-frame.
+For each frame, `send_multipart` and `recv_multipart` query a socket option, combine flags that are Python enums, and
+call a Python function.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ Socket = zmq.Socket[bytes]
 
 
 def send_frames(socket: Socket, frames: Sequence[bytes]) -> None:
-    """Send a message. Raises `zmq.Again`, having sent nothing of it, if that cannot be done at once."""
+    """Send a message. Raises `zmq.Again`, having sent none of its frames, if it cannot be sent at once."""
     send = Backend.send
     for frame in frames[:-1]:
         send(socket, frame, _NOBLOCK_MORE)
@@ -26,9 +26,9 @@ def send_frames(socket: Socket, frames: Sequence[bytes]) -> None:
 
 
 def receive_views(socket: Socket) -> list[bytes | memoryview]:
-    """Receive a message, of which what is large stays where ZeroMQ has put it. Raises `zmq.Again` if there is none.
+    """Receive a message. Large frames are views of ZeroMQ's buffers. Raises `zmq.Again` if there is no message.
 
-    A copy of a large frame, made and dropped for each message, is memory that comes from the system each time.
+    Copying large frames would allocate memory from the operating system for each message.
     """
     receive = socket.recv
     frame: Any = receive(_NOBLOCK, copy=False)

@@ -1,4 +1,4 @@
-"""The user's modules in a model's process: ``__main__``, and those that came in a pickle."""
+"""The user's modules in a model's process: ``__main__``, and modules that came in a pickle."""
 
 import builtins
 import functools
@@ -14,21 +14,21 @@ from typing import IO, Any, Final, NamedTuple
 
 
 class Sent(NamedTuple):
-    """The part of a user's module that was sent along. It follows the function in the same file, as a dictionary."""
+    """The part of a user's module that was sent with a function. It follows the function's pickle in the same file."""
 
     there: dict[str, Any]
-    """Objects that the function uses, by name: the same objects as in its pickle."""
+    """The objects that the function uses, by name. They are identical with those in its pickle."""
     definitions: dict[str, bytes | str]
-    """Other functions and classes by name: each its pickle, or why it could not be sent along."""
+    """Other functions and classes, by name: the pickle, or the reason why it could not be sent."""
 
 
 class _UsersModule(types.ModuleType):
     """A module of the user's, whose variables are the globals of its functions.
 
-    It has what was sent along of it. What the function does not use is read when somebody asks for it.
+    It has the parts that were sent. Definitions that the function does not use are unpickled when they are accessed.
     """
 
-    # Slots, with names that no variable of the user's has: the dictionary of a module holds its variables.
+    # Slots with mangled names, since the dictionary of a module holds the user's variables.
     __slots__ = ("__definitions", "__reading")
 
     def __init__(self, name: str) -> None:
@@ -42,7 +42,7 @@ class _UsersModule(types.ModuleType):
 
     def __getattr__(self, name: str) -> Any:
         with self.__reading:
-            if name in vars(self):  # another thread has read it meanwhile
+            if name in vars(self):  # another thread has unpickled it meanwhile
                 return vars(self)[name]
             definition = self.__definitions.get(name)
             if isinstance(definition, bytes):
@@ -56,32 +56,32 @@ class _UsersModule(types.ModuleType):
 
 
 _modules: Final = {"__main__": _UsersModule("__main__")}
-"""Modules of the user's, by name."""
+"""The user's modules, by name."""
 _whole: Final[set[str]] = set()
-"""Names of those that came whole."""
+"""The names of the modules that were sent as a whole."""
 _OF_EVERY_MODULE: Final = {"__name__", "__doc__", "__package__", "__file__", "__path__"}
 _program: types.ModuleType | None = None
-"""The ``__main__`` that Python started, once another one has taken its place."""
+"""The ``__main__`` that Python started, after `take_over` has replaced it; None before."""
 _import: Final = builtins.__import__
 
 
 def take_over() -> None:
-    """Make ``__main__`` of this process the user's, and let everybody import the user's modules."""
+    """Replace ``__main__`` of this process by the user's, and make the user's modules importable."""
     global _program
     if _program is None:
         _program = sys.modules["__main__"]
         main = _modules["__main__"]
-        for name in ("__file__", "__spec__", "__package__", "__loader__"):  # multiprocessing starts its processes by it
+        for name in ("__file__", "__spec__", "__package__", "__loader__"):  # needed by multiprocessing
             setattr(main, name, getattr(_program, name, None))
         sys.modules["__main__"] = main
         sys.meta_path.append(_Finder())
 
 
 def read(file: IO[bytes]) -> Any:
-    """Read a pickled value, and note the definitions that follow it, which are looked up by name."""
+    """Unpickle a value, and add the parts of modules that follow it to the user's modules."""
     unpickler = pickle.Unpickler(file)
     value = unpickler.load()
-    with suppress(EOFError):  # there need not be anything behind it
+    with suppress(EOFError):  # the value may be the last in the file
         for name, sent in unpickler.load().items():
             _module(name).add(Sent(**sent))
     return value
@@ -97,9 +97,9 @@ def _module(name: str) -> _UsersModule:
 
 
 def variables(module: str, beginning: dict[str, Any]) -> dict[str, Any]:
-    """The globals for the functions of a user's module: in a model's process, the variables of the module.
+    """Return the globals for the functions of a user's module: in a model's process, the variables of the module.
 
-    `beginning` is what they begin with: where the module comes from.
+    `beginning` has the first variables, such as the module's name and file.
     """
     if _program is None:
         return beginning
@@ -111,13 +111,13 @@ def variables(module: str, beginning: dict[str, Any]) -> dict[str, Any]:
 def missing(module: str, sent: dict[str, Any]) -> dict[str, Any]:
     """Return the variables among `sent` that a user's module does not have yet.
 
-    What it has may have been changed by its functions since it was read, and stays.
+    Existing variables are kept, since its functions may have changed them.
     """
     return sent if _program is None else _new(vars(_module(module)), sent)
 
 
 def fill(module: types.ModuleType, content: Mapping[str, Any]) -> None:
-    """Give a user's module the variables that it does not have yet, and the attributes that every module has."""
+    """Set the variables that a user's module does not have yet, and the attributes that every module has."""
     vars(module).update(_new(vars(module), content))
 
 
@@ -126,7 +126,7 @@ def _new(there: Mapping[str, Any], content: Mapping[str, Any]) -> dict[str, Any]
 
 
 class _Finder:
-    """Lets modules of the user's be imported of which something was sent along, if there are no others of the name."""
+    """Makes the user's modules importable, if there are no other modules of that name."""
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
         is_package = any(each.startswith(f"{name}.") for each in _modules)
@@ -136,17 +136,16 @@ class _Finder:
         return _module(spec.name)
 
     def exec_module(self, module: types.ModuleType) -> None:
-        """Nothing: it has its content."""
+        """Do nothing: the module has its content already."""
 
 
 # --- modules that came in a pickle ---
 
 
 def add_module(name: str) -> types.ModuleType:
-    """A module of the user's, which is empty yet. Code that imports it later finds it.
+    """Return a new, empty module of the user's, and make it importable.
 
-    Where Python or a package has a module of that name, that one stays what everybody else imports: only functions of
-    the user's get the user's.
+    If Python or a package has a module of that name, only functions of the user's import the user's.
     """
     if _program is None:  # in the user's own process, whose modules stay as they are
         module = types.ModuleType(name)
@@ -172,7 +171,7 @@ def _import_for_users(
     fromlist: Any = (),
     level: int = 0,
 ) -> Any:
-    """As the ``import`` statement, for which the user's functions find the user's modules first."""
+    """Import like ``builtins.__import__``, but the user's functions find the user's modules first."""
     if globals is not None and _are_users(globals):
         package = globals.get("__package__") or ""
         full = importlib.util.resolve_name("." * level + name, package) if level and package else name
@@ -182,7 +181,7 @@ def _import_for_users(
 
 
 def _are_users(variables: Mapping[str, Any]) -> bool:
-    """Whether these are the variables of a module of the user's, and not of one that has the same name."""
+    """Whether these are the variables of a user's module, not of another module with the same name."""
     name = variables.get("__name__")
     if name not in _modules:
         return False
@@ -201,15 +200,15 @@ def _imported(full: str, fromlist: Any, level: int) -> Any:
     return _modules[full]
 
 
-# --- values whose makers say only where they are to be found ---
+# --- values that would be pickled by reference ---
 
 
 def single_dispatch(function: Callable[..., Any]) -> Any:
-    """A function as ``functools.singledispatch`` makes it."""
+    """Return ``functools.singledispatch(function)``."""
     return functools.singledispatch(function)
 
 
 def register_all(dispatcher: Any, implementations: Mapping[type, Callable[..., Any]]) -> None:
-    """Its further implementations. They may refer to it, so it is made first."""
+    """Register the implementations of a dispatcher, which is made first, since they may refer to it."""
     for kind, implementation in implementations.items():
         dispatcher.register(kind, implementation)

@@ -1,4 +1,4 @@
-"""From what Redis answered to records: each is one, or it is wrong. Nothing here raises, whatever Redis holds."""
+"""Turns the replies of Redis into records. An invalid value becomes a fault; no public function raises for it."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -31,7 +31,7 @@ from clipper_common.records import (
 )
 
 Found = tuple[bytes, bytes, Any]
-"""A key, why it was not read (or empty), and what is there: a text, the list of a set or a flat hash, or None."""
+"""A key, the reason why it was not read (or empty), and its value: a text, the list of a set or flat hash, or None."""
 
 CONFIGURATION: Final = ((APPLICATION_DB, "hash"), (MODEL_DB, "hash"), (METADATA_DB, "string"), (LINK_DB, "set"))
 """The databases with the configuration, and the type of their values."""
@@ -40,19 +40,19 @@ _EPOCH: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
 
 
 class Draft:
-    """A snapshot in the making: an earlier one, in which what is read from Redis takes the place of what was there.
+    """A snapshot that is being made: an earlier one, in which values from Redis replace the previous ones.
 
-    With `keeps_good`, a record that is wrong now stays as it was; without, it is left out.
+    With `keeps_good`, a record that has become invalid keeps its previous value; without, it is left out.
     """
 
     def __init__(self, last: Snapshot, keeps_good: bool) -> None:
         self.changed: set[Place] = set()
-        """Where the configuration differs from that of `last`."""
+        """The places of records that differ from those in `last`."""
         self._last = last
         self._keeps_good = keeps_good
         self._faults = dict(last.faults)
         self._found: dict[int, set[Any]] = {database: set() for database, _ in CONFIGURATION}
-        """What the records that were found are of."""
+        """The names of the records that were found, by database."""
         self._found_wrong: set[Place] = set()
         self._head: dict[str, Any] = {}
         self._records: dict[int, Mapping[Any, Any]] = {
@@ -61,11 +61,11 @@ class Draft:
             METADATA_DB: last.current_versions,
             LINK_DB: last.links,
         }
-        """Those of `last`, until one of the database changes."""
+        """The records, by database: those of `last` until one changes."""
         self._copied: dict[int, dict[Any, Any]] = {}
 
     def put(self, database: int, found: Iterable[Found]) -> None:
-        """Take over what was found in a database of the configuration."""
+        """Take over the values that were found in a database of the configuration."""
         kind = _KINDS[database]
         for found_one in found:
             place, value, fault = _read(database, found_one, kind.read)
@@ -81,7 +81,7 @@ class Draft:
                 self._change(place, name, value)
 
     def keep_found(self, database: int) -> None:
-        """Remove what was not found in a database of the configuration."""
+        """Remove the records that were not found in a database of the configuration."""
         for name in self._records[database].keys() - self._found[database]:
             self._change(_KINDS[database].place(name), name, None)
         for place in self._faults.keys() - self._found_wrong:
@@ -89,7 +89,7 @@ class Draft:
                 del self._faults[place]
 
     def put_head(self, found: Iterable[Found]) -> None:
-        """Take over the revision, the epoch and the number of workers: what is not `found` is not there."""
+        """Take over the revision, the epoch and the number of workers. A value that is not `found` does not exist."""
         last = self._last
         known = {REVISION_PLACE: last.revision, EPOCH_PLACE: "", WORKERS_PLACE: last.workers}
         values: dict[Place, Any] = {}
@@ -109,7 +109,7 @@ class Draft:
             self.changed.add(WORKERS_PLACE)
 
     def snapshot(self) -> Snapshot:
-        """The earlier snapshot, with all that was put into it since."""
+        """Return the earlier snapshot with all changes."""
         return replace(
             self._last,
             applications=self._records[APPLICATION_DB],
@@ -139,12 +139,12 @@ class Draft:
 
 
 def place_of(key: bytes, database: int) -> Place:
-    """The place with a key that may be no text."""
+    """Return the place of a key, which may not be UTF-8."""
     return Place(database, key.decode(errors="backslashreplace"))
 
 
 def read_replicas(found: Iterable[Found]) -> tuple[list[Replica], Faults]:
-    """The replicas, in order, and which records of replicas are wrong."""
+    """Return the valid records of replicas, in order, and the faults of the others."""
     replicas, faults = [], {}
     for found_one in found:
         place, replica, fault = _read(records.REPLICA_DB, found_one, _replica)
@@ -159,9 +159,9 @@ Record = TypeVar("Record")
 
 
 def _read(database: int, found: Found, read: Callable[[str, Any], Record]) -> tuple[Place, Record | None, str]:
-    """Where it was found, the record, and why there is none though there should be.
+    """Return the place, the record or None, and the fault if the value is invalid, or empty.
 
-    `read` raises `RecordError` for what is none.
+    `read` raises `RecordError` for an invalid value.
     """
     key, problem, value = found
     place = place_of(key, database)
@@ -232,11 +232,11 @@ def _text(value: bytes, what: str = "it") -> str:
 
 
 class _Kind(NamedTuple):
-    """What the records of a database are."""
+    """The type of the records of a database."""
 
     read: Callable[[str, Any], Any]
     name: Callable[[str], Any]
-    """What the record with a key is of, if the key is a proper one."""
+    """Returns the name of the record with a key, such as an application's, if the key is valid."""
     place: Callable[[Any], Place]
 
 

@@ -1,4 +1,4 @@
-"""What both frontends need of HTTP: JSON errors for whatever goes wrong, and running an application."""
+"""HTTP for both frontends: errors as JSON, connections, and running an application."""
 
 import asyncio
 import contextlib
@@ -25,9 +25,9 @@ logger = logging.getLogger(__name__)
 _SHUTDOWN_SECONDS: Final = 5.0
 _BACKLOG: Final = 1024
 _PLAIN_ENCODINGS: Final = frozenset({"", "identity", "utf-8", "utf8"})
-"""A ``Content-Encoding`` that changes nothing. To name the charset there is wrong and usual, and 0.4 did not mind."""
+"""Each ``Content-Encoding`` that means no encoding. Naming the charset is wrong but common, and 0.4 accepted it."""
 _REFUSED_BY_HEAD: Final = frozenset({403, 413, 415})
-"""Statuses of requests whose bodies are not waited for."""
+"""The statuses of requests that are refused without reading their bodies."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -35,12 +35,12 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 PART_BYTES: Final = 1 << 16
 _PIECE_BYTES: Final = 4096
 _SMALL_BYTES: Final = 1024
-"""Data up to this size are parsed as soon as they arrive."""
+"""Data of at most this many bytes are parsed as soon as they arrive."""
 
 BODY_LIMIT: Final[web.AppKey[Callable[[web.Request], int]]] = web.AppKey("body_limit")
-"""How large the body of a request may be, where that is not the same for all of an application."""
+"""Returns the most bytes of the body of a request, in applications without one limit for all."""
 INFLATED: Final[web.AppKey[frozenset[str]]] = web.AppKey("inflated")
-"""Each ``Content-Encoding`` that the handlers of an application undo; others are refused."""
+"""Each ``Content-Encoding`` that the handlers of an application decompress; others are refused."""
 
 
 def json_response(value: object, status: int = 200) -> web.Response:
@@ -50,10 +50,10 @@ def json_response(value: object, status: int = 200) -> web.Response:
 
 @web.middleware
 async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer what no handler answers: unknown routes, wrong methods, large bodies, and our own mistakes."""
+    """Answer all errors as JSON: unknown routes, wrong methods, large bodies, and exceptions of handlers."""
     try:
         if isinstance(request.protocol, Connection) and request.protocol.has_more_requests:
-            await asyncio.sleep(0)  # nothing else need suspend us until all of them are answered
+            await asyncio.sleep(0)  # otherwise all of them might be answered without yielding to the event loop
         request = _with_body_limit(request)
         _check_body_by_head(request)
         return await handler(request)
@@ -77,14 +77,14 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
 
 
 def _with_body_limit(request: web.Request) -> web.Request:
-    """The request, with the limit of its body that the application has for such ones."""
+    """Return the request with the body limit that the application has for it."""
     limit_of = request.app.get(BODY_LIMIT)
     limit = request.client_max_size if limit_of is None else limit_of(request)
     return request if limit == request.client_max_size else request.clone(client_max_size=limit)
 
 
 def _check_body_by_head(request: web.Request) -> None:
-    """Refuse a body that is too large, or that would have to be inflated, before it is read."""
+    """Raise a 413 or 415, before the body is read, if it is too large or has an unsupported encoding."""
     if (request.content_length or 0) > request.client_max_size:
         raise web.HTTPRequestEntityTooLarge(request.client_max_size, request.content_length or 0)
     if hdrs.CONTENT_ENCODING not in request.headers:
@@ -101,13 +101,13 @@ def _check_body_by_head(request: web.Request) -> None:
 
 
 def is_compressed(request: web.Request) -> bool:
-    """Whether a body that was not refused has one of the encodings that the application inflates."""
+    """Whether a request has one of the encodings that the application decompresses."""
     return request.headers.get(hdrs.CONTENT_ENCODING, "").strip().lower() in request.app.get(INFLATED, frozenset())
 
 
 def _cause(request: web.Request, error: web.HTTPException) -> str:
     if error.text and error.text != f"{error.status}: {error.reason}":
-        return error.text  # said by one of our handlers
+        return error.text  # the text of a handler
     match error:
         case web.HTTPNotFound():
             return f"No such route: {request.path}"
@@ -118,9 +118,10 @@ def _cause(request: web.Request, error: web.HTTPException) -> str:
 
 
 async def read_in_parts(request: web.Request) -> list[bytes]:
-    """Return the body in parts, each of `PART_BYTES` at least but for the last; `request.read` copies all of it twice.
+    """Return the body in parts of at least `PART_BYTES` each, except the last.
 
-    Large pieces are parts as they come, so that nothing is copied. Small ones are put together.
+    Unlike `request.read`, which copies the body twice, this copies only small pieces, which it joins.
+    Raises a 413 if the body is larger than the request's limit.
     """
     parts: list[bytes] = []
     begun = io.BytesIO()
@@ -139,7 +140,7 @@ async def read_in_parts(request: web.Request) -> list[bytes]:
             parts.append(piece)
         return [*parts, begun.getvalue()] if begun.tell() or not parts else parts
     finally:
-        del begun, parts  # an error of the request's content, which is kept there, has this frame in its traceback
+        del begun, parts  # the request keeps an error of its content, whose traceback has this frame
 
 
 async def read_body(
@@ -147,7 +148,7 @@ async def read_body(
     seconds: float = BODY_SECONDS,
     read: Callable[[web.Request], Awaitable[list[bytes]]] = read_in_parts,
 ) -> bytes:
-    """Return the body. Raises a 408 if it does not arrive in time."""
+    """Return the body. Raises a 408 if it does not arrive within `seconds`."""
     try:
         async with asyncio.timeout(seconds):
             return b"".join(await read(request))
@@ -163,14 +164,14 @@ def create_app(max_body_bytes: int = MAX_BODY_BYTES, **options: Any) -> web.Appl
     return web.Application(
         middlewares=[errors_as_json],
         client_max_size=max_body_bytes,
-        # aiohttp's parser inflates a body before anybody has looked at the request, and goes on after it was refused.
+        # Otherwise aiohttp's parser decompresses a body before the request is checked, and after it was refused.
         handler_args={"auto_decompress": False},
         **options,
     )
 
 
 class Connection(RequestHandler):
-    """A client's connection: aiohttp's, with JSON for what its parser refuses too."""
+    """A client's connection: aiohttp's, with malformed requests answered by JSON and large data parsed in steps."""
 
     __slots__ = ("_backlog", "rests")
 
@@ -178,11 +179,11 @@ class Connection(RequestHandler):
         super().__init__(*arguments, **options)
         self._backlog: deque[bytes] = deque()
         self.rests = False
-        """Whether what arrived waits to be parsed."""
+        """Whether data that arrived wait to be parsed."""
 
     @property
     def has_more_requests(self) -> bool:
-        """Whether requests wait that were sent before the one under way was answered."""
+        """Whether pipelined requests wait for the answer to the present one."""
         return bool(self._messages)
 
     def data_received(self, data: bytes) -> None:
@@ -197,7 +198,7 @@ class Connection(RequestHandler):
             long_work.start(self._parse_backlog())
 
     def framed_data_received(self, data: bytes) -> None:
-        """Take a part of one request that has no chunks: to parse it costs hardly more than to copy it."""
+        """Parse a part of one request without chunks at once: parsing it costs hardly more than copying it."""
         if self.rests or not data:
             Connection.data_received(self, data)
         else:
@@ -209,7 +210,7 @@ class Connection(RequestHandler):
             self._break_off_body()
 
     def _parse_backlog(self) -> Iterator[None]:
-        """Parse what arrived in pieces, of which each may have hundreds of small chunks."""
+        """Parse the data that arrived in small pieces, since each may have hundreds of chunks."""
         while self._backlog:
             data = self._backlog.popleft()
             for begin in range(0, max(len(data), 1), _PIECE_BYTES):
@@ -220,7 +221,7 @@ class Connection(RequestHandler):
             self._resume_transport_reading()
 
     def resume_reading(self, resume_parser: bool = True) -> None:
-        """aiohttp calls it with each of thousands of chunks that are read, whether reading is paused or not."""
+        """Resume reading if it is paused. aiohttp calls this for each of thousands of chunks that are read."""
         if self._reading_paused:
             super().resume_reading(resume_parser)
 
@@ -229,7 +230,7 @@ class Connection(RequestHandler):
             super()._resume_transport_reading()
 
     def _break_off_body(self) -> None:
-        """What arrived is no HTTP. Tell whoever waits for the rest of a body: aiohttp's parser does not."""
+        """Fail the body that is being read, since malformed data arrived. aiohttp's parser does not do this."""
         if len(self._messages) > 1:
             body = self._messages[-2][1]
         elif self._current_request is not None:
@@ -248,13 +249,13 @@ class Connection(RequestHandler):
     ) -> web.StreamResponse:
         super().handle_error(request, status, exc, message)  # logs it, and raises if an answer has begun
         reason = HTTPStatus(status).phrase
-        cause = (message or reason).encode(errors="replace").decode()  # it may quote bytes that are no UTF-8
+        cause = (message or reason).encode(errors="replace").decode()  # it may quote bytes that are not UTF-8
         response = json_response({"error": reason, "cause": cause}, status)
         response.force_close()
         return response
 
     def seconds_idle(self) -> float | None:
-        """For how long it has waited for a request; None while it does not."""
+        """Return the seconds since the last request was answered; None during a request."""
         if not is_idle(self):
             return None
         return self._loop.time() - self._next_keepalive_close_time + self._keepalive_timeout
@@ -272,11 +273,11 @@ class Connection(RequestHandler):
         super().resume_writing()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Thousands of clients may go at once, such as those of a program that ends: others have their turn."""
+        """Handle the loss in steps of long work, since thousands of clients may disconnect at once."""
         long_work.start(map(self.lose, (exc,)))
 
     def lose(self, exc: BaseException | None) -> None:
-        """The connection is gone, since this turn of the event loop or one before."""
+        """Release all resources of the connection, which was lost in this iteration of the event loop or before."""
         self._backlog.clear()
         self._forget_unread()
         super().connection_lost(exc)
@@ -287,7 +288,7 @@ class Connection(RequestHandler):
 
 
 class _Server(web.Server):
-    """`server`, with connections of our own, and within limits."""
+    """An aiohttp server like `server`, with connections made by `connection`, and with limits."""
 
     def __init__(self, server: web.Server, connection: Callable[..., Connection], limits: Limits) -> None:
         super().__init__(
@@ -299,21 +300,21 @@ class _Server(web.Server):
         )
         self._connection = connection
         self.keeper = ConnectionKeeper(limits, cast(dict[Kept, asyncio.Transport], self._connections))
-        self._tending = self._loop.create_task(self.keeper.tend())
+        self._enforcing = self._loop.create_task(self.keeper.enforce_limits())
 
     def __call__(self) -> RequestHandler:
         refusal = self.keeper.refuse()
         if refusal is not None:
-            return cast(RequestHandler, refusal)  # any protocol will do
+            return cast(RequestHandler, refusal)  # the event loop takes any protocol
         return self._connection(self, loop=self._loop, **self._kwargs)
 
     async def shutdown(self, timeout: float | None = None) -> None:
         await super().shutdown(timeout)
-        self._tending.cancel()
+        self._enforcing.cancel()
 
 
 LIMITS: Final = web.AppKey("limits", Limits)
-"""Of an application's connections, where they are not the usual ones."""
+"""The limits of an application's connections, if they are not the default ones."""
 
 
 class Runner(web.AppRunner):
@@ -330,11 +331,11 @@ class Runner(web.AppRunner):
 
 
 Opened = Callable[[web.AppRunner], AbstractAsyncContextManager[None]]
-"""Lets clients in for as long as it lasts."""
+"""Makes a context manager that accepts connections during its block."""
 
 
 def run(app: web.Application, host: str, port: int, keepalive_seconds: float) -> None:
-    """Serve `app` until SIGTERM or SIGINT, then finish what is in flight."""
+    """Serve `app` until SIGTERM or SIGINT, then finish the requests in flight. Exits if the address is in use."""
     serve(app, keepalive_seconds, partial(_listening, host, port))
 
 
@@ -344,7 +345,7 @@ def serve(
     opened: Opened,
     make_runner: Callable[..., web.AppRunner] = Runner,
 ) -> None:
-    """As `run`, for clients that come in by `opened`."""
+    """Serve `app` like `run`, with connections that `opened` accepts."""
     with asyncio.Runner(loop_factory=_new_event_loop) as runner:
         runner.run(_serve(app, keepalive_seconds, opened, make_runner))
 
@@ -364,7 +365,7 @@ async def _serve(
     )
     with _cancelled_by_signals():
         try:
-            await runner.setup()  # may wait for others, and be stopped meanwhile
+            await runner.setup()  # may wait for other programs, and be cancelled meanwhile
             async with opened(runner):
                 await asyncio.Event().wait()
         finally:
@@ -382,7 +383,7 @@ async def _listening(host: str, port: int, runner: web.AppRunner) -> AsyncIterat
 
 @contextlib.contextmanager
 def _cancelled_by_signals() -> Iterator[None]:
-    """Cancel what the current task does in the block on the first SIGTERM or SIGINT, and go on after the block."""
+    """Leave the block at the first SIGTERM or SIGINT, by cancelling the current task, which goes on after it."""
     task = asyncio.current_task()
     signals = []
 
@@ -401,7 +402,7 @@ def _cancelled_by_signals() -> Iterator[None]:
 
 
 def address_in_use(address: str, error: Exception) -> int:
-    """Say that `address` cannot be bound; the exit code for that."""
+    """Log that `address` cannot be bound. Return the exit code for that."""
     logger.error("cannot listen on %s: %s", address, error)
     return EXIT_ADDRESS_IN_USE
 
@@ -416,5 +417,5 @@ def _new_event_loop() -> asyncio.AbstractEventLoop:
 
 def configure_logging() -> None:
     logs.configure()
-    # It writes a traceback for each malformed request: anybody could fill the log.
+    # It logs a traceback for each malformed request, so any client could fill the log.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)

@@ -1,4 +1,4 @@
-"""`python -m management_frontend`: the program."""
+"""The program ``python -m management_frontend``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Composition root: what the program consists of, and when its parts start and stop."""
+"""The composition root: makes the parts of the program, and starts and stops them."""
 
 import asyncio
 import contextlib
@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 _RETRY_SECONDS: Final = 0.2
 _LEASE_REFRESH_SECONDS: Final = 2.0
 _BODIES_AT_A_TIME: Final = 4
-"""As many bodies of the largest size have room."""
+"""The number of bodies of the largest size that fit into the budget."""
 
 
 def run(config: Config) -> None:
@@ -77,7 +77,7 @@ async def _open(store: ConfigStore, cluster_id: str | None) -> AsyncIterator[Non
 
 @contextlib.asynccontextmanager
 async def _claimed(store: ConfigStore, cluster_id: str | None) -> AsyncIterator[None]:
-    """Keep other clusters out of this Redis, if the cluster has an id."""
+    """Claim this Redis for the cluster during the block, if the cluster has an id; exit if another one uses it."""
     if cluster_id is None:
         yield
         return
@@ -96,7 +96,7 @@ async def _claimed(store: ConfigStore, cluster_id: str | None) -> AsyncIterator[
 
 @contextlib.asynccontextmanager
 async def _task(work: Coroutine[None, None, NoReturn]) -> AsyncIterator[None]:
-    """Do `work` meanwhile."""
+    """Run `work` during the block, and cancel it at the end."""
     task = asyncio.create_task(work)
     try:
         yield
@@ -120,7 +120,7 @@ async def _wait_for_redis(store: ConfigStore) -> None:
 
 
 async def _reread(store: ConfigStore) -> NoReturn:
-    """Notice now and then what was written by programs that know no revision."""
+    """Read the configuration regularly, to notice changes by programs that do not increment the revision."""
     while True:
         await asyncio.sleep(CONFIG_POLL_SECONDS)
         with contextlib.suppress(*StoreError):
@@ -144,6 +144,6 @@ async def _claim(store: ConfigStore, cluster_id: str) -> None:
 async def _keep_claim(store: ConfigStore, cluster_id: str) -> NoReturn:
     while True:
         await asyncio.sleep(_LEASE_REFRESH_SECONDS)
-        # While Redis is away there is nothing to hold; it is claimed again once it is back.
+        # If Redis is unavailable, the claim is renewed once it is back.
         with contextlib.suppress(*StoreError):
             await _claim(store, cluster_id)

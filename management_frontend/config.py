@@ -1,4 +1,4 @@
-"""What the management frontend can be told on its command line."""
+"""The command-line options of the management frontend."""
 
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ def _items(text: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Config:
-    """Each field is an option of the same name."""
+    """The options of the program. Each field is an option of the same name."""
 
     redis_ip: str = _option("localhost", "host of the Redis that holds the configuration")
     redis_port: int = _option(REDIS_PORT, "its port", int)

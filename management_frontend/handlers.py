@@ -1,4 +1,4 @@
-"""The routes: parse, call, answer."""
+"""The routes: parse a request, call a rule or a view, and answer."""
 
 import uuid
 from collections.abc import Awaitable, Callable
@@ -28,7 +28,7 @@ BUDGET: Final = web.AppKey("budget", BodyBudget)
 """The memory budget of the request bodies that are being read."""
 
 _SMALL_BYTES: Final = 1 << 16
-"""Bodies that are not larger wait for no others."""
+"""Bodies up to this size do not wait for memory."""
 
 _BUSY: Final = "Other requests with large bodies take the memory that there is for them: ask again"
 
@@ -37,7 +37,7 @@ Source = TypeVar("Source")
 
 @web.middleware
 async def refuse_web_pages(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Serve only what no page of another origin can have sent, on any route."""
+    """Refuse requests that a web page of another origin may have sent, on all routes."""
     refusal = request.app[BORDER].refusal(request.headers)
     if refusal is not None:
         raise web.HTTPForbidden(text=refusal)
@@ -46,7 +46,7 @@ async def refuse_web_pages(request: web.Request, handler: Handler) -> web.Stream
 
 @web.middleware
 async def errors_as_text(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer errors as Clipper 0.4 does: the bare text. One that 0.4 has not is JSON."""
+    """Answer errors as plain text, as Clipper 0.4 does. Errors that 0.4 does not have are JSON."""
     try:
         return await handler(request)
     except WrongRecordError as error:
@@ -78,7 +78,7 @@ async def _read(request: web.Request, shape: type[AnyRequest]) -> AnyRequest:
 
 
 def changes(shape: type[AnyRequest], rule: Callable[[Snapshot, AnyRequest], Change]) -> Handler:
-    """A route that changes the configuration by `rule` and answers with text."""
+    """Return a handler that changes the configuration by `rule` and answers with text."""
 
     async def handle(request: web.Request) -> web.Response:
         wanted = await _read(request, shape)
@@ -93,7 +93,7 @@ def answers(
     read: Callable[[ConfigStore, AnyRequest], Awaitable[Source]],
     view: Callable[[Source, AnyRequest], object],
 ) -> Handler:
-    """A route that answers with `view` of what `read` found, as JSON."""
+    """Return a handler that answers with JSON: `view` applied to the result of `read`."""
 
     async def handle(request: web.Request) -> web.Response:
         wanted = await _read(request, shape)
@@ -120,7 +120,7 @@ async def set_query_frontend_workers(request: web.Request) -> web.StreamResponse
 
 
 async def get_frontends_without_replica(request: web.Request) -> web.Response:
-    """The query frontends that cannot reach a replica of a model version, neither by themselves nor relayed."""
+    """Answer with the query frontends that cannot reach a replica of a model version, directly or by a relay."""
     wanted = await _read(request, schemas.VersionedModel)
     model = ModelId(wanted.model_name, wanted.model_version)
     return json_response(await request.app[STORE].not_reaching(model))

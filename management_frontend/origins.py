@@ -1,11 +1,11 @@
-"""Which requests are refused because a web page may have sent them.
+"""The check that refuses requests which a web page of another origin may have sent (CSRF and DNS rebinding).
 
-A browser sends the requests of any page to any address that its user can reach, and nothing tells a page's request by
-its body: a form or a script can send what ``curl -d`` sends. But browsers mark what a page sends, by ``Sec-Fetch-Site``
-and ``Origin``. Other clients send neither of them, and are served as they are.
+A browser sends the requests of any page to any address that its user can reach, and the body of a request does not show
+that a page sent it: a form or a script can send what ``curl -d`` sends. But browsers mark the requests of pages by the
+headers ``Sec-Fetch-Site`` and ``Origin``. Other clients send neither of them, and are served.
 
-Both marks call a page our own that made its own name resolve to our address (DNS rebinding). Only ``Host`` shows that,
-where it is known by which names this server is asked: on a loopback address.
+A page whose name resolves to this server's address (DNS rebinding) has the same origin by both headers. Only ``Host``
+shows its name, and can be checked where the names of this server are known: on a loopback address.
 """
 
 import re
@@ -18,11 +18,11 @@ _AUTHORITY: Final = re.compile(r"(?P<host>\[[0-9a-f:.]+\]|[^\[\]:/?#@,\s]+)(:(?P
 _SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]*")
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _OWN_SITES: Final = frozenset({"same-origin", "none"})
-"""The values of ``Sec-Fetch-Site`` for our own pages, and for what the user does without a page."""
+"""The values of ``Sec-Fetch-Site`` for pages of this server, and for requests that no page has sent."""
 
 
 class Origin(NamedTuple):
-    """Where a page comes from."""
+    """The origin of a web page: scheme, host and port, in lower case."""
 
     scheme: str
     host: str
@@ -30,7 +30,7 @@ class Origin(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Raises `ValueError` for what is no origin, such as ``null``."""
+        """Parse an origin. Raises `ValueError` if it is none, such as ``null``."""
         scheme, separator, authority = text.strip().lower().partition("://")
         if not separator or not _SCHEME.fullmatch(scheme):
             raise ValueError(f"'{text}' is not an origin: it must look like https://clipper.example.com:8443")
@@ -38,7 +38,7 @@ class Origin(NamedTuple):
 
     @classmethod
     def at(cls, scheme: str, authority: str) -> Self:
-        """Return the origin of a server at ``host[:port]``. Raises `ValueError`."""
+        """Return the origin of a server at ``host[:port]``. Raises `ValueError` if it is not of that form."""
         parts = _AUTHORITY.fullmatch(authority.strip().lower())
         if parts is None:
             raise ValueError(f"'{authority}' is not of the form host[:port]")
@@ -52,10 +52,10 @@ class Border:
     address: str
     allowed_origins: frozenset[Origin] = frozenset()
     allowed_hosts: frozenset[str] = frozenset()
-    """Names, in lower case, by which it is asked too. With any, those of others are refused wherever it listens."""
+    """Further host names of this server, in lower case. If there are any, ``Host`` is checked on every address."""
 
     def refusal(self, headers: Mapping[str, str]) -> str | None:
-        """Why a request with these headers is refused, and what to do about it; None for one that is served."""
+        """Return why a request with these headers is refused, and what to do about it; None if it is served."""
         host, origin, site = (headers.get(name) for name in ("Host", "Origin", "Sec-Fetch-Site"))
         if host is not None and self._checks_hosts and not self._is_ours(host):
             return (
@@ -91,7 +91,7 @@ class Border:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether only programs on the same machine reach `address`."""
+    """Whether `address` can only be reached from the same machine."""
     try:
         return ip_address(address.strip("[]")).is_loopback
     except ValueError:
@@ -99,9 +99,9 @@ def is_loopback(address: str) -> bool:
 
 
 def _is_at(origin: str, host: str | None) -> bool:
-    """Whether pages of `origin` come from the server that a request with this ``Host`` was sent to.
+    """Whether `origin` is that of the server to which a request with this ``Host`` was sent.
 
-    A proxy may have taken off TLS: the scheme only says which port is meant where there is none.
+    A proxy may have terminated TLS, so the scheme is only used for the default port.
     """
     try:
         page = Origin.parse(origin)
@@ -111,7 +111,7 @@ def _is_at(origin: str, host: str | None) -> bool:
 
 
 def name_of(host: str) -> str:
-    """The name in ``host[:port]``, in lower case; what is not of that form is given back as it is."""
+    """Return the name in ``host[:port]``, in lower case; text of another form is returned unchanged."""
     parts = _AUTHORITY.fullmatch(host.strip().lower())
     return host if parts is None else parts["host"]
 

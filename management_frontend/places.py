@@ -1,6 +1,6 @@
-"""The records that a request is about.
+"""The places of the records that a request is about.
 
-They are read anew for it, since programs that know no revision may have written there.
+They are read again for each request, since programs that do not increment the revision may have written them.
 """
 
 from typing import Final
@@ -20,11 +20,11 @@ from management_frontend.schemas import (
 )
 
 _MAX_NAMES: Final = 2
-"""A request that names more models is refused whatever these are."""
+"""The most models of a request whose places are read. A request with more is refused without looking at them."""
 
 
 def places_of(request: object, known: Snapshot) -> list[Place]:
-    """The places that `request` names, and those of the versions that are current by what is `known`."""
+    """Return the places that `request` names, and those of the current versions in the snapshot `known`."""
     match request:
         case AddApplication(name=app) | NamedApplication(name=app):
             return _application(app)

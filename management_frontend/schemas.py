@@ -1,4 +1,4 @@
-"""The requests that routes take. The fields of a class are the table that checks a request and prints its schema."""
+"""The requests of the routes. The fields of a class define how a request is checked, and its schema in errors."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, Field, dataclass, fields
@@ -22,7 +22,7 @@ class AddApplication:
     default_output: str
     latency_slo_micros: int
     missing_values: bool = False
-    """Whether floats and doubles may be null, NaN and infinite."""
+    """Whether floats and doubles may be null, NaN or infinite."""
     max_body_bytes: int | None = None
 
 
@@ -52,9 +52,9 @@ class AddModel:
     model_data_path: str
     batch_size: int
     make_current: bool = True
-    """Whether queries without a version go to this version from now on."""
+    """Whether this becomes the current version, which queries without a version go to."""
     check_only: bool = False
-    """Whether only to say if the model could be added."""
+    """Whether to check only if the model could be added, and to write nothing."""
     batch_policy: BatchPolicy | None = None
     batch_delay_micros: int | None = None
     max_output_bytes: int | None = None
@@ -68,7 +68,7 @@ class VersionedModel:
 
 @dataclass(frozen=True)
 class SetBatching:
-    """What is left out stays as it is."""
+    """A change of batching. Fields that are left out stay as they are."""
 
     model_name: str
     model_version: str
@@ -84,7 +84,7 @@ class SetWorkers:
 
 @dataclass(frozen=True)
 class Nothing:
-    """Nothing needs to be said."""
+    """A request without fields."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ AnyRequest = TypeVar("AnyRequest", bound="DataclassInstance")
 
 
 def parse(request: type[AnyRequest], body: bytes) -> AnyRequest:
-    """The request in `body`. Raises `JsonError` that says which key is wrong and what was expected."""
+    """Parse the request in `body`. Raises `JsonError`, which says which key is wrong and what was expected."""
     try:
         document = jsontext.parse_object(body, otherwise="Can only get key-value pair from an object")
         return request(**dict(_take_fields(request, document)))
@@ -118,7 +118,7 @@ def parse(request: type[AnyRequest], body: bytes) -> AnyRequest:
 
 
 def hint(request: "type[DataclassInstance]") -> str:
-    """The schema of `request` as shown to who got it wrong."""
+    """Return the schema of `request`, as errors show it."""
     return "{" + ", ".join(map(_field_hint, fields(request))) + "}"
 
 
@@ -138,7 +138,7 @@ def _is_optional(field: Field[Any]) -> bool:
     return field.default is not MISSING
 
 
-# --- the kinds of field: how one is checked, and how it looks in a hint ---
+# --- the types of fields: their checks and their names in schemas ---
 
 
 def _string(key: str, value: object) -> str:
@@ -166,7 +166,7 @@ def _integer(key: str, value: object) -> int:
 
 def _boolean(key: str, value: object) -> bool:
     if not isinstance(value, bool):
-        # Unlike in jsontext.type_mismatch there is a blank before "but": so it is in Clipper 0.4.
+        # Unlike in jsontext.type_mismatch there is a blank before "but", as in Clipper 0.4.
         found = jsontext.type_name(value)
         raise JsonError(f"Type mismatch! JSON key {key} expected type bool but found type {found}")
     return value

@@ -1,7 +1,7 @@
-"""The rules of a change (exists? clashes? types agree?), and carrying it out.
+"""The rules for changes of the configuration, and the service that commits them.
 
-A rule is a pure function: the configuration and a request in, what to write and what to say out. It raises
-`QueryError` for what must not be done; nothing is written then.
+A rule is a pure function of the configuration and a request. It returns the writes and the text of the answer, or
+raises `QueryError` for a change that is not allowed; nothing is written then.
 """
 
 import asyncio
@@ -49,28 +49,30 @@ _RESTORE_POLL_SECONDS: Final = 0.02
 
 
 class Change(NamedTuple):
+    """The writes of a change, and its answer."""
+
     writes: Sequence[Write]
     text: str
-    """What to answer once they are written."""
+    """The text of the answer, once the writes are committed."""
 
 
 Rule = Callable[[Snapshot], Change]
 
 
 class BusyError(RequestError):
-    """Other programs change the configuration all the time."""
+    """A change failed since other programs changed the configuration at each attempt."""
 
     status = 503
 
 
 class LostConfigurationError(RequestError):
-    """A change now would stand beside what comes back."""
+    """Redis has lost the configuration. A change before it is written back would conflict with it."""
 
     status = 503
 
 
 class ChangeService:
-    """Carries out changes of the configuration, one at a time."""
+    """Commits changes of the configuration, one at a time."""
 
     def __init__(self, store: ConfigStore) -> None:
         self._store = store
@@ -78,9 +80,11 @@ class ChangeService:
         self._lock = asyncio.Lock()
 
     async def change(self, rule: Rule, places: Sequence[Place] = ()) -> str:
-        """Do what `rule` says of the latest configuration. A query that is asked after this returns sees it.
+        """Commit the change that `rule` makes of the latest configuration, and return the text of the answer.
 
-        In `places` it looks at what is there now, whoever wrote it.
+        Queries that are sent after this returns see the change, unless a query frontend takes longer than
+        `APPLY_SECONDS` to apply it. The records in `places` are read from Redis now, whoever wrote them.
+        Raises `QueryError` if the rule refuses, `BusyError`, `LostConfigurationError` or `StoreError`.
         """
         async with self._lock:
             revision, text = await self._commit(rule, places)
@@ -100,7 +104,7 @@ class ChangeService:
         raise BusyError("The configuration is being changed by other programs all the time. Try again.")
 
     async def _read(self, places: Sequence[Place]) -> Snapshot:
-        """The configuration; if Redis has just lost it, once a query frontend has written it back."""
+        """Read the configuration. If Redis has just lost it, wait until a query frontend has written it back."""
         give_up = time.monotonic() + _RESTORE_SECONDS
         while True:
             snapshot = await self._store.read_latest(*places)
@@ -114,7 +118,7 @@ class ChangeService:
             await asyncio.sleep(_RESTORE_POLL_SECONDS)
 
     async def _wait_until_applied(self, revision: int) -> None:
-        # What is written is written: that Redis went away since does not make it fail.
+        # The change is committed, so it does not fail if Redis becomes unavailable now.
         with contextlib.suppress(*StoreError):
             if not await self._store.wait_until_applied(revision, APPLY_SECONDS):
                 logger.warning("a query frontend did not follow revision %d in %s s", revision, APPLY_SECONDS)
@@ -164,7 +168,7 @@ def _check_size_limit(name: str, limit: int | None) -> None:
 
 
 def delete_application(snapshot: Snapshot, wanted: NamedApplication) -> Change:
-    """One whose record is wrong, too."""
+    """Delete an application, even if its record is invalid."""
     if wanted.name not in snapshot.applications and records.application_place(wanted.name) not in snapshot.faults:
         raise QueryError(f"Application '{wanted.name}' does not exist")
     return Change(
@@ -250,7 +254,7 @@ def delete_model_links(snapshot: Snapshot, wanted: ModelLinks) -> Change:
 
 
 def add_model(snapshot: Snapshot, wanted: AddModel, registration: str) -> Change:
-    """`registration` tells this registration from any other of the same name and version."""
+    """Add a model version. `registration` distinguishes it from any other of the same name and version."""
     name, version = wanted.model_name, wanted.model_version
     model = _new_model(wanted, registration)
     need(snapshot.faults, records.model_place(model.id))
@@ -296,7 +300,10 @@ def set_batching(snapshot: Snapshot, wanted: SetBatching) -> Change:
 
 
 def _with_batching(model: Model, wanted: AddModel | SetBatching) -> Model:
-    """`model` with what is wanted. A positive batch size ends learning, and a policy that learns ends a fixed size."""
+    """Return `model` with the requested batching.
+
+    A positive batch size replaces a policy that learns the size, and such a policy replaces a fixed size.
+    """
     policy, size = wanted.batch_policy, wanted.batch_size
     delay = model.batch_delay_micros if wanted.batch_delay_micros is None else wanted.batch_delay_micros
     if size is None:
@@ -318,7 +325,7 @@ def _with_batching(model: Model, wanted: AddModel | SetBatching) -> Model:
 
 def _check_id_parts(snapshot: Snapshot, wanted: AddModel) -> None:
     new_names = [("model name", wanted.model_name), ("model version", wanted.model_version)]
-    if snapshot.versions(wanted.model_name):  # a name that was accepted once stays good for further versions
+    if snapshot.versions(wanted.model_name):  # a name that was accepted once is accepted for further versions
         del new_names[0]
     for what, text in [*new_names, *(("label", label) for label in wanted.labels)]:
         if len(text) > MAX_NAME_LENGTH:
@@ -331,7 +338,7 @@ def _check_id_parts(snapshot: Snapshot, wanted: AddModel) -> None:
 
 
 def _forbidden(what: str, text: str) -> str:
-    """0.4's words for what it refused; the rest is ours."""
+    """Return the list of forbidden characters; for those that 0.4 refused, in its words."""
     if "," in text or ":" in text:
         return "',', ':'"
     return "',', ':', " + ("" if what == "label" else "'/', ") + "control characters, bidirectional characters"
@@ -358,7 +365,7 @@ def _check_linked_apps_accept(snapshot: Snapshot, model_name: str, input_type: I
 
 
 def delete_versioned_model(snapshot: Snapshot, wanted: VersionedModel) -> Change:
-    """One whose record is wrong, too."""
+    """Delete a model version, even if its record is invalid."""
     model = ModelId(wanted.model_name, wanted.model_version)
     if model not in snapshot.models and records.model_place(model) not in snapshot.faults:
         raise QueryError(f"model with name '{model.name}' and version '{model.version}' does not exist")

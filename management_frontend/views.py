@@ -1,4 +1,4 @@
-"""What routes answer that change nothing: records as JSON values."""
+"""The answers of routes that change nothing: records as JSON values."""
 
 from typing import Any
 
@@ -59,7 +59,7 @@ def query_frontend_workers(snapshot: Snapshot, _: Nothing) -> Json:
 
 
 def selection_state(snapshot: Snapshot, wanted: SelectionState) -> str:
-    """The one selection policy there is keeps as its state what it answers by default."""
+    """Return the default output, which is the state of the only selection policy; empty without the application."""
     need(snapshot.faults, records.application_place(wanted.app_name))
     app = snapshot.applications.get(wanted.app_name)
     return app.default_output if app else ""

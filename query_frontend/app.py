@@ -131,7 +131,7 @@ class QueryFrontend:
     def _on_reported(self) -> None:
         peers = [peer.rpc_address for peer in self.membership.peers if peer.rpc_address]
         self.rpc.announce_frontends([self.membership.rpc_address, *peers])
-        self.relays.meet(self.membership.peers)
+        self.relays.update_peers(self.membership.peers)
 
     async def run(self, _: web.Application) -> AsyncIterator[None]:
         """Everything but HTTP, from start to stop. HTTP comes after the start, when there is something to serve."""

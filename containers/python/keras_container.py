@@ -10,7 +10,7 @@ from .function_container import serve
 
 
 def load(folder: Path) -> Callable[[Any], Any]:
-    import keras  # here, so that its absence is explained
+    import keras  # here, so that a failure is reported by `load_or_exit`
 
     path = next(folder / name for name in modeldir.KERAS_FILES if (folder / name).is_file())
     classes_file = folder / modeldir.KERAS_CLASSES_FILE

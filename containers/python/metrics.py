@@ -1,4 +1,4 @@
-"""The container's own metrics, in the default registry beside those of the model."""
+"""The metrics of the container, in Prometheus' default registry beside those of the model."""
 
 import logging
 from bisect import bisect_left
@@ -19,7 +19,7 @@ _OVERHEAD_BUCKETS_MS: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
 class _Times:
-    """A histogram of milliseconds. Only one thread writes it, which is why it needs no lock and costs so little."""
+    """A histogram of milliseconds. Only one thread writes it, so it needs no lock."""
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self._bounds = bounds
@@ -38,7 +38,7 @@ class _Times:
 
 
 class ContainerMetrics(Collector):
-    """Counts and times of all batches."""
+    """The counts and times of all batches."""
 
     def __init__(self) -> None:
         self._batches = self._inputs = self._errors = 0
@@ -71,7 +71,7 @@ REGISTRY.register(METRICS)
 
 
 def serve(port: int, host: str) -> None:
-    """Serve the registry from a daemon thread. A port that cannot be had costs the metrics, not the model."""
+    """Serve the registry from a daemon thread. If the port is not available, log a warning and serve no metrics."""
     try:
         start_http_server(port, host)
     except OSError as error:

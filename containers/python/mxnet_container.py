@@ -17,10 +17,10 @@ def load(folder: Path) -> Callable[[Any], Any]:
 
 
 def _load_module(folder: Path) -> Any:
-    import mxnet  # here, so that its absence is explained
+    import mxnet  # here, so that a failure is reported by `load_or_exit`
 
     class InferenceModule(mxnet.mod.Module):  # type: ignore[misc]
-        """Takes batches of any size: the labels that a loss asks for get a shape that fits, and are not looked at."""
+        """Accepts batches of any size: the labels that a loss layer needs get a fitting shape; they are not used."""
 
         def reshape(self, data_shapes: Any, label_shapes: Any = None) -> None:
             super().reshape(data_shapes, label_shapes or labels_for(data_shapes))

@@ -23,17 +23,17 @@ _TYPES: Final = {
 
 
 class OnnxModel:
-    """A graph that can be run. Its `session` is the one of onnxruntime, for whatever else there is to do."""
+    """An ONNX graph. `session` is its onnxruntime session."""
 
     def __init__(self, path: Path) -> None:
-        import onnxruntime  # here, so that its absence is explained
+        import onnxruntime  # here, so that a failure is reported by `load_or_exit`
 
         self.session = onnxruntime.InferenceSession(str(path), providers=onnxruntime.get_available_providers())
 
     def run(self, inputs: Any) -> list[Any]:
-        """The outputs of the graph, for one array, a list or tuple of the graph's inputs, or a dictionary of them.
+        """Return the outputs of the graph for one array, a list or tuple of its inputs, or a dictionary of them.
 
-        Each becomes an array of the element type that the graph declares.
+        Each input is converted to an array of the element type that the graph declares.
         """
         declared = self.session.get_inputs()
         if isinstance(inputs, Mapping):

@@ -1,4 +1,4 @@
-"""A batch through a model: the output of each input, or its error."""
+"""Runs a model on a batch, and returns the output or the error of each input."""
 
 import logging
 import time
@@ -18,17 +18,17 @@ Errors = Sequence[BaseException | None]
 
 
 class PredictionError(Exception):
-    """What a model returned cannot be the answers to its inputs."""
+    """The value that a model returned is not one output per input."""
 
 
 class FailedOutput(NamedTuple):
-    """Stands in the place of an output that cannot be an answer: its input fails, and no other."""
+    """Replaces an output that cannot be an answer, so that only its input fails."""
 
     error: Exception
 
 
 class BatchReport(NamedTuple):
-    """What happened to a batch and when, by the monotonic clock."""
+    """The monotonic times and the counts of a batch."""
 
     received_at: float
     parsing_at: float
@@ -41,7 +41,7 @@ class BatchReport(NamedTuple):
 class Predictor:
     """Answers batches with the function `predict` of a model.
 
-    An input that the model raises on fails alone: the batch is tried again one by one, once.
+    If the model raises on a batch, each input is tried again alone, once, so that only those it raises on fail.
     """
 
     def __init__(
@@ -65,8 +65,8 @@ class Predictor:
             outputs, errors = self._run(request)
         except PredictionError as error:
             return _fail_all(request, error)
-        # A model may also raise SystemExit, CancelledError or a panic of its native code: it is no reason to die.
-        # (Nor is KeyboardInterrupt: where signals are listened to, no signal raises it.)
+        # A model may also raise SystemExit, CancelledError or a panic of native code, which must not end the process.
+        # Neither must KeyboardInterrupt, which no signal raises where `StopRequest` handles signals.
         except BaseException as error:
             if len(request.inputs) < 2:
                 return _fail_all(request, error)
@@ -87,7 +87,7 @@ class Predictor:
         errors: list[BaseException | None] = []
         for item in request.inputs:
             try:
-                # Parsed again: the model may have changed the array before it raised.
+                # The input is parsed again, since the model may have changed the array before it raised.
                 output, failure = encode_outputs(self._predict(to_model_inputs(self._input_type, [item])), 1)
             except BaseException as error:
                 output, failure = [describe(error)], [error]
@@ -99,9 +99,9 @@ class Predictor:
 
 
 def encode_outputs(outputs: Any, num_inputs: int) -> tuple[list[bytes], Errors]:
-    """The outputs as bytes, and the errors of the inputs; these are empty if none has failed.
+    """Return the outputs as bytes, and the error of each input or None; no errors if no input has failed.
 
-    Raises `PredictionError` if the outputs are no list of one ``str`` or `FailedOutput` per input.
+    Raises `PredictionError` if the outputs are not a list of one ``str`` or `FailedOutput` per input.
     """
     if not isinstance(outputs, list):
         raise PredictionError(f"the model returned {type_name(outputs)}, not a list of str")
@@ -126,24 +126,25 @@ def _error_of(output: str | FailedOutput) -> Exception | None:
         return output.error
     try:
         str.encode(output)
-    except UnicodeEncodeError as error:  # it has half of a surrogate pair
+    except UnicodeEncodeError as error:  # it has an unpaired surrogate
         return error
     return None
 
 
 def check_length(outputs: Sequence[Any], num_inputs: int) -> None:
+    """Raise `PredictionError` if there is not one output per input."""
     if len(outputs) != num_inputs:
         raise PredictionError(f"the model returned {len(outputs)} outputs for {num_inputs} inputs")
 
 
 def type_name(value: Any) -> str:
-    """The type as an author knows it: ``dict``, ``numpy.float64``."""
+    """Return the name of the type of a value, such as ``dict`` or ``numpy.float64``."""
     kind = type(value)
     return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
 
 
 def describe(error: BaseException) -> bytes:
-    """``Type: message``, as it is shown to whoever asked."""
+    """Return ``Type: message``, as it is shown to clients."""
     try:
         message = str(error)
     except Exception:

@@ -1,4 +1,4 @@
-"""Serves a Spark model on a Spark of its own: ``func(spark_session, model, inputs)``."""
+"""Serves a Spark model on a local Spark of its own: ``func(spark_session, model, inputs)``."""
 
 import atexit
 import importlib
@@ -16,18 +16,18 @@ from .function_container import serve
 
 
 def load(folder: Path) -> Callable[[Any], Any]:
-    from pyspark.sql import SparkSession  # here, so that its absence is explained
+    from pyspark.sql import SparkSession  # here, so that a failure is reported by `load_or_exit`
 
     spark = (
         SparkSession.builder.appName("clipper-pyspark")
         .master("local[*]")
         .config("spark.ui.enabled", "false")
-        # It talks to itself alone.
+        # Its parts connect to each other only.
         .config("spark.driver.bindAddress", "127.0.0.1")
         .config("spark.driver.host", "127.0.0.1")
         .getOrCreate()
     )
-    function = modeldir.load_function(folder)  # first: the class of the model may be one of the notebook's
+    function = modeldir.load_function(folder)  # first, since it may define the class of the model
     model = _load_model(spark, folder)
     return lambda inputs: function(spark, model, inputs)
 
@@ -37,16 +37,16 @@ def _load_model(spark: Any, folder: Path) -> Any:
     module, _, name = class_name.rpartition(".")
     kind = getattr(importlib.import_module(module), name)
     path = _plain_path(folder / modeldir.SPARK_FOLDER)
-    # Classes of the older package are loaded by the Spark context.
+    # Classes of the older package mllib take the Spark context.
     return kind.load(spark.sparkContext, path) if module.startswith("pyspark.mllib") else kind.load(path)
 
 
 def _plain_path(path: Path) -> str:
-    """Another name for a path with characters that models of mllib escape twice."""
+    """Return the path, or a symbolic link to it if it has characters that mllib would escape twice."""
     if quote(str(path)) == str(path):
         return str(path)
     folder = tempfile.mkdtemp()
-    atexit.register(shutil.rmtree, folder)  # not earlier: some models read their files when they are asked
+    atexit.register(shutil.rmtree, folder)  # at exit, since some models read their files when they predict
     link = Path(folder) / path.name
     link.symlink_to(path)
     return str(link)

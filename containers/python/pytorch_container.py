@@ -10,8 +10,11 @@ from .function_container import serve
 
 
 def load(folder: Path) -> Callable[[Any], Any]:
-    """On the first GPU if there is one. The function finds its device by ``next(model.parameters()).device``."""
-    import torch  # here, so that its absence is explained
+    """Load the model onto the first GPU, or the CPU if there is none.
+
+    The function finds the device by ``next(model.parameters()).device``.
+    """
+    import torch  # here, so that a failure is reported by `load_or_exit`
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = modeldir.load_pickle(folder / modeldir.PYTORCH_MODEL_FILE)
@@ -20,7 +23,7 @@ def load(folder: Path) -> Callable[[Any], Any]:
     function = modeldir.load_function(folder)
 
     def predict(inputs: Any) -> Any:
-        with torch.inference_mode():  # of a thread, so it must be said where the function runs
+        with torch.inference_mode():  # a setting of the thread, so it is made in the one that predicts
             return function(model, inputs)
 
     return predict

@@ -1,7 +1,7 @@
-"""Runs a saved function on a batch as a container would, and says what it returned. The SDK starts it as a program.
+"""Runs a saved function on a batch like a container, and reports the result. The SDK starts it as a program.
 
-``python -m clipper_containers.rehearsal FOLDER`` reads the batch from the folder of the function, and writes there what
-became of it. The names of the files are in `modeldir`.
+``python -m clipper_containers.rehearsal FOLDER`` reads the batch from the folder of the function, and writes the report
+to it. The names of the files are in `modeldir`.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from .rendering import OutputError
 
 
 def rehearse(container: FunctionContainer, kind: InputType, inputs: Sequence[bytes]) -> tuple[Rehearsal, Any]:
-    """Give the function a batch. Returns what became of it, and what the function returned."""
+    """Run the function on a batch. Return the report, and the value that the function returned."""
     batch = to_model_inputs(kind, inputs)
     try:
         result = container.call(batch)
@@ -36,7 +36,7 @@ def rehearse(container: FunctionContainer, kind: InputType, inputs: Sequence[byt
     failure = next((error for error in errors if error is not None), None)
     if isinstance(failure, OutputError):
         return Rehearsal(complaint=str(failure)), None
-    if failure is not None:  # raised by an output of the user's own type
+    if failure is not None:  # raised by an output of a type of the user's
         return _failure(failure), None
     return Rehearsal(texts), result
 
@@ -48,13 +48,13 @@ def _failure(error: BaseException) -> Rehearsal:
 
 
 def main(directory: str) -> None:
-    """Load, call, render, report."""
+    """Load the function, run it on the batch, and write the report."""
     folder = Path(directory)
     function = load_or_exit(modeldir.load_function, directory)
     kind, inputs = pickle.loads((folder / modeldir.BATCH_FILE).read_bytes())
     container = FunctionContainer(function, modeldir.load_settings(folder))
     report, result = rehearse(container, InputType.parse(kind), inputs)
-    # By name where it is of a class of the user's: the notebook has that class.
+    # Classes of the user's are pickled by name: the notebook, which reads the file, has them.
     with contextlib.suppress(Exception):
         (folder / modeldir.RETURNED_FILE).write_bytes(pickle.dumps(result))
     modeldir.save_rehearsal(report, folder)

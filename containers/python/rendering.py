@@ -1,9 +1,9 @@
 """Renders the outputs of a function as the texts that clients get.
 
-The rule, for each output: a string is the answer as it is; a number, a boolean and None become their ``str()``, as in
-Clipper 0.4; dictionaries, lists, tuples and arrays become strict JSON, in which NaN is null. Everything else fails its
-input, with the name of its type. With the setting ``outputs="text"``, and for models that were saved without a
-setting, each output becomes its ``str()``.
+A string is the answer as it is. A number, a boolean and None become their ``str()``, as in Clipper 0.4. Dictionaries,
+lists, tuples and arrays become strict JSON, in which NaN is null. Any other output fails its input, with the name of
+its type. With the setting ``outputs="text"``, and for models that were saved without a setting, each output becomes its
+``str()``.
 """
 
 import json
@@ -19,17 +19,17 @@ from clipper_common.modeldir import JSON_OUTPUTS, TEXT_OUTPUTS
 
 from .prediction import FailedOutput, PredictionError, type_name
 
-# An array inside a result is written out in full, and numbers as Python writes them, whatever the version of numpy.
+# An array inside a result is written in full, with numbers in Python's notation, by every version of numpy.
 _EXACT: Final[dict[str, Any]] = {"threshold": sys.maxsize, "linewidth": sys.maxsize, "floatmode": "unique"}
 if np.lib.NumpyVersion(np.__version__) >= "2.0.0":
     _EXACT["legacy"] = "1.25"
 
 _SCALARS: Final = frozenset({str, bool, int, float, np.int32, np.int64, np.float32, np.float64})
-"""Types of which the text is the same in all settings, and never depends on numpy's print options."""
+"""Types whose text is the same in all settings, and does not depend on numpy's print options."""
 _NUMBERS: Final = (int, float, complex, Decimal, np.number, np.bool_)
 _encode: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 _JSON_KINDS: Final = "biufcUO"
-"""Kinds of numpy's types whose elements JSON may have; it depends on the element for objects."""
+"""The kinds of numpy types whose elements JSON can represent; for objects it depends on the element."""
 _STRING: Final = frozenset({str})
 _LEAVES: Final = frozenset({str, int, float, bool, type(None)})
 _KEYS: Final = (str, int, float, bool, type(None))
@@ -39,11 +39,11 @@ Render = Callable[[Sequence[Any]], list[Any]]
 
 
 class OutputError(TypeError):
-    """An output is of a type, or holds a value, that has no place in an answer."""
+    """An output is of a type, or contains a value, that an answer cannot represent."""
 
 
 def elements(result: Any) -> Sequence[Any]:
-    """The outputs in what a function returned. Raises `PredictionError` if they are no list, tuple or array."""
+    """Return the outputs in the result of a function. Raises `PredictionError` if it is no list, tuple or array."""
     if isinstance(result, list | tuple):
         return result
     array = _as_array(result)
@@ -54,7 +54,7 @@ def elements(result: Any) -> Sequence[Any]:
 
 
 def renderer(outputs: str) -> Render:
-    """The function that renders outputs by a setting."""
+    """Return the function that renders outputs with a setting."""
     return {JSON_OUTPUTS: _as_json, TEXT_OUTPUTS: _as_text}[outputs]
 
 
@@ -74,7 +74,7 @@ def _as_json(outputs: Sequence[Any]) -> list[Any]:
 def _each(render: Callable[[Any], str], outputs: Sequence[Any]) -> list[Any]:
     try:
         return list(map(render, outputs))
-    except Exception:  # one of them is no answer; the others are
+    except Exception:  # at least one of them cannot be rendered
         return [_attempt(render, output) for output in outputs]
 
 
@@ -103,7 +103,7 @@ def _render(output: Any) -> str:
 def _dumps(value: Any) -> str:
     try:
         text = _encode(value)
-    except (TypeError, ValueError, RecursionError):  # it holds what Python's encoder does not know
+    except (TypeError, ValueError, RecursionError):  # it contains values that Python's encoder does not support
         value = _plain(value, 0)
         text = _encode(value)
     _check_keys(value)
@@ -133,7 +133,7 @@ _MAX_DEPTH: Final = 200
 
 
 def _plain(value: Any, depth: int) -> Any:
-    """`value` of what JSON has. Raises `OutputError` for what it has not."""
+    """Return `value` with types that JSON can represent. Raises `OutputError` if there are none."""
     if depth > _MAX_DEPTH:
         raise OutputError("an output is nested too deeply, or holds itself")
     if value is None or isinstance(value, bool | str):
@@ -155,7 +155,7 @@ def _plain(value: Any, depth: int) -> Any:
 
 
 def _finite(value: Any) -> float | None:
-    """The number with the digits that it is shown with, NaN as None."""
+    """Return the number with the digits of its text, None for NaN. Raises `OutputError` if JSON cannot represent it."""
     number = float(str(value)) if isinstance(value, np.floating) else float(value)
     if isinstance(value, Decimal) and value.is_finite() and Decimal(repr(number)) != value:
         raise OutputError(f"an output holds the Decimal {value}, which no double is: return str() of it")
@@ -174,7 +174,7 @@ def _key(key: Any) -> Any:
 
 
 def _as_array(value: Any) -> Any:
-    """An array, a tensor or a frame as a numpy array; None for what is none of these."""
+    """Return an array, a tensor or a data frame as a numpy array; None for any other value."""
     if isinstance(value, np.ma.MaskedArray):
         return value
     if not hasattr(value, "__array__"):
@@ -189,7 +189,7 @@ def _is_of_one_type(value: Any) -> bool:
 
 
 def _rows(frame: Any) -> Any:
-    """The rows of a frame of pandas or polars, where no one type holds the numbers of all columns."""
+    """Return the rows of a pandas or polars frame whose columns have different types, as an array of objects."""
     rows = list(frame.itertuples(index=False, name=None) if hasattr(frame, "itertuples") else frame.iter_rows())
     array = np.empty((len(rows), len(frame.columns)), object)
     for index, row in enumerate(rows):
@@ -211,12 +211,12 @@ def _scalar(array: Any) -> Any:
 
 
 def _listed(array: Any) -> Any:
-    """The elements of an array as lists, rows of fields as dictionaries."""
+    """Return the elements of an array as nested lists, and structured elements as dictionaries."""
     if _has_fields(array):
         return [_listed(row) for row in array] if array.ndim else {name: array[name] for name in array.dtype.names}
     if array.dtype.kind not in _JSON_KINDS:
         raise OutputError(f"an output is an array of {array.dtype}, which JSON has not: return their str()")
-    if array.dtype.kind == "f" and array.dtype != np.float64:  # the digits that identify a number of its own type
+    if array.dtype.kind == "f" and array.dtype != np.float64:  # keep the digits that identify a number in its own type
         exact = np.ma.getdata(array).astype(str).astype(np.float64)
         array = np.ma.array(exact, mask=array.mask) if np.ma.isMaskedArray(array) else exact
     return array.tolist()

@@ -1,4 +1,4 @@
-"""What the author of a model container needs.
+"""The interface for authors of model containers.
 
 ::
 
@@ -23,7 +23,7 @@ from typing import Any, Final, NoReturn
 from clipper_common import constants, wire
 from clipper_common.datatypes import InputType, ModelId
 from clipper_common.errors import ClipperException
-from clipper_common.link import tcp_address
+from clipper_common.rpc_client import tcp_address
 
 from .prediction import BatchReport, Predict, PredictionError, Predictor
 from .session import Session
@@ -52,7 +52,7 @@ _TYPE_NAMES: Final = {
 
 
 def string_to_input_type(input_str: str) -> InputType:
-    """The input type that a word names.
+    """Return the input type with a name.
 
     Parameters
     ----------
@@ -62,22 +62,22 @@ def string_to_input_type(input_str: str) -> InputType:
     Raises
     ------
     ClipperException
-        If it names none.
+        If no input type has that name.
     """
     return InputType.parse(input_str)
 
 
 def input_type_to_string(input_type: int) -> str:
-    """The word for an input type: bytes, ints, floats, doubles or string."""
+    """Return the name of an input type: bytes, ints, floats, doubles or string."""
     return _TYPE_NAMES[InputType(input_type)]
 
 
 class ModelContainerBase:
-    """A model. Override the method of the input type that it takes.
+    """The base class of models. Override the method of the input type that the model takes.
 
     Each method gets a batch of inputs and returns a list of ``str``, one for each input, in their order. An
-    exception is answered to whoever asked, and the container lives on; if it came from a batch of several inputs,
-    each is tried again alone.
+    exception is sent to the clients, and the container goes on; if a batch of several inputs raised it, each input
+    is tried again alone.
     """
 
     def predict_ints(self, inputs: Any) -> list[str]:
@@ -112,23 +112,23 @@ class RPCService:
     collect_metrics : bool, optional
         Whether to measure, and to serve the metrics of this process to Prometheus.
     read_config : bool, optional
-        Whether to read the attributes from the environment that Clipper's container managers make. If one is
-        missing or makes no sense, the process says so and exits with 1.
+        Whether to read the attributes from environment variables, which Clipper's container managers set. If one is
+        missing or invalid, the process prints a message and exits with 1.
 
     Attributes
     ----------
     model_name, model_version : str
-        The model that this is a replica of.
+        The model version that this process is a replica of.
     model_path : str
         The folder with the model's files.
     input_type : str
-        A word for the type of the model's inputs.
+        The name of the type of the model's inputs.
     host : str
-        Where the query frontend is.
+        The host of the query frontend.
     port : int
-        Its RPC port.
+        The RPC port of the query frontend.
     metric_port : int
-        Where to serve metrics; 0 for nowhere.
+        The port on which to serve metrics; 0 to serve none.
     """
 
     def __init__(self, collect_metrics: bool = True, read_config: bool = True) -> None:
@@ -161,15 +161,15 @@ class RPCService:
             _exit(f"{constants.ENV_INPUT_TYPE}: {error}. One of bytes, ints, floats, doubles, strings is.")
 
     def get_model_path(self) -> str:
-        """The folder with the model's files."""
+        """Return the folder with the model's files. Exits if it is not known."""
         return self.model_path or _required(constants.ENV_MODEL_PATH)
 
     def get_input_type(self) -> str:
-        """The word for the type of the model's inputs, as it was given."""
+        """Return the name of the type of the model's inputs, as it was given."""
         return self.input_type
 
     def get_event_history(self) -> list[tuple[float, int]]:
-        """The last messages sent and received.
+        """Return the last messages sent and received.
 
         Returns
         -------
@@ -197,7 +197,7 @@ class RPCService:
 
     def _make_session(self, model: ModelContainerBase, stop: StopRequest) -> Session:
         input_type = InputType.parse(self.input_type)
-        # Chosen now, not when this module is loaded: a process may be forked before it serves.
+        # Chosen here, not when this module is imported: the process may be forked before it serves.
         replica_id, key = os.environ.get(constants.ENV_REPLICA_ID) or uuid.uuid4().hex, uuid.uuid4().hex
         model_id = ModelId(self.model_name, self.model_version)
         metadata = wire.Metadata(model_id, input_type, wire.RPC_VERSION_4, replica_id, key)
@@ -216,7 +216,7 @@ class RPCService:
             return lambda batch: None
         from . import metrics
 
-        # Beside a frontend on this machine alone, the metrics are for this machine too.
+        # With a frontend on the loopback interface, the metrics are served on it, too.
         metrics.serve(self.metric_port, "127.0.0.1" if self.host in _LOOPBACK_HOSTS else "0.0.0.0")
         return metrics.METRICS.observe
 
@@ -239,7 +239,7 @@ def _required(name: str) -> str:
 
 
 def _port(name: str, default: int) -> int:
-    """A port number; 0 if the variable is there and empty."""
+    """Return the port number in an environment variable; 0 if it is set and empty. Exits if it is invalid."""
     text = os.environ.get(name, str(default)).strip() or "0"
     if text.isdecimal() and int(text) < 1 << 16:
         return int(text)
@@ -247,7 +247,7 @@ def _port(name: str, default: int) -> int:
 
 
 def _exit_seconds() -> float:
-    """Read when it counts: code of the model's may set the variable."""
+    """Return the seconds that a stopped process may take to exit. Read late, since the model may set the variable."""
     text = os.environ.get(constants.ENV_EXIT_SECONDS, "")
     try:
         return max(0.0, float(text)) if text else constants.EXIT_SECONDS

@@ -1,7 +1,7 @@
-"""The life of a container: it finds the query frontends, answers their batches one at a time, in order, and drains.
+"""The main loop of a container: finds the query frontends, answers their batches one at a time, in order, and drains.
 
-The main thread receives a batch, computes it and answers; nothing stands between. It holds the lock, and with it
-all sockets, except while the model computes: then the heartbeat thread may take both.
+The main thread receives a batch, computes it and answers. It holds the lock that protects all sockets, except while the
+model computes: then the heartbeat thread may acquire it.
 """
 
 import logging
@@ -15,9 +15,9 @@ from typing import Any, Final
 import zmq
 
 from clipper_common import constants, wire
-from clipper_common.link import Channel, Event, Events, Link
+from clipper_common.rpc_client import Channel, Event, Events, RpcClient
 
-from .links import Links
+from .rpc_clients import RpcClients
 from .stopping import StopRequest
 
 __all__ = ["Answer", "Event", "Session"]
@@ -32,11 +32,11 @@ Answer = Callable[[wire.PredictRequest, float], wire.Response]
 
 
 class Session:
-    """Serves all query frontends that the one at `address` knows of, for as long as this process is not asked to stop.
+    """Serves all query frontends that the one at `address` knows of, until this process is asked to stop.
 
-    `answer` computes a batch, given the time when it was received; `on_registered` is called each time that a
-    frontend has accepted this replica; `on_abandoned` from another thread, when this process was asked to stop and
-    computes what nobody waits for.
+    `answer` computes a batch, given the monotonic time at which it was received. `on_registered` is called each time
+    that a frontend accepts this replica. `on_abandoned` is called from another thread, when this process was asked to
+    stop and computes a batch whose answer no frontend waits for.
     """
 
     def __init__(
@@ -55,21 +55,21 @@ class Session:
         self._on_registered = on_registered
         self._on_abandoned = on_abandoned
         self._context = zmq.Context()
-        self._links = Links(self._context, address, self._open_link)
+        self._clients = RpcClients(self._context, address, self._open_client)
         self._lock = threading.Lock()
         self._closed = threading.Event()
-        self._inbox: deque[tuple[Link, int, wire.PredictRequest, float]] = deque()
+        self._inbox: deque[tuple[RpcClient, int, wire.PredictRequest, float]] = deque()
         self._drain_deadline = math.inf
 
     def run(self) -> None:
-        """Serve until the process is asked to stop and the frontends let it go."""
+        """Serve until the process is asked to stop and the frontends have released this replica."""
         with self._lock:
-            threading.Thread(target=self._tend_while_computing, name="heartbeat", daemon=True).start()
+            threading.Thread(target=self._run_heartbeats, name="heartbeat", daemon=True).start()
             try:
                 self._serve()
             finally:
                 self._closed.set()
-                self._links.close()
+                self._clients.close()
                 self._context.term()
 
     def _serve(self) -> None:
@@ -77,90 +77,90 @@ class Session:
             now = time.monotonic()
             if self._stop.requested_at is not None and self._drain(now, self._stop.requested_at):
                 return
-            due = self._links.tend(now)
+            due = self._clients.run_timers(now)
             if not self._inbox:
                 self._wait(due - now)
             if self._inbox:
                 self._answer(*self._inbox.popleft())
 
     def _wait(self, seconds: float) -> None:
-        """Until a message came, a greeting can or must be sent, or the process is asked to stop."""
-        channels = self._links.channels
+        """Wait for a message, a writable socket, a request to stop, or for `seconds`; handle the messages."""
+        channels = self._clients.channels
         sources: list[tuple[Any, int]] = [
-            (channel.socket, zmq.POLLIN | zmq.POLLOUT if channel.is_mute else zmq.POLLIN) for channel in channels
+            (channel.socket, zmq.POLLIN | zmq.POLLOUT if channel.is_blocked else zmq.POLLIN) for channel in channels
         ]
         sources.append((self._stop.fileno(), zmq.POLLIN))
         ready = zmq.zmq_poll(sources, max(0, math.ceil(seconds * 1000)))
-        attended = [(channel, events) for source, events in ready for channel in channels if channel.socket is source]
-        if len(attended) < len(ready):
+        active = [(channel, events) for source, events in ready for channel in channels if channel.socket is source]
+        if len(active) < len(ready):
             self._stop.clear_wakeups()
-        if len(attended) > 1:
-            attended.sort(key=lambda pair: pair[0].served_at)  # who was served last has come last
-        for channel, events in attended:
-            self._attend(channel, events)
+        if len(active) > 1:
+            active.sort(key=lambda pair: pair[0].served_at)  # round-robin: the frontend served last comes last
+        for channel, events in active:
+            self._handle_events(channel, events)
 
     @staticmethod
-    def _attend(channel: Channel, events: int) -> None:
+    def _handle_events(channel: Channel, events: int) -> None:
         if events & zmq.POLLIN:
             channel.receive()
         if events & zmq.POLLOUT and not channel.closed:
-            channel.greet()
+            channel.send_heartbeat()
 
-    def _tend_while_computing(self) -> None:
+    def _run_heartbeats(self) -> None:
         while not self._closed.wait(_DRAIN_POLL_SECONDS if self._stop.was_signalled else constants.HEARTBEAT_SECONDS):
             if self._lock.acquire(blocking=False):
                 try:
                     if not self._closed.is_set():
-                        self._tend_meanwhile()
+                        self._serve_connections()
                 finally:
                     self._lock.release()
 
-    def _tend_meanwhile(self) -> None:
-        self._links.tend(time.monotonic(), listening=False)
+    def _serve_connections(self) -> None:
+        self._clients.run_timers(time.monotonic(), listening=False)
         if self._stop.was_signalled:
-            self._links.drain()  # the frontends let us go at once, if nobody waits for the batch any more
-        for channel in self._links.channels:
+            self._clients.drain()  # the frontends release us at once if they do not wait for the batch any more
+        for channel in self._clients.channels:
             while not channel.closed and channel.receive():
                 pass
-        if self._stop.was_signalled and self._links.drained:
+        if self._stop.was_signalled and self._clients.drained:
             self._on_abandoned()
 
-    # --- what links report ---
+    # --- callbacks of the clients ---
 
-    def _open_link(self, address: str) -> Link:
-        return Link(self._context, address, self._metadata, self, self.events)
+    def _open_client(self, address: str) -> RpcClient:
+        return RpcClient(self._context, address, self._metadata, self, self.events)
 
-    def on_registered(self, link: Link) -> None:
-        self._links.registered()
+    def on_registered(self, client: RpcClient) -> None:
+        self._clients.on_registered()
         self._on_registered()
 
-    def on_batch(self, link: Link, request: wire.PredictRequest, received_at: float) -> None:
-        self._inbox.append((link, link.registration, request, received_at))
+    def on_batch(self, client: RpcClient, request: wire.PredictRequest, received_at: float) -> None:
+        self._inbox.append((client, client.registration, request, received_at))
 
-    def on_frontends(self, link: Link, addresses: list[str]) -> None:
-        self._links.adopt(link, addresses)
+    def on_frontends(self, client: RpcClient, addresses: list[str]) -> None:
+        self._clients.update_frontends(client, addresses)
 
     # --- batches ---
 
-    def _answer(self, link: Link, registration: int, request: wire.PredictRequest, received_at: float) -> None:
-        if registration != link.registration:
-            return  # the frontend has given the batch to another replica, or is gone
+    def _answer(self, client: RpcClient, registration: int, request: wire.PredictRequest, received_at: float) -> None:
+        if registration != client.registration:
+            return  # the frontend has sent the batch to another replica, or is gone
         self._lock.release()
         try:
             response = self._compute(request, received_at)
         finally:
             self._lock.acquire()
         self._stop.listen_again()
-        self._links.excuse_silence()
-        link.served_at = received_at
-        link.answer(response, registration)
+        self._clients.reset_idle_timers()
+        client.served_at = received_at
+        client.answer(response, registration)
 
-    # --- leaving ---
+    # --- draining ---
 
     def _drain(self, now: float, requested_at: float) -> bool:
-        """Say goodbye, once; then wait for the answers, but not for ever. Whether to go."""
+        """Drain all frontends at the first call. Return whether all have released this replica, or time is up."""
         if self._drain_deadline == math.inf:
             self._drain_deadline = requested_at + _DRAIN_SECONDS
             logger.info("Asked to stop.")
-            self._links.drain()
-        return now >= self._drain_deadline or (self._links.drained and not self._inbox)
+            self._clients.drain()
+        return now >= self._drain_deadline or (self._clients.drained and not self._inbox)

@@ -1,4 +1,4 @@
-"""Whether this process was asked to stop."""
+"""Requests to stop this process: signals, and the end of the process."""
 
 import contextlib
 import os
@@ -17,15 +17,16 @@ SignalHandler = Callable[[int, FrameType | None], Any] | int | None
 
 
 class StopRequest:
-    """Set by the first SIGTERM or SIGINT; the second ends the process at once.
+    """A request to stop, set by the first SIGTERM or SIGINT; the second signal ends the process at once.
 
-    Its file descriptor becomes readable when a signal came, so that a poll wakes up for it.
+    Its file descriptor becomes readable when a signal arrives, so that it wakes up a poll.
     """
 
     def __init__(self) -> None:
         self.requested_at: float | None = None
+        """Monotonic time of the request; None before."""
         self._replaced: dict[int, SignalHandler] = {}
-        """Signal handlers that the model installed in place of ours."""
+        """The signal handlers that the model installed in place of this object's, by signal."""
         self._listens = False
         self._number = int(signal.SIGTERM)
         self._reader, self._writer = socket.socketpair()
@@ -33,7 +34,7 @@ class StopRequest:
         self._writer.setblocking(False)
 
     def listen_to_signals(self) -> None:
-        """Follow the signals of this process from now on. Only the main thread may call this."""
+        """Install the signal handlers. Only the main thread may call this."""
         signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         for number in _SIGNALS:
             signal.signal(number, self._on_signal)
@@ -41,7 +42,7 @@ class StopRequest:
         self._listens = True
 
     def listen_again(self) -> None:
-        """Put our handlers back where the model has replaced them: without them nothing would stop this process."""
+        """Install the signal handlers again where the model has replaced them, so that signals stop this process."""
         if not self._listens or self.requested_at is not None:
             return
         for number in _SIGNALS:
@@ -49,7 +50,7 @@ class StopRequest:
                 self._replaced[number] = signal.signal(number, self._on_signal)
 
     def tell_model(self) -> None:
-        """Call what the model wanted to be called for the signal that stopped us, now that its work is done."""
+        """Call the handler that the model had installed for the signal that stopped this process."""
         if callable(handler := self._replaced.get(self._number)) and handler is not signal.default_int_handler:
             handler(self._number, None)
 
@@ -58,22 +59,22 @@ class StopRequest:
         self._number = number
         for each in _SIGNALS:
             signal.signal(each, signal.SIG_DFL)
-        # A process that the model forked dies of a signal as ever: worker pools rely on it.
+        # A signal ends processes that the model has forked, as usual: worker pools rely on it.
         if os.getpid() != self._process:
             os.kill(os.getpid(), number)
 
     @property
     def was_signalled(self) -> bool:
-        """Whether a signal came, also if the model computes in C, so that no handler of Python's has run yet."""
+        """Whether a signal has arrived, even if the model computes in C, so that Python has not run a handler yet."""
         if self.requested_at is not None:
             return True
         try:
             return not set(_SIGNALS).isdisjoint(self._reader.recv(4096, socket.MSG_PEEK))
-        except OSError:  # nothing is there, or it is closed
+        except OSError:  # there is no data, or the socket is closed
             return False
 
     def request(self) -> None:
-        """Ask this process to stop, from any of its threads."""
+        """Request a stop. Any thread may call this."""
         self.requested_at = time.monotonic()
         self._writer.send(b"\0")
 
@@ -81,7 +82,7 @@ class StopRequest:
         return self._reader.fileno()
 
     def clear_wakeups(self) -> None:
-        """Make the file descriptor unreadable again; other signals wake it too."""
+        """Read all data of the file descriptor, which other signals make readable, too."""
         with contextlib.suppress(BlockingIOError):
             self._reader.recv(4096)
 
@@ -91,7 +92,7 @@ class StopRequest:
 
 
 def end_now(reason: str) -> NoReturn:
-    """End this process, whatever its other threads do."""
+    """Print a reason and end this process at once, without exit handlers."""
     sys.stderr.write(f"{reason}\n")
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
@@ -100,9 +101,9 @@ def end_now(reason: str) -> NoReturn:
 
 
 def end_within(seconds: float) -> None:
-    """End this process by itself, if it has not ended after `seconds`.
+    """End this process from a thread if it has not exited after `seconds`.
 
-    The interpreter waits at its end for threads, child processes and exit handlers of the model's, which may never end.
+    At exit, the interpreter waits for threads, child processes and exit handlers of the model, which may never end.
     """
 
     def end() -> None:

@@ -1,4 +1,4 @@
-"""Answers the sum of each input, and the length of a string."""
+"""Answers the sum of each numeric input, and the length of each string."""
 
 from typing import Any
 

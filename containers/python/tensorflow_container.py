@@ -10,11 +10,11 @@ from .function_container import serve
 
 
 def load(folder: Path) -> Callable[[Any], Any]:
-    import tensorflow as tf  # here, so that its absence is explained
+    import tensorflow as tf  # here, so that a failure is reported by `load_or_exit`
 
     session = tf.compat.v1.Session(
         graph=tf.Graph(),
-        # On a GPU where there is one and the operation has a version for it.
+        # Operations run on a GPU if there is one and they support it.
         config=tf.compat.v1.ConfigProto(
             allow_soft_placement=True, gpu_options=tf.compat.v1.GPUOptions(allow_growth=True)
         ),

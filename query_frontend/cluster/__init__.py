@@ -1,1 +1,1 @@
-"""Query frontends among each other."""
+"""Coordination of query frontends: membership, readiness and relays."""

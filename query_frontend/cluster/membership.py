@@ -1,6 +1,6 @@
-"""What this frontend tells Redis about itself, and learns of the others: who lives, and which replicas they have.
+"""Cluster membership: reports this frontend and its replicas to Redis, and reads those of the other frontends.
 
-Redis may be away at any time; then all of it is told again once it is back.
+Redis may be unavailable at any time; everything is reported again once it is back.
 """
 
 import asyncio
@@ -14,8 +14,8 @@ from typing import Final
 from clipper_common.constants import CONFIG_POLL_SECONDS
 from clipper_common.datatypes import ModelId
 from clipper_common.errors import ClipperException
-from clipper_common.link import tcp_address
 from clipper_common.records import UNNUMBERED, Frontend, FrontendReport, Replica
+from clipper_common.rpc_client import tcp_address
 from clipper_common.store import ConfigStore, StoreError
 from query_frontend.rpc.server import Connection
 from query_frontend.serving.executor import Executor
@@ -27,7 +27,10 @@ _RETRY_SECONDS: Final = 0.5
 
 
 class Membership:
-    """`advertise` is the host under which others reach this one, empty if that is not known."""
+    """Reports this frontend to Redis, and knows its live peers.
+
+    `advertise` is the host by which peers and containers reach this frontend; empty if it is not known.
+    """
 
     def __init__(
         self, store: ConfigStore, registry: Registry, executor: Executor, advertise: str, cluster_id: str
@@ -39,31 +42,31 @@ class Membership:
         self._cluster_id = cluster_id
         self._place = ""
         self.id = ""
-        """Of this life in this place."""
+        """Identifies this process: host, RPC port and a random part."""
         self.rpc_address = ""
         self._was_reported = False
         self._has_warned = False
         self._numbers: dict[tuple[ModelId, str], int] = {}
-        """Of the replicas here, by model version and name, as Redis gave them."""
+        """The numbers that Redis gave to the replicas here, by model version and name."""
         self.peers: list[Frontend] = []
-        """The other frontends that live, as far as Redis lets us know."""
+        """The other live frontends, by the last report that reached Redis."""
         self.reported: Callable[[], None] = lambda: None
         """Called after each report; set by the composition root."""
         self._due = asyncio.Event()
         self._reporting = asyncio.Lock()
 
     def listens_on(self, rpc_port: int) -> None:
-        """Know this frontend's port, which makes up its place: nobody else can have it at the same time."""
+        """Set the RPC port of this frontend. Host and port identify its place: no other process has them meanwhile."""
         self._place = f"{socket.gethostname()}:{rpc_port}:"
         self.id = self._place + uuid.uuid4().hex[:12]
         self.rpc_address = tcp_address(self._advertise, rpc_port) if self._advertise else ""
 
     def report_soon(self) -> None:
-        """Something changed."""
+        """Make `keep_reporting` report now, since something has changed."""
         self._due.set()
 
     async def keep_reporting(self) -> None:
-        """`report` each second and soon after each change, for ever."""
+        """Call `report` each second and soon after each change, until cancelled."""
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CONFIG_POLL_SECONDS):
@@ -79,7 +82,7 @@ class Membership:
                 await asyncio.sleep(_RETRY_SECONDS)
 
     async def follow_peers(self) -> None:
-        """`report` soon after each change that a peer tells Redis of, for ever: so we learn of it."""
+        """Call `report`, which reads the peers, soon after each change that a peer reports, until cancelled."""
         while True:
             with contextlib.suppress(*StoreError):  # the follower of the configuration logs it
                 async for _ in self._store.follow_frontends():
@@ -87,7 +90,7 @@ class Membership:
             await asyncio.sleep(_RETRY_SECONDS)
 
     async def report(self) -> None:
-        """Say that we live, by which revision we serve and which replicas are here. Raises `StoreError`."""
+        """Report this frontend as alive, with its revision of the configuration and replicas. Raises `StoreError`."""
         async with self._reporting:
             replicas = [(self._name(connection), self._record(connection)) for connection in self._executor.connections]
             reached = frozenset(self._executor.reachable_models())
@@ -97,12 +100,12 @@ class Membership:
             names = [(replica.model, name) for name, replica in replicas]
             self._numbers = dict(zip(names, numbers, strict=True))
             self.peers = [frontend for frontend in frontends if frontend.id != self.id]
-            self._warn_if_nobody_reaches_us()
+            self._warn_if_unreachable()
             self.reported()
             if self._cluster_id:
                 await self._store.claim(self._cluster_id)
 
-    def _warn_if_nobody_reaches_us(self) -> None:
+    def _warn_if_unreachable(self) -> None:
         if self.peers and not self.rpc_address and not self._has_warned:
             self._has_warned = True
             logger.warning(
@@ -117,11 +120,11 @@ class Membership:
         return Replica(metadata.model, number, connection.number, metadata.input_type)
 
     def _name(self, connection: Connection) -> str:
-        """The same at all frontends, for a container that connects to several; else of this connection alone."""
+        """Return the replica id, which is the same at all frontends, or a name of this connection if it has none."""
         return connection.metadata.replica_id or f"{self.id}/{connection.number}"
 
     async def retire(self) -> None:
-        """Leave nothing in Redis that says we are there."""
+        """Remove the records of this frontend from Redis. Raises `StoreError`."""
         await self._store.retire_frontend(self.id)
         if self._cluster_id and not self.peers:
             await self._store.release(self._cluster_id)

@@ -11,11 +11,13 @@ from query_frontend.serving.registry import Registry
 NOT_LOADED: Final = "The configuration was not read from Redis yet"
 
 _PATIENCE_SECONDS: Final = 10.0
-"""After the start; a model that has not been reached by then may never be."""
+"""Seconds after the start; a model that has not been reached by then may never be."""
 _POLL_SECONDS: Final = 0.02
 
 
 class Readiness:
+    """Decides whether this frontend should be sent queries."""
+
     def __init__(self, registry: Registry, executor: Executor, membership: Membership) -> None:
         self._registry = registry
         self._executor = executor
@@ -24,7 +26,7 @@ class Readiness:
         self.is_draining = False
 
     def missing(self) -> str | None:
-        """Why queries should go elsewhere, None when they may come."""
+        """Return why this frontend is not ready for queries; None if it is."""
         if self.is_draining:
             return "This query frontend is about to stop"
         if not self._registry.is_loaded:
@@ -36,6 +38,6 @@ class Readiness:
         return None
 
     async def wait(self) -> None:
-        """Wait until nothing is missing, but not for ever."""
+        """Wait until this frontend is ready, at most `_PATIENCE_SECONDS` after its start."""
         while self.missing() is not None and time.monotonic() < self._impatient_at:
             await asyncio.sleep(_POLL_SECONDS)

@@ -1,10 +1,10 @@
-"""Replicas that have one connection, which leads here, serve the other frontends by way of this one.
+"""Relays, by which replicas that are connected only to this frontend serve the other frontends.
 
-That is so for containers of RPC version 3, and for those that cannot reach a peer. We connect to the peer as if we were
-a replica, and have its batches answered by those here: by a link for each of them where the peer has no replica of the
-model. Where it has some, one link to a version 3 replica stays in reserve, so that the peer can go on when it loses its
-own. Containers of version 4 connect to each frontend themselves, so they are relayed only to a peer that stays without.
-Relays are nobody's replicas in Redis, so nothing is relayed twice.
+Containers of RPC version 3 have one connection, and others may be unable to reach a peer. This frontend connects to the
+peer like a replica, and the replicas here answer the peer's batches. A peer without a replica of the model gets a relay
+for each replica here. A peer that has some gets one relay of a version 3 replica in reserve, for when it loses its own.
+Version 4 containers connect to each frontend themselves, so they are relayed only to a peer that stays without a
+replica. Relays are not recorded as replicas in Redis, so nothing is relayed twice.
 """
 
 import asyncio
@@ -19,8 +19,8 @@ import zmq
 
 from clipper_common import wire
 from clipper_common.datatypes import InputType, ModelId
-from clipper_common.link import Link
 from clipper_common.records import Frontend
+from clipper_common.rpc_client import RpcClient
 from query_frontend.rpc.server import Connection
 from query_frontend.serving.cache import key_of
 from query_frontend.serving.deadlines import Slot
@@ -30,48 +30,48 @@ from query_frontend.serving.query import SLO_MISSED, QueryContext
 logger = logging.getLogger(__name__)
 
 _STEADY_SECONDS: Final = 1.0
-"""A peer must be without replicas for so long before one of version 4 is relayed to it: it connects there by itself."""
+"""Seconds that a peer must lack replicas before a version 4 replica, which may still connect itself, is relayed."""
 _TICK_SECONDS: Final = 0.1
-_MAX_LINKS: Final = 16
-"""Per peer and model."""
+_MAX_RELAYS: Final = 16
+"""The most relays for each peer and model version."""
 _STOP_SECONDS: Final = 5.0
 _UNREGISTERED_SECONDS: Final = 1.0
-"""A batch may come from a peer that read a new configuration before we did. It waits for so long until we have, too."""
+"""Seconds that a batch waits for its model version to be in the configuration, which a peer may have read earlier."""
 _UNREGISTERED_POLL_SECONDS: Final = 0.005
 
 
 class Place(NamedTuple):
-    """Where a relay is wanted."""
+    """Identifies a relay: the peer, the model version, and its number among those of both."""
 
     address: str
-    """Of the peer."""
+    """The RPC address of the peer."""
     model: ModelId
     number: int
 
 
-class Wish(NamedTuple):
-    """A relay that should be there, once it has been wanted for `delay` seconds."""
+class WantedRelay(NamedTuple):
+    """A relay that must be open, once it has been wanted for `delay` seconds."""
 
     place: Place
     delay: float
 
 
-def wishes(peers: Iterable[Frontend], direct: Mapping[ModelId, Sequence[Connection]]) -> Iterator[Wish]:
-    """Which relays the `peers` need, with the replicas here in `direct`."""
+def wanted_relays(peers: Iterable[Frontend], direct: Mapping[ModelId, Sequence[Connection]]) -> Iterator[WantedRelay]:
+    """Yield the relays that `peers` need. `direct` has the replicas that are connected to this frontend."""
     for peer in peers:
         if not peer.rpc_address:
             continue
         for model, replicas in direct.items():
             has_own = model in peer.models
             single = sum(replica.rpc_version < wire.RPC_VERSION_4 for replica in replicas)
-            at_once = min(single, 1 if has_own else _MAX_LINKS)
-            later = 0 if has_own else min(len(replicas), _MAX_LINKS)
+            at_once = min(single, 1 if has_own else _MAX_RELAYS)
+            later = 0 if has_own else min(len(replicas), _MAX_RELAYS)
             for number in range(max(at_once, later)):
-                yield Wish(Place(peer.rpc_address, model, number), 0.0 if number < at_once else _STEADY_SECONDS)
+                yield WantedRelay(Place(peer.rpc_address, model, number), 0.0 if number < at_once else _STEADY_SECONDS)
 
 
 class RelayedInput(Task):
-    """An input of a relayed batch, as the task executor and the deadlines see it."""
+    """An input of a relayed batch: a task of the executor with a slot of the deadline wheel."""
 
     __slots__ = ("_batch", "_index", "_slot")
 
@@ -86,7 +86,7 @@ class RelayedInput(Task):
             self._slot = batch.context.wheel.add(self, batch.deadline)
 
     def take(self, output: bytes | None, reason: str, now: float) -> None:
-        """Have the output, or the reason why there is none."""
+        """Take the output, or the reason why there is none."""
         if not self.wanted:
             return
         self.wanted = False
@@ -96,13 +96,13 @@ class RelayedInput(Task):
         self._batch.answer(self._index, output, reason)
 
     def expire(self) -> None:
-        """The deadline is over."""
+        """Answer with a reason, since the deadline has passed."""
         self.take(None, SLO_MISSED, time.monotonic())
         self._batch.context.executor.leave(self, self._batch.model)
 
 
 class RelayedBatch:
-    """A batch of a peer. `done` is called when each of its inputs has an output, or a reason why not."""
+    """A batch of a peer. `done` is called with the response when each input has an output or failed."""
 
     def __init__(
         self,
@@ -132,7 +132,7 @@ class RelayedBatch:
 
 
 class Relay:
-    """One link to a peer, by which it has its batches of `model` answered here."""
+    """An RPC connection to a peer, whose batches of a model version are answered by the replicas here."""
 
     def __init__(
         self,
@@ -147,75 +147,75 @@ class Relay:
         self._context = context
         self._model = place.model
         metadata = wire.Metadata(place.model, input_type, wire.RPC_VERSION_4, name, key)
-        self.link = Link(zmq_context, place.address, metadata, self, deque(maxlen=1))
+        self.client = RpcClient(zmq_context, place.address, metadata, self, deque(maxlen=1))
         self._listen()
 
     def _listen(self) -> None:
-        self._descriptor = self.link.socket.FD
+        self._descriptor = self.client.socket.FD
         self._loop.add_reader(self._descriptor, self._on_readable)
-        self._loop.call_soon(self._on_readable)  # the descriptor is edge-triggered: look once
+        self._loop.call_soon(self._on_readable)  # the descriptor is edge-triggered, so the first read is not signalled
 
     def close(self) -> None:
-        if not self.link.closed:
+        if not self.client.closed:
             self._loop.remove_reader(self._descriptor)
-            self.link.close()
+            self.client.close()
 
     def tick(self, now: float) -> None:
-        if self.link.is_silent(now):
-            self._on_readable()  # it may be that we did not listen
-        if self.link.closed:
+        if self.client.is_silent(now):
+            self._on_readable()  # messages may wait unread if the event loop was busy
+        if self.client.closed:
             return
-        if self.link.is_silent(now):
+        if self.client.is_silent(now):
             self._loop.remove_reader(self._descriptor)
-            self.link.reconnect()
+            self.client.reconnect()
             self._listen()
-        if now >= self.link.due:
-            self.link.greet()
-            self._on_readable()  # sending may have swallowed the edge that says that something can be read
+        if now >= self.client.due:
+            self.client.send_heartbeat()
+            self._on_readable()  # sending may have reset the edge that signals messages to read
 
     def _on_readable(self) -> None:
-        while not self.link.closed and self.link.receive():
+        while not self.client.closed and self.client.receive():
             pass
-        if self.link.is_mute and not self.link.closed:
-            self.link.greet()
+        if self.client.is_blocked and not self.client.closed:
+            self.client.send_heartbeat()
 
-    def on_registered(self, link: Link) -> None:
-        """The peer accepted us."""
+    def on_registered(self, client: RpcClient) -> None:
+        """Do nothing: a relay is ready when it is registered."""
 
-    def on_frontends(self, link: Link, addresses: list[str]) -> None:
-        """Known from Redis."""
+    def on_frontends(self, client: RpcClient, addresses: list[str]) -> None:
+        """Do nothing: the peers are known from Redis."""
 
-    def on_batch(self, link: Link, request: wire.PredictRequest, received_at: float) -> None:
+    def on_batch(self, client: RpcClient, request: wire.PredictRequest, received_at: float) -> None:
         executor = self._context.executor
         if self._model not in executor.direct_replicas():
-            self.close()  # the peer gives the batch to another, if there is one
+            self.close()  # the peer sends the batch to another replica, if there is one
             return
         slo_seconds = executor.slo_seconds(self._model)
         if slo_seconds is None and time.monotonic() - received_at < _UNREGISTERED_SECONDS:
-            self._loop.call_later(_UNREGISTERED_POLL_SECONDS, self._retry, link.registration, request, received_at)
+            self._loop.call_later(_UNREGISTERED_POLL_SECONDS, self._retry, client.registration, request, received_at)
             return
-        registration = link.registration
+        registration = client.registration
         deadline = received_at + (slo_seconds or 0.0)
 
         def done(response: wire.Response) -> None:
-            if not link.closed:
-                link.answer(response, registration)
+            if not client.closed:
+                client.answer(response, registration)
                 self._loop.call_soon(self._on_readable)
 
         RelayedBatch(self._context, self._model, request, deadline, done)
 
     def _retry(self, registration: int, request: wire.PredictRequest, received_at: float) -> None:
-        if not self.link.closed and self.link.registration == registration:
-            self.on_batch(self.link, request, received_at)
+        if not self.client.closed and self.client.registration == registration:
+            self.on_batch(self.client, request, received_at)
 
 
 class Relays:
-    """All relays of this frontend, kept as they should be: look by `review` whenever something changed."""
+    """All relays of this frontend. `review` must be called whenever the replicas here or the peers have changed."""
 
     def __init__(self, context: QueryContext) -> None:
         self._context = context
         self._relays: dict[Place, Relay] = {}
-        self._leaving: list[Relay] = []
+        self._draining: list[Relay] = []
         self._wanted_since: dict[Place, float] = {}
         self._name = ""
         self._key = uuid.uuid4().hex
@@ -223,37 +223,37 @@ class Relays:
         self._stopping = False
 
     def start(self, name: str) -> None:
-        """`name` is this frontend's among its peers."""
+        """Start the timer. `name` identifies this frontend among its peers."""
         self._name = name
         self._loop = asyncio.get_running_loop()
         self._zmq_context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._tick()
 
     async def stop(self) -> None:
-        """Let the peers go, with what is under way answered."""
+        """Drain all relays, so that batches in flight are answered, and close them after `_STOP_SECONDS` at most."""
         self._stopping = True
         for place in list(self._relays):
-            self._leave(place)
+            self._drain(place)
         give_up = time.monotonic() + _STOP_SECONDS
-        while self._leaving and time.monotonic() < give_up:
+        while self._draining and time.monotonic() < give_up:
             await asyncio.sleep(_TICK_SECONDS / 10)
-            self._forget_drained()
+            self._close_drained()
         self._ticker.cancel()
-        for relay in self._leaving:
+        for relay in self._draining:
             relay.close()
         self._zmq_context.term()
 
-    def meet(self, peers: list[Frontend]) -> None:
-        """These are the peers that live, and which models they have replicas of."""
+    def update_peers(self, peers: list[Frontend]) -> None:
+        """Set the live peers, with the models that they have replicas of, and review the relays."""
         self._peers = peers
         self.review()
 
     def review(self) -> None:
-        """Open the relays that are missing, and let go those that are not needed."""
+        """Open the relays that are missing, and drain those that are not needed."""
         if self._stopping:
             return
         direct = self._context.executor.direct_replicas()
-        wanted = dict(wishes(self._peers, direct))
+        wanted = dict(wanted_relays(self._peers, direct))
         now = time.monotonic()
         self._wanted_since = {place: self._wanted_since.get(place, now) for place in wanted}
         for place, delay in wanted.items():
@@ -261,10 +261,10 @@ class Relays:
                 self._open(place, direct[place.model][0].metadata.input_type)
         known = {peer.rpc_address for peer in self._peers}
         for place, relay in list(self._relays.items()):
-            # A peer that Redis does not know may be there all the same, if Redis lost all a moment ago.
-            is_cut_off = place.address not in known and relay.link.reached
-            if relay.link.closed or (place not in wanted and not (is_cut_off and place.model in direct)):
-                self._leave(place)
+            # A peer that is not in Redis may still be alive, if Redis has just lost its data.
+            is_cut_off = place.address not in known and relay.client.reached
+            if relay.client.closed or (place not in wanted and not (is_cut_off and place.model in direct)):
+                self._drain(place)
 
     def _open(self, place: Place, input_type: InputType) -> None:
         name = f"{wire.RELAY_PREFIX}{self._name}/{place.model}/{place.number}"
@@ -275,22 +275,22 @@ class Relays:
         else:
             logger.info("relaying %s for the query frontend at %s", place.model, place.address)
 
-    def _leave(self, place: Place) -> None:
+    def _drain(self, place: Place) -> None:
         relay = self._relays.pop(place)
         logger.info("relaying %s for the query frontend at %s no more", place.model, place.address)
-        relay.link.drain()
-        self._leaving.append(relay)
+        relay.client.drain()
+        self._draining.append(relay)
 
-    def _forget_drained(self) -> None:
-        for relay in list(self._leaving):
-            if relay.link.closed or relay.link.drained or not relay.link.reached:
+    def _close_drained(self) -> None:
+        for relay in list(self._draining):
+            if relay.client.closed or relay.client.drained or not relay.client.reached:
                 relay.close()
-                self._leaving.remove(relay)
+                self._draining.remove(relay)
 
     def _tick(self) -> None:
         self._ticker = self._loop.call_later(_TICK_SECONDS, self._tick)
         now = time.monotonic()
-        self._forget_drained()
-        for relay in [*self._relays.values(), *self._leaving]:
-            if not relay.link.closed:
+        self._close_drained()
+        for relay in [*self._relays.values(), *self._draining]:
+            if not relay.client.closed:
                 relay.tick(now)

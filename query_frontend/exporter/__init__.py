@@ -1,1 +1,1 @@
-"""Serves the metrics of a query frontend to Prometheus. It imports nothing of the rest of `query_frontend`."""
+"""The exporter serves the metrics of a query frontend to Prometheus. It imports nothing else of `query_frontend`."""

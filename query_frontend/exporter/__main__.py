@@ -1,4 +1,4 @@
-"""``python -m query_frontend.exporter``."""
+"""The program ``python -m query_frontend.exporter``."""
 
 from query_frontend.exporter.server import main
 

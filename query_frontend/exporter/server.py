@@ -1,7 +1,7 @@
 """Serves Prometheus text: ``python -m query_frontend.exporter --query_frontend_name <host>:<port>``.
 
-The numbers are those of a query frontend's JSON ``/metrics`` and, with ``--targets_file``, those of the model
-containers that a file in Prometheus' file_sd format lists. It serves what it can get and is up when nothing else is.
+The metrics are those of a query frontend's JSON ``/metrics`` and, with ``--targets_file``, those of the model
+containers that a file in Prometheus' file_sd format lists. Targets that cannot be reached are left out.
 """
 
 import asyncio
@@ -26,7 +26,8 @@ from clipper_common.errors import JsonError
 FRONTEND_UP: Final = "clipper_exporter_frontend_up"
 
 _SCRAPE_SECONDS: Final = 4.0
-"""Less than the five seconds that Prometheus waits; a frontend with 10,000 applications needs two or three."""
+"""Seconds for a scrape: less than the five that Prometheus waits; a frontend with 10,000 applications needs two or
+three."""
 _NOT_IN_NAMES: Final = re.compile(r"[^a-zA-Z0-9_]")
 _UNREACHABLE: Final = (aiohttp.ClientError, TimeoutError, OSError, ValueError)
 
@@ -47,7 +48,7 @@ class Target(NamedTuple):
 
 
 def frontend_gauges(report: dict[str, Any]) -> dict[str, float]:
-    """The numbers in a query frontend's report, by their names for Prometheus."""
+    """Return the numbers in a query frontend's report, by their names for Prometheus."""
     leaves = [leaf for category in report.values() for metric in category for leaf in _leaves(metric)]
     gauges: dict[str, float] = {}
     for path, text in leaves:
@@ -72,7 +73,7 @@ def _number(value: Any) -> float | None:
 
 
 def parse_targets(text: str) -> list[Target]:
-    """The targets in a file of Prometheus' file_sd format. Raises ValueError when it is none."""
+    """Return the targets in a file of Prometheus' file_sd format. Raises ValueError if it is malformed."""
     try:
         return [
             Target(address, {name: str(label) for name, label in group.get("labels", {}).items()})
@@ -84,7 +85,7 @@ def parse_targets(text: str) -> list[Target]:
 
 
 def merge(scrapes: Sequence[tuple[Labels, list[Metric]]]) -> dict[str, Metric]:
-    """The metrics of several targets, each sample with the labels of its target."""
+    """Merge the metrics of several targets; each sample gets the labels of its target."""
     merged: dict[str, Metric] = {}
     for labels, families in scrapes:
         for family in families:
@@ -102,7 +103,7 @@ class _Families(Collector):
 
 
 def render(gauges: dict[str, float], merged: dict[str, Metric]) -> bytes:
-    """Prometheus text."""
+    """Return the metrics as Prometheus text. A gauge replaces a merged metric of the same name."""
     own = [GaugeMetricFamily(name, "help", value) for name, value in gauges.items()]
     others = [family for name, family in merged.items() if name not in gauges]
     registry = CollectorRegistry(auto_describe=False)
@@ -114,7 +115,7 @@ def render(gauges: dict[str, float], merged: dict[str, Metric]) -> bytes:
 
 
 async def metrics(request: web.Request) -> web.Response:
-    """GET /metrics"""
+    """Answer GET /metrics."""
     options, session = request.app[_OPTIONS], request.app[_SESSION]
     gauges, merged = await asyncio.gather(
         _ask_frontend(session, options.query_frontend_name),
@@ -144,7 +145,7 @@ async def _scrape(session: aiohttp.ClientSession, target: Target) -> tuple[Label
     try:
         text = await _get(session, target.address)
         return target.labels, list(text_string_to_metric_families(text))
-    except (*_UNREACHABLE, LookupError):  # the parser raises IndexError for some texts that are none
+    except (*_UNREACHABLE, LookupError):  # the parser raises IndexError for some malformed texts
         return None
 
 

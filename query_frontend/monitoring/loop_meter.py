@@ -1,10 +1,10 @@
-"""Measures how long the turns of the event loop take, from a thread beside it, and tells what the long ones did.
+"""Measures the iterations (turns) of the event loop from a thread, and logs the stacks of the long ones.
 
-uvloop has no hook for its turns. So the thread asks the loop to run a callback, and sees how long that takes: what
-whoever comes in that moment waits. While the callback is overdue, the thread notes what the loop's thread is doing.
-The CPU time of the loop's thread tells a turn that computes from one that waits, for the disk or for a processor.
+uvloop has no hook for its turns. So the thread schedules a callback on the loop and measures its delay, which is what
+any new event would wait. While the callback is overdue, the thread samples the stack of the loop's thread. The CPU time
+of the loop's thread tells a turn that computes from one that waits, for the disk or for a processor.
 
-An idle loop is not woken up for that: the thread sleeps until the loop's own epoll descriptor has events.
+An idle loop is not woken up for this: the thread sleeps until the loop's epoll descriptor has events.
 """
 
 import asyncio
@@ -27,18 +27,18 @@ from query_frontend.monitoring.metrics import Counter, Gauge, Leaves, SystemMetr
 logger = logging.getLogger(__name__)
 
 _IDLE_MILLIS: Final = 100
-"""An idle loop is looked at so often: what a timer starts is no event of a descriptor."""
+"""Milliseconds between samples of an idle loop: the epoll descriptor does not signal timers."""
 _SWITCH_SECONDS: Final = 0.001
-"""After so long without a pause the loop's thread hands Python's lock to this one. With Python's 5 ms it never would in
-turns of 4 ms: each begins with a pause that is too short to take the lock. They would all count as one turn."""
+"""Python's switch interval: seconds after which the loop's thread passes the GIL to this one. With the usual 5 ms it
+never would in turns of 4 ms, between which the GIL is free for too short a time; they would all count as one turn."""
 _BUSY: Final = 0.1
-"""A loop that computed for this part of the time is asked to run a callback."""
+"""A callback is scheduled on a loop that computed for at least this share of the time."""
 _QUIET: Final = 0.01
 _QUIET_LOOKS: Final = 2
-"""So often in a row must it have computed for less than this part of the time to count as idle: to be woken up by each
-of many events costs more than to look regularly."""
+"""The number of consecutive samples with less than `_QUIET` of computing after which a loop counts as idle: waking up
+for each of many events costs more than regular samples."""
 _WAITING_LIMITS: Final = 5
-"""A turn that hardly computes is written to the log when it takes so many times the limit: the machine may be busy."""
+"""A turn that hardly computes is logged when it takes this many times the limit: the machine may be busy."""
 _LOG_SECONDS: Final = 10.0
 _WINDOW_SECONDS: Final = 60.0
 _MAX_FRAMES: Final = 12
@@ -46,16 +46,16 @@ _NO_PYTHON_CODE: Final = "the event loop itself, or compiled code"
 _LOOP_CODE: Final[frozenset[CodeType]] = frozenset(
     [asyncio.Runner.run.__code__, selectors.DefaultSelector.select.__code__]
 )
-"""What the loop's thread executes between two turns: of uvloop, which is no Python code, there is the caller."""
+"""The code that the loop's thread executes between two turns; for uvloop, which is compiled, that of its caller."""
 
 
 def can_measure() -> bool:
-    """Whether the system tells a thread the CPU time of another. macOS does not."""
+    """Whether a thread can read the CPU time of another on this system. On macOS it cannot."""
     return hasattr(time, "pthread_getcpuclockid")
 
 
 class Turn(NamedTuple):
-    """A turn of the event loop, from when it was first looked at."""
+    """A turn of the event loop, measured from the sample that found it."""
 
     wall_seconds: float
     cpu_seconds: float
@@ -63,7 +63,7 @@ class Turn(NamedTuple):
 
 
 class Peak:
-    """The greatest value of the last one to two minutes, however many ask for it and how often."""
+    """The greatest value of the last one to two minutes. Reading it does not reset it."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -87,8 +87,7 @@ class Peak:
 
 
 class Turns:
-    """What becomes of turns that were measured: metrics, and a line in the log for long ones, not more than one in ten
-    seconds."""
+    """Counts measured turns in metrics, and makes a log line of long ones, at most one in ten seconds."""
 
     def __init__(
         self, limit_seconds: float, metrics: SystemMetrics, clock: Callable[[], float] = time.monotonic
@@ -99,7 +98,7 @@ class Turns:
         self._computing: Counter = metrics.slow_computing_turns
         self._peaks = {"wall_micros_max": Peak(clock), "cpu_micros_max": Peak(clock)}
         self._worst: Turn | None = None
-        """The longest turn that the log does not have yet."""
+        """The longest turn that was not logged yet."""
         self._untold = 0
         self._quiet_until = -math.inf
         metrics.longest_turn = Gauge(self._longest)
@@ -128,7 +127,7 @@ class Turns:
 
 
 class _Probe:
-    """A callback that the loop was asked to run, and when it did."""
+    """A callback that was scheduled on the loop, and the wall and CPU times at which it ran."""
 
     def __init__(self, wall: float, cpu: float) -> None:
         self.wall = wall
@@ -136,18 +135,18 @@ class _Probe:
         self.ran: tuple[float, float] | None = None
         self.stack = ""
         self.next_stack = 0.0
-        """How long it must be overdue for the next stack: the last one taken is of the second half of the turn."""
+        """Seconds overdue at which the next stack is taken. They double: the last stack is of a turn's second half."""
 
     def __call__(self) -> None:
         self.ran = time.monotonic(), time.thread_time()
 
 
 class LoopMeter:
-    """Measures the turns of the event loop in whose thread it is entered, until it is left."""
+    """A context manager that measures the turns of the running event loop until it is exited."""
 
     def __init__(self, limit_seconds: float, turns: Turns) -> None:
         self._period = limit_seconds
-        """While the loop is busy, it is looked at so often. So a turn of twice the limit is always found."""
+        """Seconds between samples of a busy loop. A turn of twice this limit is always found."""
         self._turns = turns
         self._probe: _Probe | None = None
 
@@ -170,7 +169,7 @@ class LoopMeter:
         self._thread.start()
 
     def __exit__(self, *_: object) -> None:
-        """Before the loop is closed."""
+        """Stop the thread. The loop must not be closed yet."""
         sys.setswitchinterval(self._switch_interval)
         self._stopping.release()
         os.close(self._stop_writer)
@@ -184,7 +183,7 @@ class LoopMeter:
         while not stops:
             due = time.monotonic() + _IDLE_MILLIS / 1000
             has_events = bool(self._events.poll(_IDLE_MILLIS))
-            # Nobody knows when the event came: the loop may have kept Python's lock since then.
+            # The time of the event is not known: the loop's thread may have held the GIL since then.
             is_active = self._look(math.inf if has_events else time.monotonic() - due) or has_events
             quiet = 0 if is_active else _QUIET_LOOKS
             while quiet < _QUIET_LOOKS and not stops:
@@ -193,10 +192,10 @@ class LoopMeter:
                 quiet = 0 if self._look(time.monotonic() - due) else quiet + 1
 
     def _look(self, late_seconds: float) -> bool:
-        """See what the loop does; whether it does anything. So late does this come.
+        """Sample the loop, `late_seconds` after the planned time. Return whether it is active.
 
-        A turn that keeps Python's lock, such as one that parses a large text, keeps this thread waiting. What was
-        computed meanwhile is a part of that turn.
+        A turn that holds the GIL, such as one that parses a large text, delays this thread. The CPU time that the loop
+        used meanwhile is counted as part of that turn.
         """
         now, cpu = time.monotonic(), time.clock_gettime(self._cpu_clock)
         computed, self._seen_cpu = cpu - self._seen_cpu, cpu
@@ -212,7 +211,7 @@ class LoopMeter:
             in_turn = time.perf_counter() - long_work.turn_began_after(self._loop)  # at most
             missed = max(0.0, min(late_seconds, computed, in_turn))
             self._probe = _Probe(now - missed, cpu - missed)
-            self._note_stack(self._probe, now)  # at once: the next call may let the loop go on
+            self._note_stack(self._probe, now)  # before the next call, which may release the GIL
             self._loop.call_soon_threadsafe(self._probe)
         return True
 
@@ -231,7 +230,7 @@ class LoopMeter:
 
 
 def _epoll_descriptor(loop: asyncio.AbstractEventLoop) -> int | None:
-    """None where the loop does not say: then an idle loop is looked at every now and then."""
+    """Return the loop's epoll descriptor; None if it has none, so that an idle loop is only sampled regularly."""
     of_uvloop: Callable[[], int] | None = getattr(loop, "_get_backend_id", None)
     if of_uvloop is not None:
         return of_uvloop()
@@ -246,7 +245,7 @@ def _is_waiting(frame: FrameType | None) -> bool:
 def describe(frame: FrameType | None) -> str:
     """Return the functions being executed, innermost first: ``folder/file.py:line function <- ...``.
 
-    Empty within the loop itself.
+    The text is empty for a frame of the loop itself.
     """
     places: list[str] = []
     while not _is_waiting(frame) and frame is not None and len(places) < _MAX_FRAMES:

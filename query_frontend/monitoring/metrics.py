@@ -1,10 +1,10 @@
-"""What the query frontend counts and measures, and the JSON of its route /metrics, as 0.4 had it.
+"""The metrics of the query frontend, rendered in the JSON format of 0.4's route /metrics.
 
-Counters, ratios, meters (events per second, with moving averages like the load of Unix) and histograms (a uniform
-sample of all values). Every leaf of the JSON is a string, as 0.4's was.
+There are counters, ratios, meters (events per second, with moving averages like the Unix load), histograms (a uniform
+sample of all values) and gauges. Every leaf of the JSON is a string, as in 0.4.
 
-What a metric holds is its state, plain data that another worker can be given. `metrics_report` makes a report of the
-states of one worker or of several.
+The state of a metric is plain data that can be sent to another worker. `reporting` makes a report of the states of one
+or several workers.
 """
 
 import itertools
@@ -32,6 +32,8 @@ Line = tuple[str, str, Any]
 
 
 class Counter:
+    """A number of events."""
+
     def __init__(self) -> None:
         self.count = 0
 
@@ -51,7 +53,7 @@ class Counter:
 
 
 class RatioCounter:
-    """How often something was so, among all times, which another counter counts."""
+    """The ratio of `hits` to the events that another counter counts."""
 
     def __init__(self, times: Counter) -> None:
         self.hits = 0
@@ -72,7 +74,7 @@ class RatioCounter:
 
 
 class Meter:
-    """What a counter counts, per second: since the beginning, and averaged over the last 1, 5 and 15 minutes."""
+    """The rate of a counter's events per second: since the start, and averaged over the last 1, 5 and 15 minutes."""
 
     _MINUTES: Final = (1, 5, 15)
     _ALPHAS: Final = tuple(1 - math.exp(-_TICK_SECONDS / 60 / minutes) for minutes in _MINUTES)
@@ -85,7 +87,7 @@ class Meter:
         self._rates: list[float] | None = None
 
     def _catch_up(self) -> None:
-        """Do the ticks that are due. Between two reports nothing is known of when events came."""
+        """Update the averages for the ticks that are due, as if all events since the last update were evenly spread."""
         ticks = int((self._clock() - self._ticked) / _TICK_SECONDS)
         if not ticks:
             return
@@ -117,8 +119,8 @@ class Meter:
 class Histogram:
     """A uniform sample of all values, with the mean of all.
 
-    The sample is drawn by Li's algorithm L (ACM TOMS 20(4), 1994): it computes how many values to skip before the next
-    one that enters, so that nearly all of them cost a comparison.
+    The sample is drawn by Li's algorithm L (ACM TOMS 20(4), 1994), which computes how many values to skip before the
+    next one that enters. So nearly all values cost one comparison.
     """
 
     def __init__(self, unit: str, capacity: int = _RESERVOIR) -> None:
@@ -129,7 +131,7 @@ class Histogram:
         self._count = 0
         self._sum = 0.0
         self._next = 1
-        """Which value, counted from 1, enters the sample next."""
+        """The number of the value, counted from 1, that enters the sample next."""
         self._weight = 1.0
 
     def add(self, value: float) -> None:
@@ -143,7 +145,7 @@ class Histogram:
             self._absorb()
 
     def _absorb(self) -> None:
-        """Count what was added, many values at once."""
+        """Count the values that were added since the last call, and sample from them."""
         before = self._count + 1
         self._count += len(self._new)
         self._sum += sum(self._new)
@@ -164,14 +166,14 @@ class Histogram:
         self._next += int(math.log(1.0 - random.random()) / math.log1p(-self._weight))
 
     def state(self, most: int = _SYSTEM_RESERVOIR + _RESERVOIR) -> tuple[str, int, float, list[float]]:
-        """With so many values of the sample at most."""
+        """Return the unit, the number of values, their sum, and at most `most` values of the sample in order."""
         self._absorb()
-        self._sample.sort()  # the order means nothing to the sample, and sorting it again costs little
+        self._sample.sort()  # the sample does not depend on its order, and sorting it again costs little
         return self._unit, self._count, self._sum, _thin(self._sample, most)
 
     @staticmethod
     def merge(states: Sequence[tuple[str, int, float, list[float]]]) -> tuple[str, int, float, list[float]]:
-        """Of several samples each gives values in proportion to how many it stands for."""
+        """Merge samples; each gives values in proportion to the number of values that it represents."""
         units, counts, sums, samples = zip(*states, strict=True)
         share = min((len(sample) / count for count, sample in zip(counts, samples, strict=True) if count), default=1.0)
         thinned = [_thin(sample, round(count * share)) for count, sample in zip(counts, samples, strict=True)]
@@ -195,14 +197,14 @@ class Histogram:
 
 
 def _thin(ordered: list[float], size: int) -> list[float]:
-    """So many of the values, evenly chosen."""
+    """Return at most `size` of the values, at even distances."""
     if size >= len(ordered):
         return list(ordered)
     return [ordered[int((place + 0.5) * len(ordered) / size)] for place in range(min(size, len(ordered)))]
 
 
 def percentile(ordered: Sequence[float], rank: float) -> float:
-    """By linear interpolation at ``rank * (n + 1)``, as 0.4."""
+    """Return a percentile by linear interpolation at ``rank * (n + 1)``, as in 0.4; 0 without values."""
     if not ordered:
         return 0.0
     position = rank * (len(ordered) + 1)
@@ -213,20 +215,20 @@ def percentile(ordered: Sequence[float], rank: float) -> float:
 
 
 SERVING_WORKERS: Final = "serving"
-"""How many workers accept connections, which each reads in the table that they share."""
+"""The number of workers that accept connections. Each worker reads it from a table that all share."""
 
 
 class Gauge:
-    """What something is at the moment."""
+    """A present state, which `read` returns."""
 
     def __init__(self, read: Callable[[], Leaves]) -> None:
         self.state = read
 
     @staticmethod
     def render(states: Sequence[Leaves]) -> Leaves:
-        """Of several: what they agree on, the least ``..._min``, the greatest ``..._max``, else the mean.
+        """Render the value that all states agree on, else the minimum of ``..._min``, maximum of ``..._max`` or mean.
 
-        What all read from one place may have changed between their answers: there the first counts.
+        `SERVING_WORKERS`, which all workers read from one place, may have changed between them: the first counts.
         """
         return {name: _agree(name, [state[name] for state in states if name in state]) for name in states[0]}
 
@@ -254,7 +256,7 @@ CATEGORY_OF: Final = {kind: category for category, kind in CATEGORIES.items()}
 
 
 class AppMetrics:
-    """Of one application."""
+    """The metrics of one application."""
 
     def __init__(self) -> None:
         self.num_predictions = Counter()
@@ -278,7 +280,7 @@ class AppMetrics:
 
 
 class ModelMetrics:
-    """The most labels of one model version."""
+    """The metrics of one model version."""
 
     def __init__(self) -> None:
         self._outputs = Counter()
@@ -288,11 +290,11 @@ class ModelMetrics:
         self.cache_hit_ratio = RatioCounter(Counter())
         self.batch_size = Histogram("queries")
         self.batching = Gauge(dict)
-        """Of the model version's owner, who knows how it batches at the moment."""
+        """The present state of the batch sizers; set by the owner of the model version."""
         self.blamed = Gauge(dict)
-        """The same of inputs that are not sent to replicas, since some died of them."""
+        """The inputs that are not sent to replicas, since some died of them; set by the owner of the model version."""
         self.blamed_answers = Counter()
-        """How many answers said so."""
+        """The number of default answers for such inputs."""
 
     def named(self) -> list[tuple[str, Metric]]:
         return [
@@ -313,7 +315,7 @@ class ModelMetrics:
 
 
 class SystemMetrics:
-    """Of the whole frontend, and of each application and model version that it knows."""
+    """The metrics of the whole frontend, and of each application and model version."""
 
     def __init__(self) -> None:
         self.rpc_request_queueing_delay = Histogram("microseconds", _SYSTEM_RESERVOIR)
@@ -323,19 +325,19 @@ class SystemMetrics:
         self.aggregate_outputs = Counter()
         self.aggregate_throughput = Meter(self.aggregate_outputs)
         self.workers = Gauge(lambda: {SERVING_WORKERS: "1"})
-        """Of the composition root, which knows the other workers."""
+        """The number of workers; set by the composition root, which knows the others."""
         self.body_memory = Gauge(dict)
-        """Set by the composition root: the bytes that large bodies and outputs hold, and may hold."""
+        """The bytes that large bodies and outputs hold, and their limit; set by the composition root."""
         self.connections = Gauge(dict)
-        """Set by the composition root: how many HTTP connections there are, and may be."""
+        """The number of HTTP connections, and its limit; set by the composition root."""
         self.slow_turns = Counter()
         self.slow_computing_turns = Counter()
         self.longest_turn = Gauge(dict)
-        """Set by the meter of the event loop, where there is one."""
+        """The longest turns of the event loop; set by the loop meter, if there is one."""
         self._apps: dict[str, AppMetrics] = {}
         self._models: dict[ModelId, ModelMetrics] = {}
         self._gone = ModelMetrics()
-        """What models counted that are no more, as far as it is summed up."""
+        """The sums of the counts of removed models, of those that aggregates need."""
 
     def add_app(self, name: str) -> AppMetrics:
         self._apps[name] = AppMetrics()
@@ -352,7 +354,7 @@ class SystemMetrics:
         self._add_up(self._gone, self._models.pop(model))
 
     def _sum_up(self) -> None:
-        """Count what all models counted: it is not done for each query."""
+        """Compute the aggregates of all models. This is not done for each query."""
         total = ModelMetrics()
         for metrics in (self._gone, *self._models.values()):
             self._add_up(total, metrics)
@@ -367,7 +369,7 @@ class SystemMetrics:
         total.num_predictions.count += part.num_predictions.count
 
     def lines(self) -> Iterator[Line]:
-        """All that can be reported. Others may have their turn in between: what is gone by then is reported no more."""
+        """Yield all metrics. The caller may yield to the event loop in between; metrics removed then are left out."""
         self._sum_up()
         num_histograms = 1 + len(self._apps) + 2 * len(self._models)
         most = max(_LEAST_SAMPLE, _MAX_SAMPLES // num_histograms)
@@ -403,9 +405,9 @@ def _named(prefix: str, group: AppMetrics | ModelMetrics) -> list[tuple[str, Met
 
 
 def depart(category: str, states: Sequence[Any]) -> Any:
-    """What is left of a metric of workers that are gone: what they counted, and nothing of the moment.
+    """Merge the states of a metric of stopped workers: totals are kept, present rates become zero.
 
-    It is no larger than the state of one.
+    The result is no larger than the state of one worker.
     """
     left: Any = LASTING[category].merge(states)
     if category == "meters":

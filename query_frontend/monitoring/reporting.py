@@ -1,7 +1,7 @@
-"""The report of /metrics: what all workers counted and measured, as one.
+"""The report of /metrics: the metrics of all workers, merged.
 
-It is made in pieces, between which the event loop serves queries for at least as long: however many applications and
-models there are, a scrape makes no query late.
+It is made in pieces, between which the event loop serves queries for at least as long as a piece took. So a scrape
+delays no query by more than a piece, however many applications and models there are.
 """
 
 import asyncio
@@ -18,13 +18,13 @@ _JOINED: Final = 100
 
 
 class Pauses:
-    """Rests after each piece of work for as long as it took."""
+    """Sleeps after each piece of work for as long as it took."""
 
     def __init__(self) -> None:
         self._since = monotonic()
 
     async def rest_if_due(self) -> None:
-        """To be called again and again, between pieces that each take much less than a millisecond."""
+        """Sleep if the present piece took `_PIECE_SECONDS`. Called between steps of much less than a millisecond."""
         worked = monotonic() - self._since
         if worked > _PIECE_SECONDS:
             await asyncio.sleep(worked)
@@ -32,26 +32,26 @@ class Pauses:
 
 
 class Report:
-    """The states of all metrics, by category and name; there may be one of each worker."""
+    """The states of all metrics, by category and name, with one state for each worker."""
 
     def __init__(self) -> None:
         self._states: dict[str, dict[str, list[Any]]] = {category: {} for category in CATEGORIES}
 
     def add(self, line: Line) -> None:
-        """Count what a worker says of a metric."""
+        """Add the state of a metric of a worker."""
         category, name, state = line
         self._states[category].setdefault(name, []).append(state)
 
     def add_departed(self, line: Line) -> None:
-        """Count what workers said of a metric that are gone, as long as others know it."""
+        """Add the state of a metric of stopped workers, if a running worker has that metric."""
         category, name, state = line
         if name in self._states[category]:
             self._states[category][name].append(state)
 
     async def render(self, pauses: Pauses) -> list[bytes]:
-        """Parts of a JSON object: a list for each category, of objects with one key, the name of a metric.
+        """Return the parts of a JSON object: for each category, a list of objects with one key, the name of a metric.
 
-        The report is empty afterwards: to free all of it at once would take long.
+        The report is empty afterwards: it is freed piece by piece, since freeing all at once would take long.
         """
         parts: list[bytes] = []
         pieces: list[bytes] = []
@@ -76,14 +76,14 @@ class Report:
         yield b"]}"
 
     def depart(self) -> Iterator[Line]:
-        """What is left of workers that are gone."""
+        """Yield the merged states of stopped workers."""
         for category in LASTING:
             for name, states in self._states[category].items():
                 yield category, name, depart(category, states)
 
 
 async def report_of(metrics: SystemMetrics, pauses: Pauses) -> Report:
-    """The report of one worker."""
+    """Return the report of this worker."""
     report = Report()
     for line in metrics.lines():
         report.add(line)
@@ -92,13 +92,13 @@ async def report_of(metrics: SystemMetrics, pauses: Pauses) -> Report:
 
 
 def to_text(lines: Iterable[Line]) -> Iterator[bytes]:
-    """Lines of JSON, one for each metric."""
+    """Yield lines of JSON, one for each metric."""
     for line in lines:
         yield jsontext.dumps(line) + b"\n"
 
 
 def from_text(text: bytes) -> Line:
-    """A line. Raises `JsonError` or `ValueError` for what is none."""
+    """Parse a line of JSON. Raises `JsonError` or `ValueError` if it is malformed."""
     category, name, state = jsontext.parse(text)
     return category, name, state
 

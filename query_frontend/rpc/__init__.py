@@ -1,1 +1,1 @@
-"""Model containers: their connections, and the messages on these."""
+"""RPC with model containers: connections and messages."""

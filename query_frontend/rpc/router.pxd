@@ -14,7 +14,7 @@ cdef class Peer:
     cdef str _end
     cdef long _unread
     cdef double _lives_at
-    cdef bint _is_mute
+    cdef bint _write_failed
     cdef readonly bint closed
     cdef long long _held
     cdef double _held_since
@@ -23,7 +23,7 @@ cdef class Peer:
     cdef double _stranger_since
 
     cpdef bint send(self, list frames)
-    cpdef tell_held(self)
-    cdef _hand_over(self)
+    cpdef report_held(self)
+    cdef _deliver(self)
     cdef _write(self, list pieces)
     cdef _forget_sent(self, Py_ssize_t sent)

@@ -1,8 +1,8 @@
-"""A ZeroMQ ROUTER within the event loop: whom containers connect to.
+"""A ZeroMQ ROUTER socket on the event loop, to which containers connect.
 
-libzmq would do its I/O in a thread of its own, and a batch would wake that thread on its way out, and both threads on
-its way back; waking them takes more CPU than all that is done with the batch. Here the loop reads and writes itself,
-and it knows at once when a connection is lost.
+libzmq does its I/O in a thread of its own: a batch would wake that thread when it is sent, and both threads when it is
+answered, which takes more CPU than all other work on the batch. Here the event loop reads and writes the sockets
+itself, and learns at once that a connection is lost.
 """
 
 import asyncio
@@ -25,36 +25,36 @@ _BACKLOG: Final = 1024
 _READ_BYTES: Final = 1 << 16
 _READS_PER_TURN: Final = 16
 _MAX_PIECES: Final = 64
-"""That are handed to the kernel without being put together."""
+"""The most buffers that are passed to one `sendmsg`; more are joined first."""
 _WRITE_BYTES: Final = 1 << 20
-"""The most bytes handed to the kernel in one turn of the loop: a peer that reads would take all there are."""
+"""The most bytes that are passed to the kernel in one iteration of the event loop, so that no peer keeps it busy."""
 _MAX_WAITING: Final = 1000
-"""Messages, as with libzmq. Then the peer does not read."""
+"""The most unsent messages, libzmq's high-water mark; a peer with more does not read, and is lost."""
 _MESSAGES_PER_TURN: Final = 64
 _MAX_MESSAGE_BYTES: Final = 1 << 30
 _MAX_STRANGERS_BYTES: Final = 1 << 20
-"""In a message of a peer that is not trusted yet: who it is takes less."""
+"""The most bytes in a message of a peer that has not registered; its metadata takes less."""
 _MAX_ALL_STRANGERS_BYTES: Final = 1 << 24
-"""Of the messages of all of them."""
+"""The most bytes that are kept of messages of all peers that have not registered."""
 _MAX_STRANGERS: Final = 256
 _STRANGERS_SHARE: Final = 1 / 8
-"""Of the file descriptors, where that is less."""
+"""The share of the file descriptors that limits unregistered peers, where it is less than `_MAX_STRANGERS`."""
 _STRANGER_SECONDS: Final = constants.SILENCE_SECONDS
-"""A container of version 3 that hears nothing speaks after five seconds, and one that computes after its batch. If it
-was sent away meanwhile, libzmq has connected anew."""
+"""Seconds that a peer has to register. A version 3 container that receives nothing sends a heartbeat after five
+seconds; one that computes does so after its batch. If it was disconnected meanwhile, its libzmq has reconnected."""
 _HANDSHAKE_SECONDS: Final = 10.0
 _EXHAUSTED_SECONDS: Final = 0.5
 _PING_SECONDS: Final = constants.TRANSPORT_HEARTBEAT_MILLIS / 1000
 _TIMEOUT_SECONDS: Final = constants.TRANSPORT_TIMEOUT_MILLIS / 1000
 _TCP_OPTIONS: Final = {
     "TCP_NODELAY": 1,
-    # For peers that know no pings: whether their machine is there. Busy or not, its kernel answers.
+    # For peers without ZMTP heartbeats: their kernel answers keep-alive probes even if the process is busy.
     "TCP_KEEPIDLE": int(_TIMEOUT_SECONDS),
     "TCP_KEEPINTVL": 1,
     "TCP_KEEPCNT": int(_TIMEOUT_SECONDS),
     "TCP_USER_TIMEOUT": int(constants.SILENCE_SECONDS * 1000),
 }
-"""Those that there are; macOS has not all of them."""
+"""Options of each TCP connection. An option that the platform does not have is skipped; macOS lacks some."""
 
 
 _CLOSED: Final = "it closed its connection"
@@ -62,52 +62,52 @@ _BROKE: Final = "its connection broke"
 
 
 def has_ended(reason: str) -> bool:
-    """Whether a peer was lost because its process ended, as far as TCP tells: not for silence or what it said."""
+    """Whether a peer was lost because TCP reported the end of its connection, not for silence or a protocol error."""
     return reason.startswith((_CLOSED, _BROKE))
 
 
 @dataclass
 class PeerEvents:
-    """Whom peers report to."""
+    """The callbacks of peers."""
 
-    said: Callable[["Peer", list[list[bytes]]], None]
-    """Messages, in the order in which they came."""
+    received: Callable[["Peer", list[list[bytes]]], None]
+    """Called with messages, in the order in which they arrived."""
     lost: Callable[["Peer", str], None]
-    """It is gone, and why."""
-    complain: Callable[[str], None]
-    """Something that an operator should know."""
+    """Called once when the connection is lost, with the reason."""
+    warn: Callable[[str], None]
+    """Called with a warning for the operator."""
     held: Callable[["Peer", int, int], None] = lambda peer, held, change: None
-    """Called with the bytes that are kept of an unfinished message, and by how many they changed."""
+    """Called with the number of bytes that are kept of an unfinished message, and by how much it changed."""
 
 
 class Strangers:
-    """Peers that have not said who they are, the oldest first: limited in number, and in what they say."""
+    """The peers that have not registered, oldest first. Their number and the size of their messages are limited."""
 
     def __init__(self) -> None:
         self._peers: dict[Peer, int] = {}
-        """How many bytes are kept of each one's messages."""
+        """The number of bytes that are kept of each peer's messages."""
         self._bytes = 0
         self._most = max(int(min(most_descriptors() * _STRANGERS_SHARE, _MAX_STRANGERS)), 1)
 
     def add(self, peer: "Peer") -> None:
-        """Another one has come. If there are too many, the oldest goes."""
+        """Add a peer as the newest. If there are too many, the oldest is disconnected."""
         self.remove(peer)
         self._peers[peer] = 0
         if len(self._peers) > self._most:
-            next(iter(self._peers)).send_away(f"there are more than {self._most} that have not said who they are")
+            next(iter(self._peers)).disconnect(f"there are more than {self._most} that have not said who they are")
 
     def remove(self, peer: "Peer") -> None:
         self._bytes -= self._peers.pop(peer, 0)
 
     def has_room(self, peer: "Peer", kept: int) -> bool:
-        """Whether so many bytes may be kept of the peer's messages."""
+        """Set the number of bytes that are kept of the peer's messages. Return whether all are within the limit."""
         self._bytes += kept - self._peers.get(peer, 0)
         self._peers[peer] = kept
         return self._bytes <= _MAX_ALL_STRANGERS_BYTES
 
 
 class Peer:
-    """A connection."""
+    """A connection from a container."""
 
     def __init__(self, connection: socket.socket, events: PeerEvents, strangers: Strangers) -> None:
         self._loop = asyncio.get_running_loop()
@@ -115,26 +115,26 @@ class Peer:
         self._events = events
         self._conversation = Conversation(_MAX_STRANGERS_BYTES)
         self._inbox: list[list[bytes]] = []
-        """Messages that have not had their turn. While there are any, no more is read."""
+        """Messages that were received and not delivered yet. While there are any, the socket is not read."""
         self._has_more = False
-        """Besides, there may be something to read."""
+        """Whether the socket may have more data to read."""
         self._end = ""
-        """Why nothing more will come."""
+        """The reason why no more data will arrive; empty while the connection is readable."""
         self._unsent: deque[memoryview] = deque()
-        """Pieces that were not sent yet. They are not put together: that would take long for large ones."""
+        """Buffers that were not sent yet. They are not joined, since copying large ones takes long."""
         self._waiting = 0
-        """How much of it came when there was some already, counted in messages."""
+        """The number of messages that were appended to unsent ones."""
         self._lives_at = time.monotonic()
-        """When it said something, or took something that we said."""
+        """Monotonic time at which the peer last sent data, or acknowledged data that was sent to it."""
         self._unread = 0
-        """Bytes that it had not taken yet from the kernel, when it was tended last."""
-        self._is_mute = False
-        """Writing failed. What the peer said before is read all the same, and then it is lost."""
+        """Bytes in the kernel that the peer had not acknowledged at the last liveness check."""
+        self._write_failed = False
+        """Whether a write failed. Data that the peer sent before is still read; then the connection is lost."""
         self.closed = False
         self._held = 0
-        """How many bytes of an unfinished message were reported last."""
+        """Bytes of an unfinished message that were reported last."""
         self._held_since = 0.0
-        """Since when it is so many."""
+        """Monotonic time at which `_held` changed last."""
         self._strangers = strangers
         self._is_stranger = False
         self._stranger_since = 0.0
@@ -143,33 +143,33 @@ class Peer:
         self._write([zmtp.OPENING])
 
     def send(self, frames: list[bytes] | OutFrames) -> bool:
-        """Send a message, or keep it until it can be sent. False when the peer is gone, which was reported.
+        """Send a message, or queue it until it can be sent. Return False if the peer is lost, which was reported.
 
-        True does not say that it arrives: if not, the peer is lost soon.
+        After True the message may still fail to arrive; then the loss of the peer is reported soon.
         """
         self._write(zmtp.encode(frames))
         return not self.closed
 
     @property
     def knows_pings(self) -> bool:
-        """Whether it is asked for signs of life, and lost when it gives none."""
+        """Whether the peer is sent ZMTP pings, and lost when it does not answer them."""
         return self._conversation.knows_pings
 
     def trust(self) -> None:
-        """It is known now: its messages may be as large as the outputs of a batch are."""
+        """Treat the peer as registered: its messages may be as large as the outputs of a batch."""
         self._conversation.max_bytes = _MAX_MESSAGE_BYTES
         self._is_stranger = False
         self._strangers.remove(self)
 
     def distrust(self) -> None:
-        """It is not known, or not any more: it has a while to say who it is."""
+        """Treat the peer as unregistered: it is disconnected unless it registers in `_STRANGER_SECONDS`."""
         if not self.closed:
             self._is_stranger = True
             self._stranger_since = time.monotonic()
             self._strangers.add(self)
 
-    def send_away(self, reason: str) -> None:
-        self._break_off(reason)
+    def disconnect(self, reason: str) -> None:
+        self._fail(reason)
 
     def close(self) -> None:
         if not self.closed:
@@ -178,19 +178,19 @@ class Peer:
             self._loop.remove_reader(self._socket)
             self._loop.remove_writer(self._socket)
             self._socket.close()
-            self.tell_held()
+            self.report_held()
 
-    def tend(self, now: float) -> None:
-        """Once in a while: see whether it lives, and let it see that we do."""
-        if self.closed:  # by what came of the loss of another
+    def check_liveness(self, now: float) -> None:
+        """Lose the peer if a timeout has passed; otherwise send a ping if one is due. Called once a second."""
+        if self.closed:  # as a consequence of the loss of another peer
             return
         if not self._conversation.is_open:
             if now - self._lives_at > _HANDSHAKE_SECONDS:
-                self._break_off("it did not introduce itself")
+                self._fail("it did not introduce itself")
         elif self._is_stranger and now - self._stranger_since > _STRANGER_SECONDS:
-            self._break_off("it did not say who it is")
+            self._fail("it did not say who it is")
         elif self._held and now - self._held_since > constants.SILENCE_SECONDS:
-            self._break_off(f"it stopped in the middle of a message, of which {self._held} bytes are kept")
+            self._fail(f"it stopped in the middle of a message, of which {self._held} bytes are kept")
         elif self._conversation.knows_pings:
             unread, self._unread = self._unread, unacknowledged_bytes(self._socket)
             if self._unread < unread:
@@ -202,11 +202,14 @@ class Peer:
                 self._write([zmtp.PING])
 
     def reset_idle_timer(self, now: float) -> None:
-        """Nobody listened for a while: that was our silence, not the peer's."""
+        """Restart the timeouts after a time in which the event loop did not read."""
         self._lives_at = self._stranger_since = self._held_since = now
 
-    def tell_held(self) -> None:
-        """Report how much is kept of a message, if that has changed. What strangers may send is limited apart."""
+    def report_held(self) -> None:
+        """Report the bytes that are kept of an unfinished message, if their number has changed.
+
+        Unregistered peers have a limit of their own, and report none.
+        """
         held = 0 if self.closed or self._is_stranger else self._conversation.held_bytes()
         if held != self._held:
             change, self._held = held - self._held, held
@@ -216,7 +219,7 @@ class Peer:
     # --- I/O ---
 
     def _on_readable(self) -> None:
-        """Read all that there is, to the end: where there was an error, uvloop calls this once and never again."""
+        """Read until no data is left: after a socket error, uvloop calls this only once."""
         for _ in range(_READS_PER_TURN):
             try:
                 data = self._socket.recv(_READ_BYTES)
@@ -235,9 +238,9 @@ class Peer:
                 self._lives_at = time.monotonic()
             if self._is_stranger and not self._strangers.has_room(self, self._conversation.held_bytes()):
                 self._end = "those that have not said who they are send too much"
-                self._events.complain(f"a connection for containers is given up: {self._end}")
+                self._events.warn(f"a connection for containers is given up: {self._end}")
                 break
-            if len(self._inbox) > _MESSAGES_PER_TURN:  # there may be thousands in what is read at once
+            if len(self._inbox) > _MESSAGES_PER_TURN:  # one read may bring thousands
                 self._has_more = True
                 break
         else:
@@ -245,11 +248,11 @@ class Peer:
         if self._conversation.replies:
             replies, self._conversation.replies = self._conversation.replies, []
             self._write(replies)
-        self._hand_over()
+        self._deliver()
 
-    def _hand_over(self) -> None:
-        if self._held or self._has_more:  # of what comes more slowly, the router asks
-            self.tell_held()
+    def _deliver(self) -> None:
+        if self._held or self._has_more:  # slower changes are found by the router's liveness check
+            self.report_held()
         if self.closed:
             return
         if len(self._inbox) <= _MESSAGES_PER_TURN:
@@ -258,28 +261,28 @@ class Peer:
             messages = self._inbox[:_MESSAGES_PER_TURN]
             del self._inbox[:_MESSAGES_PER_TURN]
         goes_on = bool(self._inbox) or self._has_more
-        if goes_on:  # let others have a turn
+        if goes_on:  # yield to other connections
             self._loop.remove_reader(self._socket)
-            self._loop.call_soon(self._go_on)
+            self._loop.call_soon(self._resume)
         if messages:
-            self._events.said(self, messages)
+            self._events.received(self, messages)
         if goes_on:
             return
         if self._conversation.fault:
-            self._break_off(self._conversation.fault)
+            self._fail(self._conversation.fault)
         elif self._end:
             self._lose(self._end)
 
-    def _go_on(self) -> None:
+    def _resume(self) -> None:
         if self.closed:
             return
         self._has_more = False
         if not self._end:
             self._loop.add_reader(self._socket, self._on_readable)
-        self._hand_over()
+        self._deliver()
 
     def _write(self, pieces: list[bytes]) -> None:
-        if self._is_mute or self.closed:
+        if self._write_failed or self.closed:
             return
         if self._unsent:
             self._unsent.extend(map(memoryview, pieces))
@@ -297,7 +300,7 @@ class Peer:
             except (BlockingIOError, InterruptedError):
                 pass
             except OSError:
-                self._fall_silent()
+                self._on_write_error()
                 return
         if sent < size:
             self._unsent.extend(map(memoryview, pieces))
@@ -310,7 +313,7 @@ class Peer:
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
-            self._fall_silent()
+            self._on_write_error()
             self._unsent.clear()
         else:
             self._lives_at = time.monotonic()
@@ -326,14 +329,14 @@ class Peer:
         if sent:
             unsent[0] = unsent[0][sent:]
 
-    def _fall_silent(self) -> None:
-        self._is_mute = True
+    def _on_write_error(self) -> None:
+        self._write_failed = True
         with suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)  # so that whoever reads what came gets to an end
+            self._socket.shutdown(socket.SHUT_RDWR)  # so that reading the remaining data comes to an end
 
-    def _break_off(self, fault: str) -> None:
+    def _fail(self, fault: str) -> None:
         if not self.closed:
-            self._events.complain(f"a connection for containers is given up: {fault}")
+            self._events.warn(f"a connection for containers is given up: {fault}")
             self._lose(fault)
 
     def _lose(self, reason: str) -> None:
@@ -343,7 +346,7 @@ class Peer:
 
 
 def _beginning(pieces: Iterable[memoryview]) -> list[memoryview]:
-    """Return the pieces that are handed to the kernel in one turn of the loop."""
+    """Return the buffers that are passed to the kernel in one iteration of the event loop."""
     found: list[memoryview] = []
     room = _WRITE_BYTES
     for piece in islice(pieces, _MAX_PIECES):
@@ -355,25 +358,25 @@ def _beginning(pieces: Iterable[memoryview]) -> list[memoryview]:
 
 
 def _why_broken(error: OSError) -> str:
-    if isinstance(error, TimeoutError):  # its kernel acknowledged nothing for long, which is no end of its process
+    if isinstance(error, TimeoutError):  # the kernel acknowledged nothing; the process may still run
         return "it takes nothing"
     return f"{_BROKE}: {error}"
 
 
 class Router:
-    """Accepts peers, and tends them."""
+    """Accepts the connections of peers and checks their liveness."""
 
     def __init__(self, events: PeerEvents) -> None:
         self._events = events
         self._strangers = Strangers()
         self._peers: set[Peer] = set()
-        self._tended_at = 0.0
+        self._checked_at = 0.0
         self.listened = False
-        """Whether we did, between the last two times that peers were tended: else it is not they that were silent."""
+        """Whether the event loop was reading between the last two liveness checks: otherwise silence means nothing."""
         self._pause: asyncio.TimerHandle | None = None
 
     def start(self, host: str, port: int) -> int:
-        """Listen; on which port. Raises `OSError` when the address is taken, or none of ours."""
+        """Listen, and return the port. Raises `OSError` if the address is in use or not a local one."""
         self._loop = asyncio.get_running_loop()
         self._listener = _listen(host, port)
         self._watch()
@@ -389,16 +392,16 @@ class Router:
             peer.close()
         self._peers.clear()
 
-    def tend(self, now: float) -> None:
-        """Once a second."""
-        self.listened = now - self._tended_at < _TIMEOUT_SECONDS / 2
-        self._tended_at = now
+    def check_liveness(self, now: float) -> None:
+        """Check the liveness of all peers. Called once a second."""
+        self.listened = now - self._checked_at < _TIMEOUT_SECONDS / 2
+        self._checked_at = now
         self._peers = {peer for peer in self._peers if not peer.closed}
         for peer in list(self._peers):
             if not self.listened:
                 peer.reset_idle_timer(now)
-            peer.tend(now)
-            peer.tell_held()
+            peer.check_liveness(now)
+            peer.report_held()
 
     def _watch(self) -> None:
         self._pause = None
@@ -410,13 +413,13 @@ class Router:
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return
         except OSError as error:
-            self._events.complain(f"cannot accept containers: {error}")
+            self._events.warn(f"cannot accept containers: {error}")
             self._loop.remove_reader(self._listener)
             self._pause = self._loop.call_later(_EXHAUSTED_SECONDS, self._watch)
             return
         try:
             _configure(connection)
-        except OSError:  # it is gone again
+        except OSError:  # the peer has closed it already
             connection.close()
             return
         self._peers.add(Peer(connection, self._events, self._strangers))
@@ -432,7 +435,7 @@ def _configure(connection: socket.socket) -> None:
 
 def _listen(host: str, port: int) -> socket.socket:
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    # Of a name that stands for addresses of both kinds, containers look at the older first.
+    # Containers resolve a host name to its IPv4 address first, so it is preferred here too.
     family, *_, address = min(found, key=lambda one: one[0] != socket.AF_INET)
     is_everywhere = family == socket.AF_INET6 and host == "::" and socket.has_dualstack_ipv6()
     listener = socket.create_server(address, family=family, backlog=_BACKLOG, dualstack_ipv6=is_everywhere)

@@ -13,7 +13,7 @@ cdef class RpcServer:
     cdef long long _numbers
     cdef bint _yields
     cdef dict _lost
-    cdef dict _complained
+    cdef dict _warned_at
     cdef object _loop
     cdef object _ticker
 

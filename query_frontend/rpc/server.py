@@ -1,8 +1,8 @@
-"""The RPC of the query frontend: model containers connect to it, and who of them lives.
+"""The RPC server of the query frontend: registration, batches and liveness of model containers.
 
-Busy and gone are told apart by the transport: libzmq in the container answers ZMTP heartbeats by itself, so one whose
-model computes for minutes keeps its connection, and one that was stopped or unplugged loses it. Where libzmq is too old
-for them, a batch that takes far longer than any before must do.
+The transport tells busy containers from dead ones: libzmq answers ZMTP heartbeats in a thread of its own, so a
+container whose model computes for minutes keeps its connection, and one that was stopped or unplugged loses it. If its
+libzmq is too old for heartbeats, a container counts as dead when a batch takes far longer than any before.
 """
 
 import asyncio
@@ -24,19 +24,19 @@ from query_frontend.rpc.router import Peer, PeerEvents, Router
 logger = logging.getLogger(__name__)
 
 QUICK_SECONDS: Final = 0.002
-"""A model that takes less gets its next batch a turn later, as `serving.executor` says."""
+"""A batch that takes less is quick: the next one is sent an iteration of the event loop later (`serving.executor`)."""
 LEAST_PATIENCE_SECONDS: Final = 120.0
 _PATIENCE: Final = 20.0
-"""As many times the longest batch of its model a replica that answers no pings may be silent with one."""
+"""The time that a replica without ZMTP heartbeats may take for a batch, as a multiple of its model's longest batch."""
 _TICK_SECONDS: Final = 1.0
-_COMPLAINT_SECONDS: Final = 60.0
-_MAX_COMPLAINTS: Final = 100
+_WARNING_SECONDS: Final = 60.0
+_MAX_WARNINGS: Final = 100
 _MAX_LOST: Final = 1000
 _MAX_UNASKED_BYTES: Final = 1 << 20
-"""The longest message of a container without a batch, whose messages are short."""
+"""The most bytes that may be kept of an unfinished message of a container that has no batch."""
 
 Name = tuple[ModelId, str | None]
-"""By which a replica is known again after a reconnect; all of version 3 of a model version have the same."""
+"""Identifies a replica across reconnects; all version 3 replicas of a model version have the same."""
 
 
 @dataclass(eq=False)
@@ -48,13 +48,13 @@ class Connection:
     metadata: Metadata
     heard_at: float
     asked_at: float = field(default=0.0)
-    """When it was sent its last batch."""
+    """Monotonic time at which the last batch was sent."""
     awaited: int | None = field(default=None)
-    """The message id of the batch that is with it, if one is: then it is not expected to speak."""
+    """The message id of the batch in flight, or None. With one, the container is not expected to send heartbeats."""
     longest_seconds: float = field(default=0.0)
-    """How long it took for a batch at most; 0 before the first, which may be a slow one."""
+    """Seconds that its longest batch took; 0 before the first, which may be a slow one."""
     follows_frontends: bool = field(default=False)
-    """Whether it asked which there are: then it is told of changes."""
+    """Whether the container has requested the list of frontends, and is sent each change of it."""
 
     @property
     def rpc_version(self) -> int:
@@ -66,18 +66,18 @@ class Connection:
 
 @dataclass
 class RpcEvents:
-    """Whom the RPC server reports to."""
+    """The callbacks of the RPC server."""
 
     joined: Callable[[Connection], str | None]
-    """A container introduced itself. A text refuses it."""
+    """Called when a container registers. Returns the reason to refuse it, or None to accept it."""
     left: Callable[[Connection, str], None]
-    """It is gone, and why."""
+    """Called when a registration ends, with the reason."""
     answered: Callable[[Connection, Response], None]
-    """It answered the batch that it was sent last."""
+    """Called with the answer to the batch that was sent last."""
     draining: Callable[[Connection], None]
-    """It will take no more batches, and waits for `RpcServer.release`."""
+    """Called when a container asks for no more batches. It waits for `RpcServer.release`."""
     held: Callable[[int], None] = lambda change: None
-    """Called with the change of the bytes that are kept of unfinished answers."""
+    """Called with the change in the number of bytes that are kept of unfinished answers."""
 
 
 class RpcServer:
@@ -89,18 +89,18 @@ class RpcServer:
         self._send_micros = send_micros
         self._connections: dict[Peer, Connection] = {}
         self._frontends = [""]
-        """Addresses: this one's, which may be unknown, and those of the others."""
+        """The addresses of all frontends, this one's first; it is empty if it is not known."""
         self._numbers = 0
         self._yields = False
-        """Whether this turn brought the answer to a batch that was quick."""
+        """Whether an answer to a quick batch was received in this iteration of the event loop."""
         self._lost: dict[int, Name] = {}
-        """The message ids of batches that were given up with their replicas, which may answer them yet; newest last."""
-        self._complained: dict[str, float] = {}
+        """Message ids of batches in flight when their replicas left, which may still be answered; newest last."""
+        self._warned_at: dict[str, float] = {}
 
-    # --- life ---
+    # --- lifetime ---
 
     def start(self) -> int:
-        """Listen; on which port. Raises `OSError` when the address is taken."""
+        """Listen, and return the port. Raises `OSError` if the address is in use."""
         self._loop = asyncio.get_running_loop()
         port = self._router.start(self._host, self._port)
         self._ticker = self._loop.call_later(_TICK_SECONDS, self._tick)
@@ -110,10 +110,10 @@ class RpcServer:
         self._ticker.cancel()
         self._router.stop()
 
-    # --- what the task executor asks for ---
+    # --- called by the executor ---
 
     def send_batch(self, connection: Connection, request: PredictRequest) -> bool:
-        """Send a batch; False when the container is gone, and then it has left."""
+        """Send a batch. Return False if the connection is lost; `RpcEvents.left` has been called then."""
         started = time.monotonic()
         sent = connection.peer.send(wire.encode_predict_request(request, connection.rpc_version))
         self._send_micros.add((time.monotonic() - started) * 1e6)
@@ -123,18 +123,18 @@ class RpcServer:
         return sent
 
     def disconnect(self, connection: Connection, reason: str) -> None:
-        """Disconnect a container that misbehaves. It may connect again, and introduce itself."""
+        """Disconnect a container that violates the protocol. It may connect and register again."""
         logger.error("%s is disconnected: %s", connection, reason)
         self._forget(connection, reason)
         connection.peer.close()
 
     def release(self, connection: Connection) -> None:
-        """Tell a draining container that it may go, and forget it."""
+        """Tell a draining container that it may stop, and end its registration."""
         connection.peer.send(wire.encode_drain_reply())
         self._forget(connection, "it was stopped")
 
     def announce_frontends(self, addresses: list[str]) -> None:
-        """Let containers know which frontends there are: this one first, all of them known but perhaps this one."""
+        """Send the list of frontends to the containers that follow it. The first address is this one's, or empty."""
         if addresses == self._frontends:
             return
         self._frontends = addresses
@@ -150,8 +150,8 @@ class RpcServer:
             if not peer.closed:
                 self._receive(peer, frames)
         if self._yields:
-            # Whoever waits for this core has it before the next batch is drawn, and what comes of it goes along. So
-            # batches grow where cores are short; where none is, this takes a microsecond.
+            # Yield the CPU, so that the queries that other processes send meanwhile join the next batch. Batches grow
+            # on a machine whose cores are busy; on an idle one, this takes a microsecond.
             os.sched_yield()
 
     def _on_held(self, peer: Peer, held: int, change: int) -> None:
@@ -159,7 +159,7 @@ class RpcServer:
         connection = self._connections.get(peer)
         if connection is None or connection.awaited is not None or held <= _MAX_UNASKED_BYTES:
             return
-        if _name(connection.metadata) not in self._lost.values():  # or it may answer what it was asked before
+        if _name(connection.metadata) not in self._lost.values():  # otherwise it may be answering one of those
             self.disconnect(connection, f"it sends {held} bytes or more, and has no batch")
 
     def _receive(self, peer: Peer, frames: Sequence[bytes]) -> None:
@@ -175,7 +175,7 @@ class RpcServer:
                 peer.send(wire.encode_refused(f"its metadata cannot be accepted: {error}"))
             return
         if connection is None:
-            self._receive_from_stranger(peer, message)
+            self._receive_from_unregistered(peer, message)
             return
         connection.heard_at = time.monotonic()
         match message:
@@ -186,12 +186,12 @@ class RpcServer:
             case wire.FrontendsRequest():
                 connection.follows_frontends = True
                 peer.send(wire.encode_frontends(self._frontends))
-            case _:  # a heartbeat, or metadata that we have
+            case _:  # a heartbeat, or metadata that are known
                 self._send_keep_alive(connection)
 
     def _receive_answer(self, connection: Connection, response: Response) -> None:
         if response.message_id != connection.awaited:
-            self._judge(connection, response.message_id)
+            self._handle_unexpected_answer(connection, response.message_id)
             return
         connection.awaited = None
         seconds = connection.heard_at - connection.asked_at
@@ -201,10 +201,10 @@ class RpcServer:
             self._yields = True
         self._events.answered(connection, response)
 
-    def _judge(self, connection: Connection, message_id: int) -> None:
-        """Pass over an answer to a batch that this replica was given in an earlier registration; else disconnect it.
+    def _handle_unexpected_answer(self, connection: Connection, message_id: int) -> None:
+        """Ignore the answer to a batch of an earlier registration of this replica; otherwise disconnect the container.
 
-        Who answers what it was not asked may answer another batch than it believes, so none of its answers counts.
+        A container that answers a batch that it was not sent may confuse batches, so none of its answers can be used.
         """
         if self._lost.get(message_id) == _name(connection.metadata):
             del self._lost[message_id]
@@ -212,7 +212,7 @@ class RpcServer:
         given = "none" if connection.awaited is None else f"batch {connection.awaited}"
         self.disconnect(connection, f"it answered batch {message_id}, and has {given}")
 
-    def _receive_from_stranger(self, peer: Peer, message: wire.FromContainer) -> None:
+    def _receive_from_unregistered(self, peer: Peer, message: wire.FromContainer) -> None:
         match message:
             case Metadata():
                 self._register(peer, message)
@@ -223,7 +223,7 @@ class RpcServer:
             case wire.FrontendsRequest():
                 peer.send(wire.encode_frontends(self._frontends))
             case Response():
-                pass  # of a batch that was given to someone else meanwhile
+                pass  # its batch was sent to another replica meanwhile
 
     def _register(self, peer: Peer, metadata: Metadata) -> None:
         connection = Connection(self._numbers, peer, metadata, time.monotonic())
@@ -238,19 +238,19 @@ class RpcServer:
                 peer.send(wire.encode_refused(refusal))
             return
         self._numbers += 1
-        # Once it is accepted: who is refused takes nobody's place.
+        # Only now, since a container that is refused must not replace another.
         for other in same:
             self._forget(other, "it connected anew")
         self._connections[peer] = connection
         peer.trust()
         if metadata.rpc_version >= wire.RPC_VERSION_4:
-            self._send_keep_alive(connection)  # version 3 knows no acknowledgement
+            self._send_keep_alive(connection)  # version 3 has no acknowledgement
 
     @staticmethod
     def _send_keep_alive(connection: Connection) -> None:
         connection.peer.send(wire.encode_heartbeat_reply(HeartbeatType.KEEP_ALIVE, connection.rpc_version))
 
-    # --- who lives ---
+    # --- liveness ---
 
     def _on_lost(self, peer: Peer, reason: str) -> None:
         connection = self._connections.get(peer)
@@ -258,11 +258,14 @@ class RpcServer:
             self._forget(connection, reason)
 
     def _tick(self) -> None:
-        """Once a second. A version 3 container is not spoken to: idle, it heartbeats only when it hears nothing; busy,
-        it does not listen, and its pipe would fill."""
+        """Check the liveness of all containers, once a second.
+
+        Version 3 containers are sent no heartbeats: idle ones send theirs only while they receive nothing, and busy
+        ones do not read, so that their queue would fill.
+        """
         self._ticker = self._loop.call_later(_TICK_SECONDS, self._tick)
         now = time.monotonic()
-        self._router.tend(now)
+        self._router.check_liveness(now)
         for connection in list(self._connections.values()):
             if connection.awaited is not None:
                 if connection.rpc_version >= wire.RPC_VERSION_4:
@@ -273,10 +276,10 @@ class RpcServer:
                 self._forget(connection, f"it was silent for {constants.SILENCE_SECONDS:.0f} seconds")
 
     def _check_patience(self, connection: Connection, now: float) -> None:
-        """Disconnect who is silent with a batch for far longer than its model ever took, where no ping tells.
+        """Disconnect a container without ZMTP heartbeats whose batch takes far longer than any of its model before.
 
-        The libzmq of a process that computes connects again by itself, and it is registered when it has answered. That
-        of a process that was stopped does not.
+        If its process still computes, libzmq reconnects by itself, and the container registers after its batch. If the
+        process was stopped, it does not.
         """
         silence = now - max(connection.heard_at, connection.asked_at)
         if silence < LEAST_PATIENCE_SECONDS or connection.peer.knows_pings or not connection.longest_seconds:
@@ -298,14 +301,16 @@ class RpcServer:
             self._events.left(connection, reason)
 
     def _warn_throttled(self, text: str) -> None:
-        """Log, but the same thing only once in a while, since whoever is refused comes back each second; and not more
-        than so many things, since anyone may connect."""
+        """Log a warning, but each text at most once in `_WARNING_SECONDS`, and at most `_MAX_WARNINGS` texts.
+
+        A refused container retries each second, and any program may connect.
+        """
         now = time.monotonic()
-        if len(self._complained) >= _MAX_COMPLAINTS:
-            recent = now - _COMPLAINT_SECONDS
-            self._complained = {known: said_at for known, said_at in self._complained.items() if said_at > recent}
-        if now - self._complained.get(text, -inf) >= _COMPLAINT_SECONDS and len(self._complained) < _MAX_COMPLAINTS:
-            self._complained[text] = now
+        if len(self._warned_at) >= _MAX_WARNINGS:
+            recent = now - _WARNING_SECONDS
+            self._warned_at = {known: said_at for known, said_at in self._warned_at.items() if said_at > recent}
+        if now - self._warned_at.get(text, -inf) >= _WARNING_SECONDS and len(self._warned_at) < _MAX_WARNINGS:
+            self._warned_at[text] = now
             logger.warning("%s", text)
 
 
@@ -314,5 +319,5 @@ def _name(metadata: Metadata) -> Name:
 
 
 def _is_same_replica(one: Metadata, other: Metadata) -> bool:
-    """A replica id belongs to a model version: another may have the same by chance, or by intent."""
+    """Whether both are metadata of one replica. Replica ids are unique within a model version only."""
     return one.replica_id is not None and (one.replica_id, one.model) == (other.replica_id, other.model)

@@ -1,7 +1,7 @@
-"""ZMTP 3, what ZeroMQ speaks over TCP, as a ROUTER without security needs it: bytes in, messages out, no I/O.
+"""ZMTP 3, ZeroMQ's protocol over TCP, for a ROUTER socket without security: bytes in, messages out, no I/O.
 
-RFC 23 of ZeroMQ (https://rfc.zeromq.org/spec/23/) has version 3.0, RFC 37 has 3.1, which adds heartbeats. libzmq 4 and
-all that builds on it speak one of them.
+RFC 23 of ZeroMQ (https://rfc.zeromq.org/spec/23/) defines version 3.0; RFC 37 defines 3.1, which adds heartbeats.
+libzmq 4 and its bindings speak one of them.
 """
 
 import io
@@ -22,19 +22,19 @@ _SHORT_HEADER: Final = struct.Struct(">BB")
 _LONG_HEADER: Final = struct.Struct(">Bq")
 _U32: Final = struct.Struct(">I")
 _FRAME_COST: Final = 64
-"""Of holding a frame, beside its bytes."""
+"""Bytes of memory that a frame takes besides its content."""
 _MAX_FRAMES: Final = MAX_BATCH_SIZE + 16
-"""Version 3 of the RPC has one for each output."""
+"""The most frames in a message. Version 3 of the RPC has one frame for each output."""
 _SHORT_BYTES: Final = 255
 _MAX_COMMAND_BYTES: Final = 4096
 _LARGE_BYTES: Final = 1 << 20
-"""The frame is put together in its place, rather than copied in one go when it is all here."""
+"""Larger frames are written into one buffer as they arrive, so that they are not copied at once at their end."""
 _SOCKET_TYPES: Final = (b"DEALER", b"REQ", b"ROUTER")
-"""Who may speak with a ROUTER."""
+"""The types of socket that may connect to a ROUTER."""
 
 
 class ZmtpError(Exception):
-    """The peer does not keep to the protocol."""
+    """The peer violates the protocol."""
 
 
 def _header(flags: int, size: int) -> bytes:
@@ -51,13 +51,13 @@ def _property(name: bytes, value: bytes) -> bytes:
 
 
 OPENING: Final = _GREETING + _command(b"READY", _property(b"Socket-Type", b"ROUTER") + _property(b"Identity", b""))
-"""What a ROUTER says first. Nothing in it depends on the other side, so it need not wait for that. With all that comes
-behind it, it must: libzmq takes nothing else before it has introduced itself."""
+"""The greeting and the READY command of a ROUTER. They do not depend on the peer's, so they are sent at once. All other
+data must wait for the peer's READY command: libzmq accepts none before."""
 PING: Final = _command(b"PING", bytes(2))
 
 
 def encode(frames: Sequence[bytes | Parts]) -> list[bytes]:
-    """A message, as pieces to be sent one behind the other."""
+    """Return the buffers that make up a message, in the order in which they must be sent."""
     pieces: list[bytes] = []
     for frame in frames[:-1]:
         _add(pieces, _MORE, frame)
@@ -74,39 +74,39 @@ def _add(pieces: list[bytes], flags: int, frame: bytes | Parts) -> None:
 
 
 class Conversation:
-    """What one peer says. A message of more than `max_bytes`, or of more frames than a batch needs, is a fault."""
+    """The decoder of one peer's data. A message of more than `max_bytes` or `_MAX_FRAMES` frames is a fault."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.is_open = False
-        """Whether the peer has introduced itself."""
+        """Whether the peer has sent its READY command."""
         self.knows_pings = False
-        """Whether it speaks 3.1, or sent one: libzmq 4.2 to 4.3.3 speak 3.0, and have them. To older ones a ping is a
-        message."""
+        """Whether the peer supports heartbeats: it speaks 3.1, or has sent a PING. libzmq 4.2 to 4.3.3 speak 3.0 and
+        support them; older ones would take a PING for a message."""
         self.replies: list[bytes] = []
-        """What it must be told; for the caller to send, and to take away."""
+        """Commands to be sent to the peer; the caller sends and removes them."""
         self.fault = ""
-        """How it broke the protocol. What it says after that is not read."""
+        """The violation of the protocol by the peer, or empty. Data after the violation are ignored."""
         self._greeted = False
         self._rest = bytearray()
-        """The beginning of a frame."""
+        """The beginning of an incomplete frame."""
         self._needed = 0
-        """How long that must be before it makes sense to look at it again."""
+        """Bytes that `_rest` must have before it is parsed again."""
         self._large: io.BytesIO | None = None
-        """The place of a large frame that is not all here. It hands out what is written to it without a copy."""
+        """The buffer of an incomplete large frame. `io.BytesIO` returns its content without a copy."""
         self._missing = 0
-        """How many bytes of that are."""
+        """Bytes that the large frame still lacks."""
         self._large_flags = 0
         self._frames: list[bytes] = []
-        """Of a message of which more is to come."""
+        """The frames of an incomplete message."""
         self._bytes = 0
 
     def held_bytes(self) -> int:
-        """How much is kept of a message of which more is to come."""
+        """Return the number of bytes that are kept of an incomplete message."""
         return len(self._rest) + self._bytes + (0 if self._large is None else self._large.tell())
 
     def receive(self, data: bytes) -> list[list[bytes]]:
-        """The messages that `data` completes, up to a `fault`."""
+        """Return the messages that `data` completes, up to a `fault`."""
         messages: list[list[bytes]] = []
         if self._large is not None:
             data = self._fill(self._large, data, messages)
@@ -123,7 +123,7 @@ class Conversation:
         return messages
 
     def _read(self, data: bytearray, messages: list[list[bytes]]) -> int:
-        """Where the frame begins that is not all here."""
+        """Parse all complete frames. Return the offset of the incomplete one."""
         at = 0
         if not self._greeted:
             at = self._read_greeting(data)
@@ -147,7 +147,7 @@ class Conversation:
             frame = bytes(memoryview(data)[start:end])
             at = end
             if flags & _COMMAND:
-                self._obey(frame)
+                self._handle_command(frame)
                 continue
             self._frames.append(frame)  # `_add_frame` in place: this runs for every batch
             self._bytes += size + _FRAME_COST
@@ -159,7 +159,7 @@ class Conversation:
         return at
 
     def _await_frame(self, flags: int, size: int, at: int, start: int, data: bytearray) -> int:
-        """Give a large frame its place. Return where the frame begins that is neither all here nor has such a place."""
+        """Move an incomplete large frame into its buffer. Return how many bytes of `data` have been consumed."""
         if size <= _LARGE_BYTES:
             self._needed -= at
             return at
@@ -169,7 +169,7 @@ class Conversation:
         return len(data)
 
     def _fill(self, large: io.BytesIO, data: bytes, messages: list[list[bytes]]) -> bytes:
-        """Write the beginning of `data` into the place of the large frame. Return what is left."""
+        """Append the beginning of `data` to the large frame. Return the rest."""
         large.write(memoryview(data)[: self._missing])
         left = data[self._missing :]
         self._missing -= len(data) - len(left)
@@ -187,7 +187,10 @@ class Conversation:
             self._bytes = 0
 
     def _read_greeting(self, data: bytearray) -> int:
-        """Where it ends, if it is all here; said early where it is none, since whoever sent it waits for ours."""
+        """Return the length of the greeting, or 0 while it is incomplete.
+
+        Raises `ZmtpError` as soon as it is known to be wrong, since the sender may wait for an answer to its beginning.
+        """
         known = len(_SIGNATURE)
         if data[:1] not in (b"", _SIGNATURE[:1]) or data[known - 1 : known] not in (b"", _SIGNATURE[-1:]):
             raise ZmtpError("it does not speak ZeroMQ's protocol")
@@ -219,21 +222,21 @@ class Conversation:
 
     # --- commands ---
 
-    def _obey(self, command: bytes) -> None:
-        """What is unknown is passed over, as the RFC has it."""
+    def _handle_command(self, command: bytes) -> None:
+        """Handle a command. Unknown ones are ignored, as the RFC demands."""
         many = command[0] if command else 0
         name, body = command[1 : 1 + many], command[1 + many :]
         if not self.is_open:
             if name != b"READY":
                 raise ZmtpError(f"it said {name.decode('ascii', 'replace')!r} where it should have introduced itself")
-            self._meet(body)
+            self._handle_ready(body)
         elif name == b"PING":
             self.knows_pings = True
-            self.replies.append(_command(b"PONG", body[2:]))  # behind the 2 bytes of its patience
+            self.replies.append(_command(b"PONG", body[2:]))  # after the 2 bytes of its time to live
         elif name == b"ERROR":
             raise ZmtpError(f"it said {body[1:].decode('ascii', 'replace')!r}")
 
-    def _meet(self, properties: bytes) -> None:
+    def _handle_ready(self, properties: bytes) -> None:
         kind = _read_properties(properties).get(b"socket-type", b"")
         if kind not in _SOCKET_TYPES:
             raise ZmtpError(f"it is a socket of type {kind.decode('ascii', 'replace')!r}, not DEALER")
@@ -241,7 +244,7 @@ class Conversation:
 
 
 def _read_properties(data: bytes) -> dict[bytes, bytes]:
-    """By their names in lower case."""
+    """Return the properties of a READY command by their names in lower case."""
     found = {}
     at = 0
     while at < len(data):

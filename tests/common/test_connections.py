@@ -102,8 +102,8 @@ async def until(condition: Callable[[], bool]) -> None:
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Connections are looked after often, and go soon."""
-    monkeypatch.setattr(connections, "_TEND_SECONDS", 0.02)
-    monkeypatch.setattr(connections, "_FAREWELL_SECONDS", 0.05)
+    monkeypatch.setattr(connections, "_CHECK_SECONDS", 0.02)
+    monkeypatch.setattr(connections, "_HALF_CLOSED_SECONDS", 0.05)
 
 
 def test_the_usual_limit_leaves_descriptors() -> None:
@@ -261,7 +261,7 @@ async def test_others_have_their_turn_while_many_connections_are_looked_after(mo
 
     transport = cast(asyncio.Transport, Transport())
     keeper = ConnectionKeeper(Limits(), {cast(Kept, number): transport for number in range(MANY)})
-    steps = asyncio.create_task(long_work.finish(keeper._cut_off_those_that_do_not_read()))
+    steps = asyncio.create_task(long_work.finish(keeper._abort_stuck()))
     seen = [0]
     while not steps.done():
         await asyncio.sleep(0)

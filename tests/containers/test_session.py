@@ -128,7 +128,7 @@ def test_heartbeats_while_the_model_computes(predict: object, frontend: Scripted
 def test_computing_is_no_silence_of_the_frontend(
     frontend: ScriptedFrontend, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clipper_common.link._SILENCE_SECONDS", 0.2)
+    monkeypatch.setattr("clipper_common.rpc_client._SILENCE_SECONDS", 0.2)
     serve(_sleeping)
     frontend.register()
     peer = frontend.peer
@@ -176,7 +176,7 @@ def test_a_frontend_that_starts_again_is_found_again(serve: Serve, frontend: Scr
 def test_a_silent_frontend_gets_a_new_connection(
     frontend: ScriptedFrontend, serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("clipper_common.link._SILENCE_SECONDS", 0.2)
+    monkeypatch.setattr("clipper_common.rpc_client._SILENCE_SECONDS", 0.2)
     monkeypatch.setattr(constants, "HEARTBEAT_SECONDS", 0.1)
     serve(zeros)
     assert frontend.receive() == wire.Heartbeat()
@@ -190,7 +190,7 @@ def test_a_refusal_is_logged_once_and_tried_again_slowly(
     frontend: ScriptedFrontend, serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(constants, "HEARTBEAT_SECONDS", 0.02)
-    monkeypatch.setattr("clipper_common.link._REFUSED_RETRY_SECONDS", 0.3)
+    monkeypatch.setattr("clipper_common.rpc_client._REFUSED_RETRY_SECONDS", 0.3)
     serve(zeros)
     times = []
     for _ in range(3):
@@ -308,7 +308,7 @@ class TestLeaving:
 def test_no_frontend_at_all_is_reported_once(
     serve: Serve, frontend: ScriptedFrontend, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("clipper_common.link._SILENCE_SECONDS", 0.05)
+    monkeypatch.setattr("clipper_common.rpc_client._SILENCE_SECONDS", 0.05)
     monkeypatch.setattr(constants, "HEARTBEAT_SECONDS", 0.02)
     frontend.__exit__()
     caplog.set_level(logging.WARNING)

@@ -1,4 +1,4 @@
-"""Makes ``import rpc`` give model authors ``clipper_containers.rpc`` itself."""
+"""Makes ``import rpc`` import ``clipper_containers.rpc`` itself."""
 
 import sys
 from importlib import import_module

@@ -141,7 +141,7 @@ def test_one_that_starts_at_an_empty_redis_lets_others_write_back(start: Start, 
         assert starting.result(10).predict("app", input=[1.0])["output"] == "default"
 
 
-# --- containers with a link to each frontend ---
+# --- containers with a connection to each frontend ---
 
 
 class Clients:
@@ -194,7 +194,7 @@ def wait_until_served(*frontends: Frontend, seconds: float = 10.0) -> None:
         wait_for(lambda frontend=frontend: is_served(frontend), "it is served", seconds)
 
 
-def links(frontend: Frontend) -> list[str]:
+def connections_of(frontend: Frontend) -> list[str]:
     """What the frontend says of its containers."""
     return re.findall(r"replica \w+ of \S+ (?:connected|left)", frontend.log.read_text())
 
@@ -232,7 +232,7 @@ def test_a_killed_frontend_disturbs_no_other(start: Start) -> None:
         with redis.Redis(port=first.redis_port) as client:
             assert len(client.keys(records.FRONTEND_PREFIX + "*")) == 2
         for frontend in others:
-            assert not [line for line in links(frontend) if "left" in line]
+            assert not [line for line in connections_of(frontend) if "left" in line]
 
 
 def test_a_frontend_that_is_added_gets_the_containers_within_seconds(start: Start) -> None:
@@ -298,7 +298,7 @@ def test_draining_under_load_loses_no_query(start: Start) -> None:
         running_container(frontends[0], "sum_container", "sum:1", "doubles") as leaving,
     ):
         wait_until_served(*frontends)
-        wait_for(lambda: all(len(links(frontend)) == 2 for frontend in frontends), "both serve all")
+        wait_for(lambda: all(len(connections_of(frontend)) == 2 for frontend in frontends), "both serve all")
         with Clients("app", frontends) as clients:
             clients.wait_for(50)
             leaving.terminate()
@@ -317,7 +317,7 @@ def test_replicas_get_even_shares(start: Start, tmp_path: Path) -> None:
     with ExitStack() as containers:
         for _ in range(4):
             containers.enter_context(running_container(frontends[0], model, "m:1", "doubles"))
-        wait_for(lambda: all(len(links(frontend)) == 4 for frontend in frontends), "all serve both", 30)
+        wait_for(lambda: all(len(connections_of(frontend)) == 4 for frontend in frontends), "all serve both", 30)
         with Clients("app", frontends, of_each=6) as clients:
             clients.wait_for(2400)
         counts = [len(file.read_text()) for file in tmp_path.glob("count-*")]

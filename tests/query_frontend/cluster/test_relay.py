@@ -19,7 +19,7 @@ from clipper_common import wire
 from clipper_common.datatypes import InputType, ModelId
 from clipper_common.records import Frontend as Peer
 from clipper_common.wire import Metadata
-from query_frontend.cluster.relay import Place, Relay, wishes
+from query_frontend.cluster.relay import Place, Relay, wanted_relays
 from query_frontend.monitoring.metrics import SystemMetrics
 from query_frontend.serving.cache import PredictionCache
 from query_frontend.serving.deadlines import DeadlineWheel
@@ -140,18 +140,18 @@ async def test_what_came_while_we_stalled_is_no_silence_of_the_peer() -> None:
         port = peer.bind_to_random_port("tcp://127.0.0.1")
         place = Place(f"tcp://127.0.0.1:{port}", MODEL, 0)
         relay = Relay(zmq_context, context, place, InputType.DOUBLES, "peer:x", "key")
-        first = relay.link.socket
+        first = relay.client.socket
         assert first.poll(5000, zmq.POLLOUT)
-        relay.link.greet()
+        relay.client.send_heartbeat()
         identity = peer.recv_multipart()[0]
         peer.send_multipart([identity, *wire.encode_heartbeat_reply(wire.HeartbeatType.KEEP_ALIVE, 4)])
         assert first.poll(5000)
-        relay.link.heard_at -= 60
+        relay.client.heard_at -= 60
         relay.tick(time.monotonic())
-        assert relay.link.socket is first and relay.link.registered
-        relay.link.heard_at -= 60
+        assert relay.client.socket is first and relay.client.registered
+        relay.client.heard_at -= 60
         relay.tick(time.monotonic())
-        assert relay.link.socket is not first
+        assert relay.client.socket is not first
         relay.close()
 
 
@@ -268,7 +268,7 @@ def test_which_relays_are_wanted() -> None:
     unreachable = Peer("r", "", frozenset())
 
     def wanted(peers: list[Peer], *versions: int) -> list[tuple[str, int, bool]]:
-        found = wishes(peers, {MODEL: connections(*versions)})
+        found = wanted_relays(peers, {MODEL: connections(*versions)})
         return [(wish.place.address, wish.place.number, wish.delay > 0) for wish in found]
 
     assert wanted([peer], 3, 3) == [("tcp://peer:1", 0, False), ("tcp://peer:1", 1, False)]
@@ -298,7 +298,7 @@ def test_several_old_replicas_are_all_used_through_relays(start: Start) -> None:
     first.serve("app", slo_ms=5000, batch_size=1)
     with old_container(first, seconds=0.005) as one, old_container(first, seconds=0.005) as two:
         wait_until_served(second)
-        wait_for(lambda: relays(first) == ["", ""], "a link for each replica")
+        wait_for(lambda: relays(first) == ["", ""], "a relay for each replica")
         with Clients("app", [second], of_each=4) as clients:
             clients.wait_for(100)
         assert clients.defaults() == []

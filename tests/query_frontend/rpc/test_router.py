@@ -34,10 +34,10 @@ class Room:
         """How many messages came at once."""
         self.peers: list[Peer] = []
         self.lost: list[str] = []
-        self.complaints: list[str] = []
+        self.warnings: list[str] = []
         self.answer: Callable[[Peer, list[bytes]], object] = lambda peer, frames: None
         self.router = Router(
-            PeerEvents(self._said, lambda peer, reason: self.lost.append(reason), self.complaints.append)
+            PeerEvents(self._said, lambda peer, reason: self.lost.append(reason), self.warnings.append)
         )
         self.port = self.router.start("127.0.0.1", 0)
 
@@ -105,8 +105,8 @@ async def test_who_goes_is_reported_once_and_sent_nothing_more(room: Room) -> No
         await room.until(lambda: room.peers, "it spoke")
     await room.until(lambda: room.lost, "it is gone")
     assert room.lost == ["it closed its connection"]
-    assert room.complaints == []
-    room.router.tend(time.monotonic())
+    assert room.warnings == []
+    room.router.check_liveness(time.monotonic())
 
 
 def reset(connection: socket.socket) -> None:
@@ -125,7 +125,7 @@ async def test_a_reset_is_a_loss(room: Room) -> None:
 
 @pytest.mark.parametrize("ticks", [0, 10])
 async def test_what_was_said_before_a_reset_counts(room: Room, ticks: int) -> None:
-    """Also where we write to it, and tend it, before we have read that; and the loss is reported, once."""
+    """Also where we write to it, and check it, before we have read that; and the loss is reported, once."""
     async with room.stranger(GREETING + READY + stream([[b"x"]])) as connection:
         await room.until(lambda: room.peers, "it spoke")
         connection.send(stream([[b"an answer"]]))
@@ -134,7 +134,7 @@ async def test_what_was_said_before_a_reset_counts(room: Room, ticks: int) -> No
         assert peer.send([b"a batch"]) and peer.send([b"another"])
         now = time.monotonic()
         for seconds in range(ticks):
-            room.router.tend(now + seconds)
+            room.router.check_liveness(now + seconds)
         assert room.lost == []
         await room.until(lambda: room.lost, "it is gone")
     assert room.messages == [[b"x"], [b"an answer"]]
@@ -167,7 +167,7 @@ async def test_what_is_no_zeromq_is_sent_away(room: Room) -> None:
         async with asyncio.timeout(PATIENCE_SECONDS):
             while await asyncio.get_running_loop().sock_recv(connection, 1000):
                 pass
-    assert room.complaints == ["a connection for containers is given up: it does not speak ZeroMQ's protocol"]
+    assert room.warnings == ["a connection for containers is given up: it does not speak ZeroMQ's protocol"]
     assert room.messages == []
 
 
@@ -176,12 +176,12 @@ async def test_who_does_not_introduce_itself_is_sent_away(room: Room) -> None:
         await room.until(lambda: room.router._peers, "it is accepted")
         started = time.monotonic()
         for seconds in range(int(router._HANDSHAKE_SECONDS)):
-            room.router.tend(started + seconds)
+            room.router.check_liveness(started + seconds)
         assert room.lost == []
         for seconds in (0, 1):
-            room.router.tend(started + router._HANDSHAKE_SECONDS + seconds)
+            room.router.check_liveness(started + router._HANDSHAKE_SECONDS + seconds)
         assert room.lost == ["it did not introduce itself"]
-        assert len(room.complaints) == 1
+        assert len(room.warnings) == 1
 
 
 async def test_who_introduces_itself_slowly_is_sent_away(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,7 +190,7 @@ async def test_who_introduces_itself_slowly_is_sent_away(room: Room, monkeypatch
         for byte in GREETING[:30]:
             connection.send(bytes([byte]))
             await asyncio.sleep(0.02)
-            room.router.tend(time.monotonic())
+            room.router.check_liveness(time.monotonic())
             if room.lost:
                 break
     assert room.lost == ["it did not introduce itself"]
@@ -202,9 +202,9 @@ async def test_who_answers_no_pings_is_given_up_if_it_knows_them(room: Room) -> 
         await room.until(lambda: room.peers, "it spoke")
         started = time.monotonic()
         for seconds in range(int(timeout) + 1):
-            room.router.tend(started + seconds)
+            room.router.check_liveness(started + seconds)
         assert room.lost == []
-        room.router.tend(started + timeout + 1)
+        room.router.check_liveness(started + timeout + 1)
         assert room.lost == ["it does not answer"]
 
 
@@ -212,8 +212,8 @@ async def test_our_own_silence_is_nobody_elses(room: Room) -> None:
     async with room.stranger(NEWER_GREETING + READY + stream([[b"x"]])):
         await room.until(lambda: room.peers, "it spoke")
         now = time.monotonic()
-        room.router.tend(now)
-        room.router.tend(now + 3600)
+        room.router.check_liveness(now)
+        room.router.check_liveness(now + 3600)
         assert room.lost == []
 
 
@@ -226,7 +226,7 @@ async def test_who_takes_what_we_send_lives(room: Room, monkeypatch: pytest.Monk
         room.peers[0].send([bytes(many)])
         got, started = 0, time.monotonic()
         while got < many:
-            room.router.tend(time.monotonic())
+            room.router.check_liveness(time.monotonic())
             got += len(await asyncio.get_running_loop().sock_recv(connection, many // 64))
             await asyncio.sleep(0.04)
         assert time.monotonic() - started > 1.5
@@ -244,12 +244,12 @@ async def test_who_takes_what_the_kernel_has_lives(room: Room, monkeypatch: pyte
         room.peers[0].send([bytes(many)])
         got, started = 0, time.monotonic()
         while got < many:
-            room.router.tend(time.monotonic())
+            room.router.check_liveness(time.monotonic())
             got += len(await asyncio.get_running_loop().sock_recv(connection, many // 64))
             await asyncio.sleep(0.04)
         assert time.monotonic() - started > 1.5
         assert room.lost == []
-        await room.until(lambda: room.router.tend(time.monotonic()) or room.lost, "it is given up")  # type: ignore[func-returns-value]
+        await room.until(lambda: room.router.check_liveness(time.monotonic()) or room.lost, "it is given up")  # type: ignore[func-returns-value]
         assert room.lost == ["it does not answer"]
 
 
@@ -308,7 +308,7 @@ async def test_a_peer_that_nobody_knows_is_not_given_much_memory(room: Room) -> 
     async with room.stranger(GREETING + READY + stream([[bytes(router._MAX_STRANGERS_BYTES)]])):
         await room.until(lambda: room.lost, "it is given up")
     assert room.messages == []
-    assert f"more than {router._MAX_STRANGERS_BYTES} bytes" in room.complaints[0]
+    assert f"more than {router._MAX_STRANGERS_BYTES} bytes" in room.warnings[0]
 
 
 async def test_all_peers_that_nobody_knows_share_a_little_memory(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -353,16 +353,16 @@ async def test_who_does_not_say_who_it_is_is_sent_away(room: Room, was_known: bo
         if was_known:
             room.peers[0].trust()
             for seconds in range(int(router._STRANGER_SECONDS) + 5):
-                room.router.tend(started + seconds)
+                room.router.check_liveness(started + seconds)
             assert room.lost == []
             room.peers[0].distrust()
             started = time.monotonic() - 1
-            room.router._tended_at = started
+            room.router._checked_at = started
         for seconds in range(int(router._STRANGER_SECONDS)):
-            room.router.tend(started + seconds)
+            room.router.check_liveness(started + seconds)
         assert room.lost == []
         for seconds in (0, 1, 2):
-            room.router.tend(started + router._STRANGER_SECONDS + seconds)
+            room.router.check_liveness(started + router._STRANGER_SECONDS + seconds)
         assert room.lost == ["it did not say who it is"]
 
 
@@ -387,9 +387,9 @@ async def test_a_peer_that_stops_in_the_middle_of_a_message_is_sent_away(
         for at in range(50):  # it may be as slow as it likes
             await asyncio.get_running_loop().sock_sendall(connection, message[10 * at : 10 * at + 10])
             await asyncio.sleep(0.05)
-            room.router.tend(time.monotonic())
+            room.router.check_liveness(time.monotonic())
         assert room.lost == []
-        await room.until(lambda: room.router.tend(time.monotonic()) or room.lost, "it is given up")  # type: ignore[func-returns-value]
+        await room.until(lambda: room.router.check_liveness(time.monotonic()) or room.lost, "it is given up")  # type: ignore[func-returns-value]
         assert room.lost == ["it stopped in the middle of a message, of which 500 bytes are kept"]
 
 

@@ -18,7 +18,7 @@ import zmq
 
 from clipper_common import wire
 from clipper_common.datatypes import InputType, ModelId
-from clipper_common.link import Link, tcp_address
+from clipper_common.rpc_client import RpcClient, tcp_address
 from clipper_common.wire import Metadata
 from query_frontend.monitoring.metrics import Histogram
 from query_frontend.rpc.server import Connection, RpcEvents, RpcServer
@@ -85,14 +85,14 @@ async def test_containers_reach_an_ipv6_address() -> None:
     owner: Any = Mock()
     with zmq.Context() as context:
         metadata = Metadata(ModelId("m", "1"), InputType.DOUBLES, 4, "x")
-        link = Link(context, tcp_address("::1", port), metadata, owner, deque(maxlen=9))
+        client = RpcClient(context, tcp_address("::1", port), metadata, owner, deque(maxlen=9))
         async with asyncio.timeout(10):
-            while not link.registered:
-                if time.monotonic() > link.due or link.is_mute:
-                    link.greet()
-                link.receive()
+            while not client.registered:
+                if time.monotonic() > client.due or client.is_blocked:
+                    client.send_heartbeat()
+                client.receive()
                 await asyncio.sleep(0.01)
-        link.close()
+        client.close()
     server.stop()
 
 
@@ -110,19 +110,19 @@ async def test_the_core_is_yielded_after_quick_batches(
         answered=lambda _, response: answered.set(),
         draining=lambda _: None,
     )
-    owner.on_batch = lambda link, request, _: link.answer(
-        wire.Response(request.message_id, [b"1"] * size, [False] * size), link.registration
+    owner.on_batch = lambda client, request, _: client.answer(
+        wire.Response(request.message_id, [b"1"] * size, [False] * size), client.registration
     )
     server = RpcServer("127.0.0.1", 0, events, Histogram("microseconds"))
     with zmq.Context() as context:
         metadata = Metadata(ModelId("m", "1"), InputType.DOUBLES, 4, "x")
-        link = Link(context, tcp_address("127.0.0.1", server.start()), metadata, owner, deque(maxlen=9))
+        client = RpcClient(context, tcp_address("127.0.0.1", server.start()), metadata, owner, deque(maxlen=9))
 
         async def serve_until(event: asyncio.Event) -> None:
             while not event.is_set():
-                if time.monotonic() > link.due or link.is_mute:
-                    link.greet()
-                link.receive()
+                if time.monotonic() > client.due or client.is_blocked:
+                    client.send_heartbeat()
+                client.receive()
                 await asyncio.sleep(0.001)
 
         async with asyncio.timeout(10):
@@ -130,7 +130,7 @@ async def test_the_core_is_yielded_after_quick_batches(
             server.send_batch(connections[0], wire.PredictRequest(7, InputType.DOUBLES, [bytes(8)] * size))
             await serve_until(answered)
             await asyncio.sleep(0)
-        link.close()
+        client.close()
     server.stop()
     assert yielded.called is yields
 

@@ -1,7 +1,7 @@
-"""The container's side of a connection to one query frontend: announce, heartbeat, connect anew, answer, drain.
+"""A replica's RPC connection to one query frontend: registration, heartbeats, reconnecting, answers and draining.
 
-Nothing here waits, and nobody else touches the socket: whoever owns a link asks it to `greet` when that is `due`, or
-when it `is_mute` and its socket is writable, and to `receive` when that is readable.
+No method blocks, and no other code uses the socket. The owner of a client calls `send_heartbeat` at the time `due`, or
+when the client `is_blocked` and its socket is writable, and `receive` when the socket is readable.
 """
 
 import logging
@@ -19,15 +19,15 @@ from clipper_common.multipart import receive_views, send_frames
 
 logger = logging.getLogger(__name__)
 
-# The frontend answers every heartbeat, so that some of them in a row were lost.
+# The frontend answers every heartbeat, so several answers in a row were lost after this time.
 _SILENCE_SECONDS: Final = 5.0
 _REFUSED_RETRY_SECONDS: Final = 5.0
-_GOODBYE_MILLIS: Final = 1000
+_LINGER_MILLIS: Final = 1000
 _SOCKET_OPTIONS: Final = {
     zmq.LINGER: 0,
-    # What is sent while nobody is connected is lost at once, not kept for a frontend that never asked for it.
+    # A message that is sent without a connection fails at once; it is not queued for a frontend that starts later.
     zmq.IMMEDIATE: 1,
-    # A frontend that restarts gives defaults until its containers are back.
+    # A restarted frontend answers with default outputs until its containers have connected again.
     zmq.RECONNECT_IVL: 50,
     zmq.RECONNECT_IVL_MAX: 200,
     zmq.HEARTBEAT_IVL: constants.TRANSPORT_HEARTBEAT_MILLIS,
@@ -38,12 +38,12 @@ _SOCKET_OPTIONS: Final = {
 
 
 def tcp_address(host: str, port: int) -> str:
-    """As ZeroMQ writes it."""
+    """Return the ZeroMQ endpoint of a TCP port; an IPv6 address is put in brackets."""
     return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
 
 
 class Event(IntEnum):
-    """Codes of the event history."""
+    """The codes of the event history."""
 
     SENT_HEARTBEAT = 1
     RECEIVED_HEARTBEAT = 2
@@ -56,9 +56,9 @@ Events = deque[tuple[float, Event]]
 
 
 class Channel(ABC):
-    """A socket to the frontend at `address`, which is greeted each second, and gets a new one when it is silent.
+    """A socket to the frontend at `address`, with a heartbeat each second; a new socket replaces one that is silent.
 
-    Raises `zmq.ZMQError` when that is no address.
+    Raises `zmq.ZMQError` when `address` is not a valid endpoint.
     """
 
     def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", address: str) -> None:
@@ -66,7 +66,7 @@ class Channel(ABC):
         self.address = address
         self.closed = False
         self.served_at = 0.0
-        """For its owner: when its last batch was computed."""
+        """Monotonic time at which the last computed batch was received; set by the owner for fair scheduling."""
         self._silence_reported = False
         self._connect()
 
@@ -74,26 +74,26 @@ class Channel(ABC):
         self.socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
         for option, value in _SOCKET_OPTIONS.items():
             self.socket.setsockopt(option, value)
-        self.socket.setsockopt(zmq.IPV6, "[" in self.address)  # names go on standing for IPv4 addresses
+        self.socket.setsockopt(zmq.IPV6, "[" in self.address)  # a host name still resolves to its IPv4 address
         try:
             self.socket.connect(self.address)
         except zmq.ZMQError:
             self.socket.close()
             raise
         self.reached = False
-        """Whether something was heard on this connection, and it did not break."""
+        """Whether a message was received on this connection, and none has failed to be sent since."""
         self.heard_at = time.monotonic()
         self.due = 0.0
-        """When to greet."""
-        self.is_mute = False
-        """The greeting could not be sent: it is due once the socket is writable."""
+        """Monotonic time of the next heartbeat."""
+        self.is_blocked = False
+        """Whether the last message could not be sent: a heartbeat is due once the socket is writable."""
 
     def close(self) -> None:
         self.closed = True
-        self.socket.close(_GOODBYE_MILLIS)
+        self.socket.close(_LINGER_MILLIS)
 
     def is_silent(self, now: float) -> bool:
-        """Whether nothing was heard for long. It is time to `reconnect`, for those who would have heard it."""
+        """Whether no message was received for `_SILENCE_SECONDS`. An owner that was reading calls `reconnect` then."""
         return now - self.heard_at > _SILENCE_SECONDS
 
     def reconnect(self) -> None:
@@ -110,26 +110,26 @@ class Channel(ABC):
                 _SILENCE_SECONDS,
             )
 
-    def greet(self) -> None:
+    def send_heartbeat(self) -> None:
         self.due = time.monotonic() + constants.HEARTBEAT_SECONDS
-        self.is_mute = not self._send_greeting()
+        self.is_blocked = not self._try_heartbeat()
 
     @abstractmethod
-    def _send_greeting(self) -> bool:
-        """Whether there was a frontend to send it to."""
+    def _try_heartbeat(self) -> bool:
+        """Send a heartbeat. Return False if no frontend is connected."""
 
     def _send(self, frames: list[bytes]) -> bool:
-        """Whether there was a frontend to send to."""
+        """Send a message without blocking. Return False if no frontend is connected."""
         try:
             send_frames(self.socket, frames)
         except zmq.Again:
             self.reached = False
-            self.is_mute = True
+            self.is_blocked = True
             return False
         return True
 
     def receive(self) -> bool:
-        """Read a message and act on it, if there is one."""
+        """Read one message and handle it. Return False if there is none."""
         received_at = time.monotonic()
         try:
             frames = receive_views(self.socket)
@@ -145,31 +145,34 @@ class Channel(ABC):
 
     @abstractmethod
     def _handle(self, message: wire.FromFrontend, received_at: float) -> None:
-        """Act on a message."""
+        """Handle a message that was received at a monotonic time."""
 
 
-class LinkOwner(Protocol):
-    """Whom a link reports to."""
+class RpcClientOwner(Protocol):
+    """The callbacks of a client."""
 
-    def on_registered(self, link: "Link") -> None:
-        """The frontend accepted us, anew."""
+    def on_registered(self, client: "RpcClient") -> None:
+        """Called each time that the frontend accepts the registration."""
 
-    def on_batch(self, link: "Link", request: wire.PredictRequest, received_at: float) -> None:
-        """To be answered by `Link.answer`, in order, and with the `Link.registration` of now."""
+    def on_batch(self, client: "RpcClient", request: wire.PredictRequest, received_at: float) -> None:
+        """Called with a batch.
 
-    def on_frontends(self, link: "Link", addresses: list[str]) -> None:
-        """The frontend says which ones there are."""
+        It must be answered by `RpcClient.answer`, in order, with the value that `RpcClient.registration` has now.
+        """
+
+    def on_frontends(self, client: "RpcClient", addresses: list[str]) -> None:
+        """Called with the addresses of all query frontends that the frontend knows, its own first."""
 
 
-class Link(Channel):
-    """A replica's registration with the frontend at `address`."""
+class RpcClient(Channel):
+    """A replica's connection to, and registration with, the frontend at `address`."""
 
     def __init__(
         self,
         context: "zmq.Context[zmq.Socket[bytes]]",
         address: str,
         metadata: wire.Metadata,
-        owner: LinkOwner,
+        owner: RpcClientOwner,
         events: Events,
     ) -> None:
         self._metadata = metadata
@@ -177,9 +180,9 @@ class Link(Channel):
         self._events = events
         self.registered = False
         self.registration = 0
-        """Which of its registrations this is. A batch of an earlier one is nobody's."""
+        """The number of this registration. The answer to a batch of an earlier one is discarded."""
         self.drained = False
-        """After `drain`: we may go."""
+        """Whether the frontend has released this replica after `drain`."""
         self._draining = False
         self._announce_after = 0.0
         self._refusals: set[str] = set()
@@ -207,11 +210,11 @@ class Link(Channel):
             self._events.append((time.time(), event))
         return True
 
-    def _send_greeting(self) -> bool:
+    def _try_heartbeat(self) -> bool:
         return self._send(wire.encode_heartbeat(), Event.SENT_HEARTBEAT)
 
     def answer(self, response: wire.Response, registration: int) -> None:
-        """Answer a batch that came in this registration."""
+        """Send the answer to a batch that was received in `registration`; discard it if that is not the present one."""
         is_wanted = registration == self.registration and not self.closed
         if not is_wanted or not self._send(wire.encode_response(response, wire.RPC_VERSION_4), Event.SENT_RESPONSE):
             logger.warning("The frontend that asked is gone: dropped the answer to %d inputs.", len(response.outputs))
@@ -236,17 +239,17 @@ class Link(Channel):
             case wire.Refused(reason):
                 self._become_refused(reason, received_at)
 
-    # --- what the frontend knows of us ---
+    # --- state of the registration ---
 
     def _become_unknown(self, now: float) -> None:
-        # Messages keep their order, so that all batches before this one belong to a registration that is gone.
+        # Messages arrive in order, so all batches before this message belong to an earlier registration.
         self._forget_registration()
         if self._draining:
             self.drained = True
         elif now >= self._announce_after:
             self._announce_after = now + constants.HEARTBEAT_SECONDS
             self._send(wire.encode_metadata(self._metadata), Event.SENT_METADATA)
-            self.greet()
+            self.send_heartbeat()
 
     def _become_registered(self) -> None:
         self._silence_reported = False
@@ -264,11 +267,11 @@ class Link(Channel):
             self._refusals.add(reason)
             logger.error("The query frontend at %s refuses this replica: %s", self.address, reason)
 
-    # --- leaving ---
+    # --- draining ---
 
     def drain(self) -> None:
-        """Ask for no more batches. `drained` says when none is left."""
+        """Ask the frontend to send no more batches. `drained` becomes true when it has agreed."""
         if not self._draining:
             self._draining = True
-            # Not registered yet: the frontend may be about to accept us, and to give us a batch.
+            # Also without a registration: the frontend may be about to accept it, and to send a batch.
             self.drained = not (self.reached and self._send(wire.encode_drain_request()))

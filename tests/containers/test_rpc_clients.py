@@ -1,4 +1,4 @@
-"""Which frontends a container is linked to, by scripted frontends over real sockets, with times shortened."""
+"""Which frontends a container is connected to, by scripted frontends over real sockets, with times shortened."""
 
 import contextlib
 import time
@@ -19,7 +19,7 @@ ONE = np.array([1.0]).tobytes()
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HEARTBEAT_SECONDS", 0.05)
-    monkeypatch.setattr("clipper_containers.links._REVIEW_SECONDS", 0.02)
+    monkeypatch.setattr("clipper_containers.rpc_clients._REVIEW_SECONDS", 0.02)
 
 
 @pytest.fixture
@@ -36,8 +36,8 @@ def zeros(inputs: list[object]) -> list[str]:
     return ["0"] * len(inputs)
 
 
-def linked(served: SessionThread) -> set[str]:
-    return {link.address for link in served.session._links}
+def connected(served: SessionThread) -> set[str]:
+    return {client.address for client in served.session._clients}
 
 
 def wait_until(condition: Callable[[], bool], *frontends: ScriptedFrontend) -> None:
@@ -68,7 +68,7 @@ def test_the_address_that_was_given_is_only_asked(
     served = serve(zeros)
     frontend.answer_inquiry()
     other.register()
-    assert linked(served) == {address(other)}
+    assert connected(served) == {address(other)}
     assert frontend.receive_all_for(0.3) == [], "nobody registers there"
 
 
@@ -112,11 +112,11 @@ def test_a_frontend_that_comes_is_linked_and_one_that_goes_let_go(
     frontend.send(wire.encode_frontends(["", address(other)]))
     other.register()
     frontend.send(wire.encode_frontends([""]))
-    monkeypatch.setattr("clipper_containers.links._REACH_SECONDS", 0.0)
+    monkeypatch.setattr("clipper_containers.rpc_clients._REACH_SECONDS", 0.0)
     assert other.predict([ONE]).outputs == frontend.predict([ONE]).outputs == [b"0"]
-    assert linked(served) == {address(frontend), address(other)}, "it lives, so it is kept"
+    assert connected(served) == {address(frontend), address(other)}, "it lives, so it is kept"
     other.__exit__()
-    wait_until(lambda: linked(served) == {address(frontend)}, frontend)
+    wait_until(lambda: connected(served) == {address(frontend)}, frontend)
 
 
 def test_a_frontend_that_died_is_tried_while_it_is_listed(
@@ -146,7 +146,7 @@ def test_nonsense_in_a_list_is_passed_over(
 class TestBehindANat:
     @pytest.fixture(autouse=True)
     def impatient(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("clipper_containers.links._REACH_SECONDS", 0.3)
+        monkeypatch.setattr("clipper_containers.rpc_clients._REACH_SECONDS", 0.3)
 
     def test_the_address_that_was_given_will_do(self, frontend: ScriptedFrontend, serve: Serve) -> None:
         frontend.frontends = [address(find_free_port())]
@@ -162,10 +162,10 @@ class TestBehindANat:
         served = serve(zeros)
         frontend.register()
         frontend.send(wire.encode_frontends([address(port)]))
-        wait_until(lambda: linked(served) == {address(port), address(frontend)}, frontend)
+        wait_until(lambda: connected(served) == {address(port), address(frontend)}, frontend)
         with ScriptedFrontend(port) as direct:
             direct.register()
-            wait_until(lambda: linked(served) == {address(port)}, direct)
+            wait_until(lambda: connected(served) == {address(port)}, direct)
             assert direct.predict([ONE]).outputs == [b"0"]
 
 
