@@ -63,26 +63,22 @@ class QueryFrontend:
         self.config = config
         self.metrics = SystemMetrics()
         self.store = ConfigStore(config.redis_ip, config.redis_port)
+        self.rpc = RpcServer(
+            config.host, 0 if worker else config.rpc_service_port, self.metrics.rpc_request_queueing_delay
+        )
         self.executor = Executor(
-            loop, PredictionCache(config.prediction_cache_size), self.metrics, config.blame_seconds
+            loop,
+            self.rpc,
+            PredictionCache(config.prediction_cache_size),
+            self.metrics,
+            self._on_replicas_changed,
+            config.blame_seconds,
         )
         self.registry = Registry(self.metrics, self._configure_models)
-        self.membership = Membership(self.store, self.registry, self.executor, config.advertise, config.cluster_id)
-        self.executor.replicas_changed = self._on_replicas_changed
-        budget = BodyBudget(config.body_memory or default_limit(config.workers))
-        self.rpc = self.executor.rpc = RpcServer(
-            config.host,
-            0 if worker else config.rpc_service_port,
-            RpcEvents(
-                joined=self.executor.on_joined,
-                left=self.executor.on_left,
-                answered=self.executor.on_answered,
-                draining=self.executor.on_draining,
-                held=budget.count_more,
-            ),
-            self.metrics.rpc_request_queueing_delay,
+        self.membership = Membership(
+            self.store, self.registry, self.executor, config.advertise, config.cluster_id, self._on_reported
         )
-        self.membership.reported = self._on_reported
+        budget = self._budget = BodyBudget(config.body_memory or default_limit(config.workers))
         context = QueryContext(self.executor, DeadlineWheel(loop))
         self.relays = Relays(context)
         query_ids = itertools.count()
@@ -174,11 +170,20 @@ class QueryFrontend:
 
     def _listen(self) -> None:
         try:
-            self.membership.listens_on(self.rpc.start())
+            self.membership.listens_on(self.rpc.start(self._rpc_events()))
             self.rpc.announce_frontends([self.membership.rpc_address])
             self.relays.start(self.membership.id)
         except OSError as error:
             sys.exit(webapp.address_in_use(f"{self.config.host}:{self.config.rpc_service_port}", error))
+
+    def _rpc_events(self) -> RpcEvents:
+        return RpcEvents(
+            joined=self.executor.on_joined,
+            left=self.executor.on_left,
+            answered=self.executor.on_answered,
+            draining=self.executor.on_draining,
+            held=self._budget.count_more,
+        )
 
     async def _follow_configuration(self) -> None:
         kept = self.kept.load() if self.kept is not None else None

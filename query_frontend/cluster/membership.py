@@ -30,7 +30,13 @@ class Membership:
     """`advertise` is the host under which others reach this one, empty if that is not known."""
 
     def __init__(
-        self, store: ConfigStore, registry: Registry, executor: Executor, advertise: str, cluster_id: str
+        self,
+        store: ConfigStore,
+        registry: Registry,
+        executor: Executor,
+        advertise: str,
+        cluster_id: str,
+        reported: Callable[[], None],
     ) -> None:
         self._store = store
         self._registry = registry
@@ -46,8 +52,8 @@ class Membership:
         """Of the replicas here, by model version and name, as Redis gave them."""
         self.peers: list[Frontend] = []
         """The other frontends that live, as far as Redis lets us know."""
-        self.reported: Callable[[], None] = lambda: None
-        """Called after each report; set by the composition root."""
+        self._reported = reported
+        """Called after each report."""
         self._due = asyncio.Event()
         self._reporting = asyncio.Lock()
 
@@ -96,7 +102,7 @@ class Membership:
             names = [(replica.model, name) for name, replica in replicas]
             self._numbers = dict(zip(names, numbers, strict=True))
             self.peers = [frontend for frontend in frontends if frontend.id != self.id]
-            self.reported()
+            self._reported()
             if self._cluster_id:
                 await self._store.claim(self._cluster_id)
 

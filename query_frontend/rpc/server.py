@@ -81,11 +81,10 @@ class RpcEvents:
 
 
 class RpcServer:
-    def __init__(self, host: str, port: int, events: RpcEvents, send_micros: Histogram) -> None:
+    def __init__(self, host: str, port: int, send_micros: Histogram) -> None:
         self._host = host
         self._port = port
         self._router = Router(PeerEvents(self._on_messages, self._on_lost, self._warn_throttled, self._on_held))
-        self._events = events
         self._send_micros = send_micros
         self._connections: dict[Peer, Connection] = {}
         self._frontends = [""]
@@ -99,8 +98,9 @@ class RpcServer:
 
     # --- life ---
 
-    def start(self) -> int:
-        """Listen; on which port. Raises `OSError` when the address is taken."""
+    def start(self, events: RpcEvents) -> int:
+        """Listen, report to `events` from now on, and return the port. Raises `OSError` when the address is taken."""
+        self._events = events
         self._loop = asyncio.get_running_loop()
         port = self._router.start(self._host, self._port)
         self._ticker = self._loop.call_later(_TICK_SECONDS, self._tick)

@@ -46,8 +46,8 @@ cdef class Executor:
     cdef readonly dict _models
     cdef readonly dict _replicas
     cdef object _message_ids
-    cdef public object rpc
-    cdef public object replicas_changed
+    cdef object _rpc
+    cdef object _replicas_changed
 
     @cython.locals(state=ModelState)
     cpdef submit(self, model_id, Task task)

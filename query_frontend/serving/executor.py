@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from statistics import fmean
 from time import monotonic
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from clipper_common import jsontext, long_work
 from clipper_common.constants import SIZE_LIMITS
@@ -22,7 +22,7 @@ from clipper_common.records import Model
 from clipper_common.wire import MESSAGE_ID_LIMIT, PredictRequest, Response
 from query_frontend.monitoring.metrics import Gauge, Leaves, ModelMetrics, SystemMetrics
 from query_frontend.rpc.router import has_ended
-from query_frontend.rpc.server import QUICK_SECONDS, Connection, RpcServer
+from query_frontend.rpc.server import QUICK_SECONDS, Connection
 from query_frontend.serving import large_outputs
 from query_frontend.serving.answers import LARGE_OUTPUT_BYTES, embed_large
 from query_frontend.serving.batching import BatchSizer, batch_sizer
@@ -52,6 +52,19 @@ _SLO_SHARE: Final = 0.46
 _AFTER_DEADLINE_SECONDS: Final = 0.05
 _DELIVERY_SHARE: Final = 0.05
 """What of the SLO passes between the answer of a replica and those to its queries."""
+
+
+class ReplicaTransport(Protocol):
+    """Carries batches to replicas: the RPC server does."""
+
+    def send_batch(self, connection: Connection, request: PredictRequest) -> bool:
+        """Send a batch; False when the replica is gone, and then `Executor.on_left` was called."""
+
+    def disconnect(self, connection: Connection, reason: str) -> None:
+        """Disconnect a replica that misbehaves."""
+
+    def release(self, connection: Connection) -> None:
+        """Let a draining replica go."""
 
 
 class ModelState:
@@ -172,21 +185,22 @@ class Executor:
     def __init__(
         self,
         loop: AbstractEventLoop,
+        rpc: ReplicaTransport,
         cache: PredictionCache,
         metrics: SystemMetrics,
+        replicas_changed: Callable[[], None] = lambda: None,
         blame_seconds: float = BLAME_SECONDS,
     ) -> None:
         self._loop = loop
+        self._rpc = rpc
+        self._replicas_changed = replicas_changed
+        """Called when replicas came or went."""
         self._blame_seconds = blame_seconds
         self._cache = cache
         self._metrics = metrics
         self._models: dict[ModelId, ModelState] = {}
         self._replicas: dict[Connection, ReplicaState] = {}
         self._message_ids = itertools.cycle(range(MESSAGE_ID_LIMIT))
-        self.rpc: RpcServer
-        """Set by the composition root: the two need each other."""
-        self.replicas_changed: Callable[[], None] = lambda: None
-        """Called when replicas came or went; set by the composition root."""
 
     @property
     def connections(self) -> list[Connection]:
@@ -379,7 +393,7 @@ class Executor:
     def _send(self, state: ModelState, replica: ReplicaState, tasks: list[Task]) -> None:
         replica.batch = batch = Batch(state, next(self._message_ids), tasks, monotonic())
         request = PredictRequest(batch.message_id, state.model.input_type, [task.payload for task in tasks])
-        if self.rpc.send_batch(replica.connection, request):  # if not, `on_left` was called
+        if self._rpc.send_batch(replica.connection, request):  # if not, `on_left` was called
             for task in tasks:
                 task.sent_at = batch.sent_at
                 task.sends += 1
@@ -390,7 +404,7 @@ class Executor:
         assert batch is not None, "the RPC server hands over answers to the batch that a replica has"
         if len(response.outputs) != len(batch.tasks):
             reason = f"it answered {len(batch.tasks)} inputs with {len(response.outputs)} outputs"
-            self.rpc.disconnect(connection, reason)
+            self._rpc.disconnect(connection, reason)
             return
         replica.batch = None
         if batch.state.trial is batch:
@@ -420,7 +434,7 @@ class Executor:
         """
         state = replica.state
         if replica.draining:
-            self.rpc.release(replica.connection)
+            self._rpc.release(replica.connection)
         elif state is not None and not (replica.is_relay and state.has_own):
             state.idle.append(replica)
             if not is_quick or len(state.queue) >= replica.sizer.choose(state.batch_budget_seconds):
@@ -537,7 +551,7 @@ class Executor:
         if state is not None:
             self._attach(state, replica)
             self._dispatch_soon(state)
-        self.replicas_changed()
+        self._replicas_changed()
         return None
 
     def on_left(self, connection: Connection, reason: str) -> None:
@@ -554,14 +568,14 @@ class Executor:
             self._dispatch_soon(state)
         if replica.batch is not None:
             self._redo(replica.batch, has_ended(reason) and not (replica.draining or replica.is_relay))
-        self.replicas_changed()
+        self._replicas_changed()
         if state is not None:
             self._answer_queue_if_unserved(state)
 
     def on_draining(self, connection: Connection) -> None:
         replica = self._replicas[connection]
         replica.draining = True
-        self.replicas_changed()
+        self._replicas_changed()
         if replica.state is not None:
             replica.state.replicas_changed()
             if replica in replica.state.idle:
@@ -581,7 +595,7 @@ class Executor:
         if deadlines:
             self._loop.call_later(max(deadlines) - now + _AFTER_DEADLINE_SECONDS, self._dismiss_if_idle, connection)
         else:
-            self.rpc.release(connection)
+            self._rpc.release(connection)
 
     @staticmethod
     def _attach(state: ModelState, replica: ReplicaState) -> None:

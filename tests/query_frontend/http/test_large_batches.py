@@ -12,7 +12,7 @@ from clipper_common.constants import MAX_BATCH_SIZE
 from clipper_common.datatypes import InputType, ModelId
 from clipper_common.records import Application, Model
 from query_frontend.monitoring.metrics import AppMetrics, SystemMetrics
-from query_frontend.rpc.server import Connection, RpcServer
+from query_frontend.rpc.server import Connection
 from query_frontend.serving import deadlines, executor, large_outputs, query
 from query_frontend.serving.answers import Answer, Default
 from query_frontend.serving.cache import PredictionCache
@@ -54,8 +54,7 @@ class Bench:
     def __init__(self, cache_bytes: int = 0) -> None:
         loop = asyncio.get_running_loop()
         self.rpc = Rpc()
-        self.executor = Executor(loop, PredictionCache(cache_bytes), SystemMetrics())
-        self.executor.rpc = cast(RpcServer, self.rpc)
+        self.executor = Executor(loop, self.rpc, PredictionCache(cache_bytes), SystemMetrics())
         self.context = QueryContext(self.executor, DeadlineWheel(loop))
         self.executor.configure({MODEL: Model(MODEL, InputType.BYTES, batch_size=MANY)}, {MODEL: SLO_SECONDS})
         self.replica = self.join()
