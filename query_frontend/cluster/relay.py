@@ -25,7 +25,8 @@ from query_frontend.rpc.server import Connection
 from query_frontend.serving.cache import key_of
 from query_frontend.serving.deadlines import Slot
 from query_frontend.serving.model_queue import Task
-from query_frontend.serving.query import SLO_MISSED, QueryContext
+from query_frontend.serving.query import QueryContext
+from query_frontend.serving.reasons import SLO_MISSED
 
 logger = logging.getLogger(__name__)
 

@@ -222,6 +222,10 @@ class Gauge:
     def __init__(self, read: Callable[[], Leaves]) -> None:
         self.state = read
 
+    def read_with(self, read: Callable[[], Leaves]) -> None:
+        """Ask `read` from now on."""
+        self.state = read
+
     @staticmethod
     def render(states: Sequence[Leaves]) -> Leaves:
         """Of several: what they agree on, the least ``..._min``, the greatest ``..._max``, else the mean.

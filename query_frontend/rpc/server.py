@@ -24,7 +24,7 @@ from query_frontend.rpc.router import Peer, PeerEvents, Router
 logger = logging.getLogger(__name__)
 
 QUICK_SECONDS: Final = 0.002
-"""A model that takes less gets its next batch a turn later, as `serving.executor` says."""
+"""A model that takes less gets its next batch a turn later, as `serving.served_model` says."""
 LEAST_PATIENCE_SECONDS: Final = 120.0
 _PATIENCE: Final = 20.0
 """As many times the longest batch of its model a replica that answers no pings may be silent with one."""

@@ -9,11 +9,10 @@ from clipper_common.long_work import Steps
 from query_frontend.serving.answers import Answer
 from query_frontend.serving.cache import Key
 from query_frontend.serving.deadlines import DeadlineWheel, Slot
-from query_frontend.serving.executor import NO_MODELS, Executor
+from query_frontend.serving.executor import Executor
 from query_frontend.serving.model_queue import Task
+from query_frontend.serving.reasons import NO_MODELS, SLO_MISSED
 from query_frontend.serving.registry import AppState
-
-SLO_MISSED: Final = "Failed to retrieve a prediction response within the specified latency SLO"
 
 
 class QueryContext:

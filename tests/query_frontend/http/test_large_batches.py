@@ -13,20 +13,22 @@ from clipper_common.datatypes import InputType, ModelId
 from clipper_common.records import Application, Model
 from query_frontend.monitoring.metrics import AppMetrics, SystemMetrics
 from query_frontend.rpc.server import Connection
-from query_frontend.serving import deadlines, executor, large_outputs, query
+from query_frontend.serving import deadlines, delivery, large_outputs, query
 from query_frontend.serving.answers import Answer, Default
 from query_frontend.serving.cache import PredictionCache
 from query_frontend.serving.deadlines import DeadlineWheel
-from query_frontend.serving.executor import LAST_REPLICA_DIED, NO_MODELS, QUEUE_FULL, Executor, ModelState
+from query_frontend.serving.executor import Executor
 from query_frontend.serving.model_queue import ModelQueue
 from query_frontend.serving.query import Query, QueryContext, Request
+from query_frontend.serving.reasons import LAST_REPLICA_DIED, NO_MODELS, QUEUE_FULL
 from query_frontend.serving.registry import AppState
+from query_frontend.serving.served_model import ServedModel
 
 MODEL = ModelId("m", "1")
 MANY = MAX_BATCH_SIZE
 GIVE_UP_TURNS = 10_000
 FEW_TURNS = 10
-AT_ONCE = executor._STEP_TASKS
+AT_ONCE = delivery.STEP_TASKS
 SLO_SECONDS = 1000.0
 
 
@@ -154,7 +156,7 @@ async def test_a_small_batch_is_answered_at_once() -> None:
 async def test_large_outputs_are_delivered_one_by_one() -> None:
     bench = Bench()
     bench.ask(5)
-    bench.answer(await bench.sent(), size=executor._STEP_BYTES)
+    bench.answer(await bench.sent(), size=delivery.STEP_BYTES)
     assert await bench.largest_part(5) == 1
 
 
@@ -341,15 +343,15 @@ async def test_a_model_that_is_removed_leaves_no_cycle_behind() -> None:
     bench.answer(await bench.sent())
     gc.disable()
     try:
-        before = num_states()
+        before = num_models()
         bench.executor.configure({MODEL: None}, {})
-        await until(lambda: num_states() < before, FEW_TURNS)
+        await until(lambda: num_models() < before, FEW_TURNS)
     finally:
         gc.enable()
 
 
-def num_states() -> int:
-    return sum(isinstance(each, ModelState) for each in gc.get_objects())
+def num_models() -> int:
+    return sum(isinstance(each, ServedModel) for each in gc.get_objects())
 
 
 async def test_others_have_their_turn_while_a_large_output_is_embedded() -> None:
