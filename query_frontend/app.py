@@ -103,18 +103,20 @@ class QueryFrontend:
             budget,
         )
         self.fast_path = FastPath(self.registry, context, query_ids, config.timeout_content, self.draining)
-        slow_seconds = config.slow_turn_millis / 1000
-        self.loop_meter: contextlib.AbstractContextManager[object] = (
-            LoopMeter(slow_seconds, Turns(slow_seconds, self.metrics))
-            if slow_seconds and can_measure()
-            else contextlib.nullcontext()
-        )
+        self.loop_meter = self._make_loop_meter(config.slow_turn_millis / 1000)
         self.patience_seconds: float = config.restore_seconds
         """How long others, which know the configuration, are given to write it back into a Redis that lost it."""
         self.kept: KeptConfiguration | None = None
         """Where the configuration is kept for whoever takes the place of this one."""
         self.configured: list[Callable[[Snapshot], Awaitable[None]]] = []
         """Who else is told of a new configuration."""
+
+    def _make_loop_meter(self, slow_seconds: float) -> contextlib.AbstractContextManager[object]:
+        if not slow_seconds or not can_measure():
+            return contextlib.nullcontext()
+        turns = Turns(slow_seconds, self.metrics)
+        self.metrics.longest_turn.read_with(turns.longest)
+        return LoopMeter(slow_seconds, turns)
 
     def _configure_models(self, models: Mapping[ModelId, Model | None], slo_seconds: Mapping[ModelId, float]) -> None:
         self.executor.configure(models, slo_seconds)

@@ -30,7 +30,7 @@ cdef class FastPath:
 
     cpdef Head recognise(self, bytes head)
     cpdef bint knows(self, str app_name)
-    @cython.locals(app=AppState)
+    @cython.locals(app=AppState, query=Query)
     cpdef Query ask(self, str app_name, bytes body, double arrival, done)
     @cython.locals(body=bytes, head=bytes)
     cpdef bytes render(self, Query query, double now)

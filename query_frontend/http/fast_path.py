@@ -131,7 +131,9 @@ class FastPath:
                 return None
             if payload is None:
                 return None
-        return Query(self._context, app, app.model, payload, arrival, done)
+        query = Query(self._context, app, app.model, payload, arrival)
+        query.submit(done)
+        return query
 
     def render(self, query: Query, now: float) -> bytes:
         """The response to an answered query, byte for byte as aiohttp writes it."""

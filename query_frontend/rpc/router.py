@@ -136,8 +136,11 @@ class Peer:
         self._strangers = strangers
         self._is_stranger = False
         self._stranger_since = 0.0
+
+    def start(self) -> None:
+        """Greet it, and hear what it says. It is a stranger until it is trusted."""
         self.distrust()
-        self._loop.add_reader(connection, self._on_readable)
+        self._loop.add_reader(self._socket, self._on_readable)
         self._write([zmtp.OPENING])
 
     def send(self, frames: list[bytes] | OutFrames) -> bool:
@@ -414,7 +417,9 @@ class Router:
         except OSError:  # it is gone again
             connection.close()
             return
-        self._peers.add(Peer(connection, self._events, self._strangers))
+        peer = Peer(connection, self._events, self._strangers)
+        self._peers.add(peer)
+        peer.start()
 
 
 def _configure(connection: socket.socket) -> None:

@@ -26,7 +26,7 @@ class QueryContext:
 class Query(Task):
     """An input, which gets exactly one answer, at the latest when the application's SLO is over since `arrival`.
 
-    It is asked when it is made. If there is no answer then, `done` is called with it when there is, and with the time.
+    It has none before it is submitted.
     """
 
     __slots__ = ("_context", "_done", "_slot", "answer", "app", "arrival", "model")
@@ -38,7 +38,6 @@ class Query(Task):
         model: ModelId | None,
         payload: bytes,
         arrival: float,
-        done: Callable[["Query", float], None],
         key: Key | None = None,
     ) -> None:
         self.payload = payload  # `super().__init__` in place: this runs for every query
@@ -57,10 +56,13 @@ class Query(Task):
         self.answer: Answer | None = None
         self._done: Callable[[Query, float], None] | None = None
         self._slot: Slot | None = None
-        if model is None:
-            self.take(None, NO_MODELS, arrival)
+
+    def submit(self, done: Callable[["Query", float], None]) -> None:
+        """Ask the model version. If there is no answer then, `done` gets the query and the time when there is."""
+        if self.model is None:
+            self.take(None, NO_MODELS, self.arrival)
             return
-        self._context.executor.submit(model, self)
+        self._context.executor.submit(self.model, self)
         if self.answer is None:
             self._done = done
             self._slot = self._context.wheel.add(self, self.deadline)
@@ -107,7 +109,7 @@ _STEP_QUERIES: Final = 64
 class Request:
     """The inputs of one HTTP request: a query for each once it is asked, and `done` when the last of them is answered.
 
-    The queries are made by `ask`. `hold` is told the size of each large output.
+    The queries are made and submitted by `ask`. `hold` is told the size of each large output.
     """
 
     def __init__(
@@ -140,7 +142,8 @@ class Request:
         for payload, key in zip(inputs, keys, strict=True):
             if self._queries and not len(self._queries) % _STEP_QUERIES:
                 yield
-            query = Query(self._context, self._app, self._model, payload, self._arrival, self._on_answered, key)
+            query = Query(self._context, self._app, self._model, payload, self._arrival, key)
+            query.submit(self._on_answered)
             self._queries.append(query)
             self._missing -= query.answer is not None
         if not self._missing:

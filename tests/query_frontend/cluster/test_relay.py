@@ -141,6 +141,7 @@ async def test_what_came_while_we_stalled_is_no_silence_of_the_peer() -> None:
         port = peer.bind_to_random_port("tcp://127.0.0.1")
         place = Place(f"tcp://127.0.0.1:{port}", MODEL, 0)
         relay = Relay(zmq_context, context, place, InputType.DOUBLES, "peer:x", "key")
+        relay.start()
         first = relay.link.socket
         assert first.poll(5000, zmq.POLLOUT)
         relay.link.greet()

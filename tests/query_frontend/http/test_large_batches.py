@@ -76,7 +76,12 @@ class Bench:
     def ask(self, number: int = MANY) -> list[Query]:
         """As many clients ask for one input each."""
         app, now = self.app(), asyncio.get_running_loop().time()
-        return [Query(self.context, app, MODEL, b"%d" % each, now, self._note) for each in range(number)]
+        return [self.submit(app, b"%d" % each, now) for each in range(number)]
+
+    def submit(self, app: AppState, payload: bytes, arrival: float) -> Query:
+        query = Query(self.context, app, MODEL, payload, arrival)
+        query.submit(self._note)
+        return query
 
     def _note(self, query: Query, _: float) -> None:
         self.answers.setdefault(query.payload, []).append(query.answer)
@@ -131,7 +136,9 @@ async def test_others_have_their_turn_while_many_who_asked_the_same_are_answered
     answered: list[Query] = []
 
     def ask() -> Query:
-        return Query(bench.context, app, MODEL, b"same", now, lambda query, _: answered.append(query))
+        query = Query(bench.context, app, MODEL, b"same", now)
+        query.submit(lambda query, _: answered.append(query))
+        return query
 
     queries = [ask() for _ in range(MANY)]
     request = await bench.sent()
@@ -290,7 +297,7 @@ async def test_a_query_of_another_does_not_wait_for_the_rest_of_a_request() -> N
         request = Request(bench.context, bench.app(), MODEL, now, lambda: None, lambda _: None)
         asking = asyncio.create_task(long_work.finish(request.ask(inputs, inputs)))
         await asyncio.sleep(0)
-        other = Query(bench.context, bench.app(), MODEL, b"other %b" % inputs[0], now, bench._note)
+        other = bench.submit(bench.app(), b"other %b" % inputs[0], now)
         await until(lambda other=other: other.payload in bench.rpc.sent[-1].inputs, FEW_TURNS)  # type: ignore[misc]
         assert not asking.done()
         bench.answer(bench.rpc.sent[-1])
@@ -303,7 +310,7 @@ async def test_those_that_join_are_limited_as_those_that_are_queued() -> None:
     app, now = bench.app(), asyncio.get_running_loop().time()
 
     def ask(many: int) -> list[Query]:
-        return [Query(bench.context, app, MODEL, bytes(100), now, bench._note) for _ in range(many)]
+        return [bench.submit(app, bytes(100), now) for _ in range(many)]
 
     def reasons(queries: list[Query]) -> list[str]:
         return [query.answer.explanation for query in queries if isinstance(query.answer, Default)]
