@@ -21,11 +21,15 @@ class Readiness:
         self._executor = executor
         self._membership = membership
         self._impatient_at = time.monotonic() + _PATIENCE_SECONDS
-        self.is_draining = False
+        self._is_draining = False
+
+    def drain(self) -> None:
+        """Have queries go elsewhere from now on."""
+        self._is_draining = True
 
     def missing(self) -> str | None:
         """Why queries should go elsewhere, None when they may come."""
-        if self.is_draining:
+        if self._is_draining:
             return "This query frontend is about to stop"
         if not self._registry.is_loaded:
             return NOT_LOADED

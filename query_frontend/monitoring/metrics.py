@@ -327,15 +327,15 @@ class SystemMetrics:
         self.aggregate_outputs = Counter()
         self.aggregate_throughput = Meter(self.aggregate_outputs)
         self.workers = Gauge(lambda: {SERVING_WORKERS: "1"})
-        """Of the composition root, which knows the other workers."""
+        """Read with the table that workers share, where there are others."""
         self.body_memory = Gauge(dict)
-        """Set by the composition root: the bytes that large bodies and outputs hold, and may hold."""
+        """The bytes that large bodies and outputs hold, and may hold."""
         self.connections = Gauge(dict)
-        """Set by the composition root: how many HTTP connections there are, and may be."""
+        """How many HTTP connections there are, and may be."""
         self.slow_turns = Counter()
         self.slow_computing_turns = Counter()
         self.longest_turn = Gauge(dict)
-        """Set by the meter of the event loop, where there is one."""
+        """Empty where the turns of the event loop are not measured."""
         self._apps: dict[str, AppMetrics] = {}
         self._models: dict[ModelId, ModelMetrics] = {}
         self._gone = ModelMetrics()

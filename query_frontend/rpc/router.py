@@ -158,7 +158,7 @@ class Peer:
 
     def trust(self) -> None:
         """It is known now: its messages may be as large as the outputs of a batch are."""
-        self._conversation.max_bytes = _MAX_MESSAGE_BYTES
+        self._conversation.allow(_MAX_MESSAGE_BYTES)
         self._is_stranger = False
         self._strangers.remove(self)
 
@@ -241,8 +241,7 @@ class Peer:
         else:
             self._has_more = True
         if self._conversation.replies:
-            replies, self._conversation.replies = self._conversation.replies, []
-            self._write(replies)
+            self._write(self._conversation.take_replies())
         self._hand_over()
 
     def _hand_over(self) -> None:

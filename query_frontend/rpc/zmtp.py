@@ -77,14 +77,14 @@ class Conversation:
     """What one peer says. A message of more than `max_bytes`, or of more frames than a batch needs, is a fault."""
 
     def __init__(self, max_bytes: int) -> None:
-        self.max_bytes = max_bytes
+        self._max_bytes = max_bytes
         self.is_open = False
         """Whether the peer has introduced itself."""
         self.knows_pings = False
         """Whether it speaks 3.1, or sent one: libzmq 4.2 to 4.3.3 speak 3.0, and have them. To older ones a ping is a
         message."""
         self.replies: list[bytes] = []
-        """What it must be told; for the caller to send, and to take away."""
+        """The messages that it must be sent, until they are taken."""
         self.fault = ""
         """How it broke the protocol. What it says after that is not read."""
         self._greeted = False
@@ -100,6 +100,15 @@ class Conversation:
         self._frames: list[bytes] = []
         """Of a message of which more is to come."""
         self._bytes = 0
+
+    def allow(self, max_bytes: int) -> None:
+        """Take messages of this size from now on."""
+        self._max_bytes = max_bytes
+
+    def take_replies(self) -> list[bytes]:
+        """Return the messages that the peer must be sent, and forget them."""
+        replies, self.replies = self.replies, []
+        return replies
 
     def held_bytes(self) -> int:
         """How much is kept of a message of which more is to come."""
@@ -212,8 +221,8 @@ class Conversation:
                 raise ZmtpError(f"it sent a command of {size} bytes")
         elif not self.is_open:
             raise ZmtpError("it sent a message before it introduced itself")
-        elif size > self.max_bytes - self._bytes - _FRAME_COST:
-            raise ZmtpError(f"it sent a message of more than {self.max_bytes} bytes")
+        elif size > self._max_bytes - self._bytes - _FRAME_COST:
+            raise ZmtpError(f"it sent a message of more than {self._max_bytes} bytes")
         elif len(self._frames) == _MAX_FRAMES:
             raise ZmtpError(f"it sent a message of more than {_MAX_FRAMES} frames")
 

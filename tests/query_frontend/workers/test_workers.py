@@ -26,6 +26,7 @@ from clipper_common import constants, records
 from query_frontend.app import QueryFrontend
 from query_frontend.config import Config
 from query_frontend.http.connection_drain import ConnectionDrain
+from query_frontend.monitoring.metrics import SystemMetrics
 from query_frontend.workers.acceptor import Acceptor
 from query_frontend.workers.context import Beats, ConnectionCounts, Handover, WorkerContext
 from query_frontend.workers.hang_detection import Watch
@@ -772,7 +773,7 @@ async def test_a_frontend_that_is_stopped_while_it_starts_says_goodbye(
     redis_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = Config(redis_ip="127.0.0.1", redis_port=redis_port, host="127.0.0.1", rpc_service_port=find_free_port())
-    parts = QueryFrontend(config, asyncio.get_running_loop())
+    parts = QueryFrontend(config, asyncio.get_running_loop(), SystemMetrics())
     waits = asyncio.Event()
 
     async def wait_until_loaded(_: float) -> None:
