@@ -16,16 +16,16 @@ from query_frontend.serving.cache import CachePartition, PredictionCache
 from query_frontend.serving.model_queue import Task
 
 STEP_TASKS: Final = 64
-"""As many tasks as get their outputs in about a millisecond, with what is written to their clients."""
+"""This many tasks get their outputs in about a millisecond, with what is written to their clients."""
 STEP_BYTES: Final = 1 << 16
 """No more outputs are delivered at once, unless a single one is larger."""
 _FEW_WAITING: Final = 8
-"""As many who wait for one task get its output at once, since a step delivers those of many tasks."""
+"""This many who wait for one task get its output at once, since a step delivers those of many tasks."""
 _SMALLEST_LIMIT: Final = SIZE_LIMITS[0]
 
 
 class Delivery:
-    """Delivers the outputs of one registration of a model version, which may be of `max_output_bytes` each."""
+    """A delivery gives out the outputs of a registered model version, which may be of `max_output_bytes` each."""
 
     def __init__(self, cache: PredictionCache, partition: CachePartition, max_output_bytes: int) -> None:
         self._cache = cache

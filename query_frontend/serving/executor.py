@@ -24,11 +24,11 @@ logger = logging.getLogger(__name__)
 
 _AFTER_DEADLINE_SECONDS: Final = 0.05
 _DEFAULT_SLO_SECONDS: Final = 1.0
-"""Of a model version that no application asks."""
+"""This SLO is taken for a model version that no application asks."""
 
 
 class Executor:
-    """Gets each task done by some replica of its model version."""
+    """The executor gets each task done by some replica of its model version."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Executor:
         self._loop = loop
         self._rpc = rpc
         self._replicas_changed = replicas_changed
-        """Called when replicas came or went."""
+        """It is called when replicas came or went."""
         self._metrics = metrics
         message_ids = itertools.cycle(range(MESSAGE_ID_LIMIT))
         self._context = ModelContext(loop, cache, message_ids, metrics.aggregate_outputs, blame_seconds)
@@ -55,7 +55,7 @@ class Executor:
 
     @property
     def connections(self) -> list[Connection]:
-        """Of all replicas that are our own, not relayed to by another frontend."""
+        """The connections of all replicas that are our own, not relayed by another frontend."""
         return [connection for connection in self._replicas if not connection.metadata.is_relay]
 
     def direct_replicas(self) -> dict[ModelId, list[Connection]]:

@@ -16,7 +16,7 @@ from query_frontend.serving.registry import AppState
 
 
 class QueryContext:
-    """What all queries need."""
+    """A query context is the objects that all queries share."""
 
     def __init__(self, executor: Executor, wheel: DeadlineWheel) -> None:
         self.executor = executor
@@ -59,13 +59,14 @@ class Query(Task):
 
     def submit(self, done: Callable[["Query", float], None]) -> None:
         """Ask the model version. If there is no answer then, `done` gets the query and the time when there is."""
-        if self.model is None:
+        context, model = self._context, self.model
+        if model is None:
             self.take(None, NO_MODELS, self.arrival)
             return
-        self._context.executor.submit(self.model, self)
+        context.executor.submit(model, self)
         if self.answer is None:
             self._done = done
-            self._slot = self._context.wheel.add(self, self.deadline)
+            self._slot = context.wheel.add(self, self.deadline)
 
     def take(self, output: bytes | None, reason: str, now: float) -> None:
         """Have the answer: the model's output, or a reason for the default."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class ReplicaTransport(Protocol):
-    """Carries batches to replicas: the RPC server does."""
+    """The transport carries batches to replicas: the RPC server is one."""
 
     def send_batch(self, connection: Connection, request: PredictRequest) -> bool:
         """Send a batch; False when the replica is gone, and then `Executor.on_left` was called."""
@@ -29,7 +29,7 @@ class ReplicaTransport(Protocol):
 
 
 class Batch(NamedTuple):
-    """Tasks that travel together."""
+    """A batch is tasks that travel together."""
 
     model: "ServedModel"
     message_id: int
@@ -43,25 +43,25 @@ class Batch(NamedTuple):
 
 
 class ConnectedReplica:
-    """A connected container, and what it is doing."""
+    """A replica is a connected container, of which this says what it is doing."""
 
     def __init__(self, connection: Connection, transport: ReplicaTransport) -> None:
         self.connection = connection
         self._transport = transport
         self.is_relay = connection.metadata.is_relay
         self.model: ServedModel | None = None
-        """None while its model version is not registered."""
+        """It is None while its model version is not registered."""
         self.sizer = batch_sizer(BatchPolicy.LEARNED, 0)
         self.batch: Batch | None = None
         self.is_draining = False
         self._has_left = False
         self._deliveries = 0
-        """How many of its batches are answered whose tasks have not all got their outputs."""
+        """As many of its batches are answered whose tasks have not all got their outputs."""
         self._rest_due = False
-        """It has nothing to do, and gets nothing until these are delivered."""
+        """Whether it has nothing to do, and gets nothing until these are delivered."""
 
     def join_model(self, model: "ServedModel", sizer: BatchSizer) -> None:
-        """Its model version is registered, so it may get batches, which `sizer` says the size of."""
+        """Get batches of a model version, which is registered now, in the sizes that `sizer` chooses."""
         self.model = model
         self.sizer = sizer
 
@@ -70,7 +70,7 @@ class ConnectedReplica:
         self.sizer = sizer
 
     def leave_model(self) -> None:
-        """Its model version is not registered any more."""
+        """Get no batches, since the model version is not registered any more."""
         self.model = None
 
     def drain(self) -> None:
@@ -78,7 +78,7 @@ class ConnectedReplica:
         self.is_draining = True
 
     def leave(self) -> None:
-        """Its connection is lost."""
+        """Get no batches, since the connection is lost."""
         self._has_left = True
 
     def send(self, batch: Batch, input_type: InputType) -> bool:
@@ -136,7 +136,7 @@ class ReplicaPool:
         self.is_counted = True
         """Whether what is queued is counted here: not if only relays take it, since their frontends count it."""
         self.idle: deque[ConnectedReplica] = deque()
-        """Longest idle first."""
+        """Who has been idle for longest comes first."""
 
     def __iter__(self) -> Iterator[ConnectedReplica]:
         return iter(self._all)

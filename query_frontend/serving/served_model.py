@@ -33,22 +33,22 @@ _MAX_SENDS: Final = 2
 _SLO_SHARE: Final = 0.46
 """A query waits for at most one batch before its own: half of the SLO for each, less a margin for everything else."""
 _DELIVERY_SHARE: Final = 0.05
-"""What of the SLO passes between the answer of a replica and those to its queries."""
+"""This part of the SLO passes between the answer of a replica and those to its queries."""
 
 
 class ModelContext(NamedTuple):
-    """What all served models need."""
+    """A model context is the objects that all served models share."""
 
     loop: AbstractEventLoop
     cache: PredictionCache
     message_ids: Iterator[int]
-    """Of batches: no two that are on their way have the same."""
+    """No two batches that are on their way have the same one."""
     num_outputs: Counter
     blame_seconds: float
 
 
 class ServedModel:
-    """A registered model version: its queue, its replicas, and the batches that go from one to the other.
+    """A served model is a registered model version, with its queue, its replicas, and its batches.
 
     Registered again, it is another, which knows nothing of what this one kept.
     """
@@ -62,23 +62,23 @@ class ServedModel:
         self.slo_seconds = slo_seconds
         """The shortest SLO of the applications that ask it."""
         self.partition = CachePartition()
-        """Of the cache; with it on, also what identical queries can join."""
+        """It is a part of the cache. With the cache on, identical queries find the tasks here that they can join."""
         self._delivery = Delivery(context.cache, self.partition, record.max_output_bytes)
         self.metrics = metrics
         self.queue = ModelQueue()
         self.replicas = ReplicaPool()
         self._suspects: deque[list[Task]] = deque()
-        """Parts of batches with which a replica died. Each is tried by itself, one at a time."""
+        """They are parts of batches with which a replica died. Each is tried by itself, one at a time."""
         self._trial: Batch | None = None
-        """The one that a replica has now."""
+        """It is the part that a replica has now."""
         self._blame = Blame(context.blame_seconds)
         self.filling = 0
-        """Requests of which not all inputs are queued yet."""
+        """As many requests have inputs that are not queued yet."""
         self._num_filled = 0
-        """How many queued tasks are of such requests, or were; not more than there are."""
+        """As many queued tasks are of such requests, or were; it is no more than there are."""
         self._dispatch_due = False
         self._delayed: TimerHandle | None = None
-        """Dispatches, however few have come until then."""
+        """It dispatches, however few tasks have come until then."""
         self._is_registered = True
 
     def is_of(self, record: Model | None) -> bool:
@@ -99,7 +99,7 @@ class ServedModel:
             self.partition.used.add(task.key)
             task.take(known, "", monotonic())
             return
-        if (not replicas.is_served or self._blame) and (reason := self._why_refused(task)):
+        if not (replicas.is_served and self._blame.is_empty) and (reason := self._why_refused(task)):
             task.take(None, reason, monotonic())
             return
         if known is not None and self._may_join(known):
@@ -143,7 +143,7 @@ class ServedModel:
         self.partition.give_up(host.key, host)
 
     def _may_join(self, task: Task) -> bool:
-        """Not what ended unnoticed, nor what a replica keeps for longer than its queries could wait."""
+        """Whether another may wait for the output of `task`: not if it ended unnoticed, or is overdue."""
         if self._suspects and any(task in part for part in self._suspects):
             return True
         return task.queued or (task.sent_at is not None and monotonic() - task.sent_at < self.slo_seconds)
