@@ -10,7 +10,8 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, NamedTuple
 
 from aiohttp import web
 
@@ -30,7 +31,8 @@ from query_frontend.http.decoder import Decoder
 from query_frontend.http.fast_path import FAST_PATH, FastPath, close_all_idle, make_runner
 from query_frontend.http.handlers import Handlers
 from query_frontend.monitoring.loop_meter import LoopMeter, Turns, can_measure
-from query_frontend.monitoring.metrics import SERVING_WORKERS, Gauge, SystemMetrics
+from query_frontend.monitoring.metrics import SERVING_WORKERS, SystemMetrics
+from query_frontend.monitoring.reporting import report_of
 from query_frontend.rpc.server import RpcEvents, RpcServer
 from query_frontend.serving.cache import PredictionCache
 from query_frontend.serving.deadlines import DeadlineWheel
@@ -58,31 +60,49 @@ _SHORT_UNREAD_SECONDS: Final = 3.0
 """How long a client may read nothing of its answer while memory is short."""
 
 
+class WorkerParts(NamedTuple):
+    """What a query frontend has of the worker that it runs in."""
+
+    number: int
+    metrics: WorkerMetrics
+    kept: KeptConfiguration
+    """Keeps the configuration for whoever takes the place of this worker."""
+    restore_seconds: float
+    """How long others, which know the configuration, are given to write it back into a Redis that lost it."""
+    configured: Callable[[Snapshot], Awaitable[None]]
+    """Is told of each new configuration."""
+
+
 class QueryFrontend:
-    def __init__(self, config: Config, loop: asyncio.AbstractEventLoop, worker: int = 0) -> None:
+    def __init__(
+        self,
+        config: Config,
+        loop: asyncio.AbstractEventLoop,
+        metrics: SystemMetrics,
+        worker: WorkerParts | None = None,
+    ) -> None:
         self.config = config
-        self.metrics = SystemMetrics()
+        self.metrics = metrics
+        self._worker = worker
         self.store = ConfigStore(config.redis_ip, config.redis_port)
+        self.rpc = RpcServer(
+            config.host,
+            0 if worker is not None and worker.number else config.rpc_service_port,
+            metrics.rpc_request_queueing_delay,
+        )
         self.executor = Executor(
-            loop, PredictionCache(config.prediction_cache_size), self.metrics, config.blame_seconds
+            loop,
+            self.rpc,
+            PredictionCache(config.prediction_cache_size),
+            self.metrics,
+            self._on_replicas_changed,
+            config.blame_seconds,
         )
         self.registry = Registry(self.metrics, self._configure_models)
-        self.membership = Membership(self.store, self.registry, self.executor, config.advertise, config.cluster_id)
-        self.executor.replicas_changed = self._on_replicas_changed
-        budget = BodyBudget(config.body_memory or default_limit(config.workers))
-        self.rpc = self.executor.rpc = RpcServer(
-            config.host,
-            0 if worker else config.rpc_service_port,
-            RpcEvents(
-                joined=self.executor.on_joined,
-                left=self.executor.on_left,
-                answered=self.executor.on_answered,
-                draining=self.executor.on_draining,
-                held=budget.count_more,
-            ),
-            self.metrics.rpc_request_queueing_delay,
+        self.membership = Membership(
+            self.store, self.registry, self.executor, config.advertise, config.cluster_id, self._on_reported
         )
-        self.membership.reported = self._on_reported
+        budget = self._budget = BodyBudget(config.body_memory or default_limit(config.workers))
         context = QueryContext(self.executor, DeadlineWheel(loop))
         self.relays = Relays(context)
         query_ids = itertools.count()
@@ -94,11 +114,11 @@ class QueryFrontend:
             lambda: _SHORT_UNREAD_SECONDS if budget.is_short() else constants.UNREAD_SECONDS,
             budget.count_more,
         )
-        self.metrics.body_memory = Gauge(lambda: {"held_max": str(budget.held_bytes), "limit": str(budget.limit)})
+        metrics.body_memory.read_with(lambda: {"held_max": str(budget.held_bytes), "limit": str(budget.limit)})
         self.handlers = Handlers(
             self.registry,
             context,
-            self.metrics,
+            partial(report_of, metrics) if worker is None else worker.metrics.report,
             query_ids,
             config.timeout_content,
             self.readiness,
@@ -107,18 +127,14 @@ class QueryFrontend:
             budget,
         )
         self.fast_path = FastPath(self.registry, context, query_ids, config.timeout_content, self.draining)
-        slow_seconds = config.slow_turn_millis / 1000
-        self.loop_meter: contextlib.AbstractContextManager[object] = (
-            LoopMeter(slow_seconds, Turns(slow_seconds, self.metrics))
-            if slow_seconds and can_measure()
-            else contextlib.nullcontext()
-        )
-        self.patience_seconds: float = config.restore_seconds
-        """How long others, which know the configuration, are given to write it back into a Redis that lost it."""
-        self.kept: KeptConfiguration | None = None
-        """Where the configuration is kept for whoever takes the place of this one."""
-        self.configured: list[Callable[[Snapshot], Awaitable[None]]] = []
-        """Who else is told of a new configuration."""
+        self.loop_meter = self._make_loop_meter(config.slow_turn_millis / 1000)
+
+    def _make_loop_meter(self, slow_seconds: float) -> contextlib.AbstractContextManager[object]:
+        if not slow_seconds or not can_measure():
+            return contextlib.nullcontext()
+        turns = Turns(slow_seconds, self.metrics)
+        self.metrics.longest_turn.read_with(turns.longest)
+        return LoopMeter(slow_seconds, turns)
 
     def _configure_models(self, models: Mapping[ModelId, Model | None], slo_seconds: Mapping[ModelId, float]) -> None:
         self.executor.configure(models, slo_seconds)
@@ -142,8 +158,8 @@ class QueryFrontend:
             _start(self.membership.keep_reporting()),
             _start(self.membership.follow_peers()),
         ]
-        if self.kept is not None:
-            tasks.append(_start(self.kept.keep_writing()))
+        if self._worker is not None:
+            tasks.append(_start(self._worker.kept.keep_writing()))
         try:
             await self.registry.wait_until_loaded(_FIRST_CONFIGURATION_SECONDS)  # and may be stopped meanwhile
             with GarbageCollection(), self.loop_meter:
@@ -174,21 +190,31 @@ class QueryFrontend:
 
     def _listen(self) -> None:
         try:
-            self.membership.listens_on(self.rpc.start())
+            self.membership.listens_on(self.rpc.start(self._rpc_events()))
             self.rpc.announce_frontends([self.membership.rpc_address])
             self.relays.start(self.membership.id)
         except OSError as error:
             sys.exit(webapp.address_in_use(f"{self.config.host}:{self.config.rpc_service_port}", error))
 
+    def _rpc_events(self) -> RpcEvents:
+        return RpcEvents(
+            joined=self.executor.on_joined,
+            left=self.executor.on_left,
+            answered=self.executor.on_answered,
+            draining=self.executor.on_draining,
+            held=self._budget.count_more,
+        )
+
     async def _follow_configuration(self) -> None:
-        kept = self.kept.load() if self.kept is not None else None
-        async for update in self.store.follow(self.patience_seconds, kept):
+        worker = self._worker
+        kept = None if worker is None else worker.kept.load()
+        restore_seconds = self.config.restore_seconds if worker is None else worker.restore_seconds
+        async for update in self.store.follow(restore_seconds, kept):
             await self.registry.apply(update)
             self.membership.report_soon()
-            if self.kept is not None:
-                self.kept.keep(update.snapshot)
-            for tell in self.configured:
-                await tell(update.snapshot)
+            if worker is not None:
+                worker.kept.keep(update.snapshot)
+                await worker.configured(update.snapshot)
 
 
 def _start(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -205,7 +231,7 @@ def _die_of_failure(task: asyncio.Task[None]) -> None:
 
 
 async def create_app(config: Config) -> web.Application:
-    return _make_app(QueryFrontend(config, asyncio.get_running_loop()))
+    return _make_app(QueryFrontend(config, asyncio.get_running_loop(), SystemMetrics()))
 
 
 def _make_app(parts: QueryFrontend) -> web.Application:
@@ -235,14 +261,17 @@ class Worker:
         self._waits_for_clients = True
 
     async def make_app(self) -> web.Application:
-        self._parts = QueryFrontend(self._config, asyncio.get_running_loop(), self._context.number)
-        self._parts.configured.append(self._follow_wanted)
-        self._parts.kept = KeptConfiguration(self._context.folder, self._context.number)
-        if not self._context.is_needed:
-            self._parts.patience_seconds = _RESTORE_SECONDS
-        self._parts.metrics.workers = Gauge(lambda: {SERVING_WORKERS: str(self._context.counts.serving)})
-        self._worker_metrics = WorkerMetrics(self._context, self._parts.metrics)
-        self._parts.handlers.report_metrics = self._worker_metrics.report
+        metrics = SystemMetrics()
+        metrics.workers.read_with(lambda: {SERVING_WORKERS: str(self._context.counts.serving)})
+        self._worker_metrics = WorkerMetrics(self._context, metrics)
+        worker = WorkerParts(
+            self._context.number,
+            self._worker_metrics,
+            KeptConfiguration(self._context.folder, self._context.number),
+            self._config.restore_seconds if self._context.is_needed else _RESTORE_SECONDS,
+            self._follow_wanted,
+        )
+        self._parts = QueryFrontend(self._config, asyncio.get_running_loop(), metrics, worker)
         self._context.keep_beating()
         self._context.listen_to_supervisor(self._retire, self._end_as_orphan)
         return _make_app(self._parts)
@@ -261,7 +290,9 @@ class Worker:
         """Accept connections, as many as the other workers do; then drain."""
         assert runner.server is not None
         server, limit = runner.server, self._parts.limits.connections
-        self._parts.metrics.connections = Gauge(lambda: {"open_max": str(len(server.connections)), "limit": str(limit)})
+        self._parts.metrics.connections.read_with(
+            lambda: {"open_max": str(len(server.connections)), "limit": str(limit)}
+        )
         if not self._context.is_needed:
             await self._parts.readiness.wait()
         self._acceptor = Acceptor(self._context, server, self._parts.draining, limit)
@@ -296,7 +327,7 @@ class Worker:
         The idle connections of a worker that retires go to the other workers instead.
         """
         self._acceptor = None
-        self._parts.readiness.is_draining = True
+        self._parts.readiness.drain()
         self._parts.draining.add_all()
         if self._retires:
             acceptor.close()

@@ -20,20 +20,20 @@ from management_frontend import config as mgmt_frontend_config
 from management_frontend.handlers import ROUTES
 from query_frontend import config as query_frontend_config
 from query_frontend.http.handlers import MODEL_HEADER, Handlers
-from query_frontend.serving import executor, query
+from query_frontend.serving import reasons
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md"))]
 PROGRAMS = ["clipper_common", "query_frontend", "management_frontend", "clipper_admin", "containers"]
 REASONS = [
-    executor.NO_MODELS,
-    executor.QUEUE_FULL,
-    executor.REPLICA_DIED,
-    executor.LAST_REPLICA_DIED,
-    executor.INPUT_BLAMED,
-    executor.MODEL_RAISED,
-    query.SLO_MISSED,
+    reasons.NO_MODELS,
+    reasons.QUEUE_FULL,
+    reasons.REPLICA_DIED,
+    reasons.LAST_REPLICA_DIED,
+    reasons.INPUT_BLAMED,
+    reasons.MODEL_RAISED,
+    reasons.SLO_MISSED,
 ]
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -33,7 +33,13 @@ class Membership:
     """
 
     def __init__(
-        self, store: ConfigStore, registry: Registry, executor: Executor, advertise: str, cluster_id: str
+        self,
+        store: ConfigStore,
+        registry: Registry,
+        executor: Executor,
+        advertise: str,
+        cluster_id: str,
+        reported: Callable[[], None],
     ) -> None:
         self._store = store
         self._registry = registry
@@ -50,8 +56,8 @@ class Membership:
         """The numbers that Redis gave to the replicas here, by model version and name."""
         self.peers: list[Frontend] = []
         """The other live frontends, by the last report that reached Redis."""
-        self.reported: Callable[[], None] = lambda: None
-        """Called after each report; set by the composition root."""
+        self._reported = reported
+        """Called after each report."""
         self._due = asyncio.Event()
         self._reporting = asyncio.Lock()
 
@@ -101,7 +107,7 @@ class Membership:
             self._numbers = dict(zip(names, numbers, strict=True))
             self.peers = [frontend for frontend in frontends if frontend.id != self.id]
             self._warn_if_unreachable()
-            self.reported()
+            self._reported()
             if self._cluster_id:
                 await self._store.claim(self._cluster_id)
 

@@ -23,11 +23,15 @@ class Readiness:
         self._executor = executor
         self._membership = membership
         self._impatient_at = time.monotonic() + _PATIENCE_SECONDS
-        self.is_draining = False
+        self._is_draining = False
+
+    def drain(self) -> None:
+        """Have queries go elsewhere from now on."""
+        self._is_draining = True
 
     def missing(self) -> str | None:
         """Return why this frontend is not ready for queries; None if it is."""
-        if self.is_draining:
+        if self._is_draining:
             return "This query frontend is about to stop"
         if not self._registry.is_loaded:
             return NOT_LOADED

@@ -25,7 +25,8 @@ from query_frontend.rpc.server import Connection
 from query_frontend.serving.cache import key_of
 from query_frontend.serving.deadlines import Slot
 from query_frontend.serving.model_queue import Task
-from query_frontend.serving.query import SLO_MISSED, QueryContext
+from query_frontend.serving.query import QueryContext
+from query_frontend.serving.reasons import SLO_MISSED
 
 logger = logging.getLogger(__name__)
 
@@ -81,9 +82,13 @@ class RelayedInput(Task):
         self._batch = batch
         self._index = index
         self._slot: Slot | None = None
-        batch.context.executor.submit(batch.model, self)
+
+    def submit(self) -> None:
+        """Ask the model version."""
+        context = self._batch.context
+        context.executor.submit(self._batch.model, self)
         if self.wanted:
-            self._slot = batch.context.wheel.add(self, batch.deadline)
+            self._slot = context.wheel.add(self, self._batch.deadline)
 
     def take(self, output: bytes | None, reason: str, now: float) -> None:
         """Take the output, or the reason why there is none."""
@@ -102,7 +107,7 @@ class RelayedInput(Task):
 
 
 class RelayedBatch:
-    """A batch of a peer. `done` is called with the response when each input has an output or failed."""
+    """A batch of a peer. Once it is submitted, `done` is called when each input has an output or failed."""
 
     def __init__(
         self,
@@ -116,12 +121,16 @@ class RelayedBatch:
         self.model = model
         self.deadline = deadline
         self._done = done
+        self._inputs = request.inputs
         self._missing = len(request.inputs)
         self._response = wire.Response(request.message_id, [b""] * self._missing, [True] * self._missing)
-        for index, payload in enumerate(request.inputs):
-            RelayedInput(self, index, bytes(payload))
-        if not request.inputs:
-            done(self._response)
+
+    def submit(self) -> None:
+        """Ask the model version for all outputs."""
+        for index, payload in enumerate(self._inputs):
+            RelayedInput(self, index, bytes(payload)).submit()
+        if not self._inputs:
+            self._done(self._response)
 
     def answer(self, index: int, output: bytes | None, reason: str) -> None:
         self._response.outputs[index] = reason.encode() if output is None else output
@@ -148,6 +157,9 @@ class Relay:
         self._model = place.model
         metadata = wire.Metadata(place.model, input_type, wire.RPC_VERSION_4, name, key)
         self.client = RpcClient(zmq_context, place.address, metadata, self, deque(maxlen=1))
+
+    def start(self) -> None:
+        """Receive messages of the peer from now on."""
         self._listen()
 
     def _listen(self) -> None:
@@ -202,7 +214,7 @@ class Relay:
                 client.answer(response, registration)
                 self._loop.call_soon(self._on_readable)
 
-        RelayedBatch(self._context, self._model, request, deadline, done)
+        RelayedBatch(self._context, self._model, request, deadline, done).submit()
 
     def _retry(self, registration: int, request: wire.PredictRequest, received_at: float) -> None:
         if not self.client.closed and self.client.registration == registration:
@@ -269,10 +281,12 @@ class Relays:
     def _open(self, place: Place, input_type: InputType) -> None:
         name = f"{wire.RELAY_PREFIX}{self._name}/{place.model}/{place.number}"
         try:
-            self._relays[place] = Relay(self._zmq_context, self._context, place, input_type, name, self._key)
+            relay = Relay(self._zmq_context, self._context, place, input_type, name, self._key)
         except zmq.ZMQError as error:
             logger.error("a query frontend cannot be at %s, as it says: %s", place.address, error)
         else:
+            relay.start()
+            self._relays[place] = relay
             logger.info("relaying %s for the query frontend at %s", place.model, place.address)
 
     def _drain(self, place: Place) -> None:

@@ -30,7 +30,7 @@ cdef class FastPath:
 
     cpdef Head recognise(self, bytes head)
     cpdef bint knows(self, str app_name)
-    @cython.locals(app=AppState)
+    @cython.locals(app=AppState, query=Query)
     cpdef Query ask(self, str app_name, bytes body, double arrival, done)
     @cython.locals(body=bytes, head=bytes)
     cpdef bytes render(self, Query query, double now)
@@ -42,25 +42,25 @@ cdef class FastPathConnection:
     cdef object _handler
     cdef FastPath _fast_path
     cdef object _reply
-    cdef public object transport
+    cdef object _transport
     cdef bint _passes
-    cdef public bint ends
-    cdef public bint paused
+    cdef bint _ends
+    cdef bint _is_paused
     cdef bint _aiohttp_waits
     cdef Head _head
-    cdef long long answers
-    cdef public double answered_at
+    cdef long long _answers
+    cdef readonly double answered_at
     cdef Py_ssize_t _owed
-    cdef public Query query
-    cdef public list held
+    cdef Query _query
+    cdef list _held
     cdef Py_ssize_t _held_bytes
     cdef bint _holds_back
-    cdef public list parts
+    cdef list _parts
     cdef double _arrival
     cdef Py_ssize_t _missing
     cdef dict _slot
     cdef object _body_due
-    cdef public object idle
+    cdef object _idle
 
     cpdef data_received(self, bytes data)
     @cython.locals(fast_path=FastPath, head=Head, query=Query, body_at=Py_ssize_t, size=Py_ssize_t, num_taken=int, is_whole=bint)
@@ -70,10 +70,10 @@ cdef class FastPathConnection:
     cdef bytes _pass(self, bytes data, Py_ssize_t size)
     cdef bint _find_aiohttp_waiting(self)
     cdef _aiohttp_takes(self, bytes data)
-    cdef tell_answers(self)
+    cdef _tell_answers(self)
     cdef _await_rest(self, bytes data, Py_ssize_t missing, double arrival)
     cdef _add_part(self, bytes data)
     cdef _hold(self, bytes data)
-    cpdef reply(self, Query query, double now)
+    cpdef _reply_to(self, Query query, double now)
     @cython.locals(fast_path=FastPath)
     cdef _write(self, Query query, double now)

@@ -131,7 +131,9 @@ class FastPath:
                 return None
             if payload is None:
                 return None
-        return Query(self._context, app, app.model, payload, arrival, done)
+        query = Query(self._context, app, app.model, payload, arrival)
+        query.submit(done)
+        return query
 
     def render(self, query: Query, now: float) -> bytes:
         """The response to an answered query, byte for byte as aiohttp writes it."""
@@ -211,52 +213,87 @@ class FastPathConnection:
     def __init__(self, handler: "FastPathHandler", fast_path: FastPath) -> None:
         self._handler = handler
         self._fast_path = fast_path
-        self.transport: asyncio.Transport | None = None
-        self._reply = self.reply
+        self._transport: asyncio.Transport | None = None
+        self._reply = self._reply_to
         """Bound once. Broken by `lose`."""
         self._passes = False
         """Everything goes to aiohttp from now on."""
-        self.ends = False
+        self._ends = False
         """Nothing more is answered."""
-        self.paused = False
+        self._is_paused = False
         """The client does not read its answers."""
         self._aiohttp_waits = False
         """Its handler is known to have answered everything and to wait for the next message."""
         self._head: Head | None = None
         """The last, since a client's heads are all alike."""
-        self.answers = 0
+        self._answers = 0
         """That aiohttp has not counted yet."""
         self.answered_at = 0.0
         self._owed = 0
         """How many of the next bytes are the rest of a request that aiohttp has begun to read."""
-        self.query: Query | None = None
+        self._query: Query | None = None
         """Under way in the fast path."""
-        self.held: list[bytes] = []
+        self._held: list[bytes] = []
         self._held_bytes = 0
         """What came meanwhile."""
         self._holds_back = False
         """The transport is paused: too much is held."""
-        self.parts: list[bytes] = []
+        self._parts: list[bytes] = []
         """A plain request whose body is not complete. Below: since when, what it lacks, its slot of the wheel."""
         self._arrival = 0.0
         self._missing = 0
         self._slot: Slot = {}
         self._body_due: float | None = None
-        self.idle: asyncio.Future[None] | None = None
+        self._idle: asyncio.Future[None] | None = None
         """Who shuts down waits here for the query."""
+
+    # --- what the handler tells ---
+
+    def open(self, transport: asyncio.Transport | None) -> None:
+        """The connection is made: answers go to `transport`."""
+        self._transport = transport
+
+    def close(self) -> None:
+        """Write nothing more: the connection is lost, and `lose` will be called."""
+        self._transport = None
+
+    def pause(self) -> None:
+        """The client does not read its answers: take no more requests."""
+        self._is_paused = True
+
+    def resume(self) -> None:
+        """The client reads its answers again."""
+        self._is_paused = False
+        if self._held:
+            self._go_on()
+
+    def end(self) -> None:
+        """Answer no more requests than the one that is under way."""
+        self._ends = True
+
+    def is_idle(self) -> bool:
+        """Whether nothing of a request is here."""
+        return self._query is None and not self._parts
+
+    def until_answered(self) -> asyncio.Future[None] | None:
+        """Return what is done once the query that is under way is answered; None if there is none."""
+        if self._query is None:
+            return None
+        self._idle = self._handler._loop.create_future()
+        return self._idle
 
     # --- what arrives ---
 
     def data_received(self, data: bytes) -> None:
         if self._passes or not data:  # aiohttp itself calls with nothing, so that its parser goes on
             self._aiohttp_takes(data)
-        elif self.ends:
+        elif self._ends:
             return
-        elif self.query is not None or self.held:
+        elif self._query is not None or self._held:
             self._hold(data)
-        elif self.parts:
+        elif self._parts:
             self._add_part(data)
-        elif self.paused:
+        elif self._is_paused:
             self._hold(data)
         else:
             self._take(data, monotonic())
@@ -268,7 +305,7 @@ class FastPathConnection:
         while data:
             if num_taken == _MAX_AT_ONCE:  # others have their turn, and slicing what is left is not free
                 self._hold(data)
-                self._handler._loop.call_soon(self.go_on)
+                self._handler._loop.call_soon(self._go_on)
                 return
             num_taken += 1
             if self._owed:
@@ -295,10 +332,10 @@ class FastPathConnection:
                 continue
             data = data[size:] if len(data) > size else b""
             if query.answer is None:
-                self.query = query
+                self._query = query
             else:
                 self._write(query, monotonic())
-            if data and (self.query is not None or self.paused):
+            if data and (self._query is not None or self._is_paused):
                 self._hold(data)
                 return
 
@@ -317,47 +354,47 @@ class FastPathConnection:
         part = data[:size]
         self._owed = size - len(part)
         self._aiohttp_waits = False
-        self.tell_answers()
+        self._tell_answers()
         self._handler.framed_data_received(part)
         return data[size:]
 
     def _aiohttp_takes(self, data: bytes) -> None:
         self._aiohttp_waits = False
-        self.tell_answers()
+        self._tell_answers()
         webapp.Connection.data_received(self._handler, data)
 
-    def tell_answers(self) -> None:
+    def _tell_answers(self) -> None:
         """Let aiohttp count what was answered without it."""
-        if self.answers:
-            self._handler._request_count += self.answers
+        if self._answers:
+            self._handler._request_count += self._answers
             if self._handler._manager is not None:
-                self._handler._manager.requests_count += self.answers
-            self.answers = 0
+                self._handler._manager.requests_count += self._answers
+            self._answers = 0
 
     def _find_aiohttp_waiting(self) -> bool:
         """What `_aiohttp_waits` says, when it is not known."""
         handler = self._handler
         waiter = handler._waiter  # there is none yet when the first request comes with the connection
         if waiter is None:
-            return not (handler._messages or handler._request_count or self.answers or handler.rests)
+            return not (handler._messages or handler._request_count or self._answers or handler.rests)
         self._aiohttp_waits = not (handler._messages or waiter.done() or handler.rests)
         return self._aiohttp_waits
 
     # --- a body in parts ---
 
     def _await_rest(self, data: bytes, missing: int, arrival: float) -> None:
-        self.parts, self._missing, self._arrival = [data], missing, arrival
+        self._parts, self._missing, self._arrival = [data], missing, arrival
         self._slot = self._fast_path.wheel.add(self, arrival + self._fast_path.content_seconds)
 
     def _add_part(self, data: bytes) -> None:
-        self.parts.append(data)
+        self._parts.append(data)
         self._missing -= len(data)
         if self._missing <= 0:
-            self._take(self.take_parts(), self._arrival)
+            self._take(self._take_parts(), self._arrival)
 
-    def take_parts(self) -> bytes:
+    def _take_parts(self) -> bytes:
         self._slot.pop(self, None)
-        parts, self.parts = self.parts, []
+        parts, self._parts = self._parts, []
         return b"".join(parts)
 
     def expire(self) -> None:
@@ -365,8 +402,8 @@ class FastPathConnection:
         self.pass_parts()
 
     def pass_parts(self) -> None:
-        if self.parts:
-            data = self.take_parts()
+        if self._parts:
+            data = self._take_parts()
             self._pass(data, len(data) + self._missing)
             self._body_due = self._arrival + self._fast_path.content_seconds
 
@@ -378,27 +415,27 @@ class FastPathConnection:
     # --- what is under way ---
 
     def _hold(self, data: bytes) -> None:
-        self.held.append(data)
+        self._held.append(data)
         self._held_bytes += len(data)
         if not self._holds_back and self._held_bytes > _MAX_HELD_BYTES:
             self._holds_back = True
             self._handler._pause_transport_reading()
 
-    def reply(self, query: Query, now: float) -> None:
+    def _reply_to(self, query: Query, now: float) -> None:
         """The query is answered."""
-        self.query = None
+        self._query = None
         try:
             self._write(query, now)
-            if self.idle is not None and not self.idle.done():
-                self.idle.set_result(None)
-            if self.held:
-                self.go_on()
+            if self._idle is not None and not self._idle.done():
+                self._idle.set_result(None)
+            if self._held:
+                self._go_on()
         except Exception:  # the other queries of the batch are not to suffer from it
             logger.exception("a connection failed")
             self._handler.force_close()
 
     def _write(self, query: Query, now: float) -> None:
-        fast_path, transport = self._fast_path, self.transport
+        fast_path, transport = self._fast_path, self._transport
         if transport is None:
             return
         output = query.answer
@@ -414,23 +451,23 @@ class FastPathConnection:
             transport.writelines([answer, *rest])
         else:
             transport.write(answer)
-        self.answers += 1
+        self._answers += 1
         self.answered_at = now
-        if self.ends or leaves:
+        if self._ends or leaves:
             transport.close()
 
-    def go_on(self) -> None:
+    def _go_on(self) -> None:
         """Look at what was held back."""
-        if self.query is not None or self.paused or self.transport is None:
+        if self._query is not None or self._is_paused or self._transport is None:
             return
-        data = b"".join(self.held)
-        self.held.clear()
+        data = b"".join(self._held)
+        self._held.clear()
         self._held_bytes = 0
         if self._holds_back:
             self._holds_back = False
             if not (self._handler._reading_paused or self._handler._buffer_paused):
                 self._handler._resume_transport_reading()
-        if not self.ends:
+        if not self._ends:
             self._take(data, monotonic())
 
     def is_between_requests(self) -> bool:
@@ -438,9 +475,9 @@ class FastPathConnection:
 
         What follows a head in pieces is aiohttp's for ever: its parser may hold a part of one.
         """
-        busy = self.query is not None or self.held or self.parts or self._owed or self._passes or self.ends
-        transport = self.transport
-        if busy or self.paused or transport is None or transport.is_closing():
+        busy = self._query is not None or self._held or self._parts or self._owed or self._passes or self._ends
+        transport = self._transport
+        if busy or self._is_paused or transport is None or transport.is_closing():
             return False
         if transport.get_protocol() is not self._handler or transport.get_write_buffer_size():
             return False
@@ -448,16 +485,16 @@ class FastPathConnection:
 
     def lose(self) -> None:
         """The connection is gone."""
-        self.transport = None
-        self.tell_answers()
-        if self.query is not None:
-            self.query.abandon()
-            self.query = None
-        if self.idle is not None and not self.idle.done():
-            self.idle.set_result(None)
-        if self.parts:
-            self.take_parts()
-        self.held.clear()
+        self._transport = None
+        self._tell_answers()
+        if self._query is not None:
+            self._query.abandon()
+            self._query = None
+        if self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
+        if self._parts:
+            self._take_parts()
+        self._held.clear()
         self._handler = self._reply = None  # type: ignore[assignment]  # nothing waits for the garbage collector
 
 
@@ -490,22 +527,20 @@ class FastPathHandler(webapp.Connection):
         return None if seconds is None else min(seconds, monotonic() - self._on_fast_path.answered_at)
 
     def _is_lane_idle(self) -> bool:
-        return self._on_fast_path.query is None and not self._on_fast_path.parts and not self._paused
+        return self._on_fast_path.is_idle() and not self._paused
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self._on_fast_path.transport = self.transport
+        self._on_fast_path.open(self.transport)
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._on_fast_path.paused = True
+        self._on_fast_path.pause()
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._on_fast_path.paused = False
         self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
-        if self._on_fast_path.held:
-            self._on_fast_path.go_on()
+        self._on_fast_path.resume()
 
     def _process_keepalive(self) -> None:
         if self._is_lane_idle():
@@ -527,25 +562,25 @@ class FastPathHandler(webapp.Connection):
     def close(self) -> None:
         """Take no more requests. One that has begun to arrive is aiohttp's to finish."""
         self._on_fast_path.pass_parts()
-        self._on_fast_path.ends = True
+        self._on_fast_path.end()
         super().close()
 
     def force_close(self) -> None:
-        self._on_fast_path.ends = True
+        self._on_fast_path.end()
         super().force_close()
 
     async def shutdown(self, timeout: float | None = 15.0) -> None:
-        if self._on_fast_path.query is not None:
-            self._on_fast_path.idle = self._loop.create_future()
+        answered = self._on_fast_path.until_answered()
+        if answered is not None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout):
-                    await self._on_fast_path.idle
-        self._on_fast_path.ends = True
+                    await answered
+        self._on_fast_path.end()
         await super().shutdown(timeout)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         # At once, although `lose` may come a few turns later: uvloop raises an error for what is written from now on.
-        self._on_fast_path.transport = None
+        self._on_fast_path.close()
         super().connection_lost(exc)
 
     def lose(self, exc: BaseException | None) -> None:

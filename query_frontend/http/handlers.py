@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Final
 from urllib.parse import quote
 
@@ -19,8 +18,7 @@ from query_frontend.cluster.readiness import NOT_LOADED, Readiness
 from query_frontend.http import inflation, schemas
 from query_frontend.http.connection_drain import ConnectionDrain
 from query_frontend.http.decoder import SMALL_BODY_BYTES, Decoder
-from query_frontend.monitoring.metrics import SystemMetrics
-from query_frontend.monitoring.reporting import Pauses, Report, in_small_parts, report_of
+from query_frontend.monitoring.reporting import Pauses, Report, in_small_parts
 from query_frontend.serving import answers
 from query_frontend.serving.cache import Key, keys_of
 from query_frontend.serving.query import QueryContext, Request
@@ -40,7 +38,7 @@ class Handlers:
         self,
         registry: Registry,
         context: QueryContext,
-        metrics: SystemMetrics,
+        report_metrics: Callable[[Pauses], Awaitable[Report]],
         query_ids: Iterator[int],
         content_seconds: float,
         readiness: Readiness,
@@ -56,8 +54,7 @@ class Handlers:
         self._draining = draining
         self._decoder = decoder
         self._budget = budget
-        self.report_metrics: Callable[[Pauses], Awaitable[Report]] = partial(report_of, metrics)
-        """Changed by the composition root, where there are other workers."""
+        self._report_metrics = report_metrics
         self._scrapes = 0
         self._scraping = asyncio.Lock()
 
@@ -150,7 +147,7 @@ class Handlers:
         try:
             async with self._scraping:
                 pauses = Pauses()
-                parts = await (await self.report_metrics(pauses)).render(pauses)
+                parts = await (await self._report_metrics(pauses)).render(pauses)
         finally:
             self._scrapes -= 1
         headers = {"Content-Length": str(sum(map(len, parts)))}

@@ -22,7 +22,7 @@ from types import CodeType, FrameType
 from typing import Any, Final, NamedTuple
 
 from clipper_common import long_work
-from query_frontend.monitoring.metrics import Counter, Gauge, Leaves, SystemMetrics
+from query_frontend.monitoring.metrics import Counter, Leaves, SystemMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -101,9 +101,9 @@ class Turns:
         """The longest turn that was not logged yet."""
         self._untold = 0
         self._quiet_until = -math.inf
-        metrics.longest_turn = Gauge(self._longest)
 
-    def _longest(self) -> Leaves:
+    def longest(self) -> Leaves:
+        """Return the wall and CPU time of the longest turns of late."""
         return {name: str(round(peak.value() * 1e6)) for name, peak in self._peaks.items()}
 
     def add(self, turn: Turn) -> None:

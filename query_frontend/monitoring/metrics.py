@@ -224,6 +224,10 @@ class Gauge:
     def __init__(self, read: Callable[[], Leaves]) -> None:
         self.state = read
 
+    def read_with(self, read: Callable[[], Leaves]) -> None:
+        """Ask `read` from now on."""
+        self.state = read
+
     @staticmethod
     def render(states: Sequence[Leaves]) -> Leaves:
         """Render the value that all states agree on, else the minimum of ``..._min``, maximum of ``..._max`` or mean.
@@ -325,15 +329,15 @@ class SystemMetrics:
         self.aggregate_outputs = Counter()
         self.aggregate_throughput = Meter(self.aggregate_outputs)
         self.workers = Gauge(lambda: {SERVING_WORKERS: "1"})
-        """The number of workers; set by the composition root, which knows the others."""
+        """The number of workers; read from the table that they share, where there are several."""
         self.body_memory = Gauge(dict)
-        """The bytes that large bodies and outputs hold, and their limit; set by the composition root."""
+        """The bytes that large bodies and outputs hold, and their limit."""
         self.connections = Gauge(dict)
-        """The number of HTTP connections, and its limit; set by the composition root."""
+        """The number of HTTP connections, and its limit."""
         self.slow_turns = Counter()
         self.slow_computing_turns = Counter()
         self.longest_turn = Gauge(dict)
-        """The longest turns of the event loop; set by the loop meter, if there is one."""
+        """The longest turns of the event loop; empty where they are not measured."""
         self._apps: dict[str, AppMetrics] = {}
         self._models: dict[ModelId, ModelMetrics] = {}
         self._gone = ModelMetrics()

@@ -138,8 +138,11 @@ class Peer:
         self._strangers = strangers
         self._is_stranger = False
         self._stranger_since = 0.0
+
+    def start(self) -> None:
+        """Greet it, and hear what it says. It is a stranger until it is trusted."""
         self.distrust()
-        self._loop.add_reader(connection, self._on_readable)
+        self._loop.add_reader(self._socket, self._on_readable)
         self._write([zmtp.OPENING])
 
     def send(self, frames: list[bytes] | OutFrames) -> bool:
@@ -157,7 +160,7 @@ class Peer:
 
     def trust(self) -> None:
         """Treat the peer as registered: its messages may be as large as the outputs of a batch."""
-        self._conversation.max_bytes = _MAX_MESSAGE_BYTES
+        self._conversation.allow(_MAX_MESSAGE_BYTES)
         self._is_stranger = False
         self._strangers.remove(self)
 
@@ -246,8 +249,7 @@ class Peer:
         else:
             self._has_more = True
         if self._conversation.replies:
-            replies, self._conversation.replies = self._conversation.replies, []
-            self._write(replies)
+            self._write(self._conversation.take_replies())
         self._deliver()
 
     def _deliver(self) -> None:
@@ -422,7 +424,9 @@ class Router:
         except OSError:  # the peer has closed it already
             connection.close()
             return
-        self._peers.add(Peer(connection, self._events, self._strangers))
+        peer = Peer(connection, self._events, self._strangers)
+        self._peers.add(peer)
+        peer.start()
 
 
 def _configure(connection: socket.socket) -> None:

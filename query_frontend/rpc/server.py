@@ -24,7 +24,7 @@ from query_frontend.rpc.router import Peer, PeerEvents, Router
 logger = logging.getLogger(__name__)
 
 QUICK_SECONDS: Final = 0.002
-"""A batch that takes less is quick: the next one is sent an iteration of the event loop later (`serving.executor`)."""
+"""A batch that takes less is quick: the next one is sent an iteration of the event loop later: see `served_model`."""
 LEAST_PATIENCE_SECONDS: Final = 120.0
 _PATIENCE: Final = 20.0
 """The time that a replica without ZMTP heartbeats may take for a batch, as a multiple of its model's longest batch."""
@@ -81,11 +81,10 @@ class RpcEvents:
 
 
 class RpcServer:
-    def __init__(self, host: str, port: int, events: RpcEvents, send_micros: Histogram) -> None:
+    def __init__(self, host: str, port: int, send_micros: Histogram) -> None:
         self._host = host
         self._port = port
         self._router = Router(PeerEvents(self._on_messages, self._on_lost, self._warn_throttled, self._on_held))
-        self._events = events
         self._send_micros = send_micros
         self._connections: dict[Peer, Connection] = {}
         self._frontends = [""]
@@ -99,8 +98,9 @@ class RpcServer:
 
     # --- lifetime ---
 
-    def start(self) -> int:
-        """Listen, and return the port. Raises `OSError` if the address is in use."""
+    def start(self, events: RpcEvents) -> int:
+        """Listen, report to `events` from now on, and return the port. Raises `OSError` if the address is in use."""
+        self._events = events
         self._loop = asyncio.get_running_loop()
         port = self._router.start(self._host, self._port)
         self._ticker = self._loop.call_later(_TICK_SECONDS, self._tick)

@@ -3,11 +3,11 @@ cimport cython
 
 
 cdef class Conversation:
-    cdef public long long max_bytes
-    cdef public bint is_open
-    cdef public bint knows_pings
-    cdef public list replies
-    cdef public str fault
+    cdef long long _max_bytes
+    cdef readonly bint is_open
+    cdef readonly bint knows_pings
+    cdef readonly list replies
+    cdef readonly str fault
     cdef bint _greeted
     cdef bytearray _rest
     cdef long long _needed

@@ -77,14 +77,14 @@ class Conversation:
     """The decoder of one peer's data. A message of more than `max_bytes` or `_MAX_FRAMES` frames is a fault."""
 
     def __init__(self, max_bytes: int) -> None:
-        self.max_bytes = max_bytes
+        self._max_bytes = max_bytes
         self.is_open = False
         """Whether the peer has sent its READY command."""
         self.knows_pings = False
         """Whether the peer supports heartbeats: it speaks 3.1, or has sent a PING. libzmq 4.2 to 4.3.3 speak 3.0 and
         support them; older ones would take a PING for a message."""
         self.replies: list[bytes] = []
-        """Commands to be sent to the peer; the caller sends and removes them."""
+        """Commands to be sent to the peer, until they are taken."""
         self.fault = ""
         """The violation of the protocol by the peer, or empty. Data after the violation are ignored."""
         self._greeted = False
@@ -100,6 +100,15 @@ class Conversation:
         self._frames: list[bytes] = []
         """The frames of an incomplete message."""
         self._bytes = 0
+
+    def allow(self, max_bytes: int) -> None:
+        """Take messages of this size from now on."""
+        self._max_bytes = max_bytes
+
+    def take_replies(self) -> list[bytes]:
+        """Return the messages that the peer must be sent, and forget them."""
+        replies, self.replies = self.replies, []
+        return replies
 
     def held_bytes(self) -> int:
         """Return the number of bytes that are kept of an incomplete message."""
@@ -215,8 +224,8 @@ class Conversation:
                 raise ZmtpError(f"it sent a command of {size} bytes")
         elif not self.is_open:
             raise ZmtpError("it sent a message before it introduced itself")
-        elif size > self.max_bytes - self._bytes - _FRAME_COST:
-            raise ZmtpError(f"it sent a message of more than {self.max_bytes} bytes")
+        elif size > self._max_bytes - self._bytes - _FRAME_COST:
+            raise ZmtpError(f"it sent a message of more than {self._max_bytes} bytes")
         elif len(self._frames) == _MAX_FRAMES:
             raise ZmtpError(f"it sent a message of more than {_MAX_FRAMES} frames")
 

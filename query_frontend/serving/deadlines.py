@@ -24,7 +24,7 @@ _AT_ONCE: Final = 32
 
 
 class Expiring(Protocol):
-    """What has a deadline."""
+    """An object that has a deadline."""
 
     def expire(self) -> None:
         """The deadline is over."""

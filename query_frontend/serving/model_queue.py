@@ -1,4 +1,4 @@
-"""What waits for a model version: tasks in the order of their deadlines, bounded in number and bytes."""
+"""The queue of a model version: tasks in the order of their deadlines, bounded in number and bytes."""
 
 from bisect import insort
 from collections.abc import Iterable
@@ -20,7 +20,7 @@ class Task:
         self.payload = payload
         self.key: Key = payload
         self.deadline = deadline
-        """Of the most patient that waits."""
+        """It is the deadline of the most patient that waits."""
         self.wanted = True
         """Whether it waits itself."""
         self.crowd: ModelQueue
@@ -122,7 +122,7 @@ class ModelQueue:
         insort(self._entries, (deadline, task), key=_deadline)
 
     def first_deadline(self) -> float:
-        """Of what it holds, which must be something."""
+        """The deadline of the first task. There must be one."""
         return next(deadline for deadline, task in self._entries if task.queued)
 
     def draw(self, most: int, now: float, seconds: float = 0.0) -> list[Task]:

@@ -21,9 +21,8 @@ class Blame:
         self._ends: OrderedDict[Key, tuple[int, float]] = OrderedDict()
         """How many replicas ended with an input alone, and when the last one did; oldest first."""
         self._bytes = 0
-
-    def __bool__(self) -> bool:
-        return bool(self._ends)
+        self.is_empty = True
+        """As a rule it is: then nothing else is asked for a query."""
 
     def num_blamed(self, now: float) -> int:
         """How many inputs are not sent to replicas."""
@@ -36,6 +35,7 @@ class Blame:
         ends, _ = self._ends.pop(key, (0, 0.0))
         self._bytes += 0 if ends else len(key)
         self._ends[key] = ends + 1, now
+        self.is_empty = False
         while len(self._ends) > _MOST_INPUTS or self._bytes > _MOST_BYTES:
             self._forget_first()
         return ends + 1 >= ENDS_TO_BLAME
@@ -52,3 +52,4 @@ class Blame:
     def _forget_first(self) -> None:
         key, _ = self._ends.popitem(last=False)
         self._bytes -= len(key)
+        self.is_empty = not self._ends

@@ -21,6 +21,8 @@ cdef class Query(Task):
     cdef public double arrival
     cdef public object model
 
+    @cython.locals(context=QueryContext)
+    cpdef submit(self, done)
     @cython.locals(app=AppState)
     cpdef take(self, output, reason, double now)
     cpdef expire(self)

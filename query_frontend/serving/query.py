@@ -9,15 +9,14 @@ from clipper_common.long_work import Steps
 from query_frontend.serving.answers import Answer
 from query_frontend.serving.cache import Key
 from query_frontend.serving.deadlines import DeadlineWheel, Slot
-from query_frontend.serving.executor import NO_MODELS, Executor
+from query_frontend.serving.executor import Executor
 from query_frontend.serving.model_queue import Task
+from query_frontend.serving.reasons import NO_MODELS, SLO_MISSED
 from query_frontend.serving.registry import AppState
-
-SLO_MISSED: Final = "Failed to retrieve a prediction response within the specified latency SLO"
 
 
 class QueryContext:
-    """What all queries need."""
+    """A query context is the objects that all queries share."""
 
     def __init__(self, executor: Executor, wheel: DeadlineWheel) -> None:
         self.executor = executor
@@ -27,7 +26,7 @@ class QueryContext:
 class Query(Task):
     """An input, which gets exactly one answer, at the latest when the application's SLO is over since `arrival`.
 
-    It is asked when it is made. If there is no answer then, `done` is called with it when there is, and with the time.
+    It has none before it is submitted.
     """
 
     __slots__ = ("_context", "_done", "_slot", "answer", "app", "arrival", "model")
@@ -39,7 +38,6 @@ class Query(Task):
         model: ModelId | None,
         payload: bytes,
         arrival: float,
-        done: Callable[["Query", float], None],
         key: Key | None = None,
     ) -> None:
         self.payload = payload  # `super().__init__` in place: this runs for every query
@@ -58,13 +56,17 @@ class Query(Task):
         self.answer: Answer | None = None
         self._done: Callable[[Query, float], None] | None = None
         self._slot: Slot | None = None
+
+    def submit(self, done: Callable[["Query", float], None]) -> None:
+        """Ask the model version. If there is no answer then, `done` gets the query and the time when there is."""
+        context, model = self._context, self.model
         if model is None:
-            self.take(None, NO_MODELS, arrival)
+            self.take(None, NO_MODELS, self.arrival)
             return
-        self._context.executor.submit(model, self)
+        context.executor.submit(model, self)
         if self.answer is None:
             self._done = done
-            self._slot = self._context.wheel.add(self, self.deadline)
+            self._slot = context.wheel.add(self, self.deadline)
 
     def take(self, output: bytes | None, reason: str, now: float) -> None:
         """Have the answer: the model's output, or a reason for the default."""
@@ -108,7 +110,7 @@ _STEP_QUERIES: Final = 64
 class Request:
     """The inputs of one HTTP request: a query for each once it is asked, and `done` when the last of them is answered.
 
-    The queries are made by `ask`. `hold` is told the size of each large output.
+    The queries are made and submitted by `ask`. `hold` is told the size of each large output.
     """
 
     def __init__(
@@ -141,7 +143,8 @@ class Request:
         for payload, key in zip(inputs, keys, strict=True):
             if self._queries and not len(self._queries) % _STEP_QUERIES:
                 yield
-            query = Query(self._context, self._app, self._model, payload, self._arrival, self._on_answered, key)
+            query = Query(self._context, self._app, self._model, payload, self._arrival, key)
+            query.submit(self._on_answered)
             self._queries.append(query)
             self._missing -= query.answer is not None
         if not self._missing:

@@ -73,6 +73,24 @@ class _Worker:
     def serves(self) -> bool:
         return self.watch is not None and not self.retires
 
+    def begin_watch(self, beats: int) -> None:
+        """It serves from now on, after so many beats."""
+        self.watch = Watch(time.monotonic(), beats)
+
+    def complete_lines(self, data: bytes) -> list[bytes]:
+        """Return the messages that `data` completes."""
+        *lines, self.unread = (self.unread + data).split(b"\n")
+        return [line + b"\n" for line in lines]
+
+    def retire(self) -> None:
+        """It counts no more, and is told to end once its clients are gone."""
+        self.retires = True
+        self.tell_to_retire()
+
+    def tell_to_retire(self) -> None:
+        with contextlib.suppress(OSError):  # it has just ended
+            self.channel.sendall(RETIRE)
+
 
 @dataclass(frozen=True)
 class _Start:
@@ -143,7 +161,7 @@ class WorkerSupervisor:
         for worker in self._workers:
             os.kill(worker.pid, signal.SIGTERM)
             if worker.retires:
-                _tell_to_retire(worker)
+                worker.tell_to_retire()
 
     # --- starting ---
 
@@ -223,13 +241,10 @@ class WorkerSupervisor:
         if not data:  # its end is told by a signal
             self._selector.unregister(worker.channel)
             return
-        *lines, worker.unread = (worker.unread + data).splitlines(keepends=True) + [b""]
-        for line in lines:
-            if not line.endswith(b"\n"):
-                worker.unread = line
-            elif line == SERVING:
+        for line in worker.complete_lines(data):
+            if line == SERVING:
                 self._has_served = True
-                worker.watch = Watch(time.monotonic(), self._beats.of(worker.number))
+                worker.begin_watch(self._beats.of(worker.number))
             else:
                 self._set_wanted(int(line.removeprefix(WANTED.partition(b"%")[0])))
 
@@ -298,14 +313,8 @@ class WorkerSupervisor:
             self._retire(worker)
 
     def _retire(self, worker: _Worker) -> None:
-        worker.retires = True
         self._counts.close(worker.number)
-        _tell_to_retire(worker)
-
-
-def _tell_to_retire(worker: _Worker) -> None:
-    with contextlib.suppress(OSError):  # it has just ended
-        worker.channel.sendall(RETIRE)
+        worker.retire()
 
 
 def _bind(host: str, port: int) -> list[socket.socket]:

@@ -27,7 +27,7 @@ class Frontend:
         self.store = ConfigStore("127.0.0.1", port)
         self.executor: Any = SimpleNamespace(connections=[], reachable_models=set)
         registry: Any = SimpleNamespace(revision=1)
-        self.membership = Membership(self.store, registry, self.executor, advertise, cluster_id)
+        self.membership = Membership(self.store, registry, self.executor, advertise, cluster_id, Mock())
         self.membership.listens_on(rpc_port)
 
     def connect(self, name: str | None = None) -> None:

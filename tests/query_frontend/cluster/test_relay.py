@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import zmq
@@ -135,11 +136,12 @@ def test_a_relayed_query_counts_once(start: Start) -> None:
 
 async def test_what_came_while_we_stalled_is_no_silence_of_the_peer() -> None:
     loop, metrics = asyncio.get_running_loop(), SystemMetrics()
-    context = QueryContext(Executor(loop, PredictionCache(0), metrics), DeadlineWheel(loop))
+    context = QueryContext(Executor(loop, Mock(), PredictionCache(0), metrics), DeadlineWheel(loop))
     with zmq.Context() as zmq_context, zmq_context.socket(zmq.ROUTER) as peer:
         port = peer.bind_to_random_port("tcp://127.0.0.1")
         place = Place(f"tcp://127.0.0.1:{port}", MODEL, 0)
         relay = Relay(zmq_context, context, place, InputType.DOUBLES, "peer:x", "key")
+        relay.start()
         first = relay.client.socket
         assert first.poll(5000, zmq.POLLOUT)
         relay.client.send_heartbeat()

@@ -12,21 +12,23 @@ from clipper_common.constants import MAX_BATCH_SIZE
 from clipper_common.datatypes import InputType, ModelId
 from clipper_common.records import Application, Model
 from query_frontend.monitoring.metrics import AppMetrics, SystemMetrics
-from query_frontend.rpc.server import Connection, RpcServer
-from query_frontend.serving import deadlines, executor, large_outputs, query
+from query_frontend.rpc.server import Connection
+from query_frontend.serving import deadlines, delivery, large_outputs, query
 from query_frontend.serving.answers import Answer, Default
 from query_frontend.serving.cache import PredictionCache
 from query_frontend.serving.deadlines import DeadlineWheel
-from query_frontend.serving.executor import LAST_REPLICA_DIED, NO_MODELS, QUEUE_FULL, Executor, ModelState
+from query_frontend.serving.executor import Executor
 from query_frontend.serving.model_queue import ModelQueue
 from query_frontend.serving.query import Query, QueryContext, Request
+from query_frontend.serving.reasons import LAST_REPLICA_DIED, NO_MODELS, QUEUE_FULL
 from query_frontend.serving.registry import AppState
+from query_frontend.serving.served_model import ServedModel
 
 MODEL = ModelId("m", "1")
 MANY = MAX_BATCH_SIZE
 GIVE_UP_TURNS = 10_000
 FEW_TURNS = 10
-AT_ONCE = executor._STEP_TASKS
+AT_ONCE = delivery.STEP_TASKS
 SLO_SECONDS = 1000.0
 
 
@@ -54,8 +56,7 @@ class Bench:
     def __init__(self, cache_bytes: int = 0) -> None:
         loop = asyncio.get_running_loop()
         self.rpc = Rpc()
-        self.executor = Executor(loop, PredictionCache(cache_bytes), SystemMetrics())
-        self.executor.rpc = cast(RpcServer, self.rpc)
+        self.executor = Executor(loop, self.rpc, PredictionCache(cache_bytes), SystemMetrics())
         self.context = QueryContext(self.executor, DeadlineWheel(loop))
         self.executor.configure({MODEL: Model(MODEL, InputType.BYTES, batch_size=MANY)}, {MODEL: SLO_SECONDS})
         self.replica = self.join()
@@ -75,7 +76,12 @@ class Bench:
     def ask(self, number: int = MANY) -> list[Query]:
         """As many clients ask for one input each."""
         app, now = self.app(), asyncio.get_running_loop().time()
-        return [Query(self.context, app, MODEL, b"%d" % each, now, self._note) for each in range(number)]
+        return [self.submit(app, b"%d" % each, now) for each in range(number)]
+
+    def submit(self, app: AppState, payload: bytes, arrival: float) -> Query:
+        query = Query(self.context, app, MODEL, payload, arrival)
+        query.submit(self._note)
+        return query
 
     def _note(self, query: Query, _: float) -> None:
         self.answers.setdefault(query.payload, []).append(query.answer)
@@ -130,7 +136,9 @@ async def test_others_have_their_turn_while_many_who_asked_the_same_are_answered
     answered: list[Query] = []
 
     def ask() -> Query:
-        return Query(bench.context, app, MODEL, b"same", now, lambda query, _: answered.append(query))
+        query = Query(bench.context, app, MODEL, b"same", now)
+        query.submit(lambda query, _: answered.append(query))
+        return query
 
     queries = [ask() for _ in range(MANY)]
     request = await bench.sent()
@@ -155,7 +163,7 @@ async def test_a_small_batch_is_answered_at_once() -> None:
 async def test_large_outputs_are_delivered_one_by_one() -> None:
     bench = Bench()
     bench.ask(5)
-    bench.answer(await bench.sent(), size=executor._STEP_BYTES)
+    bench.answer(await bench.sent(), size=delivery.STEP_BYTES)
     assert await bench.largest_part(5) == 1
 
 
@@ -289,7 +297,7 @@ async def test_a_query_of_another_does_not_wait_for_the_rest_of_a_request() -> N
         request = Request(bench.context, bench.app(), MODEL, now, lambda: None, lambda _: None)
         asking = asyncio.create_task(long_work.finish(request.ask(inputs, inputs)))
         await asyncio.sleep(0)
-        other = Query(bench.context, bench.app(), MODEL, b"other %b" % inputs[0], now, bench._note)
+        other = bench.submit(bench.app(), b"other %b" % inputs[0], now)
         await until(lambda other=other: other.payload in bench.rpc.sent[-1].inputs, FEW_TURNS)  # type: ignore[misc]
         assert not asking.done()
         bench.answer(bench.rpc.sent[-1])
@@ -302,7 +310,7 @@ async def test_those_that_join_are_limited_as_those_that_are_queued() -> None:
     app, now = bench.app(), asyncio.get_running_loop().time()
 
     def ask(many: int) -> list[Query]:
-        return [Query(bench.context, app, MODEL, bytes(100), now, bench._note) for _ in range(many)]
+        return [bench.submit(app, bytes(100), now) for _ in range(many)]
 
     def reasons(queries: list[Query]) -> list[str]:
         return [query.answer.explanation for query in queries if isinstance(query.answer, Default)]
@@ -342,15 +350,15 @@ async def test_a_model_that_is_removed_leaves_no_cycle_behind() -> None:
     bench.answer(await bench.sent())
     gc.disable()
     try:
-        before = num_states()
+        before = num_models()
         bench.executor.configure({MODEL: None}, {})
-        await until(lambda: num_states() < before, FEW_TURNS)
+        await until(lambda: num_models() < before, FEW_TURNS)
     finally:
         gc.enable()
 
 
-def num_states() -> int:
-    return sum(isinstance(each, ModelState) for each in gc.get_objects())
+def num_models() -> int:
+    return sum(isinstance(each, ServedModel) for each in gc.get_objects())
 
 
 async def test_others_have_their_turn_while_a_large_output_is_embedded() -> None:

@@ -47,6 +47,7 @@ class Recorder(Turns):
         self.is_seen = is_seen
         self.metrics = SystemMetrics()
         super().__init__(LIMIT_SECONDS, self.metrics)
+        self.metrics.longest_turn.read_with(self.longest)
         self.loop = asyncio.get_running_loop()
         self.long: asyncio.Future[Turn] = self.loop.create_future()
 
@@ -213,6 +214,7 @@ def test_the_longest_turn_is_forgotten_after_two_minutes() -> None:
     now = [100.0]
     metrics = SystemMetrics()
     turns = Turns(0.02, metrics, lambda: now[0])
+    metrics.longest_turn.read_with(turns.longest)
     turns.add(Turn(0.5, 0.25, ""))
     now[0] += 61.0
     turns.add(Turn(0.1, 0.05, ""))
@@ -225,7 +227,9 @@ def test_the_longest_turn_is_forgotten_after_two_minutes() -> None:
 
 def test_the_exporter_has_their_numbers() -> None:
     metrics = SystemMetrics()
-    Turns(0.02, metrics).add(Turn(0.5, 0.25, ""))
+    turns = Turns(0.02, metrics)
+    metrics.longest_turn.read_with(turns.longest)
+    turns.add(Turn(0.5, 0.25, ""))
     report = Report()
     for line in metrics.lines():
         report.add(line)

@@ -77,9 +77,9 @@ def test_a_container_of_0_4_is_served(frontend: Frontend, raw_container: MakeCon
 
 async def test_containers_reach_an_ipv6_address() -> None:
     no_events = RpcEvents(lambda _: None, lambda _, reason: None, lambda _, response: None, lambda _: None)
-    server = RpcServer("::1", 0, no_events, Histogram("microseconds"))
+    server = RpcServer("::1", 0, Histogram("microseconds"))
     try:
-        port = server.start()
+        port = server.start(no_events)
     except OSError as error:
         pytest.skip(f"this machine has no IPv6: {error}")
     owner: Any = Mock()
@@ -113,10 +113,10 @@ async def test_the_core_is_yielded_after_quick_batches(
     owner.on_batch = lambda client, request, _: client.answer(
         wire.Response(request.message_id, [b"1"] * size, [False] * size), client.registration
     )
-    server = RpcServer("127.0.0.1", 0, events, Histogram("microseconds"))
+    server = RpcServer("127.0.0.1", 0, Histogram("microseconds"))
     with zmq.Context() as context:
         metadata = Metadata(ModelId("m", "1"), InputType.DOUBLES, 4, "x")
-        client = RpcClient(context, tcp_address("127.0.0.1", server.start()), metadata, owner, deque(maxlen=9))
+        client = RpcClient(context, tcp_address("127.0.0.1", server.start(events)), metadata, owner, deque(maxlen=9))
 
         async def serve_until(event: asyncio.Event) -> None:
             while not event.is_set():
@@ -142,9 +142,9 @@ async def test_a_container_that_is_gone_before_it_is_read_does_not_stay() -> Non
     events = RpcEvents(
         joined.append, lambda connection, _: left.put_nowait(connection), lambda *_: None, lambda _: None
     )
-    server = RpcServer("127.0.0.1", 0, events, Histogram("microseconds"))
+    server = RpcServer("127.0.0.1", 0, Histogram("microseconds"))
     metadata = wire.encode_metadata(Metadata(ModelId("m", "1"), InputType.DOUBLES, 4, "x"))
-    with socket.create_connection(("127.0.0.1", server.start())) as connection:
+    with socket.create_connection(("127.0.0.1", server.start(events))) as connection:
         connection.setblocking(False)
         async with asyncio.timeout(10):
             await asyncio.get_running_loop().sock_recv(connection, 1)  # it is accepted: the router speaks first
@@ -170,9 +170,9 @@ async def test_who_is_silent_with_a_batch_for_far_longer_than_ever_is_given_up_w
     events = RpcEvents(
         joined.put_nowait, lambda _, reason: left.append(reason), lambda *_: answered.set(), lambda _: None
     )
-    server = RpcServer("127.0.0.1", 0, events, Histogram("microseconds"))
+    server = RpcServer("127.0.0.1", 0, Histogram("microseconds"))
     metadata = wire.encode_metadata(Metadata(ModelId("m", "1"), InputType.DOUBLES, 3))
-    reader, writer = await asyncio.open_connection("127.0.0.1", server.start())
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.start(events))
     async with asyncio.timeout(10):
         writer.write(greeting + READY + stream([metadata]))
         connection = await joined.get()

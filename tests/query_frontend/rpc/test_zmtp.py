@@ -186,7 +186,7 @@ def test_who_knows_pings() -> None:
 def test_a_large_frame_in_small_pieces_takes_time_in_proportion() -> None:
     """Each byte is looked at a bounded number of times: 16 MiB in pieces of 4 KiB, within the test's time."""
     conversation = opened()
-    conversation.max_bytes = 1 << 30
+    conversation.allow(1 << 30)
     frame = bytes(1 << 24)
     data = plain(frame)
     got: Messages = []
@@ -201,7 +201,7 @@ def test_a_large_frame_is_put_together_in_its_place(piece_bytes: int) -> None:
     frame = bytes(range(256)) * (size // 256)
     messages: Messages = [[b"before", frame, b"between", frame[:-1]], [b"behind"]]
     conversation, data, got = opened(), stream(messages), []
-    conversation.max_bytes = 1 << 30
+    conversation.allow(1 << 30)
     for at in range(0, len(data), piece_bytes):
         got += conversation.receive(data[at : at + piece_bytes])
     assert got == messages
@@ -211,7 +211,7 @@ def test_a_large_frame_is_put_together_in_its_place(piece_bytes: int) -> None:
 def test_a_large_frame_is_not_held_twice() -> None:
     size = 1 << 23
     conversation, data = opened(), stream([[bytes(size)]])
-    conversation.max_bytes = 1 << 30
+    conversation.allow(1 << 30)
     tracemalloc.start()
     try:
         for at in range(0, len(data) - 1, 1 << 16):

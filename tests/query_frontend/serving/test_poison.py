@@ -8,8 +8,9 @@ from query_frontend.serving.poison import BLAME_SECONDS, Blame
 
 def test_an_input_is_blamed_for_the_second_replica() -> None:
     ends = Blame()
-    assert not ends
+    assert ends.is_empty
     assert not ends.note(b"x", 1.0)
+    assert not ends.is_empty
     assert not ends.is_blamed(b"x", 1.0)
     assert ends.note(b"x", 2.0)
     assert ends.is_blamed(b"x", 2.0) and not ends.is_blamed(b"y", 2.0)
@@ -53,4 +54,4 @@ def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     ends.note(b"?", 3.0)
     assert not ends.is_blamed(b"abcde", 3.0)
     ends.note(bytes(100), 4.0)
-    assert not ends, "one that is too large is not kept"
+    assert ends.is_empty, "one that is too large is not kept"

@@ -29,8 +29,8 @@ class Asked:
     def __init__(self, model: ModelId | None = MODEL, batch_size: int = 4096) -> None:
         self.batches: list[PredictRequest] = []
         self.done = 0
-        self.executor = Executor(asyncio.get_running_loop(), PredictionCache(1 << 20), SystemMetrics())
-        self.executor.rpc = self  # type: ignore[assignment]
+        rpc: Any = self
+        self.executor = Executor(asyncio.get_running_loop(), rpc, PredictionCache(1 << 20), SystemMetrics())
         self.executor.configure({MODEL: Model(MODEL, InputType.BYTES, batch_size=batch_size)}, {MODEL: 60.0})
         peer: Any = None
         self._replica = Connection(0, peer, Metadata(MODEL, InputType.BYTES, 3), 0.0)

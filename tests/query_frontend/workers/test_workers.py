@@ -26,6 +26,7 @@ from clipper_common import constants, records
 from query_frontend.app import QueryFrontend
 from query_frontend.config import Config
 from query_frontend.http.connection_drain import ConnectionDrain
+from query_frontend.monitoring.metrics import SystemMetrics
 from query_frontend.workers.acceptor import Acceptor
 from query_frontend.workers.context import Beats, ConnectionCounts, Handover, WorkerContext
 from query_frontend.workers.hang_detection import Watch
@@ -393,6 +394,10 @@ def running(program: str, redis_port: int, folder: Path, number: int) -> Iterato
         frontend.end()
 
 
+def cpu_seconds(worker: psutil.Process) -> float:
+    return sum(worker.cpu_times()[:2])
+
+
 def wait_until_replaced(frontend: Frontend, hung: psutil.Process, number: int, seconds: float) -> None:
     def is_replaced() -> bool:
         now = workers(frontend)
@@ -428,7 +433,13 @@ def test_a_worker_in_an_endless_loop_is_replaced(number: int, redis_port: int, t
         wait_until_serving(frontend, number)
         before = workers(frontend)
         with closing(Client(frontend.port)) as victim:
+            used = [cpu_seconds(worker) for worker in before]
             victim.socket.sendall(SPINNING)
+            # Whoever connects before is a client of the worker that is killed.
+            wait_for(
+                lambda: any(cpu_seconds(each) > spent + 0.2 for each, spent in zip(before, used, strict=True)),
+                "it hangs",
+            )
             with closing(Client(frontend.port)) as client:  # of the other worker, or after the hung one
                 client.ask()
             # It is given as much CPU time as it would have had alone, which takes long on a busy machine.
@@ -772,7 +783,7 @@ async def test_a_frontend_that_is_stopped_while_it_starts_says_goodbye(
     redis_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = Config(redis_ip="127.0.0.1", redis_port=redis_port, host="127.0.0.1", rpc_service_port=find_free_port())
-    parts = QueryFrontend(config, asyncio.get_running_loop())
+    parts = QueryFrontend(config, asyncio.get_running_loop(), SystemMetrics())
     waits = asyncio.Event()
 
     async def wait_until_loaded(_: float) -> None:

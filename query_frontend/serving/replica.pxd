@@ -1,0 +1,30 @@
+# cython: language_level=3
+cimport cython
+
+from query_frontend.serving.model_queue cimport Task
+
+
+cdef class ConnectedReplica:
+    cdef public object connection
+    cdef object _transport
+    cdef public bint is_relay
+    cdef public object model
+    cdef public object sizer
+    cdef public object batch
+    cdef public bint is_draining
+    cdef bint _has_left
+    cdef int _deliveries
+    cdef bint _rest_due
+
+    @cython.locals(task=Task)
+    cpdef bint send(self, batch, input_type)
+    cpdef double finish(self, batch)
+    cpdef rest(self, bint is_quick)
+
+
+cdef class ReplicaPool:
+    cdef list _all
+    cdef readonly bint is_served
+    cdef readonly bint has_own
+    cdef readonly bint is_counted
+    cdef readonly object idle

@@ -1,0 +1,176 @@
+"""The connected replicas of a model version, and the batch that each of them has."""
+
+from collections import deque
+from collections.abc import Iterator
+from time import monotonic
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from clipper_common.datatypes import BatchPolicy, InputType
+from clipper_common.wire import PredictRequest
+from query_frontend.rpc.server import Connection
+from query_frontend.serving.batching import BatchSizer, batch_sizer
+from query_frontend.serving.model_queue import Task
+
+if TYPE_CHECKING:
+    from query_frontend.serving.served_model import ServedModel
+
+
+class ReplicaTransport(Protocol):
+    """The transport carries batches to replicas: the RPC server is one."""
+
+    def send_batch(self, connection: Connection, request: PredictRequest) -> bool:
+        """Send a batch; False when the replica is gone, and then `Executor.on_left` was called."""
+
+    def disconnect(self, connection: Connection, reason: str) -> None:
+        """Disconnect a replica that misbehaves."""
+
+    def release(self, connection: Connection) -> None:
+        """Let a draining replica go."""
+
+
+class Batch(NamedTuple):
+    """A batch is tasks that travel together."""
+
+    model: "ServedModel"
+    message_id: int
+    tasks: list[Task]
+    sent_at: float
+
+    def last_deadline(self, now: float) -> float | None:
+        """The last deadline of those who wait for the batch; None if no deadline is later than `now`."""
+        deadlines = (task.deadline for task in self.tasks if task.wanted or task.joined)
+        return max((deadline for deadline in deadlines if deadline > now), default=None)
+
+
+class ConnectedReplica:
+    """A replica is a connected container, of which this says what it is doing."""
+
+    def __init__(self, connection: Connection, transport: ReplicaTransport) -> None:
+        self.connection = connection
+        self._transport = transport
+        self.is_relay = connection.metadata.is_relay
+        self.model: ServedModel | None = None
+        """It is None while its model version is not registered."""
+        self.sizer = batch_sizer(BatchPolicy.LEARNED, 0)
+        self.batch: Batch | None = None
+        self.is_draining = False
+        self._has_left = False
+        self._deliveries = 0
+        """As many of its batches are answered whose tasks have not all got their outputs."""
+        self._rest_due = False
+        """Whether it has nothing to do, and gets nothing until these are delivered."""
+
+    def join_model(self, model: "ServedModel", sizer: BatchSizer) -> None:
+        """Get batches of a model version, which is registered now, in the sizes that `sizer` chooses."""
+        self.model = model
+        self.sizer = sizer
+
+    def change_sizer(self, sizer: BatchSizer) -> None:
+        """Forget what was learned of batches, since its model says otherwise how large they should be."""
+        self.sizer = sizer
+
+    def leave_model(self) -> None:
+        """Get no batches, since the model version is not registered any more."""
+        self.model = None
+
+    def drain(self) -> None:
+        """Get no more batches, and be released when the last one is answered."""
+        self.is_draining = True
+
+    def leave(self) -> None:
+        """Get no batches, since the connection is lost."""
+        self._has_left = True
+
+    def send(self, batch: Batch, input_type: InputType) -> bool:
+        """Send it a batch; False when it is gone, and then it has left."""
+        self.batch = batch
+        request = PredictRequest(batch.message_id, input_type, [task.payload for task in batch.tasks])
+        return self._transport.send_batch(self.connection, request)
+
+    def finish(self, batch: Batch) -> float:
+        """Learn from a batch that is answered. Return the seconds that it took."""
+        self.batch = None
+        seconds = monotonic() - batch.sent_at
+        self.sizer.observe(len(batch.tasks), seconds)
+        return seconds
+
+    def rest(self, is_quick: bool) -> None:
+        """Do nothing any more: be let go, or get the next batch.
+
+        It gets none while there are outputs of an earlier one to deliver: answers would pile up.
+        """
+        if self._deliveries:
+            self._rest_due = True
+        elif self.is_draining:
+            self._transport.release(self.connection)
+        elif self.model is not None:
+            self.model.on_rest(self, is_quick)
+
+    def hold_while(self, delivering: Iterator[None]) -> Iterator[None]:
+        """Make the steps that deliver a large batch. Meanwhile it computes the next one, and none after that."""
+        self._deliveries += 1
+        try:
+            yield from delivering
+        finally:
+            self._deliveries -= 1
+            if self._rest_due and not self._deliveries:
+                self._rest_due = False
+                if self._is_free():
+                    self.rest(False)
+
+    def _is_free(self) -> bool:
+        """Whether it has nothing to do: it may be gone by now, or have been found idle."""
+        is_idle = self.model is not None and self in self.model.replicas.idle
+        return self.batch is None and not self._has_left and not is_idle
+
+
+class ReplicaPool:
+    """The replicas of a model version: which of them get batches, and which of these are idle."""
+
+    def __init__(self) -> None:
+        self._all: list[ConnectedReplica] = []
+        self.is_served = False
+        """Whether one of them takes batches."""
+        self.has_own = False
+        """Whether one of these is connected to us itself. Then relays are held in reserve, and get no batches."""
+        self.is_counted = True
+        """Whether what is queued is counted here: not if only relays take it, since their frontends count it."""
+        self.idle: deque[ConnectedReplica] = deque()
+        """Who has been idle for longest comes first."""
+
+    def __iter__(self) -> Iterator[ConnectedReplica]:
+        return iter(self._all)
+
+    def num_serving(self) -> int:
+        return sum(not replica.is_draining for replica in self._all)
+
+    def in_use(self) -> list[ConnectedReplica]:
+        """Return all replicas but those that are held in reserve."""
+        return [replica for replica in self._all if not (replica.is_relay and self.has_own)]
+
+    def add(self, replica: ConnectedReplica) -> None:
+        self._all.append(replica)
+        self._review()
+        if replica.batch is None and not replica.is_draining and not replica.is_relay:
+            self.idle.append(replica)
+
+    def remove(self, replica: ConnectedReplica) -> None:
+        self._all.remove(replica)
+        self.pass_over(replica)
+
+    def pass_over(self, replica: ConnectedReplica) -> None:
+        """Have no more batches sent to a replica that drains, or is gone."""
+        self._review()
+        if replica in self.idle:
+            self.idle.remove(replica)
+
+    def _review(self) -> None:
+        serving = [replica for replica in self._all if not replica.is_draining]
+        self.is_served = bool(serving)
+        self.has_own = any(not replica.is_relay for replica in serving)
+        self.is_counted = not serving or self.has_own
+        if self.has_own:
+            self.idle = deque(replica for replica in self.idle if not replica.is_relay)
+        else:
+            free = (replica for replica in serving if replica.batch is None and replica not in self.idle)
+            self.idle.extend(free)

@@ -1,0 +1,43 @@
+# cython: language_level=3
+cimport cython
+
+from query_frontend.monitoring.metrics cimport Counter, ModelMetrics
+from query_frontend.serving.cache cimport PredictionCache, CachePartition
+from query_frontend.serving.delivery cimport Delivery
+from query_frontend.serving.model_queue cimport ModelQueue, Task
+from query_frontend.serving.replica cimport ConnectedReplica, ReplicaPool
+
+
+cdef class ServedModel:
+    cdef object _loop
+    cdef PredictionCache _cache
+    cdef object _message_ids
+    cdef Counter _num_outputs
+    cdef readonly object record
+    cdef readonly double slo_seconds
+    cdef readonly CachePartition partition
+    cdef Delivery _delivery
+    cdef readonly ModelMetrics metrics
+    cdef public ModelQueue queue
+    cdef readonly ReplicaPool replicas
+    cdef object _suspects
+    cdef object _trial
+    cdef object _blame
+    cdef readonly int filling
+    cdef Py_ssize_t _num_filled
+    cdef bint _dispatch_due
+    cdef object _delayed
+    cdef bint _is_registered
+
+    @cython.locals(replicas=ReplicaPool, is_cached=bint)
+    cpdef submit(self, Task task)
+    @cython.locals(host=Task)
+    cpdef leave(self, Task task)
+    cpdef _dispatch_soon(self)
+    @cython.locals(replicas=ReplicaPool, replica=ConnectedReplica)
+    cpdef _dispatch(self, bint waited=*)
+    @cython.locals(task=Task)
+    cpdef bint _send(self, ConnectedReplica replica, list tasks)
+    @cython.locals(size=Py_ssize_t, num_bytes=Py_ssize_t)
+    cpdef take_answer(self, ConnectedReplica replica, batch, response)
+    cpdef on_rest(self, ConnectedReplica replica, bint is_quick)

@@ -1,0 +1,398 @@
+"""queue -> batch -> replica -> outcome: gets each task of a model version done by one of its replicas.
+
+A task whose replica is lost is tried once more; more often only to find the input of which replicas die.
+
+Replicas pull: one that is idle takes the next batch, and has no other until it answered. So the load balances
+itself, and a slow replica slows nobody.
+"""
+
+import logging
+from asyncio import AbstractEventLoop, TimerHandle
+from collections import deque
+from collections.abc import Iterator
+from statistics import fmean
+from time import monotonic
+from typing import Final, NamedTuple
+
+from clipper_common import long_work
+from clipper_common.records import Model
+from clipper_common.wire import Response
+from query_frontend.monitoring.metrics import Counter, Leaves, ModelMetrics
+from query_frontend.rpc.server import QUICK_SECONDS
+from query_frontend.serving import reasons
+from query_frontend.serving.batching import BatchSizer, batch_sizer
+from query_frontend.serving.cache import CachePartition, PredictionCache
+from query_frontend.serving.delivery import STEP_BYTES, STEP_TASKS, Delivery
+from query_frontend.serving.model_queue import ModelQueue, Task
+from query_frontend.serving.poison import ENDS_TO_BLAME, Blame
+from query_frontend.serving.replica import Batch, ConnectedReplica, ReplicaPool
+
+logger = logging.getLogger(__name__)
+
+_MAX_SENDS: Final = 2
+_SLO_SHARE: Final = 0.46
+"""A query waits for at most one batch before its own: half of the SLO for each, less a margin for everything else."""
+_DELIVERY_SHARE: Final = 0.05
+"""This part of the SLO passes between the answer of a replica and those to its queries."""
+
+
+class ModelContext(NamedTuple):
+    """A model context is the objects that all served models share."""
+
+    loop: AbstractEventLoop
+    cache: PredictionCache
+    message_ids: Iterator[int]
+    """No two batches that are on their way have the same one."""
+    num_outputs: Counter
+    blame_seconds: float
+
+
+class ServedModel:
+    """A served model is a registered model version, with its queue, its replicas, and its batches.
+
+    Registered again, it is another, which knows nothing of what this one kept.
+    """
+
+    def __init__(self, record: Model, slo_seconds: float, metrics: ModelMetrics, context: ModelContext) -> None:
+        self._loop = context.loop
+        self._cache = context.cache
+        self._message_ids = context.message_ids
+        self._num_outputs = context.num_outputs
+        self.record = record
+        self.slo_seconds = slo_seconds
+        """The shortest SLO of the applications that ask it."""
+        self.partition = CachePartition()
+        """It is a part of the cache. With the cache on, identical queries find the tasks here that they can join."""
+        self._delivery = Delivery(context.cache, self.partition, record.max_output_bytes)
+        self.metrics = metrics
+        self.queue = ModelQueue()
+        self.replicas = ReplicaPool()
+        self._suspects: deque[list[Task]] = deque()
+        """They are parts of batches with which a replica died. Each is tried by itself, one at a time."""
+        self._trial: Batch | None = None
+        """It is the part that a replica has now."""
+        self._blame = Blame(context.blame_seconds)
+        self.filling = 0
+        """As many requests have inputs that are not queued yet."""
+        self._num_filled = 0
+        """As many queued tasks are of such requests, or were; it is no more than there are."""
+        self._dispatch_due = False
+        self._delayed: TimerHandle | None = None
+        """It dispatches, however few tasks have come until then."""
+        self._is_registered = True
+
+    def is_of(self, record: Model | None) -> bool:
+        """Whether `record` is the same registration, however its batches are to be made."""
+        return record is not None and self.record.with_batching_of(record) == record
+
+    # --- tasks ---
+
+    def submit(self, task: Task) -> None:
+        """Get `task` its output, which it may have at once."""
+        replicas, is_cached = self.replicas, self._cache.enabled
+        known: bytes | Task | None = None
+        if is_cached:
+            known = self.partition.entries.get(task.key)
+            self.metrics.cache_hit_ratio.times.count += 1
+        if isinstance(known, bytes):
+            self.metrics.cache_hit_ratio.hits += 1
+            self.partition.used.add(task.key)
+            task.take(known, "", monotonic())
+            return
+        if not (replicas.is_served and self._blame.is_empty) and (reason := self._why_refused(task)):
+            task.take(None, reason, monotonic())
+            return
+        if known is not None and self._may_join(known):
+            if not self.queue.let_join(task, known):
+                task.take(None, reasons.QUEUE_FULL, monotonic())
+            return
+        if not self.queue.put(task):
+            task.take(None, reasons.QUEUE_FULL, monotonic())
+            return
+        if is_cached:
+            self.partition.entries[task.key] = task
+        if replicas.is_counted:
+            self.metrics.num_predictions.count += 1
+        if replicas.idle and not self._dispatch_due:
+            self._dispatch_soon()
+
+    def fill(self, steps: Iterator[None]) -> Iterator[None]:
+        """Make `steps`, which submit many tasks of one request in several turns of the loop: they may travel in one
+        batch all the same, unless tasks of others wait beside them."""
+        self.filling += 1
+        try:
+            goes_on = True
+            while goes_on:
+                before = len(self.queue)
+                goes_on = next(steps, True) is None
+                self._num_filled += len(self.queue) - before
+                if goes_on:
+                    yield
+        finally:
+            self.filling -= 1
+            if not self.filling:
+                self._num_filled = 0
+            self._dispatch_soon()
+
+    def leave(self, task: Task) -> None:
+        """`task` has no more use for its output: its time is over, or its client left."""
+        host = task.leave()
+        if host.wanted or host.joined or host.sent_at is not None:
+            return
+        self.queue.drop(host)
+        self.partition.give_up(host.key, host)
+
+    def _may_join(self, task: Task) -> bool:
+        """Whether another may wait for the output of `task`: not if it ended unnoticed, or is overdue."""
+        if self._suspects and any(task in part for part in self._suspects):
+            return True
+        return task.queued or (task.sent_at is not None and monotonic() - task.sent_at < self.slo_seconds)
+
+    def _why_refused(self, task: Task) -> str:
+        """Return why a task is not queued; empty if it is."""
+        if not self.replicas.is_served:
+            return reasons.NO_MODELS
+        if not self._blame.is_blamed(task.key, monotonic()):
+            return ""
+        self.metrics.blamed_answers.add(1)
+        return reasons.INPUT_BLAMED
+
+    # --- batches ---
+
+    def _dispatch_soon(self) -> None:
+        """Dispatch once this turn of the loop is over: what arrives in one turn travels in one batch."""
+        if self.replicas.idle and not self._dispatch_due:
+            self._dispatch_due = True
+            self._loop.call_soon(self._dispatch)
+
+    def _dispatch(self, waited: bool = False) -> None:
+        replicas = self.replicas
+        self._dispatch_due = False
+        while replicas.idle and (self.queue or self._suspects):
+            if self._suspects and self._try_suspects():
+                continue
+            if not self.queue:
+                return
+            sizer = replicas.idle[0].sizer
+            most = sizer.choose(self._batch_budget_seconds)
+            if self.filling and len(self.queue) < most and self._num_filled >= len(self.queue):
+                return  # of all that is queued, more is to come
+            now = monotonic()
+            if self.record.batch_delay_micros:
+                if not waited and self._delay(sizer, most, now):
+                    return
+            else:
+                most = min(most, -(-len(self.queue) // len(replicas.idle)))  # leave the other idle ones their part
+            seconds = sizer.expect(min(most, len(self.queue))) + self._delivery_seconds
+            replica = replicas.idle.popleft()
+            tasks = self.queue.draw(most, now, seconds)
+            self._num_filled = min(self._num_filled, len(self.queue))
+            if tasks:
+                self._send(replica, tasks)
+            else:
+                replicas.idle.append(replica)  # all that it drew had expired
+
+    @property
+    def _batch_budget_seconds(self) -> float:
+        return self.slo_seconds * _SLO_SHARE
+
+    @property
+    def _delivery_seconds(self) -> float:
+        return self.slo_seconds * _DELIVERY_SHARE
+
+    def _delay(self, sizer: BatchSizer, most: int, now: float) -> bool:
+        """Whether to wait for a batch to fill: as long as the model's delay says, and the first deadline allows."""
+        first = self.queue.first_deadline()
+        spare = first - now - sizer.expect(most) - self._delivery_seconds
+        delay = self.record.batch_delay_micros / 1e6
+        since_arrival = self.slo_seconds - (first - now)
+        seconds = min(spare, delay, delay - since_arrival) if len(self.queue) < most else 0.0
+        if seconds > 0 and self._delayed is None:
+            self._delayed = self._loop.call_later(seconds, self._end_delay)
+        elif seconds <= 0 and self._delayed is not None:
+            self._delayed.cancel()
+            self._delayed = None
+        return seconds > 0
+
+    def _end_delay(self) -> None:
+        self._delayed = None
+        self._dispatch(True)
+
+    def _send(self, replica: ConnectedReplica, tasks: list[Task]) -> bool:
+        """Send a batch; False when the replica is gone, and then `retry` was called."""
+        batch = Batch(self, next(self._message_ids), tasks, monotonic())
+        if not replica.send(batch, self.record.input_type):
+            return False
+        for task in tasks:
+            task.sent_at = batch.sent_at
+            task.sends += 1
+        return True
+
+    def take_answer(self, replica: ConnectedReplica, batch: Batch, response: Response) -> None:
+        """Give the replica that answered its next batch, and deliver the outputs of this one."""
+        if self._trial is batch:
+            self._trial = None
+        seconds = replica.finish(batch)
+        size = len(batch.tasks)
+        if not replica.is_relay:
+            self.metrics.add_batch(size, seconds)
+            self._num_outputs.count += size
+        replica.rest(size > 1 and seconds < QUICK_SECONDS)
+        # What failed elsewhere comes with the whole reason.
+        raised = "" if replica.is_relay else reasons.MODEL_RAISED
+        num_bytes = sum(map(len, response.outputs))
+        if size <= STEP_TASKS and num_bytes <= STEP_BYTES:
+            self._delivery.deliver(batch.tasks, response, raised, num_bytes, None)
+        else:
+            long_work.begin(replica.hold_while(self._delivery.deliver_in_steps(batch.tasks, response, raised)))
+
+    def on_rest(self, replica: ConnectedReplica, is_quick: bool) -> None:
+        """Give a replica that has nothing to do its next batch, before the answers of the last one are written.
+
+        Except that a quick model waits for what comes while they are written, and in the turn of the loop after that:
+        half of what a query costs is its part of a batch, so batches should be large where that delays nobody.
+        """
+        if replica.is_relay and self.replicas.has_own:
+            return
+        self.replicas.idle.append(replica)
+        if not is_quick or len(self.queue) >= replica.sizer.choose(self._batch_budget_seconds):
+            self._dispatch()
+        elif not self._dispatch_due:
+            self._dispatch_due = True
+            self._loop.call_soon(self._dispatch_a_turn_later)
+
+    def _dispatch_a_turn_later(self) -> None:
+        self._loop.call_soon(self._dispatch)
+
+    # --- lost replicas ---
+
+    def retry(self, batch: Batch, has_ended: bool) -> None:
+        """Try the batch of a replica that was lost once more, as far as another replica can still answer it.
+
+        If its process has ended, one of the inputs may be why. So that the others do not share its fate, halves of
+        the batch are tried apart from each other and from what is queued.
+        """
+        now = monotonic()
+        if self._trial is batch:
+            self._trial = None
+        is_blamed = has_ended and len(batch.tasks) == 1 and self._blame.note(batch.tasks[0].key, now)
+        if is_blamed:
+            self.metrics.blamed_answers.add(1)
+            logger.warning("An input of %s ended %d replicas: it is not sent to others", self.record.id, ENDS_TO_BLAME)
+        left: list[Task] = []
+        lost: list[Task] = []
+        for task in batch.tasks:
+            task.sent_at = None
+            has_chance = self.replicas.is_served and task.deadline > now and (has_ended or task.sends < _MAX_SENDS)
+            if self._is_registered and has_chance and not is_blamed and (task.wanted or task.joined):
+                left.append(task)
+            else:
+                lost.append(task)
+        why = (lambda _: reasons.INPUT_BLAMED) if is_blamed else self._why_lost
+        long_work.begin(self._delivery.give_up(lost, why))
+        if has_ended:
+            half = (len(left) + 1) // 2
+            self._suspects.extend(part for part in (left[:half], left[half:]) if part)
+        else:
+            for task in left:
+                self.queue.put_back(task)
+        self._dispatch_soon()
+
+    def _why_lost(self, task: Task) -> str:
+        """Return why a task that was with a replica that died is not sent to another."""
+        if not self._is_registered:
+            return reasons.NO_MODELS
+        return reasons.REPLICA_DIED if task.sends >= _MAX_SENDS else reasons.LAST_REPLICA_DIED
+
+    def _try_suspects(self) -> bool:
+        """Send a part of a batch with which a replica died to another one, or drop it if nobody waits any more.
+
+        If that one dies, too, fewer inputs may be the cause. Only one replica is risked at a time, and not the last
+        one while other queries wait for it.
+        """
+        if self._trial is not None or (self.queue and self.replicas.num_serving() < 2):
+            return False
+        now = monotonic()
+        tasks: list[Task] = []
+        for task in self._suspects.popleft():
+            if (task.wanted or task.joined) and task.deadline > now:
+                tasks.append(task)
+            else:
+                self.partition.give_up(task.key, task)
+        if tasks:
+            replica = self.replicas.idle.popleft()
+            if self._send(replica, tasks):
+                self._trial = replica.batch
+        return True
+
+    def give_up_if_unserved(self) -> None:
+        """Give what is queued, if the last replica was lost, the answer that new queries get at once."""
+        if not self.replicas.is_served:
+            self._give_up_waiting()
+
+    def _give_up_waiting(self) -> None:
+        suspects = [task for part in self._suspects for task in part]
+        self._suspects.clear()
+        waiting = [*self.queue.clear(), *suspects]
+        long_work.begin(self._delivery.give_up(waiting, lambda _: reasons.NO_MODELS))
+
+    # --- replicas ---
+
+    def attach(self, replica: ConnectedReplica) -> None:
+        """Send batches to this replica, too."""
+        replica.join_model(self, self._new_sizer())
+        self.replicas.add(replica)
+        self._dispatch_soon()
+
+    def detach(self, replica: ConnectedReplica) -> None:
+        """Forget a replica that is gone."""
+        self.replicas.remove(replica)
+        self._dispatch_soon()
+
+    def pass_over(self, replica: ConnectedReplica) -> None:
+        """Send no more batches to a replica that drains."""
+        self.replicas.pass_over(replica)
+        self._dispatch_soon()
+
+    # --- configuration ---
+
+    def reconfigure(self, record: Model, slo_seconds: float) -> None:
+        """Make batches as `record` says from now on. What is queued, cached and connected stays."""
+        self.slo_seconds = slo_seconds
+        if self.record == record:
+            return
+        old, self.record = self.record, record
+        if (old.batch_policy, old.batch_size) != (record.batch_policy, record.batch_size):
+            for replica in self.replicas:
+                replica.change_sizer(self._new_sizer())
+        self._dispatch_soon()
+
+    def _new_sizer(self) -> BatchSizer:
+        return batch_sizer(self.record.batch_policy, self.record.batch_size)
+
+    def close(self) -> None:
+        """Serve no more: give up what waits, forget what is cached, and let the replicas go."""
+        self._is_registered = False
+        self._delivery.close()
+        for replica in self.replicas:
+            replica.leave_model()
+        self._give_up_waiting()
+
+    # --- metrics ---
+
+    def batching(self) -> Leaves:
+        """Return how batches are made at the moment."""
+        used = self.replicas.in_use()
+        limits = [replica.sizer.choose(self._batch_budget_seconds) for replica in used] or [0]
+        return {
+            "policy": self.record.batch_policy,
+            "delay_micros": str(self.record.batch_delay_micros),
+            "replicas": str(len(used)),
+            "limit_min": str(min(limits)),
+            "limit_mean": str(fmean(limits)),
+            "limit_max": str(max(limits)),
+        }
+
+    def blamed(self) -> Leaves:
+        """Return how many inputs are not sent to replicas at the moment."""
+        return {"inputs_max": str(self._blame.num_blamed(monotonic()))}

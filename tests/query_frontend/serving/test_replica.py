@@ -1,0 +1,103 @@
+"""Which replicas of a model version get batches, and when one that is busy does."""
+
+from typing import Any, cast
+from unittest.mock import Mock
+
+from clipper_common import wire
+from clipper_common.datatypes import BatchPolicy, InputType, ModelId
+from query_frontend.rpc.server import Connection
+from query_frontend.serving.batching import batch_sizer
+from query_frontend.serving.model_queue import Task
+from query_frontend.serving.replica import Batch, ConnectedReplica, ReplicaPool
+
+MODEL = ModelId("m", "1")
+
+
+def replica(name: str = "r", transport: Any = None) -> ConnectedReplica:
+    metadata = wire.Metadata(MODEL, InputType.BYTES, wire.RPC_VERSION_4, name, "key")
+    return ConnectedReplica(Connection(0, cast(Any, None), metadata, 0.0), transport or Mock())
+
+
+def relay() -> ConnectedReplica:
+    return replica(f"{wire.RELAY_PREFIX}peer/m:1/0")
+
+
+def batch(*deadlines: float) -> Batch:
+    return Batch(cast(Any, None), 1, [Task(b"", deadline) for deadline in deadlines], 0.0)
+
+
+def test_relays_are_held_in_reserve_while_there_is_a_replica_of_our_own() -> None:
+    pool, own, other = ReplicaPool(), replica(), relay()
+    assert not pool.is_served and pool.is_counted
+    pool.add(other)
+    assert pool.is_served and not pool.is_counted
+    assert list(pool.idle) == pool.in_use() == [other]
+    pool.add(own)
+    assert pool.is_counted and list(pool.idle) == pool.in_use() == [own]
+    pool.remove(own)
+    assert not pool.is_counted and list(pool.idle) == pool.in_use() == [other]
+    pool.remove(other)
+    assert not pool.is_served and not pool.idle
+
+
+def test_a_replica_that_drains_gets_no_more_batches() -> None:
+    pool, first, second = ReplicaPool(), replica(), replica()
+    pool.add(first)
+    pool.add(second)
+    assert pool.num_serving() == 2
+    first.drain()
+    pool.pass_over(first)
+    assert list(pool.idle) == [second] and pool.num_serving() == 1
+    second.drain()
+    pool.pass_over(second)
+    assert not pool.is_served and not pool.idle
+    assert list(pool) == [first, second]
+
+
+def test_a_replica_that_is_busy_is_not_idle_when_its_model_is_registered() -> None:
+    pool, busy = ReplicaPool(), replica()
+    assert busy.send(batch(1.0), InputType.BYTES)
+    pool.add(busy)
+    assert pool.is_served and not pool.idle
+
+
+def test_a_replica_rests_once_all_outputs_of_its_earlier_batches_are_delivered() -> None:
+    model: Any = Mock()
+    model.replicas.idle = []
+    one = replica()
+    one.join_model(model, batch_sizer(BatchPolicy.FIXED, 1))
+    delivering = one.hold_while(iter([None, None]))
+    next(delivering)
+    one.rest(True)
+    model.on_rest.assert_not_called()
+    assert list(delivering) == [None]
+    model.on_rest.assert_called_once_with(one, False)
+
+
+def test_a_replica_that_left_meanwhile_does_not_rest() -> None:
+    model: Any = Mock()
+    model.replicas.idle = []
+    one = replica()
+    one.join_model(model, batch_sizer(BatchPolicy.FIXED, 1))
+    delivering = one.hold_while(iter([None]))
+    next(delivering)
+    one.rest(True)
+    one.leave()
+    assert list(delivering) == []
+    model.on_rest.assert_not_called()
+
+
+def test_a_draining_replica_is_released_when_it_rests() -> None:
+    transport = Mock()
+    one = replica(transport=transport)
+    one.drain()
+    one.rest(False)
+    transport.release.assert_called_once_with(one.connection)
+
+
+def test_the_last_deadline_of_a_batch_is_that_of_who_still_waits() -> None:
+    sent = batch(1.0, 3.0, 2.0)
+    assert sent.last_deadline(0.5) == 3.0
+    sent.tasks[1].take(None, "", 0.5)
+    assert sent.last_deadline(0.5) == 2.0
+    assert sent.last_deadline(2.0) is None
