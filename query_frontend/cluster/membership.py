@@ -53,7 +53,7 @@ class Membership:
         self.peers: list[Frontend] = []
         """The other frontends that live, as far as Redis lets us know."""
         self._reported = reported
-        """Called after each report."""
+        """It is called after each report."""
         self._due = asyncio.Event()
         self._reporting = asyncio.Lock()
 
