@@ -61,16 +61,16 @@ _SHORT_UNREAD_SECONDS: Final = 3.0
 
 
 class WorkerParts(NamedTuple):
-    """What a query frontend has of the worker that it runs in."""
+    """Worker parts are what a query frontend is given by the worker that it runs in."""
 
     number: int
     metrics: WorkerMetrics
     kept: KeptConfiguration
-    """Keeps the configuration for whoever takes the place of this worker."""
+    """It keeps the configuration for whoever takes the place of this worker."""
     restore_seconds: float
     """How long others, which know the configuration, are given to write it back into a Redis that lost it."""
     configured: Callable[[Snapshot], Awaitable[None]]
-    """Is told of each new configuration."""
+    """It is told of each new configuration."""
 
 
 class QueryFrontend:

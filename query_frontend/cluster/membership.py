@@ -57,7 +57,7 @@ class Membership:
         self.peers: list[Frontend] = []
         """The other live frontends, by the last report that reached Redis."""
         self._reported = reported
-        """Called after each report."""
+        """It is called after each report."""
         self._due = asyncio.Event()
         self._reporting = asyncio.Lock()
 

@@ -127,9 +127,10 @@ class RelayedBatch:
 
     def submit(self) -> None:
         """Ask the model version for all outputs."""
-        for index, payload in enumerate(self._inputs):
+        inputs, self._inputs = self._inputs, []  # the message that they are parts of is not kept
+        for index, payload in enumerate(inputs):
             RelayedInput(self, index, bytes(payload)).submit()
-        if not self._inputs:
+        if not inputs:
             self._done(self._response)
 
     def answer(self, index: int, output: bytes | None, reason: str) -> None:
