@@ -1,7 +1,7 @@
 """Records in Redis that are wrong, where a request needs one of them."""
 
 from clipper_common.errors import RequestError
-from clipper_common.records import Faults, Place
+from clipper_common.layout import Faults, Place
 
 
 class WrongRecordError(RequestError):

@@ -16,10 +16,13 @@ from aiohttp import web
 
 from clipper_common import connections, constants, long_work, webapp
 from clipper_common.body_budget import BodyBudget, default_limit
+from clipper_common.config_store import ConfigStore
 from clipper_common.datatypes import ModelId
 from clipper_common.errors import ClipperException
-from clipper_common.records import Model, Snapshot
-from clipper_common.store import ConfigStore, StoreError, explain
+from clipper_common.membership_store import MembershipStore
+from clipper_common.records import Model
+from clipper_common.redis_client import RedisClient, StoreError, explain
+from clipper_common.snapshot import Snapshot
 from query_frontend.cluster.membership import Membership
 from query_frontend.cluster.readiness import Readiness
 from query_frontend.cluster.relay import Relays
@@ -62,12 +65,15 @@ class QueryFrontend:
     def __init__(self, config: Config, loop: asyncio.AbstractEventLoop, worker: int = 0) -> None:
         self.config = config
         self.metrics = SystemMetrics()
-        self.store = ConfigStore(config.redis_ip, config.redis_port)
+        self.redis = RedisClient(config.redis_ip, config.redis_port)
+        self.store = ConfigStore(self.redis)
         self.executor = Executor(
             loop, PredictionCache(config.prediction_cache_size), self.metrics, config.blame_seconds
         )
         self.registry = Registry(self.metrics, self._configure_models)
-        self.membership = Membership(self.store, self.registry, self.executor, config.advertise, config.cluster_id)
+        self.membership = Membership(
+            MembershipStore(self.redis), self.registry, self.executor, config.advertise, config.cluster_id
+        )
         self.executor.replicas_changed = self._on_replicas_changed
         budget = BodyBudget(config.body_memory or default_limit(config.workers))
         self.rpc = self.executor.rpc = RpcServer(
@@ -160,7 +166,7 @@ class QueryFrontend:
         with contextlib.suppress(*StoreError):
             await self.membership.retire()
         self.rpc.stop()
-        await self.store.close()
+        await self.redis.close()
 
     async def _claim_redis(self) -> None:
         """Refuse to share a Redis with another cluster. One that does not answer is waited for while serving."""
@@ -170,7 +176,7 @@ class QueryFrontend:
             logger.error("%s", error)
             sys.exit(constants.EXIT_REDIS_TAKEN)
         except StoreError as error:
-            logger.warning("Redis at %s does not answer yet: %s", self.store.address, explain(error))
+            logger.warning("Redis at %s does not answer yet: %s", self.redis.address, explain(error))
 
     def _listen(self) -> None:
         try:

@@ -15,8 +15,9 @@ from clipper_common.constants import CONFIG_POLL_SECONDS
 from clipper_common.datatypes import ModelId
 from clipper_common.errors import ClipperException
 from clipper_common.link import tcp_address
+from clipper_common.membership_store import MembershipStore
 from clipper_common.records import UNNUMBERED, Frontend, FrontendReport, Replica
-from clipper_common.store import ConfigStore, StoreError
+from clipper_common.redis_client import StoreError
 from query_frontend.rpc.server import Connection
 from query_frontend.serving.executor import Executor
 from query_frontend.serving.registry import Registry
@@ -30,7 +31,7 @@ class Membership:
     """`advertise` is the host under which others reach this one, empty if that is not known."""
 
     def __init__(
-        self, store: ConfigStore, registry: Registry, executor: Executor, advertise: str, cluster_id: str
+        self, store: MembershipStore, registry: Registry, executor: Executor, advertise: str, cluster_id: str
     ) -> None:
         self._store = store
         self._registry = registry
