@@ -15,6 +15,10 @@ class Write(NamedTuple):
     database: int
     command: tuple[str, ...]
 
+    @property
+    def key(self) -> str:
+        return self.command[1]
+
 
 def _write(place: Place, command: str, *arguments: str) -> Write:
     return Write(place.database, (command, place.key, *arguments))

@@ -20,7 +20,6 @@ from clipper_common.config_copy import ConfigCopy, Update
 from clipper_common.faults import FaultLog
 from clipper_common.layout import LAYOUT, Place
 from clipper_common.redis_client import RedisClient, StoreError, explain, refusal
-from clipper_common.scripts import Script
 from clipper_common.snapshot import Snapshot
 
 logger = logging.getLogger(__name__)
@@ -72,7 +71,10 @@ class ConfigStore:
 
         Answers the new revision.
         """
-        revision = int(await self._write(scripts.COMMIT, writes, str(based_on.revision), based_on.epoch))
+        writes = list(writes)
+        without_keys = json.dumps([(database, (command[0], *command[2:])) for database, command in writes])
+        args, keys = (str(based_on.revision), based_on.epoch, without_keys), [write.key for write in writes]
+        revision = int(await self._redis.run(scripts.COMMIT, *args, keys=keys))
         return None if revision < 0 else revision
 
     async def follow(self, patience_seconds: float = 0.0, kept: Snapshot | None = None) -> AsyncIterator[Update]:
@@ -130,15 +132,8 @@ class ConfigStore:
             logger.warning("Redis at %s lost the configuration: writing it back", self.address)
         epoch = uuid.uuid4().hex if last is not None else _UNKNOWING + uuid.uuid4().hex
         last = last or Snapshot()
-        await self._write(scripts.RESTORE, changes.put_snapshot(last), epoch, str(last.revision), following)
-
-    async def _write(self, script: Script, writes: Iterable[Write], *args: str) -> int:
-        """Run a script that carries out `writes`, which are the last of its arguments, and their keys."""
-        writes = list(writes)
-        keys = [command[1] for _, command in writes]
-        without_keys = json.dumps([(database, (command[0], *command[2:])) for database, command in writes])
-        answer: int = await self._redis.run(script, *args, without_keys, keys=keys)
-        return answer
+        writes = json.dumps(changes.put_snapshot(last))
+        await self._redis.run(scripts.RESTORE, epoch, str(last.revision), following, writes)
 
     async def _read_head(self) -> tuple[int, str]:
         revision, epoch, _ = await self._redis.run(scripts.READ_HEAD)

@@ -1,8 +1,8 @@
 """The layout of Redis: which database holds what, and how keys are named and found.
 
 The databases 1 to 7 are Clipper 0.4's, and database 0 has what 0.4 did not have. `docs/redis-schema.md` has the tables.
-Scripts are given the layout as a table. What of it are commands in them, such as how keys are listed, is in the file
-of the folder `lua` that the layout names.
+`scripts` puts its facts into the scripts. The commands that belong to it, such as how keys are listed, are in the file
+of the folder `lua` that it names.
 """
 
 from collections.abc import Mapping
@@ -36,13 +36,9 @@ class Collection:
     prefix: str = ""
     suffix: str = ""
 
-    def key(self, name: str) -> str:
-        """Return the key of the record with this name."""
-        return f"{self.prefix}{name}{self.suffix}"
-
     def place(self, name: str) -> Place:
         """Return the place of the record with this name."""
-        return Place(self.database, self.key(name))
+        return Place(self.database, f"{self.prefix}{name}{self.suffix}")
 
     def record_name(self, key: str) -> str:
         """Return the name of the record with this key, if the key is a proper one."""

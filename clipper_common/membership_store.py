@@ -76,7 +76,7 @@ class MembershipStore:
         times = [str(int(seconds * 1000)) for seconds in (FRONTEND_LEASE_SECONDS, _REPLICA_MEMORY_SECONDS)]
         known, frontends = self._frontends
         args = [frontend_id, *what, *times, known, uuid.uuid4().hex, str(replicas)]
-        answer = await self._redis.run(scripts.REPORT, *args, keys=[LAYOUT.frontends.key(frontend_id)])
+        answer = await self._redis.run(scripts.REPORT, *args, keys=[LAYOUT.frontends.place(frontend_id).key])
         numbers, version, texts, removed = answer
         for database, key in removed:
             logger.error("removed what was wrong in Redis: %s", Place(database, _text(key)))

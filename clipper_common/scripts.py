@@ -1,24 +1,23 @@
 """The scripts by which several databases of Redis are read and written as one: Lua, in the folder `lua`.
 
-A script is put together of a head, with what Lua and Python both know, of files that scripts share, and of its own
-file. Whatever somebody put into Redis, none of them may fail: what is of the wrong kind counts as absent.
+A script is put together of files that scripts share and its own. What Lua and Python both know is stated in Python:
+`layout.NAME`, `records.NAME` and `key.NAME` in a file stand for it, and are replaced by its value when the script is
+loaded. Whatever somebody put into Redis, no script may fail: what is of the wrong kind counts as absent.
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import resources
+from operator import attrgetter
 from typing import Final
 
 from clipper_common import records
-from clipper_common.layout import LAYOUT, Collection, Place
+from clipper_common.layout import LAYOUT, Collection
 
-_SHARED_FACTS: Final = (
-    *("COUNTER_DIGITS", "REPLICA_NUMBER_DIGITS", "MAX_RECORD_BYTES", "MAX_RECORD_PARTS", "MAX_KEY_BYTES"),
-    *("MAX_EPOCH_BYTES", "EPOCH_CHARACTERS", "SCHEMA_VERSION", "UNNUMBERED"),
-)
-"""The names of constants in `records`, which in Lua are fields of a table of that name."""
+_FACT: Final = re.compile(r"(?<![\w.])(layout|records|key)\.(\w+(?:\.\w+)?)")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,39 +31,27 @@ class Script:
 def _script(name: str, *places: str, reads_records: bool = False) -> Script:
     """Put the script of this name together. `places` are those of the layout whose keys it always uses."""
     shared = [LAYOUT.lua, "common", *(["reading"] if reads_records else [])]
-    keys = tuple(getattr(LAYOUT, place).key for place in places)
-    return Script("\n".join([_head(places), *map(_source, [*shared, name])]), keys)
+    source = "\n".join(map(_source, [*shared, name]))
+    given = f"local function given(index) return KEYS[{len(places)} + index] end\n"
+    text = _FACT.sub(lambda fact: _value(fact[1], fact[2], places), source)
+    return Script(given + text, tuple(getattr(LAYOUT, place).key for place in places))
 
 
-def _head(places: tuple[str, ...]) -> str:
-    """Return the facts that a script begins with: `layout`, `records`, `key` by the names of `places`, and `given`."""
-    keys = ", ".join(f"{place} = KEYS[{number}]" for number, place in enumerate(places, 1))
-    return (
-        f"local layout = {_literal(_layout())}\n"
-        f"local records = {_literal({name: getattr(records, name) for name in _SHARED_FACTS})}\n"
-        f"local key = {{{keys}}}\n"
-        f"local function given(index) return KEYS[{len(places)} + index] end"
-    )
+def _value(of: str, name: str, places: Sequence[str]) -> str:
+    """Return what stands for a fact in a script that always uses the keys of `places`.
 
-
-def _layout() -> Mapping[str, object]:
-    """Return what scripts know of the layout: all but the places, whose keys they are given."""
-    known = {field.name: getattr(LAYOUT, field.name) for field in fields(LAYOUT)}
-    return {
-        **{
-            name: asdict(value) if isinstance(value, Collection) else value
-            for name, value in known.items()
-            if not isinstance(value, Place)
-        },
-        "configuration": [collection.name for collection in LAYOUT.configuration],
-    }
+    A shared file may name a key that the script never comes to.
+    """
+    if of == "key":
+        return f"KEYS[{places.index(name) + 1}]" if name in places else "nil"
+    return _literal(attrgetter(name)(LAYOUT if of == "layout" else records))
 
 
 def _literal(value: object) -> str:
     """Return a value as Lua has it."""
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{name} = {_literal(part)}" for name, part in value.items()) + "}"
-    if isinstance(value, list):
+    if isinstance(value, Collection):
+        return "{" + ", ".join(f"{name} = {_literal(part)}" for name, part in asdict(value).items()) + "}"
+    if isinstance(value, tuple):
         return "{" + ", ".join(map(_literal, value)) + "}"
     return json.dumps(value)
 

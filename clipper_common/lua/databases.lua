@@ -13,10 +13,10 @@ local function page_of(collection, cursor, count)
   local page = redis.call('SCAN', cursor, 'COUNT', count)
   return page[2], page[1]
 end
--- The name of the collection of the configuration that a place is in, or nil.
-local function collection_at(database, key)
-  for _, name in ipairs(layout.configuration) do
-    if layout[name].database == database then return name end
+-- Which of some collections a place is in, if it is in one of them.
+local function collection_at(collections, database, key)
+  for _, collection in ipairs(collections) do
+    if collection.database == database then return collection end
   end
 end
 -- Carries out a command that may make a key which the functions above are to find.

@@ -4,6 +4,7 @@
 -- the head, and what was found in each collection of the configuration.
 local reached, last = tonumber(ARGV[1]), revision()
 if epoch() ~= ARGV[2] or reached > last then return {''} end
+local configuration = layout.configuration
 local keys, num_keys, seen = {}, 0, {}
 local function add(places)
   for _, place in ipairs(places) do
@@ -11,7 +12,7 @@ local function add(places)
     local id = place[1] .. '/' .. place[2]
     if not seen[id] then
       seen[id], num_keys = true, num_keys + 1
-      local collection = collection_at(place[1], place[2])
+      local collection = collection_at(configuration, place[1], place[2])
       if collection then
         local others = keys[collection] or {}
         others[#others + 1] = place[2]
@@ -35,5 +36,7 @@ if reached < last then
   if reached < last and num_keys < most then return {''} end
 end
 local found = {}
-for _, name in ipairs(layout.configuration) do found[#found + 1] = read(layout[name], keys[name] or {}) end
+for _, collection in ipairs(configuration) do
+  found[#found + 1] = keys[collection] and read(collection, keys[collection]) or {}
+end
 return {digits(reached), reached == last and 1 or 0, read_head(), found}

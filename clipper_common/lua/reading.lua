@@ -30,13 +30,12 @@ local function read_small(key, wanted)
   return #key <= records.MAX_KEY_BYTES and value or nil
 end
 -- Clipper 0.4 marks a deleted model by taking its field `valid` away and leaves the rest to the query frontend.
-local function is_deleted(collection, value)
-  if collection ~= layout.models or type(value) ~= 'table' then return false end
-  for index = 1, #value, 2 do if value[index] == 'valid' then return false end end
+local function is_deleted(model)
+  for index = 1, #model, 2 do if model[index] == 'valid' then return false end end
   return true
 end
 -- What has no value is not there. Each key is in the current database.
-local function read_here(collection, wanted, keys)
+local function read_here(keys, wanted, are_models)
   local found = {}
   for _, key in ipairs(keys) do
     local problem, value = nil, read_small(key, wanted)
@@ -51,7 +50,7 @@ local function read_here(collection, wanted, keys)
         end
       end
     end
-    if is_deleted(collection, value) then
+    if are_models and type(value) == 'table' and is_deleted(value) then
       redis.call('DEL', key)
       value = false
     end
@@ -62,7 +61,7 @@ end
 -- Goes to the database of the collection.
 local function read(collection, keys)
   enter(collection.database)
-  return read_here(collection, collection.type, keys)
+  return read_here(keys, collection.type, collection.name == layout.models.name)
 end
 -- The head: the revision, the epoch and the number of workers.
 local function read_head()
@@ -71,5 +70,5 @@ local function read_head()
   for _, one in ipairs({key.revision, key.epoch, key.workers}) do
     if kind(one) ~= 'none' then there[#there + 1] = one end
   end
-  return read_here(nil, 'string', there)
+  return read_here(there, 'string')
 end

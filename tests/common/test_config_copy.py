@@ -195,7 +195,7 @@ async def test_what_is_committed_while_pages_are_read_is_there(
                     text.decode() if text else "" for text in client.mget("clipper:revision", "clipper:epoch")
                 )
                 writes = [*changes.delete_application("app"), *changes.put_application(replace(APP, name="new"))]
-                keys = [*scripts.COMMIT.keys, *(write.command[1] for write in writes)]
+                keys = [*scripts.COMMIT.keys, *(write.key for write in writes)]
                 without_keys = json.dumps([(database, (name, *rest)) for database, (name, _, *rest) in writes])
                 assert client.eval(scripts.COMMIT.text, len(keys), *keys, revision, epoch, without_keys) > 0
 
