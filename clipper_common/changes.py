@@ -69,7 +69,7 @@ def put_workers(workers: int) -> Write:
 
 
 def put_snapshot(snapshot: Snapshot) -> list[Write]:
-    """Everything in `snapshot`, for a Redis that came back empty."""
+    """Return the writes of everything in `snapshot`, for a Redis that came back empty."""
     writes = [write for app in snapshot.applications.values() for write in put_application(app)]
     writes += map(put_model, snapshot.models.values())
     writes += [put_current_version(ModelId(*pair)) for pair in snapshot.current_versions.items()]

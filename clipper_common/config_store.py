@@ -26,7 +26,8 @@ logger = logging.getLogger(__name__)
 
 _RECONNECT_SECONDS: Final = 0.2
 _UNKNOWING: Final = "unknowing-"
-"""Of an epoch begun by who had never seen a configuration. Who has one writes it back all the same."""
+"""The prefix of an epoch begun by a frontend that had never seen a configuration. One that has a configuration writes
+it back all the same."""
 
 
 class ConfigStore:
@@ -42,27 +43,27 @@ class ConfigStore:
         self._faults = FaultLog()
 
     async def read(self) -> Snapshot:
-        """All configuration that can be used. Its `faults` say what cannot."""
+        """Read all configuration that can be used. The `faults` of the snapshot say what cannot."""
         await self._copy.read_all()
         self._faults.tell(self._copy.snapshot.faults)
         return self._copy.snapshot
 
     @property
     def known(self) -> Snapshot:
-        """What was read last."""
+        """The configuration as it was read last."""
         return self._copy.snapshot
 
     async def read_latest(self, *places: Place) -> Snapshot:
-        """As `read`, but read only what changed since this store read last, and what is in `places`.
+        """Read only what changed since this store read last, and what is in `places`.
 
-        Elsewhere it may not know yet what was written by others than `commit`.
+        Elsewhere the snapshot may lack what was written by others than `commit`.
         """
         await self._copy.update(places)
         self._faults.tell(self._copy.snapshot.faults)
         return self._copy.snapshot
 
     async def read_if_due(self) -> None:
-        """`read`, if that was long ago."""
+        """Call `read` if the last time was long ago."""
         if self._copy.is_due:
             await self.read()
 
@@ -106,7 +107,7 @@ class ConfigStore:
     async def _follow_while_reachable(
         self, copy: ConfigCopy, patience_seconds: float, kept: Snapshot | None
     ) -> AsyncGenerator[Update | None, None]:
-        """What is new, or None, after each message and at least each `CONFIG_POLL_SECONDS`."""
+        """Yield what is new, or None, after each message and at least each `CONFIG_POLL_SECONDS`."""
         async with aclosing(self._redis.listen(LAYOUT.changes_channel)) as messages:
             await anext(messages)
             impatient_at = time.monotonic() + patience_seconds  # not while Redis is away: so it is for the others too
@@ -141,5 +142,5 @@ class ConfigStore:
 
 
 def _is_to_begin(epoch: str, last: Snapshot | None) -> bool:
-    """Whether a new epoch is due: there is none, or one of somebody who did not know what we know."""
+    """Return whether a new epoch is due: there is none, or one of a frontend that did not know what this one knows."""
     return not epoch or (last is not None and epoch.startswith(_UNKNOWING) and epoch != last.epoch)

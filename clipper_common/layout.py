@@ -47,7 +47,7 @@ class Collection:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where everything is kept. A place is the same in all clusters, and a collection has one place for each record."""
+    """Where everything is kept: a single value has a place, and the records of one kind have a collection."""
 
     lua: str
     """The name of the file with the commands by which scripts find and write the records of collections."""
@@ -79,9 +79,9 @@ class Layout:
     """Deleted to see whether Redis takes writes; never written."""
 
     changes_channel: str
-    """A message is the revision of a change that was committed."""
+    """A message on it is the revision of a change that was committed."""
     frontends_channel: str
-    """A message says that query frontends came or went, or have other replicas than before."""
+    """A message on it says that query frontends came or went, or have other replicas than before."""
 
     @property
     def configuration(self) -> tuple[Collection, ...]:

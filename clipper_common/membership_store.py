@@ -23,7 +23,7 @@ from clipper_common.redis_client import RedisClient
 logger = logging.getLogger(__name__)
 
 _REPLICA_MEMORY_SECONDS: Final = 3600.0
-"""For so long a version 4 container that is away keeps its number."""
+"""How long a version 4 container that is away keeps its number."""
 _APPLIED_POLL_SECONDS: Final = 0.003
 
 
@@ -34,7 +34,7 @@ class MembershipStore:
         self.address = redis.address
         self._redis = redis
         self._frontends: tuple[str, list[Frontend]] = "", []
-        """Those that live, and the version of the list."""
+        """The version of the list of frontends that live, and the list."""
         self._faults = FaultLog()
 
     # --- which cluster ---
@@ -100,7 +100,7 @@ class MembershipStore:
         return self._redis.listen(LAYOUT.frontends_channel)
 
     async def wait_until_applied(self, revision: int, seconds: float) -> bool:
-        """Wait until every query frontend that lives serves by `revision`; whether they did in time."""
+        """Wait until every query frontend that lives serves by `revision`. Answers whether they did in time."""
         give_up = time.monotonic() + seconds
         while time.monotonic() < give_up:
             if await self._redis.run(scripts.IS_APPLIED, str(revision)):
@@ -111,17 +111,17 @@ class MembershipStore:
     # --- which replicas ---
 
     async def read_replicas(self) -> list[Replica]:
-        """The replicas that are connected."""
+        """Return the replicas that are connected."""
         return (await self.read_replica_records())[0]
 
     async def read_replica_records(self) -> tuple[list[Replica], Faults]:
-        """The replicas that are connected, and which of their records are wrong."""
+        """Return the replicas that are connected, and which of their records are wrong."""
         replicas, faults = reading.read_replicas(await self._redis.run(scripts.READ_REPLICAS))
         self._faults.tell(faults)
         return replicas, faults
 
     async def not_reaching(self, model: ModelId) -> list[str]:
-        """The ids of the query frontends that live and cannot reach a replica of `model`, by themselves or relayed."""
+        """Return the ids of the query frontends that live and reach no replica of `model`, by themselves or relayed."""
         return list(map(_text, await self._redis.run(scripts.NOT_REACHING, str(model))))
 
 

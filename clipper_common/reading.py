@@ -40,7 +40,7 @@ class Draft:
         self._keeps_good = keeps_good
         self._faults = dict(last.faults)
         self._found: dict[Collection, set[Any]] = {collection: set() for collection in LAYOUT.configuration}
-        """What the records that were found are of."""
+        """The names of the records that were found."""
         self._found_wrong: set[Place] = set()
         self._head: dict[str, Any] = {}
         self._records: dict[Collection, Mapping[Any, Any]] = {
@@ -49,7 +49,7 @@ class Draft:
             LAYOUT.current_versions: last.current_versions,
             LAYOUT.links: last.links,
         }
-        """Those of `last`, until one of a collection changes."""
+        """The records of `last`, and those of a collection that changed."""
         self._copied: dict[Collection, dict[Any, Any]] = {}
 
     def put(self, collection: Collection, found: Iterable[Found]) -> None:
@@ -126,12 +126,12 @@ class Draft:
 
 
 def place_of(key: bytes, database: int) -> Place:
-    """The place with a key that may be no text."""
+    """Return the place with a key that may be no text."""
     return Place(database, key.decode(errors="backslashreplace"))
 
 
 def read_replicas(found: Iterable[Found]) -> tuple[list[Replica], Faults]:
-    """The replicas, in order, and which records of replicas are wrong."""
+    """Return the replicas, in order, and which records of replicas are wrong."""
     replicas, faults = [], {}
     for found_one in found:
         place, replica, fault = _read(LAYOUT.replicas.database, found_one, _replica)
@@ -146,7 +146,7 @@ Record = TypeVar("Record")
 
 
 def _read(database: int, found: Found, read: Callable[[str, Any], Record]) -> tuple[Place, Record | None, str]:
-    """Where it was found, the record, and why there is none though there should be.
+    """Return where it was found, the record, and why there is none though there should be.
 
     `read` raises `RecordError` for what is none.
     """
@@ -220,11 +220,11 @@ def _text(value: bytes, what: str = "it") -> str:
 
 
 class _Kind(NamedTuple):
-    """What the records of a collection are."""
+    """How the records of a collection are read and named."""
 
     read: Callable[[str, Any], Any]
     name: Callable[[str], Any]
-    """What the record with a key is of, if the key is a proper one."""
+    """Returns the name, or the id, of the record with a key, if the key is a proper one."""
     place: Callable[[Any], Place]
 
 

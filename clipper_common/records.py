@@ -60,7 +60,7 @@ def _take_int(hash_: Hash, name: str, what: str, allowed: range) -> int:
 
 
 def _take_size_limit(hash_: Hash, name: str, what: str) -> int:
-    """0 if there is none."""
+    """Return the limit; 0 if there is none."""
     return _take_int(hash_, name, what, SIZE_LIMITS) if name in hash_ else 0
 
 
@@ -166,7 +166,7 @@ class Model:
     registration: str = ""
     """Differs between two registrations of one name and version; empty when Clipper 0.4 wrote the record."""
     learning_policy: BatchPolicy = BatchPolicy.LEARNED
-    """By which the batch size is learned, when it is."""
+    """The policy by which the batch size is learned, when it is."""
     batch_delay_micros: int = 0
     max_output_bytes: int = MAX_OUTPUT_BYTES
     """The largest output for one input."""
@@ -177,7 +177,7 @@ class Model:
         return self.learning_policy if self.batch_size == DEFAULT_BATCH_SIZE else BatchPolicy.FIXED
 
     def with_batching_of(self, other: Self) -> Self:
-        """What may change while the version is registered comes from `other`, all else stays."""
+        """Return this version with the batching of `other`: that may change while the version is registered."""
         return replace(
             self,
             batch_size=other.batch_size,
@@ -255,7 +255,7 @@ class Replica:
 
 
 def _shown_id(hash_: Hash) -> str:
-    """How a record that may be wrong is named."""
+    """Return how a record that may be wrong is named."""
     return printable(f"{hash_.get('model_name')}:{hash_.get('model_version')}", 80)
 
 
@@ -269,7 +269,7 @@ class FrontendReport:
 
     frontend_id: str
     revision: int
-    """By which it serves."""
+    """The revision by which it serves."""
     rpc_address: str = ""
     """Where containers reach it; empty when it does not know."""
     replicas: Sequence[tuple[str, Replica]] = ()
@@ -279,7 +279,7 @@ class FrontendReport:
     """The model versions that it has a replica of, or is relayed to one."""
 
     def to_json(self) -> str:
-        """All but the revision."""
+        """Return all but the revision, as JSON."""
         replicas = [[name, replica.to_hash()] for name, replica in self.replicas]
         return json.dumps([self.rpc_address, replicas, sorted(map(str, self.reached))])
 
@@ -291,7 +291,7 @@ class Frontend:
     id: str
     rpc_address: str
     models: frozenset[ModelId]
-    """Of which it has replicas."""
+    """The model versions that it has replicas of."""
 
     @classmethod
     def from_json(cls, text: bytes) -> Self:

@@ -50,16 +50,16 @@ Redis refuses it."""
 _UNASKED_BYTES: Final = 4096
 
 StoreError = (RedisError, OSError, asyncio.TimeoutError)
-"""What a call raises when Redis cannot be reached or does not do as it is told."""
+"""The errors that a call raises when Redis cannot be reached or does not do as it is told."""
 
 _CLUSTER_ERRORS: Final = (AskError, ClusterCrossSlotError, ClusterDownError)
-"""How a Redis in cluster mode refuses a script because of its keys. A MovedError is an AskError."""
+"""The errors by which a Redis in cluster mode refuses a script because of its keys. A MovedError is an AskError."""
 _SINGLE_DATABASE: Final = ("cluster", "same slot", "db index is out of range", "select is not allowed")
 """Parts of the messages, in lower case, with which a Redis that has one database refuses Clipper's scripts."""
 
 
 def refusal(error: BaseException) -> str:
-    """Why a Redis that raised `error` will not serve Clipper however long it is asked; empty if it may yet."""
+    """Return why a Redis that raised `error` will not serve Clipper however long it is asked; empty if it may yet."""
     said = str(error).lower()
     if isinstance(error, AuthenticationError):
         return (
@@ -95,7 +95,7 @@ def explain(error: BaseException) -> str:
 
 
 def refusal_at(host: str, port: int) -> str:
-    """What `explain` says of a Redis that refuses to serve Clipper; empty if it serves, or may yet.
+    """Return what `explain` says of a Redis that refuses to serve Clipper; empty if it serves, or may yet.
 
     It waits for the answer, so it is for programs without an event loop.
     """

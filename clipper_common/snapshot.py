@@ -17,16 +17,16 @@ class Snapshot:
     models: Mapping[ModelId, Model] = field(default_factory=dict)
     current_versions: Mapping[str, str] = field(default_factory=dict)
     links: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Application name to the names of the models linked to it."""
+    """The names of the models that are linked to each application, by its name."""
     workers: int | None = None
-    """Of each query frontend; None leaves it to them."""
+    """The number of workers of each query frontend; None leaves it to them."""
     epoch: str = ""
-    """Of the Redis that it was read from; empty when that is new, or lost all."""
+    """The epoch of the Redis that it was read from; empty when that is new, or lost all."""
     faults: Faults = field(default_factory=dict, compare=False)
     """The other records in Redis, which cannot be used, and why."""
 
     def places(self) -> Iterator[Place]:
-        """Where its records are."""
+        """Yield the places of its records."""
         yield from map(LAYOUT.application_place, self.applications)
         yield from map(LAYOUT.model_place, self.models)
         yield from map(LAYOUT.current_version_place, self.current_versions)

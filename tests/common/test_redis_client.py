@@ -49,6 +49,19 @@ def test_what_may_pass_is_no_refusal(error: Exception) -> None:
 # --- calls ---
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        redis.exceptions.MovedError("5798 127.0.0.1:7000"),
+        redis.exceptions.ClusterDownError("Hash slot not served"),
+        redis.exceptions.ClusterCrossSlotError("Keys in request don't hash to the same slot"),
+        redis.ResponseError("SELECT is not allowed in cluster mode"),
+    ],
+)
+def test_a_redis_in_cluster_mode_refuses(error: Exception) -> None:
+    assert "in cluster mode has one" in refusal(error)
+
+
 async def test_calls_fail_within_seconds_when_redis_is_away(free_port: int, redis_at: RedisAt) -> None:
     store, members = ConfigStore(redis_at(free_port)), MembershipStore(redis_at(free_port))
     async with asyncio.timeout(10):
