@@ -105,7 +105,8 @@ for index = #ids, 1, -1 do
 end
 local function model(replica) return replica.model_name .. ':' .. replica.model_version end
 local function key_of(replica)
-  return replica.model_name .. ',' .. replica.model_version .. ',' .. replica.model_replica_id
+  local name = replica.model_name .. ',' .. replica.model_version .. ',' .. replica.model_replica_id
+  return layout.replicas.prefix .. name
 end
 
 -- Numbers: a replica that another frontend has is known by that number, one that came back by its old one. A comma
