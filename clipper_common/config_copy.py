@@ -4,12 +4,11 @@ Each commit notes in a journal which records it wrote, so that a change costs th
 journal does not reach back, all is read, page by page: no call keeps Redis or its client busy for long.
 """
 
-import json
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final, NamedTuple
 
-from clipper_common import scripts
+from clipper_common import jsontext, scripts
 from clipper_common.constants import CONFIG_REREAD_SECONDS
 from clipper_common.layout import LAYOUT, Collection, Place
 from clipper_common.reading import Draft
@@ -86,7 +85,7 @@ class ConfigCopy:
         """Put into `draft` what was committed since `head`. Answers the new head, or None if the journal lacks it."""
         revision, epoch = head
         wanted, is_last = list(places), False
-        databases, keys = json.dumps([place.database for place in wanted]), [place.key for place in wanted]
+        databases, keys = jsontext.dumps([place.database for place in wanted]), [place.key for place in wanted]
         while not is_last:
             answer = await self._evaluate(scripts.READ_CHANGES, str(revision), epoch, databases, keys=keys)
             if len(answer) == 1:

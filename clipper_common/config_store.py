@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import aclosing
 from typing import Final
 
-from clipper_common import changes, scripts
+from clipper_common import changes, jsontext, scripts
 from clipper_common.changes import Write
 from clipper_common.config_copy import ConfigCopy, Update
 from clipper_common.faults import FaultLog
@@ -73,7 +73,7 @@ class ConfigStore:
         Answers the new revision.
         """
         writes = list(writes)
-        without_keys = json.dumps([(database, (command[0], *command[2:])) for database, command in writes])
+        without_keys = jsontext.dumps([(database, (command[0], *command[2:])) for database, command in writes])
         args, keys = (str(based_on.revision), based_on.epoch, without_keys), [write.key for write in writes]
         revision = int(await self._redis.run(scripts.COMMIT, *args, keys=keys))
         return None if revision < 0 else revision

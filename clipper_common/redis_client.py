@@ -138,7 +138,7 @@ class RedisClient:
     async def close(self) -> None:
         await self._redis.aclose()
 
-    async def run(self, script: Script, *args: str, keys: Iterable[str] = ()) -> Any:
+    async def run(self, script: Script, *args: str | bytes, keys: Iterable[str] = ()) -> Any:
         """Run a script by its digest. A Redis that does not have it, since it was restarted for instance, gets it."""
         if script not in self._registered:
             self._registered[script] = self._redis.register_script(script.text)

@@ -25,7 +25,7 @@ class Script:
     """A script, and the keys that each call of it begins with; those that the call names follow."""
 
     text: str
-    keys: tuple[str, ...]
+    keys: tuple[bytes, ...]
 
 
 def _script(name: str, *places: str, reads_records: bool = False) -> Script:
@@ -34,7 +34,7 @@ def _script(name: str, *places: str, reads_records: bool = False) -> Script:
     source = "\n".join(map(_source, [*shared, name]))
     given = f"local function given(index) return KEYS[{len(places)} + index] end\n"
     text = _FACT.sub(lambda fact: _value(fact[1], fact[2], places), source)
-    return Script(given + text, tuple(getattr(LAYOUT, place).key for place in places))
+    return Script(given + text, tuple(getattr(LAYOUT, place).key.encode() for place in places))
 
 
 def _value(of: str, name: str, places: Sequence[str]) -> str:

@@ -34,7 +34,7 @@ class Watched:
         self.before: Callable[[Script], None] = lambda _: None
         self._run = redis.run
 
-    async def __call__(self, script: Script, *arguments: str, keys: Iterable[str] = ()) -> Any:
+    async def __call__(self, script: Script, *arguments: str | bytes, keys: Iterable[str] = ()) -> Any:
         self.before(script)
         self.ran.append(script)
         return await self._run(script, *arguments, keys=keys)

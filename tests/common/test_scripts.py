@@ -48,7 +48,7 @@ def test_databases_and_keys_are_those_of_the_layout(file: Path) -> None:
 def test_each_script_is_given_the_keys_that_it_names(name: str) -> None:
     script = ALL[name]
     code = (FOLDER / f"{name.lower()}.lua").read_text()
-    named = {getattr(LAYOUT, place).key for place in re.findall(r"(?<![.\w])key\.(\w+)", code)}
+    named = {getattr(LAYOUT, place).key.encode() for place in re.findall(r"(?<![.\w])key\.(\w+)", code)}
     assert named <= set(script.keys)
     assert f"KEYS[{len(script.keys)} + index]" in script.text
 
