@@ -61,7 +61,10 @@ setup(
     python_requires=">=3.11",
     packages=PROGRAMS + FRONTEND_PACKAGES + SDK_PACKAGES + CONTAINER_PACKAGES,
     package_dir={"clipper_containers": "containers/python"},
-    package_data={package: ["py.typed", "*.pxd"] for package in [*PROGRAMS, *FRONTEND_PACKAGES, "clipper_containers"]},
+    package_data={
+        **{package: ["py.typed", "*.pxd"] for package in [*PROGRAMS, *FRONTEND_PACKAGES, "clipper_containers"]},
+        "clipper_common": ["py.typed", "*.pxd", "lua/*.lua"],
+    },
     ext_modules=[
         Extension(".".join(path.parts), [f"{path}.py"], extra_compile_args=["-O2", "-g0", "-w"]) for path in COMPILED
     ],

@@ -14,10 +14,13 @@ from bench.cluster import NOOP, Cluster
 from bench.open_loop import Load, Outcome, Result, RunningLoad
 from bench.programs import HOST, http
 from bench.report import Table, median, progress
-from clipper_common import records
+from clipper_common import changes
+from clipper_common.changes import Write
+from clipper_common.config_store import ConfigStore
 from clipper_common.datatypes import InputType, ModelId
-from clipper_common.records import Application, Model, Write
-from clipper_common.store import ConfigStore
+from clipper_common.membership_store import MembershipStore
+from clipper_common.records import Application, Model
+from clipper_common.redis_client import RedisClient
 
 _NUMBERS: Final = (10, 100, 1000, 4000, 10_000)
 _QUICK_NUMBERS: Final = (10, 200)
@@ -33,23 +36,24 @@ def writes(number: int) -> list[Write]:
     """An application, its model and their link."""
     model = ModelId(f"model-{number}", "1")
     return [
-        *records.put_application(Application(f"app-{number}", InputType.DOUBLES, "-1", 500_000)),
-        records.put_model(Model(model, InputType.DOUBLES)),
-        records.put_current_version(model),
-        records.put_link(f"app-{number}", model.name),
+        *changes.put_application(Application(f"app-{number}", InputType.DOUBLES, "-1", 500_000)),
+        changes.put_model(Model(model, InputType.DOUBLES)),
+        changes.put_current_version(model),
+        changes.put_link(f"app-{number}", model.name),
     ]
 
 
 async def fill(redis_port: int, number: int) -> None:
     """Register `number` applications and models, and wait until the query frontend serves them."""
-    store = ConfigStore(HOST, redis_port)
+    redis_client = RedisClient(HOST, redis_port)
+    store, members = ConfigStore(redis_client), MembershipStore(redis_client)
     try:
         for begin in range(0, number, _AT_ONCE):
             some = [write for each in range(begin, min(begin + _AT_ONCE, number)) for write in writes(each)]
             revision = await store.commit(await store.read_latest(), some)
-            assert revision is not None and await store.wait_until_applied(revision, _APPLY_SECONDS)
+            assert revision is not None and await members.wait_until_applied(revision, _APPLY_SECONDS)
     finally:
-        await store.close()
+        await redis_client.close()
 
 
 def seconds_each(times: int, do: Callable[[int], object]) -> Iterator[float]:

@@ -7,9 +7,9 @@ from clipper_common.errors import ClipperException
 
 def check(host: str, port: int) -> None:
     """Raise ClipperException when this Redis refuses. One that does not answer may yet answer others."""
-    from clipper_common import store  # here, because it brings the client of Redis along
+    from clipper_common.redis_client import refusal_at  # here, because it brings the client of Redis along
 
-    if reason := store.refusal_at(host, port):
+    if reason := refusal_at(host, port):
         raise ClipperException(f"Redis at {host}:{port} cannot be used: {reason}")
 
 

@@ -4,23 +4,22 @@ Each commit notes in a journal which records it wrote, so that a change costs th
 journal does not reach back, all is read, page by page: no call keeps Redis or its client busy for long.
 """
 
-import json
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final, NamedTuple
 
-from clipper_common import scripts
+from clipper_common import jsontext, scripts
 from clipper_common.constants import CONFIG_REREAD_SECONDS
-from clipper_common.reading import CONFIGURATION, Draft
-from clipper_common.records import Place, Snapshot
+from clipper_common.layout import LAYOUT, Collection, Place
+from clipper_common.reading import Draft
+from clipper_common.snapshot import Snapshot
 
 _ATTEMPTS: Final = 3
 _SHARE_OF_REREADING: Final = 0.05
 """The most of the time that reading everything again may take."""
-_CONFIGURATION_JSON: Final = json.dumps(CONFIGURATION)
 
 Eval = Callable[..., Awaitable[Any]]
-"""Runs a script of `scripts` with its arguments."""
+"""Runs a script of `scripts` with its arguments and keys."""
 
 
 class Update(NamedTuple):
@@ -63,8 +62,8 @@ class ConfigCopy:
             revision, epoch, found = await self._evaluate(scripts.READ_HEAD)
             before = int(revision), epoch.decode()
             draft.put_head(found)
-            for database, kind in CONFIGURATION:
-                await self._read_pages(draft, database, kind)
+            for collection in LAYOUT.configuration:
+                await self._read_pages(draft, collection)
             head = await self._catch_up(draft, before)
             if head:
                 break
@@ -73,28 +72,29 @@ class ConfigCopy:
         # Without a head, a program that writes no journal is at it: what it changed since is read next time.
         return self._take(draft, head or before)
 
-    async def _read_pages(self, draft: Draft, database: int, kind: str) -> None:
+    async def _read_pages(self, draft: Draft, collection: Collection) -> None:
         cursor = b""
         while cursor != b"0":
-            cursor, found = await self._evaluate(scripts.READ_PAGE, str(database), kind, cursor.decode() or "0")
-            draft.put(database, found)
-        draft.keep_found(database)
+            cursor, found = await self._evaluate(scripts.READ_PAGE, collection.name, cursor.decode() or "0")
+            draft.put(collection, found)
+        draft.keep_found(collection)
 
     async def _catch_up(
         self, draft: Draft, head: tuple[int, str], places: Iterable[Place] = ()
     ) -> tuple[int, str] | None:
         """Put into `draft` what was committed since `head`. Answers the new head, or None if the journal lacks it."""
         revision, epoch = head
-        wanted, is_last = json.dumps(list(places)), False
+        wanted, is_last = list(places), False
+        databases, keys = jsontext.dumps([place.database for place in wanted]), [place.key for place in wanted]
         while not is_last:
-            answer = await self._evaluate(scripts.READ_CHANGES, str(revision), epoch, _CONFIGURATION_JSON, wanted)
+            answer = await self._evaluate(scripts.READ_CHANGES, str(revision), epoch, databases, keys=keys)
             if len(answer) == 1:
                 return None
             reached, is_last, found_head, found = answer
             revision = int(reached)
             draft.put_head(found_head)
-            for (database, _), of_one in zip(CONFIGURATION, found, strict=True):
-                draft.put(database, of_one)
+            for collection, of_one in zip(LAYOUT.configuration, found, strict=True):
+                draft.put(collection, of_one)
         return revision, epoch
 
     def _take(self, draft: Draft, head: tuple[int, str]) -> frozenset[Place]:

@@ -5,38 +5,26 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, NamedTuple, TypeVar
 
-from clipper_common import records
 from clipper_common.constants import MAX_WORKERS
 from clipper_common.datatypes import ModelId, is_plain_text, printable
 from clipper_common.errors import RecordError
+from clipper_common.layout import LAYOUT, Collection, Faults, Place
 from clipper_common.records import (
-    APPLICATION_DB,
-    CLIPPER_DB,
     COUNTS,
-    CURRENT_VERSION_PREFIX,
-    EPOCH_PLACE,
-    LINK_DB,
-    METADATA_DB,
-    MODEL_DB,
-    REVISION_PLACE,
-    WORKERS_PLACE,
+    EPOCH_CHARACTERS,
+    MAX_EPOCH_BYTES,
     Application,
-    Faults,
     Model,
-    Place,
     Replica,
-    Snapshot,
     check_model_text,
     to_int,
 )
+from clipper_common.snapshot import Snapshot
 
 Found = tuple[bytes, bytes, Any]
 """A key, the reason why it was not read (or empty), and its value: a text, the list of a set or flat hash, or None."""
 
-CONFIGURATION: Final = ((APPLICATION_DB, "hash"), (MODEL_DB, "hash"), (METADATA_DB, "string"), (LINK_DB, "set"))
-"""The databases with the configuration, and the type of their values."""
-
-_EPOCH: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
+_EPOCH: Final = re.compile(rf"[{EPOCH_CHARACTERS}]{{1,{MAX_EPOCH_BYTES}}}")
 
 
 class Draft:
@@ -51,84 +39,83 @@ class Draft:
         self._last = last
         self._keeps_good = keeps_good
         self._faults = dict(last.faults)
-        self._found: dict[int, set[Any]] = {database: set() for database, _ in CONFIGURATION}
-        """The names of the records that were found, by database."""
+        self._found: dict[Collection, set[Any]] = {collection: set() for collection in LAYOUT.configuration}
+        """The names of the records that were found."""
         self._found_wrong: set[Place] = set()
         self._head: dict[str, Any] = {}
-        self._records: dict[int, Mapping[Any, Any]] = {
-            APPLICATION_DB: last.applications,
-            MODEL_DB: last.models,
-            METADATA_DB: last.current_versions,
-            LINK_DB: last.links,
+        self._records: dict[Collection, Mapping[Any, Any]] = {
+            LAYOUT.applications: last.applications,
+            LAYOUT.models: last.models,
+            LAYOUT.current_versions: last.current_versions,
+            LAYOUT.links: last.links,
         }
-        """The records, by database: those of `last` until one changes."""
-        self._copied: dict[int, dict[Any, Any]] = {}
+        """The records, by collection: those of `last` until one changes."""
+        self._copied: dict[Collection, dict[Any, Any]] = {}
 
-    def put(self, database: int, found: Iterable[Found]) -> None:
-        """Take over the values that were found in a database of the configuration."""
-        kind = _KINDS[database]
+    def put(self, collection: Collection, found: Iterable[Found]) -> None:
+        """Take over the values that were found in a collection of the configuration."""
+        kind = _KINDS[collection]
         for found_one in found:
-            place, value, fault = _read(database, found_one, kind.read)
+            place, value, fault = _read(collection.database, found_one, kind.read)
             self._note(place, fault)
             name = kind.name(place.key)
             if kind.place(name) != place or place.key.encode() != found_one[0]:
                 continue
             if fault or value is not None:
-                self._found[database].add(name)
+                self._found[collection].add(name)
             if fault and self._keeps_good:
                 continue
-            if value != self._records[database].get(name):
-                self._change(place, name, value)
+            if value != self._records[collection].get(name):
+                self._change(collection, place, name, value)
 
-    def keep_found(self, database: int) -> None:
-        """Remove the records that were not found in a database of the configuration."""
-        for name in self._records[database].keys() - self._found[database]:
-            self._change(_KINDS[database].place(name), name, None)
+    def keep_found(self, collection: Collection) -> None:
+        """Remove the records that were not found in a collection of the configuration."""
+        for name in self._records[collection].keys() - self._found[collection]:
+            self._change(collection, _KINDS[collection].place(name), name, None)
         for place in self._faults.keys() - self._found_wrong:
-            if place.database == database:
+            if LAYOUT.collection_at(place) is collection:
                 del self._faults[place]
 
     def put_head(self, found: Iterable[Found]) -> None:
         """Take over the revision, the epoch and the number of workers. A value that is not `found` does not exist."""
         last = self._last
-        known = {REVISION_PLACE: last.revision, EPOCH_PLACE: "", WORKERS_PLACE: last.workers}
+        known = {LAYOUT.revision: last.revision, LAYOUT.epoch: "", LAYOUT.workers: last.workers}
         values: dict[Place, Any] = {}
         for place in known:
             self._note(place, "")
         for found_one in found:
-            place, values[place], fault = _read(CLIPPER_DB, found_one, _head)
+            place, values[place], fault = _read(LAYOUT.home, found_one, _head)
             self._note(place, fault)
             if fault and self._keeps_good:
                 values[place] = known.get(place)
         self._head = {
-            "revision": values.get(REVISION_PLACE) or 0,
-            "epoch": values.get(EPOCH_PLACE) or "",
-            "workers": values.get(WORKERS_PLACE),
+            "revision": values.get(LAYOUT.revision) or 0,
+            "epoch": values.get(LAYOUT.epoch) or "",
+            "workers": values.get(LAYOUT.workers),
         }
         if self._head["workers"] != last.workers:
-            self.changed.add(WORKERS_PLACE)
+            self.changed.add(LAYOUT.workers)
 
     def snapshot(self) -> Snapshot:
         """Return the earlier snapshot with all changes."""
         return replace(
             self._last,
-            applications=self._records[APPLICATION_DB],
-            models=self._records[MODEL_DB],
-            current_versions=self._records[METADATA_DB],
-            links=self._records[LINK_DB],
+            applications=self._records[LAYOUT.applications],
+            models=self._records[LAYOUT.models],
+            current_versions=self._records[LAYOUT.current_versions],
+            links=self._records[LAYOUT.links],
             faults=self._faults,
             **self._head,
         )
 
-    def _change(self, place: Place, name: Any, value: Any) -> None:
+    def _change(self, collection: Collection, place: Place, name: Any, value: Any) -> None:
         self.changed.add(place)
-        database = place.database
-        if database not in self._copied:
-            self._copied[database] = self._records[database] = dict(self._records[database])
+        if collection not in self._copied:
+            self._copied[collection] = self._records[collection] = dict(self._records[collection])
         if value is None:
-            del self._copied[database][name]
+            del self._copied[collection][name]
         else:
-            self._copied[database][name] = value
+            self._copied[collection][name] = value
 
     def _note(self, place: Place, fault: str) -> None:
         if fault:
@@ -147,7 +134,7 @@ def read_replicas(found: Iterable[Found]) -> tuple[list[Replica], Faults]:
     """Return the valid records of replicas, in order, and the faults of the others."""
     replicas, faults = [], {}
     for found_one in found:
-        place, replica, fault = _read(records.REPLICA_DB, found_one, _replica)
+        place, replica, fault = _read(LAYOUT.replicas.database, found_one, _replica)
         if fault:
             faults[place] = fault
         elif replica is not None:
@@ -176,9 +163,9 @@ def _read(database: int, found: Found, read: Callable[[str, Any], Record]) -> tu
 
 
 def _head(key: str, value: bytes) -> int | str:
-    if key == records.REVISION_KEY:
+    if key == LAYOUT.revision.key:
         return to_int(_text(value), "it is ", COUNTS)
-    if key == records.WORKERS_KEY:
+    if key == LAYOUT.workers.key:
         return to_int(_text(value), "it is ", range(1, MAX_WORKERS + 1))
     if not _EPOCH.fullmatch(_text(value)):
         raise RecordError("it is no epoch of Clipper's")
@@ -186,18 +173,18 @@ def _head(key: str, value: bytes) -> int | str:
 
 
 def _application(key: str, value: Sequence[bytes]) -> Application:
-    return Application.from_hash(key, _hash(value))
+    return Application.from_hash(LAYOUT.applications.record_name(key), _hash(value))
 
 
 def _model(key: str, value: Sequence[bytes]) -> Model:
     model = Model.from_hash(_hash(value))
-    _check_key(key, records.model_place(model.id))
+    _check_key(key, LAYOUT.model_place(model.id))
     return model
 
 
 def _replica(key: str, value: Sequence[bytes]) -> Replica:
     replica = Replica.from_hash(_hash(value))
-    _check_key(key, records.replica_place(replica.model, replica.replica_id))
+    _check_key(key, LAYOUT.replica_place(replica.model, replica.replica_id))
     return replica
 
 
@@ -207,14 +194,15 @@ def _check_key(key: str, place: Place) -> None:
 
 
 def _current_version(key: str, value: bytes) -> str:
-    if not key.startswith(CURRENT_VERSION_PREFIX):
-        raise RecordError(f"its key does not begin with {CURRENT_VERSION_PREFIX}")
-    check_model_text(key.removeprefix(CURRENT_VERSION_PREFIX), "it is for ")
+    prefix = LAYOUT.current_versions.prefix
+    if not key.startswith(prefix):
+        raise RecordError(f"its key does not begin with {prefix}")
+    check_model_text(LAYOUT.current_versions.record_name(key), "it is for ")
     return check_model_text(_text(value), "it is ")
 
 
 def _links(key: str, value: Sequence[bytes]) -> tuple[str, ...]:
-    if not is_plain_text(key):
+    if not is_plain_text(LAYOUT.links.record_name(key)):
         raise RecordError("its key cannot be the name of an application")
     return tuple(sorted(check_model_text(_text(name), "it has ") for name in value))
 
@@ -232,7 +220,7 @@ def _text(value: bytes, what: str = "it") -> str:
 
 
 class _Kind(NamedTuple):
-    """The type of the records of a database."""
+    """How the records of a collection are read and named."""
 
     read: Callable[[str, Any], Any]
     name: Callable[[str], Any]
@@ -240,11 +228,9 @@ class _Kind(NamedTuple):
     place: Callable[[Any], Place]
 
 
-_KINDS: Final[Mapping[int, _Kind]] = {
-    APPLICATION_DB: _Kind(_application, str, records.application_place),
-    MODEL_DB: _Kind(_model, ModelId.parse, records.model_place),
-    METADATA_DB: _Kind(
-        _current_version, lambda key: key.removeprefix(CURRENT_VERSION_PREFIX), records.current_version_place
-    ),
-    LINK_DB: _Kind(_links, str, records.links_place),
+_KINDS: Final[Mapping[Collection, _Kind]] = {
+    LAYOUT.applications: _Kind(_application, LAYOUT.applications.record_name, LAYOUT.application_place),
+    LAYOUT.models: _Kind(_model, lambda key: ModelId.parse(LAYOUT.models.record_name(key)), LAYOUT.model_place),
+    LAYOUT.current_versions: _Kind(_current_version, LAYOUT.current_versions.record_name, LAYOUT.current_version_place),
+    LAYOUT.links: _Kind(_links, LAYOUT.links.record_name, LAYOUT.links_place),
 }

@@ -1,14 +1,13 @@
-"""What Redis holds: records as frozen dataclasses, and their keys, fields and text forms.
+"""The records that Redis holds, as frozen dataclasses: their fields and text forms, and what these may be.
 
-The schema is Clipper 0.4's (databases 1 to 7), and database 0 for what 0.4 did not have. `docs/redis-schema.md` has
-the tables.
+`docs/redis-schema.md` has the tables.
 """
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Final, NamedTuple, Self
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Self
 
 from clipper_common.constants import (
     DEFAULT_BATCH_SIZE,
@@ -20,34 +19,9 @@ from clipper_common.constants import (
 from clipper_common.datatypes import BatchPolicy, InputType, ModelId, is_model_text, is_plain_text, printable
 from clipper_common.errors import ClipperException, RecordError
 
-# --- databases and keys ---
-CLIPPER_DB: Final = 0
-STATE_DB: Final = 1
-MODEL_DB: Final = 2
-REPLICA_DB: Final = 3
-APPLICATION_DB: Final = 5
-METADATA_DB: Final = 6
-LINK_DB: Final = 7
+# --- what Redis may hold ---
 
 SCHEMA_VERSION: Final = "1"
-SCHEMA_KEY: Final = "clipper:schema_version"
-REVISION_KEY: Final = "clipper:revision"
-EPOCH_KEY: Final = "clipper:epoch"
-CLUSTER_KEY: Final = "clipper:cluster"
-LAST_CLUSTER_KEY: Final = "clipper:last_cluster"
-WORKERS_KEY: Final = "clipper:workers"
-FRONTEND_PREFIX: Final = "clipper:frontend:"
-LIVING_KEY: Final = "clipper:living_frontends"
-REPLICA_NUMBER_PREFIX: Final = "clipper:replica_number:"
-REPLICA_COUNT_PREFIX: Final = "clipper:replica_count:"
-REACHED_PREFIX: Final = "reached:"
-"""The prefix of the fields of a frontend's record that name the model versions it reaches."""
-JOURNAL_KEY: Final = "clipper:journal"
-CHANGES_CHANNEL: Final = "clipper:changes"
-FRONTENDS_CHANNEL: Final = "clipper:frontends_changed"
-"""A message says that query frontends came or went, or have other replicas than before."""
-
-CURRENT_VERSION_PREFIX: Final = "CURRENT_MODEL_VERSION:"
 DEFAULT_POLICY: Final = "DefaultOutputSelectionPolicy"
 
 MAX_RECORD_BYTES: Final = 2 * 1024 * 1024
@@ -58,12 +32,15 @@ MAX_KEY_BYTES: Final = 4096
 COUNTER_DIGITS: Final = 15
 """The most digits of a revision: Lua, in which Redis computes, has doubles only."""
 REPLICA_NUMBER_DIGITS: Final = 9
+EPOCH_CHARACTERS: Final = "A-Za-z0-9-"
+"""As between brackets in a pattern, of Python and of Lua."""
+MAX_EPOCH_BYTES: Final = 64
 
 # --- fields ---
 
 Hash = Mapping[str, str]
 
-_WHOLE: Final = re.compile(r"-?(0|[1-9][0-9]{0,14})")
+_WHOLE: Final = re.compile(rf"-?(0|[1-9][0-9]{{0,{COUNTER_DIGITS - 1}}})")
 COUNTS: Final = range(10**COUNTER_DIGITS)
 _REPLICA_NUMBERS: Final = range(10**REPLICA_NUMBER_DIGITS)
 _POSITIVE: Final = range(1, MAX_INT32 + 1)
@@ -83,7 +60,7 @@ def _take_int(hash_: Hash, name: str, what: str, allowed: range) -> int:
 
 
 def _take_size_limit(hash_: Hash, name: str, what: str) -> int:
-    """0 if there is none."""
+    """Return the limit; 0 if there is none."""
     return _take_int(hash_, name, what, SIZE_LIMITS) if name in hash_ else 0
 
 
@@ -189,7 +166,7 @@ class Model:
     registration: str = ""
     """Differs between two registrations of one name and version; empty when Clipper 0.4 wrote the record."""
     learning_policy: BatchPolicy = BatchPolicy.LEARNED
-    """By which the batch size is learned, when it is."""
+    """The policy by which the batch size is learned, when it is."""
     batch_delay_micros: int = 0
     max_output_bytes: int = MAX_OUTPUT_BYTES
     """The largest output for one input."""
@@ -200,7 +177,7 @@ class Model:
         return self.learning_policy if self.batch_size == DEFAULT_BATCH_SIZE else BatchPolicy.FIXED
 
     def with_batching_of(self, other: Self) -> Self:
-        """What may change while the version is registered comes from `other`, all else stays."""
+        """Return this version with the batching of `other`: that may change while the version is registered."""
         return replace(
             self,
             batch_size=other.batch_size,
@@ -278,7 +255,7 @@ class Replica:
 
 
 def _shown_id(hash_: Hash) -> str:
-    """How a record that may be wrong is named."""
+    """Return how a record that may be wrong is named."""
     return printable(f"{hash_.get('model_name')}:{hash_.get('model_version')}", 80)
 
 
@@ -292,7 +269,7 @@ class FrontendReport:
 
     frontend_id: str
     revision: int
-    """By which it serves."""
+    """The revision by which it serves."""
     rpc_address: str = ""
     """Where containers reach it; empty when it does not know."""
     replicas: Sequence[tuple[str, Replica]] = ()
@@ -302,7 +279,7 @@ class FrontendReport:
     """The model versions that it has a replica of, or is relayed to one."""
 
     def to_json(self) -> str:
-        """All but the revision."""
+        """Return all but the revision, as JSON."""
         replicas = [[name, replica.to_hash()] for name, replica in self.replicas]
         return json.dumps([self.rpc_address, replicas, sorted(map(str, self.reached))])
 
@@ -314,7 +291,7 @@ class Frontend:
     id: str
     rpc_address: str
     models: frozenset[ModelId]
-    """Of which it has replicas."""
+    """The model versions that it has replicas of."""
 
     @classmethod
     def from_json(cls, text: bytes) -> Self:
@@ -331,151 +308,3 @@ class Frontend:
         if not all(isinstance(part, str) and is_model_text(part) for model in models for part in model):
             raise RecordError("its summary has model versions with no proper names")
         return cls(frontend_id, address or "", models)
-
-
-# --- reading: each record is one, or it is wrong ---
-
-
-class Place(NamedTuple):
-    """Where a record is kept."""
-
-    database: int
-    key: str
-
-    def __str__(self) -> str:
-        return f"'{printable(self.key)}' in database {self.database}"
-
-
-Faults = Mapping[Place, str]
-"""Why the records in these places are wrong."""
-
-
-def application_place(name: str) -> Place:
-    return Place(APPLICATION_DB, name)
-
-
-def _state_place(app_name: str) -> Place:
-    """Of the selection policy."""
-    return Place(STATE_DB, f"{app_name}:0:0")
-
-
-def links_place(app_name: str) -> Place:
-    return Place(LINK_DB, app_name)
-
-
-def model_place(model: ModelId) -> Place:
-    return Place(MODEL_DB, str(model))
-
-
-def current_version_place(model_name: str) -> Place:
-    return Place(METADATA_DB, CURRENT_VERSION_PREFIX + model_name)
-
-
-def replica_place(model: ModelId, replica_id: int) -> Place:
-    return Place(REPLICA_DB, f"{model.name},{model.version},{replica_id}")
-
-
-REVISION_PLACE: Final = Place(CLIPPER_DB, REVISION_KEY)
-EPOCH_PLACE: Final = Place(CLIPPER_DB, EPOCH_KEY)
-WORKERS_PLACE: Final = Place(CLIPPER_DB, WORKERS_KEY)
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """All configuration at one revision. Not to be changed: what differs is a new snapshot."""
-
-    revision: int = 0
-    applications: Mapping[str, Application] = field(default_factory=dict)
-    models: Mapping[ModelId, Model] = field(default_factory=dict)
-    current_versions: Mapping[str, str] = field(default_factory=dict)
-    links: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Application name to the names of the models linked to it."""
-    workers: int | None = None
-    """Of each query frontend; None leaves it to them."""
-    epoch: str = ""
-    """Of the Redis that it was read from; empty when that is new, or lost all."""
-    faults: Faults = field(default_factory=dict, compare=False)
-    """The other records in Redis, which cannot be used, and why."""
-
-    def places(self) -> Iterator[Place]:
-        """Where its records are."""
-        yield from map(application_place, self.applications)
-        yield from map(model_place, self.models)
-        yield from map(current_version_place, self.current_versions)
-        yield from map(links_place, self.links)
-        if self.workers is not None:
-            yield WORKERS_PLACE
-
-    def versions(self, model_name: str) -> list[str]:
-        return [model.version for model in self.models if model.name == model_name]
-
-    def apps_linked_to(self, model_name: str) -> list[Application]:
-        return [app for name, app in self.applications.items() if model_name in self.links.get(name, ())]
-
-    def same_configuration(self, other: "Snapshot") -> bool:
-        return replace(self, revision=other.revision, epoch=other.epoch) == other
-
-
-# --- writes: what a change of configuration does to Redis, as values ---
-
-
-class Write(NamedTuple):
-    """One Redis command in one database; `store.commit` carries out several at once or none."""
-
-    database: int
-    command: tuple[str, ...]
-
-
-def _write(place: Place, command: str, *arguments: str) -> Write:
-    return Write(place.database, (command, place.key, *arguments))
-
-
-def _hset(place: Place, hash_: Hash) -> Write:
-    return _write(place, "HSET", *(text for pair in hash_.items() for text in pair))
-
-
-def put_application(app: Application) -> list[Write]:
-    state = json.dumps({"y_hat": app.default_output}, separators=(",", ":"))
-    return [_hset(application_place(app.name), app.to_hash()), _write(_state_place(app.name), "SET", state)]
-
-
-def delete_application(name: str) -> list[Write]:
-    return [_write(place(name), "DEL") for place in (application_place, links_place, _state_place)]
-
-
-def put_link(app_name: str, model_name: str) -> Write:
-    return _write(links_place(app_name), "SADD", model_name)
-
-
-def delete_link(app_name: str, model_name: str) -> Write:
-    return _write(links_place(app_name), "SREM", model_name)
-
-
-def put_model(model: Model) -> Write:
-    return _hset(model_place(model.id), model.to_hash())
-
-
-def delete_model(model: ModelId) -> Write:
-    return _write(model_place(model), "DEL")
-
-
-def put_current_version(model: ModelId) -> Write:
-    return _write(current_version_place(model.name), "SET", model.version)
-
-
-def delete_current_version(model_name: str) -> Write:
-    return _write(current_version_place(model_name), "DEL")
-
-
-def put_workers(workers: int) -> Write:
-    return _write(WORKERS_PLACE, "SET", str(workers))
-
-
-def put_snapshot(snapshot: Snapshot) -> list[Write]:
-    """Everything in `snapshot`, for a Redis that came back empty."""
-    writes = [write for app in snapshot.applications.values() for write in put_application(app)]
-    writes += map(put_model, snapshot.models.values())
-    writes += [put_current_version(ModelId(*pair)) for pair in snapshot.current_versions.items()]
-    writes += [put_link(app, model) for app, models in snapshot.links.items() for model in models]
-    writes += [put_workers(snapshot.workers)] if snapshot.workers is not None else []
-    return writes

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from clipper_common import webapp
 from clipper_common.body_budget import BodyBudget
+from clipper_common.config_store import ConfigStore
 from clipper_common.constants import (
     CONFIG_POLL_SECONDS,
     EXIT_REDIS_REFUSES,
@@ -18,12 +19,14 @@ from clipper_common.constants import (
     IDLE_CONNECTION_SECONDS,
 )
 from clipper_common.errors import ClipperException
-from clipper_common.store import ConfigStore, StoreError, explain, refusal
+from clipper_common.membership_store import MembershipStore
+from clipper_common.redis_client import RedisClient, StoreError, explain, refusal
 from management_frontend.config import Config
 from management_frontend.handlers import (
     BORDER,
     BUDGET,
     FOLLOW_WORKERS,
+    MEMBERS,
     ROUTES,
     SERVICE,
     STORE,
@@ -50,15 +53,17 @@ def create_app(config: Config) -> web.Application:
     app = webapp.create_app(config.max_body_bytes)
     app.middlewares.extend([refuse_web_pages, errors_as_text])
     app.add_routes(ROUTES)
-    store = app[STORE] = ConfigStore(config.redis_ip, config.redis_port)
-    app[SERVICE] = ChangeService(store)
+    redis = RedisClient(config.redis_ip, config.redis_port)
+    store = app[STORE] = ConfigStore(redis)
+    members = app[MEMBERS] = MembershipStore(redis)
+    app[SERVICE] = ChangeService(store, members)
     app[BUDGET] = BodyBudget(_BODIES_AT_A_TIME * config.max_body_bytes)
     app[FOLLOW_WORKERS] = bool(config.follow_workers)
     app[BORDER] = Border(config.host, config.allowed_origins, config.allowed_hosts)
 
     async def lifetime(_: web.Application) -> AsyncIterator[None]:
-        async with _open(store, config.cluster_id):
-            logger.info("starting on %s:%d with Redis at %s", config.host, config.port, store.address)
+        async with _open(redis, store, members, config.cluster_id):
+            logger.info("starting on %s:%d with Redis at %s", config.host, config.port, redis.address)
             yield
 
     app.cleanup_ctx.append(lifetime)
@@ -66,32 +71,34 @@ def create_app(config: Config) -> web.Application:
 
 
 @contextlib.asynccontextmanager
-async def _open(store: ConfigStore, cluster_id: str | None) -> AsyncIterator[None]:
+async def _open(
+    redis: RedisClient, store: ConfigStore, members: MembershipStore, cluster_id: str | None
+) -> AsyncIterator[None]:
     try:
         await _wait_for_redis(store)
-        async with _task(_reread(store)), _claimed(store, cluster_id):
+        async with _task(_reread(store)), _claimed(members, cluster_id):
             yield
     finally:
-        await store.close()
+        await redis.close()
 
 
 @contextlib.asynccontextmanager
-async def _claimed(store: ConfigStore, cluster_id: str | None) -> AsyncIterator[None]:
+async def _claimed(members: MembershipStore, cluster_id: str | None) -> AsyncIterator[None]:
     """Claim this Redis for the cluster during the block, if the cluster has an id; exit if another one uses it."""
     if cluster_id is None:
         yield
         return
     try:
-        await _claim(store, cluster_id)
+        await _claim(members, cluster_id)
     except StoreError as error:
-        _exit_if_refused(store, error)
+        _exit_if_refused(members.address, error)
         raise
     try:
-        async with _task(_keep_claim(store, cluster_id)):
+        async with _task(_keep_claim(members, cluster_id)):
             yield
     finally:
         with contextlib.suppress(*StoreError):
-            await store.release(cluster_id)
+            await members.release(cluster_id)
 
 
 @contextlib.asynccontextmanager
@@ -112,7 +119,7 @@ async def _wait_for_redis(store: ConfigStore) -> None:
             await store.read()
             return
         except StoreError as error:
-            _exit_if_refused(store, error)
+            _exit_if_refused(store.address, error)
             if not waiting:
                 logger.warning("waiting for Redis at %s: %s", store.address, error)
                 waiting = True
@@ -127,23 +134,23 @@ async def _reread(store: ConfigStore) -> NoReturn:
             await store.read_if_due()
 
 
-def _exit_if_refused(store: ConfigStore, error: BaseException) -> None:
+def _exit_if_refused(address: str, error: BaseException) -> None:
     if refusal(error):
-        logger.error("Redis at %s cannot be used: %s", store.address, explain(error))
+        logger.error("Redis at %s cannot be used: %s", address, explain(error))
         sys.exit(EXIT_REDIS_REFUSES)
 
 
-async def _claim(store: ConfigStore, cluster_id: str) -> None:
+async def _claim(members: MembershipStore, cluster_id: str) -> None:
     try:
-        await store.claim(cluster_id)
+        await members.claim(cluster_id)
     except ClipperException as error:
         logger.error("%s", error)
         sys.exit(EXIT_REDIS_TAKEN)
 
 
-async def _keep_claim(store: ConfigStore, cluster_id: str) -> NoReturn:
+async def _keep_claim(members: MembershipStore, cluster_id: str) -> NoReturn:
     while True:
         await asyncio.sleep(_LEASE_REFRESH_SECONDS)
         # If Redis is unavailable, the claim is renewed once it is back.
         with contextlib.suppress(*StoreError):
-            await _claim(store, cluster_id)
+            await _claim(members, cluster_id)

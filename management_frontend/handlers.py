@@ -8,10 +8,12 @@ from typing import Final, TypeVar
 from aiohttp import web
 
 from clipper_common.body_budget import BodyBudget, OverBudgetError
+from clipper_common.config_store import ConfigStore
 from clipper_common.datatypes import ModelId
 from clipper_common.errors import QueryError, RequestError
-from clipper_common.records import Snapshot
-from clipper_common.store import ConfigStore, StoreError
+from clipper_common.membership_store import MembershipStore
+from clipper_common.redis_client import StoreError
+from clipper_common.snapshot import Snapshot
 from clipper_common.webapp import Handler, json_response, read_body
 from management_frontend import schemas, service, views
 from management_frontend.origins import Border
@@ -21,6 +23,7 @@ from management_frontend.service import Change, ChangeService
 from management_frontend.wrong import WrongRecordError
 
 STORE: Final = web.AppKey("store", ConfigStore)
+MEMBERS: Final = web.AppKey("members", MembershipStore)
 SERVICE: Final = web.AppKey("service", ChangeService)
 FOLLOW_WORKERS: Final = web.AppKey("follow_workers", bool)
 BORDER: Final = web.AppKey("border", Border)
@@ -90,14 +93,14 @@ def changes(shape: type[AnyRequest], rule: Callable[[Snapshot, AnyRequest], Chan
 
 def answers(
     shape: type[AnyRequest],
-    read: Callable[[ConfigStore, AnyRequest], Awaitable[Source]],
+    read: Callable[[web.Application, AnyRequest], Awaitable[Source]],
     view: Callable[[Source, AnyRequest], object],
 ) -> Handler:
     """Return a handler that answers with JSON: `view` applied to the result of `read`."""
 
     async def handle(request: web.Request) -> web.Response:
         wanted = await _read(request, shape)
-        return json_response(view(await read(request.app[STORE], wanted), wanted))
+        return json_response(view(await read(request.app, wanted), wanted))
 
     return handle
 
@@ -123,24 +126,25 @@ async def get_frontends_without_replica(request: web.Request) -> web.Response:
     """Answer with the query frontends that cannot reach a replica of a model version, directly or by a relay."""
     wanted = await _read(request, schemas.VersionedModel)
     model = ModelId(wanted.model_name, wanted.model_version)
-    return json_response(await request.app[STORE].not_reaching(model))
+    return json_response(await request.app[MEMBERS].not_reaching(model))
 
 
 async def get_state(request: web.Request) -> web.Response:
     wanted = await _read(request, schemas.SelectionState)
-    return web.Response(text=views.selection_state(await _read_named(request.app[STORE], wanted), wanted))
+    return web.Response(text=views.selection_state(await _read_named(request.app, wanted), wanted))
 
 
-async def _read_all(store: ConfigStore, _: object) -> Snapshot:
-    return await store.read()
+async def _read_all(app: web.Application, _: object) -> Snapshot:
+    return await app[STORE].read()
 
 
-async def _read_named(store: ConfigStore, wanted: object) -> Snapshot:
+async def _read_named(app: web.Application, wanted: object) -> Snapshot:
+    store = app[STORE]
     return await store.read_latest(*places_of(wanted, store.known))
 
 
-async def _read_replicas(store: ConfigStore, _: object) -> views.Replicas:
-    return await store.read_replica_records()
+async def _read_replicas(app: web.Application, _: object) -> views.Replicas:
+    return await app[MEMBERS].read_replica_records()
 
 
 def _one(shape: type[AnyRequest], view: Callable[[Snapshot, AnyRequest], object]) -> Handler:

@@ -5,9 +5,9 @@ They are read again for each request, since programs that do not increment the r
 
 from typing import Final
 
-from clipper_common import records
 from clipper_common.datatypes import ModelId
-from clipper_common.records import Place, Snapshot
+from clipper_common.layout import LAYOUT, Place
+from clipper_common.snapshot import Snapshot
 from management_frontend.schemas import (
     AddApplication,
     AddModel,
@@ -37,16 +37,16 @@ def places_of(request: object, known: Snapshot) -> list[Place]:
             | SetBatching(model_name=name, model_version=version)
             | VersionedModel(model_name=name, model_version=version)
         ):
-            return [records.model_place(ModelId(name, version)), records.current_version_place(name)]
+            return [LAYOUT.model_place(ModelId(name, version)), LAYOUT.current_version_place(name)]
         case _:
             return []
 
 
 def _application(name: str) -> list[Place]:
-    return [records.application_place(name), records.links_place(name)]
+    return [LAYOUT.application_place(name), LAYOUT.links_place(name)]
 
 
 def _current(model_name: str, known: Snapshot) -> list[Place]:
     version = known.current_versions.get(model_name)
-    current = [] if version is None else [records.model_place(ModelId(model_name, version))]
-    return [records.current_version_place(model_name), *current]
+    current = [] if version is None else [LAYOUT.model_place(ModelId(model_name, version))]
+    return [LAYOUT.current_version_place(model_name), *current]

@@ -12,7 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple
 
-from clipper_common import records
+from clipper_common import changes
+from clipper_common.changes import Write
+from clipper_common.config_store import ConfigStore
 from clipper_common.constants import (
     APPLY_SECONDS,
     DEFAULT_BATCH_SIZE,
@@ -28,8 +30,11 @@ from clipper_common.constants import (
 )
 from clipper_common.datatypes import BatchPolicy, InputType, ModelId, escape, is_app_name, is_id_part, is_model_name
 from clipper_common.errors import QueryError, RequestError
-from clipper_common.records import Application, Model, Place, Snapshot, Write
-from clipper_common.store import ConfigStore, StoreError
+from clipper_common.layout import LAYOUT, Place
+from clipper_common.membership_store import MembershipStore
+from clipper_common.records import Application, Model
+from clipper_common.redis_client import StoreError
+from clipper_common.snapshot import Snapshot
 from management_frontend.schemas import (
     AddApplication,
     AddModel,
@@ -74,8 +79,9 @@ class LostConfigurationError(RequestError):
 class ChangeService:
     """Commits changes of the configuration, one at a time."""
 
-    def __init__(self, store: ConfigStore) -> None:
+    def __init__(self, store: ConfigStore, members: MembershipStore) -> None:
         self._store = store
+        self._members = members
         self._saw_epoch = False
         self._lock = asyncio.Lock()
 
@@ -120,7 +126,7 @@ class ChangeService:
     async def _wait_until_applied(self, revision: int) -> None:
         # The change is committed, so it does not fail if Redis becomes unavailable now.
         with contextlib.suppress(*StoreError):
-            if not await self._store.wait_until_applied(revision, APPLY_SECONDS):
+            if not await self._members.wait_until_applied(revision, APPLY_SECONDS):
                 logger.warning("a query frontend did not follow revision %d in %s s", revision, APPLY_SECONDS)
 
 
@@ -139,7 +145,7 @@ def add_application(snapshot: Snapshot, wanted: AddApplication) -> Change:
         raise QueryError(f"default_output is larger than {MAX_DEFAULT_OUTPUT_BYTES} bytes")
     if wanted.latency_slo_micros <= 0:
         raise QueryError(f"latency_slo_micros must be greater than 0, not {wanted.latency_slo_micros}")
-    need(snapshot.faults, records.application_place(name))
+    need(snapshot.faults, LAYOUT.application_place(name))
     if name in snapshot.applications:
         raise QueryError(f"application '{name}' already exists")
     if len(snapshot.applications) >= MAX_APPLICATIONS:
@@ -158,7 +164,7 @@ def add_application(snapshot: Snapshot, wanted: AddApplication) -> Change:
         max_body_bytes=wanted.max_body_bytes or 0,
     )
     # Clipper 0.4 left the links of a deleted application behind.
-    writes = records.delete_application(name) + records.put_application(app)
+    writes = changes.delete_application(name) + changes.put_application(app)
     return Change(writes, f"Successfully added application with name '{name}'")
 
 
@@ -169,10 +175,10 @@ def _check_size_limit(name: str, limit: int | None) -> None:
 
 def delete_application(snapshot: Snapshot, wanted: NamedApplication) -> Change:
     """Delete an application, even if its record is invalid."""
-    if wanted.name not in snapshot.applications and records.application_place(wanted.name) not in snapshot.faults:
+    if wanted.name not in snapshot.applications and LAYOUT.application_place(wanted.name) not in snapshot.faults:
         raise QueryError(f"Application '{wanted.name}' does not exist")
     return Change(
-        records.delete_application(wanted.name), f"Successfully deleted application with name '{wanted.name}'"
+        changes.delete_application(wanted.name), f"Successfully deleted application with name '{wanted.name}'"
     )
 
 
@@ -180,7 +186,7 @@ def delete_application(snapshot: Snapshot, wanted: NamedApplication) -> Change:
 
 
 def add_model_links(snapshot: Snapshot, wanted: ModelLinks) -> Change:
-    need(snapshot.faults, records.application_place(wanted.app_name), records.links_place(wanted.app_name))
+    need(snapshot.faults, LAYOUT.application_place(wanted.app_name), LAYOUT.links_place(wanted.app_name))
     app = snapshot.applications.get(wanted.app_name)
     if app is None:
         raise QueryError(f"No app with name '{wanted.app_name}' exists.")
@@ -189,14 +195,14 @@ def add_model_links(snapshot: Snapshot, wanted: ModelLinks) -> Change:
     name = _only_model(wanted)
     _check_not_linked(snapshot, app.name, name)
     return Change(
-        [records.put_link(app.name, name)],
+        [changes.put_link(app.name, name)],
         f"Successfully linked model with name '{name}' to application '{app.name}'",
     )
 
 
 def _check_model_fits(snapshot: Snapshot, name: str, app: Application) -> None:
     current_version = ModelId(name, snapshot.current_versions.get(name, ""))
-    need(snapshot.faults, records.current_version_place(name), records.model_place(current_version))
+    need(snapshot.faults, LAYOUT.current_version_place(name), LAYOUT.model_place(current_version))
     versions = [model for model in snapshot.models.values() if model.id.name == name]
     if not versions:
         need(snapshot.faults, *_wrong_versions(snapshot, name))
@@ -214,7 +220,8 @@ def _wrong_versions(snapshot: Snapshot, name: str) -> list[Place]:
     return [
         place
         for place in snapshot.faults
-        if place.database == records.MODEL_DB and ModelId.parse(place.key).name == name
+        if LAYOUT.collection_at(place) is LAYOUT.models
+        and ModelId.parse(LAYOUT.models.record_name(place.key)).name == name
     ]
 
 
@@ -241,13 +248,13 @@ def _check_not_linked(snapshot: Snapshot, app_name: str, model_name: str) -> Non
 
 def delete_model_links(snapshot: Snapshot, wanted: ModelLinks) -> Change:
     app_name = wanted.app_name
-    need(snapshot.faults, records.application_place(app_name), records.links_place(app_name))
+    need(snapshot.faults, LAYOUT.application_place(app_name), LAYOUT.links_place(app_name))
     if app_name not in snapshot.applications:
         raise QueryError(f"No app with name {app_name} exists.")
     for name in wanted.model_names:
         if name not in snapshot.links.get(app_name, ()):
             raise QueryError(f"Cannot remove nonexistent link between app {app_name} and model {name}")
-    return Change([records.delete_link(app_name, name) for name in wanted.model_names], "Success!")
+    return Change([changes.delete_link(app_name, name) for name in wanted.model_names], "Success!")
 
 
 # --- models ---
@@ -257,7 +264,7 @@ def add_model(snapshot: Snapshot, wanted: AddModel, registration: str) -> Change
     """Add a model version. `registration` distinguishes it from any other of the same name and version."""
     name, version = wanted.model_name, wanted.model_version
     model = _new_model(wanted, registration)
-    need(snapshot.faults, records.model_place(model.id))
+    need(snapshot.faults, LAYOUT.model_place(model.id))
     if model.id in snapshot.models:
         raise QueryError(f"model with name '{name}' and version '{version}' already exists")
     _check_id_parts(snapshot, wanted)
@@ -266,7 +273,7 @@ def add_model(snapshot: Snapshot, wanted: AddModel, registration: str) -> Change
     _check_linked_apps_accept(snapshot, name, wanted.input_type)
     if wanted.check_only:
         return Change([], f"Model with name '{name}' and version '{version}' can be added")
-    writes = [records.put_model(model)] + ([records.put_current_version(model.id)] if wanted.make_current else [])
+    writes = [changes.put_model(model)] + ([changes.put_current_version(model.id)] if wanted.make_current else [])
     kind = wanted.input_type.canonical_name
     return Change(writes, f"Successfully added model with name '{name}' and input type '{kind}'")
 
@@ -286,14 +293,14 @@ def _new_model(wanted: AddModel, registration: str) -> Model:
 
 def set_batching(snapshot: Snapshot, wanted: SetBatching) -> Change:
     name, version = wanted.model_name, wanted.model_version
-    need(snapshot.faults, records.model_place(ModelId(name, version)))
+    need(snapshot.faults, LAYOUT.model_place(ModelId(name, version)))
     model = snapshot.models.get(ModelId(name, version))
     if model is None:
         raise QueryError(f"model with name '{name}' and version '{version}' does not exist")
     changed = _with_batching(model, wanted)
     size = f" of {changed.batch_size}" if changed.batch_policy is BatchPolicy.FIXED else ""
     return Change(
-        [records.put_model(changed)],
+        [changes.put_model(changed)],
         f"Model with name '{name}' and version '{version}' now has the batch policy "
         f"'{changed.batch_policy}'{size} and a batch delay of {changed.batch_delay_micros} microseconds",
     )
@@ -367,17 +374,17 @@ def _check_linked_apps_accept(snapshot: Snapshot, model_name: str, input_type: I
 def delete_versioned_model(snapshot: Snapshot, wanted: VersionedModel) -> Change:
     """Delete a model version, even if its record is invalid."""
     model = ModelId(wanted.model_name, wanted.model_version)
-    if model not in snapshot.models and records.model_place(model) not in snapshot.faults:
+    if model not in snapshot.models and LAYOUT.model_place(model) not in snapshot.faults:
         raise QueryError(f"model with name '{model.name}' and version '{model.version}' does not exist")
-    writes = [records.delete_model(model)]
+    writes = [changes.delete_model(model)]
     if snapshot.current_versions.get(model.name) == model.version:
-        writes.append(records.delete_current_version(model.name))
+        writes.append(changes.delete_current_version(model.name))
     return Change(writes, f"Successfully deleted model with name '{model.name}' and version '{model.version}'")
 
 
 def set_model_version(snapshot: Snapshot, wanted: VersionedModel) -> Change:
     name, version = wanted.model_name, wanted.model_version
-    need(snapshot.faults, records.model_place(ModelId(name, version)))
+    need(snapshot.faults, LAYOUT.model_place(ModelId(name, version)))
     if not snapshot.versions(name):
         raise QueryError(f"Cannot set version for nonexistent model '{name}'")
     model = snapshot.models.get(ModelId(name, version))
@@ -385,7 +392,7 @@ def set_model_version(snapshot: Snapshot, wanted: VersionedModel) -> Change:
         raise QueryError(f"Cannot set non-existent version '{version}' for model with name '{name}'")
     _check_linked_apps_accept(snapshot, name, model.input_type)
     return Change(
-        [records.put_current_version(model.id)], f"Successfully set model with name '{name}' to version '{version}'"
+        [changes.put_current_version(model.id)], f"Successfully set model with name '{name}' to version '{version}'"
     )
 
 
@@ -395,4 +402,4 @@ def set_model_version(snapshot: Snapshot, wanted: VersionedModel) -> Change:
 def set_query_frontend_workers(snapshot: Snapshot, wanted: SetWorkers) -> Change:
     if not 1 <= wanted.workers <= MAX_WORKERS:
         raise QueryError(f"workers must be from 1 to {MAX_WORKERS}, not {wanted.workers}")
-    return Change([records.put_workers(wanted.workers)], f"Each query frontend now has {wanted.workers} workers")
+    return Change([changes.put_workers(wanted.workers)], f"Each query frontend now has {wanted.workers} workers")

@@ -2,11 +2,12 @@
 
 from typing import Any
 
-from clipper_common import records
 from clipper_common.constants import MAX_OUTPUT_BYTES
 from clipper_common.datatypes import ModelId
 from clipper_common.errors import QueryError
-from clipper_common.records import Application, Faults, Model, Replica, Snapshot
+from clipper_common.layout import LAYOUT, Faults
+from clipper_common.records import Application, Model, Replica
+from clipper_common.snapshot import Snapshot
 from management_frontend.schemas import (
     LinkedModels,
     Listing,
@@ -28,13 +29,13 @@ def applications(snapshot: Snapshot, wanted: Listing) -> list[str] | list[Json]:
 
 
 def application(snapshot: Snapshot, wanted: NamedApplication) -> Json:
-    need(snapshot.faults, records.application_place(wanted.name), records.links_place(wanted.name))
+    need(snapshot.faults, LAYOUT.application_place(wanted.name), LAYOUT.links_place(wanted.name))
     app = snapshot.applications.get(wanted.name)
     return _application(snapshot, app) if app else {}
 
 
 def linked_models(snapshot: Snapshot, wanted: LinkedModels) -> list[str]:
-    need(snapshot.faults, records.application_place(wanted.app_name), records.links_place(wanted.app_name))
+    need(snapshot.faults, LAYOUT.application_place(wanted.app_name), LAYOUT.links_place(wanted.app_name))
     if wanted.app_name not in snapshot.applications:
         raise QueryError(f"No application with name '{wanted.app_name}' exists.")
     return list(snapshot.links.get(wanted.app_name, ()))
@@ -48,19 +49,19 @@ def models(snapshot: Snapshot, wanted: Listing) -> list[str] | list[Json]:
 
 def model(snapshot: Snapshot, wanted: VersionedModel) -> Json:
     wanted_id = ModelId(wanted.model_name, wanted.model_version)
-    need(snapshot.faults, records.model_place(wanted_id), records.current_version_place(wanted_id.name))
+    need(snapshot.faults, LAYOUT.model_place(wanted_id), LAYOUT.current_version_place(wanted_id.name))
     found = snapshot.models.get(wanted_id)
     return _model(snapshot, found) if found else {}
 
 
 def query_frontend_workers(snapshot: Snapshot, _: Nothing) -> Json:
-    need(snapshot.faults, records.WORKERS_PLACE)
+    need(snapshot.faults, LAYOUT.workers)
     return {"workers": snapshot.workers}
 
 
 def selection_state(snapshot: Snapshot, wanted: SelectionState) -> str:
     """Return the default output, which is the state of the only selection policy; empty without the application."""
-    need(snapshot.faults, records.application_place(wanted.app_name))
+    need(snapshot.faults, LAYOUT.application_place(wanted.app_name))
     app = snapshot.applications.get(wanted.app_name)
     return app.default_output if app else ""
 
@@ -76,7 +77,7 @@ def replicas(found: Replicas, wanted: Listing) -> list[str] | list[Json]:
 
 def replica(found: Replicas, wanted: NumberedReplica) -> Json:
     model, number = ModelId(wanted.model_name, wanted.model_version), wanted.replica_id
-    need(found[1], records.replica_place(model, number))
+    need(found[1], LAYOUT.replica_place(model, number))
     return next(
         (_replica(replica) for replica in found[0] if (replica.model, replica.replica_id) == (model, number)), {}
     )

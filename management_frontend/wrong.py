@@ -1,7 +1,7 @@
 """The error for a request that needs an invalid record in Redis."""
 
 from clipper_common.errors import RequestError
-from clipper_common.records import Faults, Place
+from clipper_common.layout import Faults, Place
 
 
 class WrongRecordError(RequestError):

@@ -17,10 +17,13 @@ from aiohttp import web
 
 from clipper_common import connections, constants, long_work, webapp
 from clipper_common.body_budget import BodyBudget, default_limit
+from clipper_common.config_store import ConfigStore
 from clipper_common.datatypes import ModelId
 from clipper_common.errors import ClipperException
-from clipper_common.records import Model, Snapshot
-from clipper_common.store import ConfigStore, StoreError, explain
+from clipper_common.membership_store import MembershipStore
+from clipper_common.records import Model
+from clipper_common.redis_client import RedisClient, StoreError, explain
+from clipper_common.snapshot import Snapshot
 from query_frontend.cluster.membership import Membership
 from query_frontend.cluster.readiness import Readiness
 from query_frontend.cluster.relay import Relays
@@ -84,7 +87,8 @@ class QueryFrontend:
         self.config = config
         self.metrics = metrics
         self._worker = worker
-        self.store = ConfigStore(config.redis_ip, config.redis_port)
+        self.redis = RedisClient(config.redis_ip, config.redis_port)
+        self.store = ConfigStore(self.redis)
         self.rpc = RpcServer(
             config.host,
             0 if worker is not None and worker.number else config.rpc_service_port,
@@ -100,7 +104,12 @@ class QueryFrontend:
         )
         self.registry = Registry(self.metrics, self._configure_models)
         self.membership = Membership(
-            self.store, self.registry, self.executor, config.advertise, config.cluster_id, self._on_reported
+            MembershipStore(self.redis),
+            self.registry,
+            self.executor,
+            config.advertise,
+            config.cluster_id,
+            self._on_reported,
         )
         budget = self._budget = BodyBudget(config.body_memory or default_limit(config.workers))
         context = QueryContext(self.executor, DeadlineWheel(loop))
@@ -176,7 +185,7 @@ class QueryFrontend:
         with contextlib.suppress(*StoreError):
             await self.membership.retire()
         self.rpc.stop()
-        await self.store.close()
+        await self.redis.close()
 
     async def _claim_redis(self) -> None:
         """Refuse to share a Redis with another cluster. One that does not answer is waited for while serving."""
@@ -186,7 +195,7 @@ class QueryFrontend:
             logger.error("%s", error)
             sys.exit(constants.EXIT_REDIS_TAKEN)
         except StoreError as error:
-            logger.warning("Redis at %s does not answer yet: %s", self.store.address, explain(error))
+            logger.warning("Redis at %s does not answer yet: %s", self.redis.address, explain(error))
 
     def _listen(self) -> None:
         try:

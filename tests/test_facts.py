@@ -66,6 +66,18 @@ def test_flags_that_the_sdk_passes_on_are_those_of_the_programs(flags: tuple[str
     assert set(flags) <= {field.name for field in dataclasses.fields(config)}
 
 
+# --- packages ---
+
+
+def test_all_files_of_the_common_package_are_in_wheels() -> None:
+    patterns = ast.literal_eval(re.findall(r'"clipper_common": (\[.*\])', (ROOT / "setup.py").read_text())[0])
+    data = [path for path in (ROOT / "clipper_common").rglob("*.*") if path.suffix not in (".py", ".pyc", ".so", ".c")]
+    missing = {path for path in data if path.is_file()}
+    for pattern in patterns:
+        missing -= set((ROOT / "clipper_common").glob(pattern))
+    assert data and not missing
+
+
 # --- constants ---
 
 

@@ -14,10 +14,14 @@ from open_loop import OpenLoop, check_harms_nobody
 
 from clipper_admin import ClipperConnection, ProcessContainerManager
 from clipper_admin.deployers.python import create_endpoint
-from clipper_common import records
+from clipper_common import changes
+from clipper_common.changes import Write
+from clipper_common.config_store import ConfigStore
 from clipper_common.datatypes import InputType, ModelId
-from clipper_common.records import Application, Model, Write
-from clipper_common.store import ConfigStore
+from clipper_common.layout import LAYOUT
+from clipper_common.membership_store import MembershipStore
+from clipper_common.records import Application, Model
+from clipper_common.redis_client import RedisClient
 
 pytestmark = [pytest.mark.integration, pytest.mark.alone, pytest.mark.timeout(180)]
 
@@ -52,22 +56,23 @@ def redis_port(conn: ClipperConnection) -> int:
 def registered(number: int) -> list[Write]:
     model = ModelId(f"m{number}", "1")
     return [
-        *records.put_application(Application(f"a{number}", InputType.DOUBLES, "-1", 100_000)),
-        records.put_model(Model(model, InputType.DOUBLES)),
-        records.put_current_version(model),
-        records.put_link(f"a{number}", model.name),
+        *changes.put_application(Application(f"a{number}", InputType.DOUBLES, "-1", 100_000)),
+        changes.put_model(Model(model, InputType.DOUBLES)),
+        changes.put_current_version(model),
+        changes.put_link(f"a{number}", model.name),
     ]
 
 
 async def fill(port: int) -> None:
-    store = ConfigStore("127.0.0.1", port)
+    redis_client = RedisClient("127.0.0.1", port)
+    store, members = ConfigStore(redis_client), MembershipStore(redis_client)
     try:
         for begin in range(0, APPLICATIONS, AT_ONCE):
             some = [write for number in range(begin, begin + AT_ONCE) for write in registered(number)]
             revision = await store.commit(await store.read_latest(), some)
-            assert revision is not None and await store.wait_until_applied(revision, 30.0)
+            assert revision is not None and await members.wait_until_applied(revision, 30.0)
     finally:
-        await store.close()
+        await redis_client.close()
 
 
 @pytest.fixture(scope="module")
@@ -92,14 +97,14 @@ def scrape(conn: ClipperConnection) -> None:
 def change_by_hand(conn: ClipperConnection) -> None:
     """Everything is read again, and half of it has changed."""
     with redis.Redis(port=redis_port(conn)) as client:
-        client.select(records.APPLICATION_DB)
+        client.select(LAYOUT.applications.database)
         with client.pipeline() as pipeline:
             for number in range(APPLICATIONS // 2):
                 pipeline.hset(f"a{number}", "default_output", "changed")
             pipeline.execute()
-        client.select(records.CLIPPER_DB)
-        client.incr(records.REVISION_KEY)
-        client.publish(records.CHANGES_CHANNEL, "")
+        client.select(LAYOUT.home)
+        client.incr(LAYOUT.revision.key)
+        client.publish(LAYOUT.changes_channel, "")
     conn.register_application("last", "doubles", "-1", 100_000)  # it is in effect when what was before it is
     assert post(conn.get_query_addr(), "a0")["output"] == "changed"
     conn.delete_application("last")

@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 import pytest
 from open_loop import OpenLoop, check_harms_nobody
 
-from clipper_common import records, wire
+from clipper_common import changes, wire
+from clipper_common.changes import Write
 from clipper_common.datatypes import InputType, ModelId
-from clipper_common.records import Application, Model, Write
+from clipper_common.records import Application, Model
 from tests.conftest import OwnRedis
 from tests.query_frontend.conftest import Frontend, RawContainer, http, running_frontend, wait_for
 
@@ -51,10 +52,10 @@ class Attacked(NamedTuple):
     def registered(self, batch_size: int) -> list[Write]:
         kind = InputType.parse(self.kind)
         return [
-            *records.put_application(Application(self.name, kind, "default", ATTACKED_SLO_MICROS)),
-            records.put_model(Model(self.model, kind, batch_size=batch_size)),
-            records.put_current_version(self.model),
-            records.put_link(self.name, self.model.name),
+            *changes.put_application(Application(self.name, kind, "default", ATTACKED_SLO_MICROS)),
+            changes.put_model(Model(self.model, kind, batch_size=batch_size)),
+            changes.put_current_version(self.model),
+            changes.put_link(self.name, self.model.name),
         ]
 
 
@@ -279,7 +280,7 @@ def attack_as_client(frontend: Frontend, rng: random.Random) -> None:
 
 def attack_as_operator(frontend: Frontend, rng: random.Random) -> None:
     app = rng.choice(ATTACKED)
-    removed = rng.choice([records.delete_application(app.name), [records.delete_model(app.model)], []])
+    removed = rng.choice([changes.delete_application(app.name), [changes.delete_model(app.model)], []])
     if removed:
         frontend.configure(*removed)
         time.sleep(rng.random() / 10)

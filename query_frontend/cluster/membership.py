@@ -14,9 +14,10 @@ from typing import Final
 from clipper_common.constants import CONFIG_POLL_SECONDS
 from clipper_common.datatypes import ModelId
 from clipper_common.errors import ClipperException
+from clipper_common.membership_store import MembershipStore
 from clipper_common.records import UNNUMBERED, Frontend, FrontendReport, Replica
+from clipper_common.redis_client import StoreError
 from clipper_common.rpc_client import tcp_address
-from clipper_common.store import ConfigStore, StoreError
 from query_frontend.rpc.server import Connection
 from query_frontend.serving.executor import Executor
 from query_frontend.serving.registry import Registry
@@ -34,7 +35,7 @@ class Membership:
 
     def __init__(
         self,
-        store: ConfigStore,
+        store: MembershipStore,
         registry: Registry,
         executor: Executor,
         advertise: str,

@@ -13,18 +13,10 @@ from clipper_common import jsontext, long_work
 from clipper_common.config_copy import Update
 from clipper_common.datatypes import ModelId
 from clipper_common.errors import QueryError
+from clipper_common.layout import LAYOUT, Collection, Place
 from clipper_common.long_work import Steps
-from clipper_common.records import (
-    APPLICATION_DB,
-    CURRENT_VERSION_PREFIX,
-    LINK_DB,
-    METADATA_DB,
-    MODEL_DB,
-    Application,
-    Model,
-    Place,
-    Snapshot,
-)
+from clipper_common.records import Application, Model
+from clipper_common.snapshot import Snapshot
 from query_frontend.monitoring.metrics import AppMetrics, SystemMetrics
 from query_frontend.serving.answers import Default
 
@@ -128,17 +120,17 @@ class Registry:
         apps: set[str] = set()
         models: set[ModelId] = set()
         model_names: set[str] = set()
-        for number, (database, key) in enumerate(changed, 1):
+        for number, (collection, name) in enumerate(_records_at(changed), 1):
             if number % _AT_ONCE == 0:
                 yield
-            if database in (APPLICATION_DB, LINK_DB):
-                apps.add(key)
-            elif database == MODEL_DB:
-                model = ModelId.parse(key)
+            if collection in (LAYOUT.applications, LAYOUT.links):
+                apps.add(name)
+            elif collection is LAYOUT.models:
+                model = ModelId.parse(name)
                 models.add(model)
                 self._index(self._versions, model.name, model.version, model in self._snapshot.models)
-            elif database == METADATA_DB:
-                model_names.add(key.removeprefix(CURRENT_VERSION_PREFIX))
+            else:
+                model_names.add(name)
         model_names.update(model.name for model in models)
         for name in model_names:
             apps |= self._asked_by.get(name, set())
@@ -195,6 +187,13 @@ class Registry:
 
 
 Thing = TypeVar("Thing")
+
+
+def _records_at(places: Iterable[Place]) -> Iterator[tuple[Collection, str]]:
+    """Yield the collection and the name of each record in `places` that is in a collection."""
+    for place in places:
+        if (collection := LAYOUT.collection_at(place)) is not None:
+            yield collection, collection.record_name(place.key)
 
 
 def _parts(things: Iterable[Thing]) -> Iterator[list[Thing]]:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from clipper_common.records import Snapshot
+from clipper_common.snapshot import Snapshot
 
 logger = logging.getLogger(__name__)
 

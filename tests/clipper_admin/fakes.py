@@ -18,10 +18,10 @@ from clipper_admin.container_manager import (
     Unreachable,
 )
 from clipper_admin.model_spec import ImageSpec, ModelSpec
-from clipper_common import records
 from clipper_common.datatypes import InputType, ModelId
 from clipper_common.errors import ClipperException
-from clipper_common.records import REPLICA_DB, Replica
+from clipper_common.layout import LAYOUT
+from clipper_common.records import Replica
 
 
 class FakeContainerManager(ContainerManager):
@@ -114,12 +114,12 @@ class FakeContainerManager(ContainerManager):
 
     def connect_replicas(self, name: str, version: str, number: int) -> None:
         """Make Redis look as if `number` replicas were connected to the query frontend."""
-        with redis.Redis(port=self._redis_port, db=REPLICA_DB) as client:
+        with redis.Redis(port=self._redis_port, db=LAYOUT.replicas.database) as client:
             for key in client.keys(f"{name},{version},*"):
                 client.delete(key)
             for index in range(number):
                 replica = Replica(ModelId(name, version), index, index, InputType.DOUBLES)
-                client.hset(records.replica_place(replica.model, replica.replica_id).key, mapping=replica.to_hash())
+                client.hset(LAYOUT.replica_place(replica.model, replica.replica_id).key, mapping=replica.to_hash())
 
 
 class NeverConnects(FakeContainerManager):

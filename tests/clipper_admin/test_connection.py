@@ -21,8 +21,9 @@ from clipper_admin.management_client import ManagementClient
 from clipper_admin.model_spec import ModelSpec
 from clipper_common.constants import LOAD_SECONDS
 from clipper_common.datatypes import ModelId
+from clipper_common.membership_store import MembershipStore
 from clipper_common.records import FrontendReport
-from clipper_common.store import ConfigStore
+from clipper_common.redis_client import RedisClient
 from tests.clipper_admin.conftest import Connect
 from tests.clipper_admin.fakes import (
     AwayForAWhile,
@@ -651,9 +652,10 @@ def report(redis_port: int, *reached: ModelId) -> None:
     """Say as a query frontend which model versions it reaches."""
 
     async def run() -> None:
-        store = ConfigStore("127.0.0.1", redis_port)
-        await store.report(FrontendReport("some-frontend", 10**6, "tcp://some:7000", reached=frozenset(reached)))
-        await store.close()
+        redis_client = RedisClient("127.0.0.1", redis_port)
+        says = FrontendReport("some-frontend", 10**6, "tcp://some:7000", reached=frozenset(reached))
+        await MembershipStore(redis_client).report(says)
+        await redis_client.close()
 
     asyncio.run(run())
 

@@ -2,31 +2,54 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
+import redis
 
-from clipper_common.records import Place, Snapshot
-from clipper_common.store import ConfigStore
-
-
-@pytest.fixture
-async def connect() -> AsyncIterator[Callable[[int], ConfigStore]]:
-    """Opens stores, and closes them."""
-    stores: list[ConfigStore] = []
-
-    def connect(port: int) -> ConfigStore:
-        stores.append(ConfigStore("127.0.0.1", port))
-        return stores[-1]
-
-    yield connect
-    for store in stores:
-        await store.close()
+from clipper_common.config_store import ConfigStore
+from clipper_common.layout import Place
+from clipper_common.membership_store import MembershipStore
+from clipper_common.redis_client import RedisClient
+from clipper_common.snapshot import Snapshot
+from tests.common.configurations import Connect, RedisAt
 
 
 @pytest.fixture
-def store(connect: Callable[[int], ConfigStore], redis_port: int) -> ConfigStore:
+async def redis_at() -> AsyncIterator[RedisAt]:
+    """Opens connections to the Redis at a port, and closes them."""
+    clients: list[RedisClient] = []
+
+    def redis_at(port: int) -> RedisClient:
+        clients.append(RedisClient("127.0.0.1", port))
+        return clients[-1]
+
+    yield redis_at
+    for client in clients:
+        await client.close()
+
+
+@pytest.fixture
+def connect(redis_at: RedisAt) -> Connect:
+    """Opens stores of the configuration in the Redis at a port."""
+    return lambda port: ConfigStore(redis_at(port))
+
+
+@pytest.fixture
+def store(connect: Connect, redis_port: int) -> ConfigStore:
     return connect(redis_port)
+
+
+@pytest.fixture
+def members(redis_at: RedisAt, redis_port: int) -> MembershipStore:
+    return MembershipStore(redis_at(redis_port))
+
+
+@pytest.fixture
+def client(redis_port: int) -> Iterator[redis.Redis]:
+    """The same Redis, as Clipper 0.4 or an administrator sees it."""
+    with redis.Redis(port=redis_port, decode_responses=True) as client:
+        yield client
 
 
 class Follower:
@@ -59,7 +82,7 @@ class Follower:
 
 
 @pytest.fixture
-async def follow(connect: Callable[[int], ConfigStore]) -> AsyncIterator[Callable[[ConfigStore], Follower]]:
+async def follow(connect: Connect) -> AsyncIterator[Callable[[ConfigStore], Follower]]:
     # Asks for `connect` so that the followers are stopped before their stores are closed.
     followers: list[Follower] = []
 

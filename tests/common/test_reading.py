@@ -8,24 +8,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipper_common import reading, records
+from clipper_common import changes, reading
 from clipper_common.datatypes import InputType, ModelId
-from clipper_common.reading import CONFIGURATION, Draft, Found
-from clipper_common.records import Application, Model, Place, Replica, Snapshot
+from clipper_common.layout import LAYOUT, Collection, Place
+from clipper_common.reading import Draft, Found
+from clipper_common.records import Application, Model, Replica
+from clipper_common.snapshot import Snapshot
 
 APP = Application("app", InputType.INTS, "-1", 20000)
 MODEL = Model(ModelId("m", "1"), InputType.INTS)
 REPLICA = Replica(MODEL.id, 2, 7, InputType.INTS)
 EMPTY = Snapshot()
 LAST = Snapshot(7, {"app": APP}, {MODEL.id: MODEL}, {"m": "1"}, {"app": ("m",)}, workers=3, epoch="e")
-APPLICATION = records.application_place("app")
+APPLICATION = LAYOUT.application_place("app")
 PLACES = [
     APPLICATION,
-    records.model_place(MODEL.id),
-    records.current_version_place("m"),
-    records.links_place("app"),
+    LAYOUT.model_place(MODEL.id),
+    LAYOUT.current_version_place("m"),
+    LAYOUT.links_place("app"),
 ]
-HEAD_PLACES = [records.REVISION_PLACE, records.WORKERS_PLACE]
+HEAD_PLACES = [LAYOUT.revision, LAYOUT.workers]
 
 # --- what Redis may hold: anything ---
 
@@ -69,12 +71,12 @@ def test_a_configuration_of_any_bytes_is_read(
 ) -> None:
     draft = Draft(last, keeps_good)
     draft.put_head(head)
-    for (database, _), group in zip(CONFIGURATION, groups, strict=True):
-        draft.put(database, group)
+    for collection, group in zip(LAYOUT.configuration, groups, strict=True):
+        draft.put(collection, group)
     snapshot = draft.snapshot()
     held = [snapshot.applications, snapshot.models, snapshot.current_versions, snapshot.links]
-    for group, read, (database, _) in zip(groups, held, CONFIGURATION, strict=True):
-        wrong = sum(place.database == database for place in snapshot.faults)
+    for group, read, collection in zip(groups, held, LAYOUT.configuration, strict=True):
+        wrong = sum(place.database == collection.database for place in snapshot.faults)
         there = {key: value is not None for key, _, value in group}
         assert sum(there.values()) <= len(read) + wrong, "each is read, or wrong"
     assert all(reason.isprintable() and len(reason) < 400 for reason in snapshot.faults.values())
@@ -82,7 +84,7 @@ def test_a_configuration_of_any_bytes_is_read(
     for app in snapshot.applications.values():
         assert app.slo_seconds > 0
     assert snapshot.workers is None or snapshot.workers in range(1, 65)
-    json.dumps(records.put_snapshot(snapshot)).encode()
+    json.dumps(changes.put_snapshot(snapshot)).encode()
 
 
 @given(found(spoilt_hashes(REPLICA.to_hash()) | FLAT_HASHES))
@@ -100,10 +102,16 @@ def found_at(place: Place, problem: bytes, value: Any = b"") -> list[Found]:
     return [(place.key.encode(), problem, value)]
 
 
+def collection_at(place: Place) -> Collection:
+    collection = LAYOUT.collection_at(place)
+    assert collection is not None
+    return collection
+
+
 def read(last: Snapshot, place: Place, problem: bytes, value: Any = b"", keeps_good: bool = True) -> Draft:
     draft = Draft(last, keeps_good)
     draft.put_head([(b"clipper:revision", b"", b"8"), (b"clipper:epoch", b"", b"e"), (b"clipper:workers", b"", b"3")])
-    draft.put(place.database, found_at(place, problem, value))
+    draft.put(collection_at(place), found_at(place, problem, value))
     return draft
 
 
@@ -132,7 +140,7 @@ def test_what_is_gone_does_not_stay(place: Place) -> None:
 @pytest.mark.parametrize("keeps_good", [True, False])
 def test_the_head_stays_as_it_was_if_it_is_wrong(place: Place, keeps_good: bool) -> None:
     draft = Draft(LAST, keeps_good)
-    others = {records.REVISION_PLACE: b"7", records.WORKERS_PLACE: b"3", records.EPOCH_PLACE: b"e"} | {place: b"x"}
+    others = {LAYOUT.revision: b"7", LAYOUT.workers: b"3", LAYOUT.epoch: b"e"} | {place: b"x"}
     draft.put_head([(place.key.encode(), b"", value) for place, value in others.items()])
     assert (draft.snapshot() == LAST) == keeps_good
     assert list(draft.snapshot().faults) == [place]
@@ -142,7 +150,7 @@ def test_a_head_that_is_gone_does_not_stay() -> None:
     draft = Draft(LAST, keeps_good=True)
     draft.put_head([])
     assert draft.snapshot() == replace(LAST, revision=0, epoch="", workers=None)
-    assert draft.changed == {records.WORKERS_PLACE}
+    assert draft.changed == {LAYOUT.workers}
 
 
 def test_what_is_good_again_counts() -> None:
@@ -160,9 +168,9 @@ def test_what_is_not_found_is_gone(place: Place, problem: bytes) -> None:
     bad = Place(place.database, "a, b")
     draft = Draft(replace(LAST, faults={bad: "it is a list"}), keeps_good=True)
     draft.put_head([(b"clipper:workers", b"", b"3")])
-    draft.put(place.database, found_at(place, problem, VALUES[place]))
-    for database, _ in CONFIGURATION:
-        draft.keep_found(database)
+    draft.put(collection_at(place), found_at(place, problem, VALUES[place]))
+    for collection in LAYOUT.configuration:
+        draft.keep_found(collection)
     assert draft.changed == set(PLACES) - {place}
     assert list(draft.snapshot().faults) == ([place] if problem else [])
 
@@ -172,7 +180,7 @@ def test_a_key_that_is_no_text_is_not_taken_for_one_that_looks_like_it(key: byte
     name = key.decode(errors="backslashreplace")
     last = Snapshot(applications={name: replace(APP, name=name)})
     draft = Draft(last, keeps_good=False)
-    draft.put(records.APPLICATION_DB, [(key, b"", flat(APP.to_hash()))])
+    draft.put(LAYOUT.applications, [(key, b"", flat(APP.to_hash()))])
     assert draft.snapshot().applications == last.applications and not draft.changed
 
 

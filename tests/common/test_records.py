@@ -9,11 +9,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from clipper_common import records
+from clipper_common import changes, records
+from clipper_common.changes import Write
 from clipper_common.constants import MAX_INT32
 from clipper_common.datatypes import BatchPolicy, InputType, ModelId, is_model_text, is_plain_text
 from clipper_common.errors import RecordError
-from clipper_common.records import Application, Model, Replica, Snapshot, Write
+from clipper_common.records import Application, Model, Replica
+from clipper_common.snapshot import Snapshot
 
 APP = Application("app", InputType.INTS, "-1", 20000)
 MODEL = Model(ModelId("m", "1"), InputType.DOUBLES, ("a", "b"), "image:1", "DEPRECATED", 5, "r")
@@ -185,33 +187,33 @@ def flat(hash_: dict[str, str]) -> tuple[str, ...]:
 
 def test_writes() -> None:
     model = ModelId("m", "1")
-    assert records.put_application(APP) == [
+    assert changes.put_application(APP) == [
         Write(5, ("HSET", "app", *flat(APP_HASH))),
         Write(1, ("SET", "app:0:0", '{"y_hat":"-1"}')),
     ]
-    assert records.delete_application("app") == [
+    assert changes.delete_application("app") == [
         Write(5, ("DEL", "app")),
         Write(7, ("DEL", "app")),
         Write(1, ("DEL", "app:0:0")),
     ]
-    assert records.put_link("app", "m") == (7, ("SADD", "app", "m"))
-    assert records.delete_link("app", "m") == (7, ("SREM", "app", "m"))
-    assert records.put_model(MODEL) == (2, ("HSET", "m:1", *flat(MODEL.to_hash())))
-    assert records.delete_model(model) == (2, ("DEL", "m:1"))
-    assert records.put_current_version(model) == (6, ("SET", "CURRENT_MODEL_VERSION:m", "1"))
-    assert records.delete_current_version("m") == (6, ("DEL", "CURRENT_MODEL_VERSION:m"))
+    assert changes.put_link("app", "m") == (7, ("SADD", "app", "m"))
+    assert changes.delete_link("app", "m") == (7, ("SREM", "app", "m"))
+    assert changes.put_model(MODEL) == (2, ("HSET", "m:1", *flat(MODEL.to_hash())))
+    assert changes.delete_model(model) == (2, ("DEL", "m:1"))
+    assert changes.put_current_version(model) == (6, ("SET", "CURRENT_MODEL_VERSION:m", "1"))
+    assert changes.delete_current_version("m") == (6, ("DEL", "CURRENT_MODEL_VERSION:m"))
 
 
 def test_a_snapshot_as_writes() -> None:
     snapshot = Snapshot(3, {"app": APP}, {MODEL.id: MODEL}, {"m": "1"}, {"app": ("m", "n")})
-    assert records.put_snapshot(snapshot) == [
-        *records.put_application(APP),
-        records.put_model(MODEL),
-        records.put_current_version(MODEL.id),
-        records.put_link("app", "m"),
-        records.put_link("app", "n"),
+    assert changes.put_snapshot(snapshot) == [
+        *changes.put_application(APP),
+        changes.put_model(MODEL),
+        changes.put_current_version(MODEL.id),
+        changes.put_link("app", "m"),
+        changes.put_link("app", "n"),
     ]
-    assert records.put_snapshot(Snapshot()) == []
+    assert changes.put_snapshot(Snapshot()) == []
 
 
 # --- questions to a snapshot ---

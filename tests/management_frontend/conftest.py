@@ -10,18 +10,30 @@ from pathlib import Path
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
-from clipper_common.store import ConfigStore
+from clipper_common.config_store import ConfigStore
+from clipper_common.membership_store import MembershipStore
+from clipper_common.redis_client import RedisClient
 from management_frontend import app
 from management_frontend.config import Config
 from tests.waiting import wait_for
 
 
 @pytest.fixture
-async def store(redis_port: int) -> AsyncIterator[ConfigStore]:
+async def clipper_redis(redis_port: int) -> AsyncIterator[RedisClient]:
     """The test's own view of the Redis that the frontend writes to."""
-    store = ConfigStore("127.0.0.1", redis_port)
-    yield store
-    await store.close()
+    clipper_redis = RedisClient("127.0.0.1", redis_port)
+    yield clipper_redis
+    await clipper_redis.close()
+
+
+@pytest.fixture
+def store(clipper_redis: RedisClient) -> ConfigStore:
+    return ConfigStore(clipper_redis)
+
+
+@pytest.fixture
+def members(clipper_redis: RedisClient) -> MembershipStore:
+    return MembershipStore(clipper_redis)
 
 
 @pytest.fixture

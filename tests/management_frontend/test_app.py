@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import redis
 
-from clipper_common import records
 from clipper_common.constants import EXIT_ADDRESS_IN_USE, EXIT_REDIS_REFUSES, EXIT_REDIS_TAKEN, EXIT_USAGE
+from clipper_common.layout import LAYOUT
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.integration
@@ -40,27 +40,27 @@ def test_a_life(start: Start, free_port: int, redis_port: int, redis_client: red
     program.wait_until_up()
     post(program.url, "add_app", name="app", input_type="ints", default_output="", latency_slo_micros=1)
     assert post(program.url, "get_all_applications", verbose=False) == '["app"]'
-    assert redis_client.get(records.CLUSTER_KEY) == b"c/1"
+    assert redis_client.get(LAYOUT.cluster.key) == b"c/1"
     program.process.send_signal(signal.SIGTERM)
     assert program.process.wait(10) == 0
-    assert redis_client.get(records.CLUSTER_KEY) is None, "the cluster must be released"
+    assert redis_client.get(LAYOUT.cluster.key) is None, "the cluster must be released"
     assert "Traceback" not in program.log()
 
 
 def test_it_keeps_its_claim(start: Start, free_port: int, redis_port: int, redis_client: redis.Redis) -> None:
     program = start(free_port, f"--redis_port={redis_port}", "--cluster_id=c/1")
     program.wait_until_up()
-    redis_client.pexpire(records.CLUSTER_KEY, 3000)
-    wait_for(lambda: redis_client.pttl(records.CLUSTER_KEY) > 3000, "the claim is refreshed")
+    redis_client.pexpire(LAYOUT.cluster.key, 3000)
+    wait_for(lambda: redis_client.pttl(LAYOUT.cluster.key) > 3000, "the claim is refreshed")
 
 
 def test_a_second_cluster_is_refused(start: Start, free_port: int, redis_port: int, redis_client: redis.Redis) -> None:
-    redis_client.set(records.CLUSTER_KEY, "first/123", px=60_000)
+    redis_client.set(LAYOUT.cluster.key, "first/123", px=60_000)
     program = start(free_port, f"--redis_port={redis_port}", "--cluster_id=second/456")
     assert program.process.wait(20) == EXIT_REDIS_TAKEN
     assert "is used by the Clipper cluster 'first'" in program.log()
     assert "Traceback" not in program.log()
-    assert redis_client.get(records.CLUSTER_KEY) == b"first/123"
+    assert redis_client.get(LAYOUT.cluster.key) == b"first/123"
 
 
 def test_a_redis_that_refuses_is_named(start: Start, free_port: int, refusing_redis: tuple[int, str]) -> None:
@@ -83,11 +83,11 @@ def test_a_cluster_that_lost_its_redis_to_another_stops(
 ) -> None:
     program = start(free_port, f"--redis_port={redis_port}", "--cluster_id=first/123")
     program.wait_until_up()
-    redis_client.set(records.CLUSTER_KEY, "second/456", px=60_000)
+    redis_client.set(LAYOUT.cluster.key, "second/456", px=60_000)
     assert program.process.wait(10) == EXIT_REDIS_TAKEN
     assert "is used by the Clipper cluster 'second'" in program.log()
     assert "Traceback" not in program.log()
-    assert redis_client.get(records.CLUSTER_KEY) == b"second/456"
+    assert redis_client.get(LAYOUT.cluster.key) == b"second/456"
 
 
 def test_it_waits_for_redis(start: Start, free_port: int, own_redis: Any) -> None:
@@ -123,7 +123,7 @@ def test_a_redis_that_restarts_empty_is_claimed_again(start: Start, free_port: i
     own_redis.kill()
     own_redis.start()
     with redis.Redis(port=own_redis.port) as client:
-        wait_for(lambda: client.get(records.CLUSTER_KEY) == b"c/1", "the new Redis is claimed")
+        wait_for(lambda: client.get(LAYOUT.cluster.key) == b"c/1", "the new Redis is claimed")
     assert post(program.url, "get_all_applications", verbose=False) == "[]"
 
 

@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
+from clipper_common.config_store import ConfigStore
 from clipper_common.datatypes import InputType, ModelId
+from clipper_common.membership_store import MembershipStore
 from clipper_common.records import FrontendReport, Replica
-from clipper_common.store import ConfigStore
 from management_frontend import app
 from management_frontend.config import Config
 from management_frontend.handlers import ROUTES
@@ -358,9 +359,9 @@ async def test_refusals_are_plain_text_and_change_nothing(client: TestClient, st
     assert await store.read() == before
 
 
-async def test_containers_are_those_that_frontends_announced(client: TestClient, store: ConfigStore) -> None:
+async def test_containers_are_those_that_frontends_announced(client: TestClient, members: MembershipStore) -> None:
     replicas = [(str(number), Replica(ModelId("m", "1"), number, 7, InputType.INTS)) for number in (1, 0)]
-    await store.report(FrontendReport("query frontend", 1, "", replicas))
+    await members.report(FrontendReport("query frontend", 1, "", replicas))
 
     async def ask(post: Post) -> Any:
         answer = await client.post(f"/admin/{post[0]}", json=post[1])
@@ -374,9 +375,9 @@ async def test_containers_are_those_that_frontends_announced(client: TestClient,
     assert await ask(container(2)) == {}
 
 
-async def test_frontends_without_a_replica(client: TestClient, store: ConfigStore) -> None:
-    await store.report(FrontendReport("a", 1, "tcp://a:1", reached=frozenset({ModelId("m", "1")})))
-    await store.report(FrontendReport("b", 1, "tcp://b:1"))
+async def test_frontends_without_a_replica(client: TestClient, members: MembershipStore) -> None:
+    await members.report(FrontendReport("a", 1, "tcp://a:1", reached=frozenset({ModelId("m", "1")})))
+    await members.report(FrontendReport("b", 1, "tcp://b:1"))
     body = {"model_name": "m", "model_version": "1"}
     answer = await client.post("/admin/get_frontends_without_replica", json=body)
     assert (answer.status, await answer.json()) == (200, ["b"])

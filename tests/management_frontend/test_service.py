@@ -8,11 +8,16 @@ import pytest
 import redis
 from aiohttp.test_utils import TestClient, TestServer
 
-from clipper_common import records
+from clipper_common import changes
+from clipper_common.changes import Write
+from clipper_common.config_store import ConfigStore
 from clipper_common.datatypes import InputType, ModelId
 from clipper_common.errors import QueryError
-from clipper_common.records import Application, FrontendReport, Model, Place, Snapshot, Write
-from clipper_common.store import ConfigStore
+from clipper_common.layout import Place
+from clipper_common.membership_store import MembershipStore
+from clipper_common.records import Application, FrontendReport, Model
+from clipper_common.redis_client import RedisClient
+from clipper_common.snapshot import Snapshot
 from management_frontend import app, service
 from management_frontend.config import Config
 from management_frontend.schemas import AddApplication, AddModel, ModelLinks, SetBatching, VersionedModel
@@ -49,12 +54,14 @@ class ContestedStore:
 
 async def test_a_conflict_is_tried_again_on_what_is_new() -> None:
     store = ContestedStore(conflicts=3)
-    text = await ChangeService(store).change(add_application)
+    text = await ChangeService(store, store).change(add_application)
     assert (text, store.reads) == ("Successfully added application with name 'app'", 4)
 
 
-async def test_a_change_waits_until_a_lost_configuration_is_back(store: ConfigStore, redis_port: int) -> None:
-    changes = ChangeService(store)
+async def test_a_change_waits_until_a_lost_configuration_is_back(
+    store: ConfigStore, members: MembershipStore, redis_port: int
+) -> None:
+    changes = ChangeService(store, members)
     await store._begin_epoch(None)
     await changes.change(add_application)
     last = await store.read()
@@ -69,10 +76,10 @@ async def test_a_change_waits_until_a_lost_configuration_is_back(store: ConfigSt
 
 
 async def test_a_lost_configuration_that_does_not_come_back_is_said(
-    store: ConfigStore, redis_port: int, monkeypatch: pytest.MonkeyPatch
+    store: ConfigStore, members: MembershipStore, redis_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "_RESTORE_SECONDS", 0.1)
-    changes = ChangeService(store)
+    changes = ChangeService(store, members)
     await store._begin_epoch(None)
     await changes.change(add_application)
     with redis.Redis(port=redis_port) as client:
@@ -82,45 +89,47 @@ async def test_a_lost_configuration_that_does_not_come_back_is_said(
 
 
 async def test_conflicts_without_end_are_given_up() -> None:
+    store = ContestedStore(conflicts=1000)
     with pytest.raises(BusyError, match="changed by other programs"):
-        await ChangeService(ContestedStore(conflicts=1000)).change(add_application)
+        await ChangeService(store, store).change(add_application)
 
 
-async def test_two_frontends_on_one_redis_add_a_name_once(redis_port: int, store: ConfigStore) -> None:
-    other = ConfigStore("127.0.0.1", redis_port)
-    services = [ChangeService(store), ChangeService(other)]
+async def test_two_frontends_on_one_redis_add_a_name_once(redis_port: int) -> None:
+    clients = [RedisClient("127.0.0.1", redis_port) for _ in range(2)]
+    services = [ChangeService(ConfigStore(client), MembershipStore(client)) for client in clients]
     try:
         changes = [services[number % 2].change(add_application) for number in range(20)]
         results = await asyncio.gather(*changes, return_exceptions=True)
     finally:
-        await other.close()
+        for client in clients:
+            await client.close()
     assert sum(isinstance(result, str) for result in results) == 1
     refusals = {str(result) for result in results if not isinstance(result, str)}
     assert refusals == {"application 'app' already exists"}
 
 
 async def test_a_change_returns_when_the_query_frontends_follow(
-    client: TestClient, store: ConfigStore, monkeypatch: pytest.MonkeyPatch
+    client: TestClient, store: ConfigStore, members: MembershipStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "APPLY_SECONDS", 30)
-    await store.report(FrontendReport("query frontend", 0))
+    await members.report(FrontendReport("query frontend", 0))
     body = {"name": "app", "input_type": "ints", "default_output": "", "latency_slo_micros": 1}
     adding = asyncio.create_task(client.post("/admin/add_app", json=body))
     async with asyncio.timeout(10):
         while not (snapshot := await store.read()).applications:
             await asyncio.sleep(0.005)
         assert not (await asyncio.wait([adding], timeout=0.1))[0], "answered before the query frontend followed"
-        await store.report(FrontendReport("query frontend", snapshot.revision))
+        await members.report(FrontendReport("query frontend", snapshot.revision))
         assert (await adding).status == 200
 
 
 async def test_a_query_frontend_that_does_not_follow_is_not_waited_for(
-    store: ConfigStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    store: ConfigStore, members: MembershipStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(service, "APPLY_SECONDS", 0.05)
-    await store.report(FrontendReport("query frontend", 0))
+    await members.report(FrontendReport("query frontend", 0))
     async with asyncio.timeout(5):
-        await ChangeService(store).change(add_application)
+        await ChangeService(store, members).change(add_application)
     assert "did not follow revision 1" in caplog.text
 
 
@@ -162,7 +171,7 @@ def test_without_a_current_version_all_versions_must_fit_the_application() -> No
 def test_a_model_can_be_linked_whatever_its_current_version(current: str | None) -> None:
     snapshot = with_models(model("1", InputType.INTS), current=current)
     change = service.add_model_links(snapshot, ModelLinks("app", ("m",)))
-    assert change.writes == [records.put_link("app", "m")]
+    assert change.writes == [changes.put_link("app", "m")]
 
 
 def test_only_the_current_version_must_fit_the_application() -> None:
@@ -170,9 +179,11 @@ def test_only_the_current_version_must_fit_the_application() -> None:
     assert service.add_model_links(snapshot, ModelLinks("app", ("m",))).writes
 
 
-async def test_links_that_clipper_0_4_left_behind_do_not_come_back(store: ConfigStore) -> None:
-    await store.commit(Snapshot(), [records.put_link("app", "old")])
-    await ChangeService(store).change(add_application)
+async def test_links_that_clipper_0_4_left_behind_do_not_come_back(
+    store: ConfigStore, members: MembershipStore
+) -> None:
+    await store.commit(Snapshot(), [changes.put_link("app", "old")])
+    await ChangeService(store, members).change(add_application)
     assert (await store.read()).links == {}
 
 

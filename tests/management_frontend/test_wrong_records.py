@@ -7,10 +7,11 @@ import pytest
 import redis
 from aiohttp.test_utils import TestClient
 
-from clipper_common import records
+from clipper_common.config_store import ConfigStore
 from clipper_common.datatypes import InputType, ModelId
-from clipper_common.records import FrontendReport, Place, Replica
-from clipper_common.store import ConfigStore
+from clipper_common.layout import LAYOUT, Place
+from clipper_common.membership_store import MembershipStore
+from clipper_common.records import FrontendReport, Replica
 from tests.management_frontend.test_routes import (
     MODEL_OBJECT,
     Post,
@@ -23,12 +24,12 @@ from tests.management_frontend.test_routes import (
 )
 from tests.management_frontend.test_routes import container as container_of
 
-APP = records.application_place("app")
-LINKS = records.links_place("app")
-VERSION = Place(records.MODEL_DB, "m:1")
-CURRENT = records.current_version_place("m")
-REPLICA = Place(records.REPLICA_DB, "m,1,0")
-WORKERS = records.WORKERS_PLACE
+APP = LAYOUT.application_place("app")
+LINKS = LAYOUT.links_place("app")
+VERSION = Place(LAYOUT.models.database, "m:1")
+CURRENT = LAYOUT.current_version_place("m")
+REPLICA = Place(LAYOUT.replicas.database, "m,1,0")
+WORKERS = LAYOUT.workers
 
 GOOD: list[Post] = [
     add_app(),
@@ -104,7 +105,7 @@ async def test_a_request_that_needs_it_is_told_which_record_is_wrong(
     assert await store.read() == before
 
 
-@pytest.mark.parametrize("place", [APP, LINKS, VERSION, CURRENT, WORKERS, REPLICA, records.REVISION_PLACE], ids=str)
+@pytest.mark.parametrize("place", [APP, LINKS, VERSION, CURRENT, WORKERS, REPLICA, LAYOUT.revision], ids=str)
 async def test_all_other_requests_are_served(client: TestClient, somebody: Redis, place: Place) -> None:
     async def ask(route: str, **body: Any) -> Any:
         answer = await client.post(f"/admin/{route}", json=body)
@@ -125,9 +126,11 @@ async def test_all_other_requests_are_served(client: TestClient, somebody: Redis
     assert (await ask("get_application", name="new"))["linked_models"] == ["new"]
 
 
-async def test_a_replica_that_is_wrong_is_not_listed(client: TestClient, store: ConfigStore, somebody: Redis) -> None:
+async def test_a_replica_that_is_wrong_is_not_listed(
+    client: TestClient, members: MembershipStore, somebody: Redis
+) -> None:
     replica = Replica(ModelId("m", "1"), 0, 7, InputType.INTS)
-    await store.report(FrontendReport("frontend", 1, "", [("x", replica), ("y", replica)]))
+    await members.report(FrontendReport("frontend", 1, "", [("x", replica), ("y", replica)]))
     somebody.spoil(REPLICA, zmq_connection_id="abc")
     answer = await client.post("/admin/get_all_containers", json={"verbose": False})
     assert await answer.json() == ["m:1:1"]
@@ -139,7 +142,7 @@ MENDING: list[tuple[Place, list[Post]]] = [
     (VERSION, [versioned("delete_versioned_model"), add_model()]),
     (CURRENT, [versioned("set_model_version")]),
     (WORKERS, [("set_query_frontend_workers", {"workers": 2})]),
-    (records.REVISION_PLACE, [add_app(name="third")]),
+    (LAYOUT.revision, [add_app(name="third")]),
 ]
 
 

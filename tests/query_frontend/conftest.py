@@ -17,10 +17,14 @@ from typing import Any
 import pytest
 import zmq
 
-from clipper_common import records, wire
+from clipper_common import changes, wire
+from clipper_common.changes import Write
+from clipper_common.config_store import ConfigStore
 from clipper_common.datatypes import InputType, ModelId
-from clipper_common.records import Application, Model, Replica, Snapshot, Write
-from clipper_common.store import ConfigStore
+from clipper_common.membership_store import MembershipStore
+from clipper_common.records import Application, Model, Replica
+from clipper_common.redis_client import RedisClient
+from clipper_common.snapshot import Snapshot
 from tests.conftest import find_free_port
 from tests.waiting import wait_for
 
@@ -142,28 +146,29 @@ class Frontend:
 
     def configure(self, *writes: Write) -> int:
         """Change the configuration, and wait until the frontend follows."""
-        return self._with_store(lambda store: self._commit(store, writes))
+        return self.with_redis(lambda redis: self._commit(redis, writes))
 
     @staticmethod
-    async def _commit(store: ConfigStore, writes: tuple[Write, ...]) -> int:
+    async def _commit(redis: RedisClient, writes: tuple[Write, ...]) -> int:
+        store = ConfigStore(redis)
         revision = await store.commit(await store.read(), writes)
         assert revision is not None
-        assert await store.wait_until_applied(revision, 5.0)
+        assert await MembershipStore(redis).wait_until_applied(revision, 5.0)
         return revision
 
     def snapshot(self) -> Snapshot:
-        return self._with_store(lambda store: store.read())
+        return self.with_redis(lambda redis: ConfigStore(redis).read())
 
     def replicas(self) -> list[Replica]:
-        return self._with_store(lambda store: store.read_replicas())
+        return self.with_redis(lambda redis: MembershipStore(redis).read_replicas())
 
-    def _with_store(self, work: Callable[[ConfigStore], Any]) -> Any:
+    def with_redis(self, work: Callable[[RedisClient], Any]) -> Any:
         async def run() -> Any:
-            store = ConfigStore("127.0.0.1", self.redis_port)
+            redis = RedisClient("127.0.0.1", self.redis_port)
             try:
-                return await work(store)
+                return await work(redis)
             finally:
-                await store.close()
+                await redis.close()
 
         return asyncio.run(run())
 
@@ -173,10 +178,10 @@ class Frontend:
         """Register an application, a model version, make it the current one, and link the two."""
         model_id, input_type = ModelId.parse(model), InputType.parse(kind)
         self.configure(
-            *records.put_application(Application(app, input_type, "default", int(slo_ms * 1000))),
-            records.put_model(Model(model_id, input_type, batch_size=batch_size)),
-            records.put_current_version(model_id),
-            records.put_link(app, model_id.name),
+            *changes.put_application(Application(app, input_type, "default", int(slo_ms * 1000))),
+            changes.put_model(Model(model_id, input_type, batch_size=batch_size)),
+            changes.put_current_version(model_id),
+            changes.put_link(app, model_id.name),
         )
 
     def wait_for_replicas(self, number: int) -> None:

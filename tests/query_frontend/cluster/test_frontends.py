@@ -19,10 +19,12 @@ from typing import Any, Self
 import pytest
 import redis
 
-from clipper_common import records
+from clipper_common.config_store import ConfigStore
 from clipper_common.datatypes import InputType, ModelId
-from clipper_common.records import Application, Snapshot
-from clipper_common.store import ConfigStore
+from clipper_common.layout import LAYOUT
+from clipper_common.records import Application
+from clipper_common.redis_client import RedisClient
+from clipper_common.snapshot import Snapshot
 from clipper_common.wire import Metadata
 from tests.conftest import OwnRedis
 from tests.query_frontend.conftest import Frontend, RawContainer, running_container, running_frontend, wait_for
@@ -126,17 +128,17 @@ def test_one_that_starts_at_an_empty_redis_lets_others_write_back(start: Start, 
     own_redis.start()
 
     async def write_back() -> None:  # as a frontend that knew an application does
-        store = ConfigStore("127.0.0.1", own_redis.port)
+        redis_client = RedisClient("127.0.0.1", own_redis.port)
         app = Application("app", InputType.DOUBLES, "default", 1000)
-        await store._begin_epoch(Snapshot(applications={"app": app}))
-        await store.close()
+        await ConfigStore(redis_client)._begin_epoch(Snapshot(applications={"app": app}))
+        await redis_client.close()
 
     with redis.Redis(port=own_redis.port) as client, ThreadPoolExecutor() as pool:
         starting = pool.submit(start, own_redis.port, restore_seconds=60)
         wait_for(
             lambda: client.info("commandstats").get("cmdstat_mget", {"calls": 0})["calls"] >= 2, "it has looked twice"
         )
-        assert not client.get(records.EPOCH_KEY)
+        assert not client.get(LAYOUT.epoch.key)
         asyncio.run(write_back())
         assert starting.result(10).predict("app", input=[1.0])["output"] == "default"
 
@@ -230,7 +232,7 @@ def test_a_killed_frontend_disturbs_no_other(start: Start) -> None:
                 clients.wait_for(5, *others)
         assert clients.defaults(*others) == []
         with redis.Redis(port=first.redis_port) as client:
-            assert len(client.keys(records.FRONTEND_PREFIX + "*")) == 2
+            assert len(client.keys(LAYOUT.frontends.prefix + "*")) == 2
         for frontend in others:
             assert not [line for line in connections_of(frontend) if "left" in line]
 

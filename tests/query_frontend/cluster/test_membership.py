@@ -9,10 +9,11 @@ from unittest.mock import Mock
 import pytest
 import redis
 
-from clipper_common import records
 from clipper_common.datatypes import InputType, ModelId
+from clipper_common.layout import LAYOUT
+from clipper_common.membership_store import MembershipStore
 from clipper_common.records import Replica
-from clipper_common.store import ConfigStore, StoreError
+from clipper_common.redis_client import RedisClient, StoreError
 from clipper_common.wire import Metadata
 from query_frontend.cluster.membership import Membership
 from query_frontend.rpc.server import Connection
@@ -24,7 +25,8 @@ class Frontend:
     """A membership, with the replicas that a test gives it."""
 
     def __init__(self, port: int, rpc_port: int = 7000, advertise: str = "", cluster_id: str = "") -> None:
-        self.store = ConfigStore("127.0.0.1", port)
+        self.redis = RedisClient("127.0.0.1", port)
+        self.store = MembershipStore(self.redis)
         self.executor: Any = SimpleNamespace(connections=[], reachable_models=set)
         registry: Any = SimpleNamespace(revision=1)
         self.membership = Membership(self.store, registry, self.executor, advertise, cluster_id, Mock())
@@ -48,7 +50,7 @@ async def make(redis_port: int) -> AsyncIterator[Any]:
 
     yield make
     for frontend in made:
-        await frontend.store.close()
+        await frontend.redis.close()
 
 
 async def test_two_frontends_know_each_other_and_share_numbers(make: Any) -> None:
@@ -122,7 +124,7 @@ async def test_the_next_life_in_the_same_place_replaces_the_last(make: Any, redi
     await second.membership.report()
     assert first.membership.id != second.membership.id
     with redis.Redis(port=redis_port, decode_responses=True) as client:
-        assert client.keys(records.FRONTEND_PREFIX + "*") == [records.FRONTEND_PREFIX + second.membership.id]
+        assert client.keys(LAYOUT.frontends.prefix + "*") == [LAYOUT.frontends.prefix + second.membership.id]
     assert await second.replicas() == []
 
 
@@ -134,4 +136,4 @@ async def test_a_report_that_fails_is_an_error_of_the_store(own_redis: Any) -> N
     frontend.connect("x")
     await frontend.membership.report()
     assert await frontend.store.read_replicas() == [Replica(MODEL, 0, 0, InputType.INTS)]
-    await frontend.store.close()
+    await frontend.redis.close()

@@ -18,6 +18,7 @@ import zmq
 
 from clipper_common import wire
 from clipper_common.datatypes import InputType, ModelId
+from clipper_common.membership_store import MembershipStore
 from clipper_common.records import Frontend as Peer
 from clipper_common.wire import Metadata
 from query_frontend.cluster.relay import Place, Relay, wanted_relays
@@ -251,7 +252,7 @@ def test_a_relay_stays_in_reserve_while_the_peer_has_replicas_of_its_own(start: 
 
 def test_a_replica_is_reached_by_all_before_its_model_is_registered(start: Start) -> None:
     first, second = start(), start()
-    without = functools.partial(first._with_store, lambda store: store.not_reaching(MODEL))
+    without = functools.partial(first.with_redis, lambda redis: MembershipStore(redis).not_reaching(MODEL))
     with old_container(first):
         began = time.monotonic()
         wait_for(lambda: without() == [], "both say that they reach it")

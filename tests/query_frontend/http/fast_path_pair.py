@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 
 import zmq
 
-from clipper_common import records, wire
+from clipper_common import changes, wire
 from clipper_common.datatypes import InputType, ModelId
 from clipper_common.records import Application
 from tests.conftest import OwnRedis
@@ -378,12 +378,12 @@ def running_pair(folder: Path, **flags: Any) -> Iterator[Pair]:
             for kind, app in MISSING_VALUES.items():
                 wanted = Application(app, InputType.parse(kind), "default", 60_000_000, missing_values=True)
                 frontend.configure(
-                    *records.put_application(wanted), records.put_link(app, ModelId.parse(MODELS[kind]).name)
+                    *changes.put_application(wanted), changes.put_link(app, ModelId.parse(MODELS[kind]).name)
                 )
             frontend.serve("late", "late:1", "doubles", slo_ms=10)
             frontend.configure(
-                *records.put_application(Application("bare", InputType.DOUBLES, "[1, 2]", 1000)),
-                *records.put_application(Application("big", InputType.DOUBLES, BIG_OUTPUT, 1000)),
+                *changes.put_application(Application("bare", InputType.DOUBLES, "[1, 2]", 1000)),
+                *changes.put_application(Application("big", InputType.DOUBLES, BIG_OUTPUT, 1000)),
             )
             echo = stack.enter_context(Echo(frontend, MODELS))
             silent = RawContainer(frontend.rpc_port)

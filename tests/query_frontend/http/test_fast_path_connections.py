@@ -20,10 +20,11 @@ import pytest
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
-from clipper_common import records, webapp
+from clipper_common import changes, webapp
+from clipper_common.config_store import ConfigStore
 from clipper_common.datatypes import InputType
 from clipper_common.records import Application
-from clipper_common.store import ConfigStore
+from clipper_common.redis_client import RedisClient
 from query_frontend.app import create_app
 from query_frontend.config import Config
 from query_frontend.http import fast_path
@@ -312,10 +313,11 @@ def run_inside(redis_port: int, loop_factory: Callable[[], asyncio.AbstractEvent
     """A frontend in this process; `work` gets its port and what came to aiohttp's handlers."""
 
     async def main() -> None:
-        store = ConfigStore("127.0.0.1", redis_port)
-        writes = records.put_application(Application("bare", InputType.DOUBLES, "[1, 2]", 1000))
+        redis_client = RedisClient("127.0.0.1", redis_port)
+        store = ConfigStore(redis_client)
+        writes = changes.put_application(Application("bare", InputType.DOUBLES, "[1, 2]", 1000))
         await store.commit(await store.read(), writes)
-        await store.close()
+        await redis_client.close()
         port = find_free_port()
         config = Config("127.0.0.1", redis_port, find_free_port(), host="127.0.0.1", port=port)
         app = await create_app(config)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clipper_common import records
+from clipper_common import changes
 from clipper_common.constants import MAX_BODY_BYTES
 from clipper_common.datatypes import InputType
 from clipper_common.records import Application
@@ -32,7 +32,7 @@ def serving(redis_port_of_module: int, tmp_path_factory: pytest.TempPathFactory)
             container.__enter__()
         for kind in KINDS:
             frontend.serve(kind, f"sum-{kind}:1", kind, slo_ms=5000)
-        frontend.configure(*records.put_application(Application("bare", InputType.DOUBLES, "[1, 2]", 1000)))
+        frontend.configure(*changes.put_application(Application("bare", InputType.DOUBLES, "[1, 2]", 1000)))
         frontend.wait_for_replicas(len(KINDS))
         yield frontend
         for container in containers:

@@ -8,7 +8,7 @@ from contextlib import closing
 
 import pytest
 
-from clipper_common import records, wire
+from clipper_common import changes, wire
 from clipper_common.constants import SIZE_LIMITS
 from clipper_common.datatypes import InputType, ModelId
 from clipper_common.records import Application, Model
@@ -27,7 +27,7 @@ def frontend(redis_port_of_module: int, tmp_path_factory: pytest.TempPathFactory
     with running_frontend(redis_port_of_module, log, max_body_bytes=MEGABYTE) as frontend:
         for name, limit in BODIES.items():
             app = Application(name, InputType.DOUBLES, "default", 20_000_000, max_body_bytes=limit)
-            frontend.configure(*records.put_application(app), records.put_link(name, MODEL.name))
+            frontend.configure(*changes.put_application(app), changes.put_link(name, MODEL.name))
         yield frontend
 
 
@@ -60,7 +60,7 @@ def test_a_body_may_be_as_large_as_its_application_says(app: str, frontend: Fron
 @pytest.mark.parametrize("most", [SIZE_LIMITS[0], 33 * MEGABYTE])
 def test_an_output_may_be_as_large_as_its_model_says(most: int, frontend: Frontend) -> None:
     model = Model(ModelId("m", str(most)), InputType.DOUBLES, max_output_bytes=most)
-    frontend.configure(records.put_model(model), records.put_current_version(model.id))
+    frontend.configure(changes.put_model(model), changes.put_current_version(model.id))
     with closing(RawContainer(frontend.rpc_port)) as container, ThreadPoolExecutor() as pool:
         container.join(wire.Metadata(model.id, InputType.DOUBLES, 3))
         frontend.wait_for_replicas(1)
@@ -73,7 +73,7 @@ def test_an_output_may_be_as_large_as_its_model_says(most: int, frontend: Fronte
         answers = asked.result(20).json["batch_predictions"]
     assert [answer["output"] for answer in answers] == [7, "default"]
     assert f"an output is of {most + 1} bytes, and the most are {most}" in answers[1]["default_explanation"]
-    frontend.configure(records.delete_model(model.id))
+    frontend.configure(changes.delete_model(model.id))
     frontend.wait_for_replicas(0)
 
 

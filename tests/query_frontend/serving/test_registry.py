@@ -5,10 +5,12 @@ from collections.abc import Mapping
 
 import pytest
 
-from clipper_common import long_work, records
+from clipper_common import long_work
 from clipper_common.config_copy import Update
 from clipper_common.datatypes import InputType, ModelId
-from clipper_common.records import Application, Model, Place, Snapshot
+from clipper_common.layout import LAYOUT, Place
+from clipper_common.records import Application, Model
+from clipper_common.snapshot import Snapshot
 from query_frontend.monitoring.metrics import SystemMetrics
 from query_frontend.serving import registry as module
 from query_frontend.serving.registry import Registry
@@ -23,8 +25,8 @@ def many(number: int) -> Update:
     apps = [Application(f"app-{each}", InputType.DOUBLES, "default", 1000 * (each + 1)) for each in range(number)]
     changed: list[Place] = []
     for app, model in zip(apps, models, strict=True):
-        changed += records.application_place(app.name), records.links_place(app.name)
-        changed += records.model_place(model), records.current_version_place(model.name)
+        changed += LAYOUT.application_place(app.name), LAYOUT.links_place(app.name)
+        changed += LAYOUT.model_place(model), LAYOUT.current_version_place(model.name)
     snapshot = Snapshot(
         applications={app.name: app for app in apps},
         models={model: Model(model, InputType.DOUBLES) for model in models},

@@ -18,9 +18,10 @@ import numpy as np
 import pytest
 import redis
 
-from clipper_common import records, wire
+from clipper_common import changes, wire
 from clipper_common.constants import MAX_QUEUED_QUERIES
 from clipper_common.datatypes import BatchPolicy, InputType, ModelId
+from clipper_common.layout import LAYOUT
 from clipper_common.records import Application, Model
 from clipper_common.wire import Metadata
 from tests.query_frontend.conftest import Frontend, RawContainer, http, running_container, running_frontend, wait_for
@@ -116,8 +117,8 @@ def test_a_less_patient_query_that_joins_does_not_shorten_the_others_time(
 ) -> None:
     frontend.serve("patient", slo_ms=3000)
     frontend.configure(
-        *records.put_application(Application("hasty", InputType.DOUBLES, "hasty default", 50_000)),
-        records.put_link("hasty", "m"),
+        *changes.put_application(Application("hasty", InputType.DOUBLES, "hasty default", 50_000)),
+        changes.put_link("hasty", "m"),
     )
     container = join(frontend, raw_container)
     with ThreadPoolExecutor() as pool:
@@ -166,7 +167,7 @@ def test_a_version_that_is_deleted_and_registered_again_has_a_new_cache(
         container.answer(container.receive_batch(), [b"1"])
         assert reply.result()["output"] == 1
         # Both in one commit: the frontend never sees the moment between.
-        frontend.configure(records.put_model(Model(model, InputType.DOUBLES, registration="again")))
+        frontend.configure(changes.put_model(Model(model, InputType.DOUBLES, registration="again")))
         reply = pool.submit(frontend.predict, "app", input=[1.0])
         container.answer(container.receive_batch(), [b"2"])
         assert reply.result()["output"] == 2
@@ -253,7 +254,7 @@ def test_batches_hold_what_waits_up_to_the_fixed_size(frontend: Frontend, raw_co
 
 def change_batching(frontend: Frontend, **batching: Any) -> None:
     model = frontend.snapshot().models[ModelId("m", "1")]
-    frontend.configure(records.put_model(replace(model, **batching)))
+    frontend.configure(changes.put_model(replace(model, **batching)))
 
 
 def test_batching_changes_live_and_drops_nothing(frontend: Frontend, raw_container: MakeContainer) -> None:
@@ -395,23 +396,23 @@ def test_configuration_appears_changes_and_disappears_within_100_ms(
     join(frontend, raw_container)
     took = []
 
-    def change(*writes: records.Write) -> None:
+    def change(*writes: changes.Write) -> None:
         started = time.monotonic()
         frontend.configure(*writes)
         took.append(time.monotonic() - started)
 
     app = Application("app", InputType.DOUBLES, "one", 1000)
     assert frontend.post("/app/predict", {"input": [1.0]}).status == 404
-    change(*records.put_application(app))
+    change(*changes.put_application(app))
     assert frontend.predict("app", input=[1.0])["default_explanation"] == NO_MODELS
     model = Model(ModelId("m", "1"), InputType.DOUBLES)
-    change(records.put_model(model), records.put_current_version(model.id), records.put_link("app", "m"))
+    change(changes.put_model(model), changes.put_current_version(model.id), changes.put_link("app", "m"))
     assert frontend.predict("app", input=[1.0])["default_explanation"] == SLO_MISSED
-    change(records.delete_link("app", "m"))
+    change(changes.delete_link("app", "m"))
     assert frontend.predict("app", input=[1.0])["default_explanation"] == NO_MODELS
-    change(*records.delete_application("app"))
+    change(*changes.delete_application("app"))
     assert frontend.post("/app/predict", {"input": [1.0]}).status == 404
-    change(*records.put_application(Application("app", InputType.STRINGS, "two", 1000)))
+    change(*changes.put_application(Application("app", InputType.STRINGS, "two", 1000)))
     assert frontend.predict("app", input="text")["output"] == "two"
     assert statistics.median(took) < 0.1
 
@@ -422,13 +423,13 @@ def test_versions_are_switched_under_load_without_a_default(frontend: Frontend, 
         running_container(frontend, "sum_container", "sum:1", "doubles"),
         running_container(frontend, "noop_container", "sum:2", "doubles"),
     ):
-        frontend.configure(records.put_model(Model(ModelId("sum", "2"), InputType.DOUBLES)))
+        frontend.configure(changes.put_model(Model(ModelId("sum", "2"), InputType.DOUBLES)))
         frontend.wait_for_replicas(2)
         stop = threading.Event()
         with ThreadPoolExecutor() as pool:
             load = [pool.submit(ask_until, frontend, stop, 1000.0 * k) for k in range(2)]
             for version in ("2", "1", "2"):
-                frontend.configure(records.put_current_version(ModelId("sum", version)))
+                frontend.configure(changes.put_current_version(ModelId("sum", version)))
                 time.sleep(0.2)  # let the load run
             stop.set()
             asked = [answer for future in load for answer in future.result()]
@@ -453,7 +454,7 @@ def test_deleting_a_model_answers_its_queue_at_once(frontend: Frontend, raw_cont
         request = container.receive_batch()
         queued = pool.submit(frontend.predict, "app", input=[2.0])
         wait_for(lambda: lookups(frontend) == 2, "both arrived")
-        frontend.configure(records.delete_model(ModelId("m", "1")))
+        frontend.configure(changes.delete_model(ModelId("m", "1")))
         assert queued.result()["default_explanation"] == NO_MODELS
         container.answer(request, [b"1"])
         assert sent.result()["output"] == 1
@@ -535,7 +536,7 @@ def test_a_restarted_frontend_takes_the_place_of_what_it_was(frontend: Frontend,
     frontend.process.wait(10)
     frontend.start()
     with redis.Redis(port=redis_port) as client:
-        assert len(client.keys(records.FRONTEND_PREFIX + "*")) == 1
+        assert len(client.keys(LAYOUT.frontends.prefix + "*")) == 1
 
 
 def test_a_replica_may_come_before_its_model_is_registered(frontend: Frontend) -> None:
@@ -666,7 +667,7 @@ def test_the_input_that_ends_replicas_is_found_and_its_neighbours_are_answered(
         healthy = pool.submit(frontend.predict, "app", input=[20.0])
         answer_next(containers)
         assert healthy.result(5)["output"] == 20
-    frontend.configure(records.delete_model(ModelId("m", "1")))
+    frontend.configure(changes.delete_model(ModelId("m", "1")))
     frontend.serve("app", slo_ms=200, batch_size=8)
     assert frontend.predict("app", input=[POISON])["default_explanation"] == SLO_MISSED, "it is tried again"
 

@@ -8,9 +8,10 @@ from typing import NamedTuple
 import pytest
 import redis
 
-from clipper_common import records
+from clipper_common import changes
 from clipper_common.datatypes import InputType, ModelId
-from clipper_common.records import Application, Model, Place
+from clipper_common.layout import LAYOUT, Place
+from clipper_common.records import Application, Model
 from tests.conftest import OwnRedis
 from tests.query_frontend.conftest import Frontend, running_container, running_frontend, wait_for
 
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.integration
 Value = str | bytes | int
 VICTIM = Application("victim", InputType.DOUBLES, "victim default", 2_000_000)
 MODEL = Model(ModelId("v", "1"), InputType.DOUBLES)
-CURRENT = records.CURRENT_VERSION_PREFIX + "v"
+CURRENT = LAYOUT.current_versions.prefix + "v"
 HUGE = b"x" * (3 * 1024 * 1024)
 
 
@@ -85,12 +86,12 @@ NUMBERS: list[Value] = [
 ]
 NAMES: list[Value] = ["", "a\nb", "\x1b[31m", "x" * 300, "a,b", "a:b", b"\xff\xfe", "\x7f"]
 
-APP = (records.APPLICATION_DB, b"victim")
-VERSION = (records.MODEL_DB, b"v:1")
-CURRENT_VERSION = (records.METADATA_DB, CURRENT.encode())
-LINKS = (records.LINK_DB, b"victim")
-WORKERS = (records.CLIPPER_DB, records.WORKERS_KEY.encode())
-REVISION = (records.CLIPPER_DB, records.REVISION_KEY.encode())
+APP = (LAYOUT.applications.database, b"victim")
+VERSION = (LAYOUT.models.database, b"v:1")
+CURRENT_VERSION = (LAYOUT.current_versions.database, CURRENT.encode())
+LINKS = (LAYOUT.links.database, b"victim")
+WORKERS = (LAYOUT.home, LAYOUT.workers.key.encode())
+REVISION = (LAYOUT.home, LAYOUT.revision.key.encode())
 
 WRONG = [
     # --- applications
@@ -103,7 +104,7 @@ WRONG = [
     Wrong(*APP, many_fields),
     *(Wrong(*APP, spoil) for spoil in (text("x"), members("x"), list_, hash_())),
     *(
-        Wrong(records.APPLICATION_DB, key, hash_(**VICTIM.to_hash()))
+        Wrong(LAYOUT.applications.database, key, hash_(**VICTIM.to_hash()))
         for key in (b"", b"\xff", b"a\nb", b"x" * 300, b"y" * 5000)
     ),
     # --- model versions
@@ -117,17 +118,17 @@ WRONG = [
     Wrong(*VERSION, field("labels", b"\xff")),
     Wrong(*VERSION, field("model_data_path", HUGE)),
     *(Wrong(*VERSION, spoil) for spoil in (text("x"), members("x"), list_, hash_())),
-    *(Wrong(records.MODEL_DB, key, hash_(**MODEL.to_hash())) for key in (b"", b"\xff", b"v:2", b"v")),
+    *(Wrong(LAYOUT.models.database, key, hash_(**MODEL.to_hash())) for key in (b"", b"\xff", b"v:2", b"v")),
     # --- current versions
     *(Wrong(*CURRENT_VERSION, text(name)) for name in [*NAMES, HUGE]),
     *(Wrong(*CURRENT_VERSION, spoil) for spoil in (hash_(), members("x"), list_)),
-    Wrong(records.METADATA_DB, b"CURENT_MODEL_VERSION:v", text("1")),
-    Wrong(records.METADATA_DB, CURRENT.encode() + b"\n", text("1")),
-    Wrong(records.METADATA_DB, CURRENT.encode() + b"\xff", text("1")),
+    Wrong(LAYOUT.current_versions.database, b"CURENT_MODEL_VERSION:v", text("1")),
+    Wrong(LAYOUT.current_versions.database, CURRENT.encode() + b"\n", text("1")),
+    Wrong(LAYOUT.current_versions.database, CURRENT.encode() + b"\xff", text("1")),
     # --- links
     *(Wrong(*LINKS, member(name)) for name in [*NAMES, HUGE]),
     *(Wrong(*LINKS, spoil) for spoil in (text("x"), hash_(), list_, members(*range(1001)))),
-    Wrong(records.LINK_DB, b"\xff", members("v")),
+    Wrong(LAYOUT.links.database, b"\xff", members("v")),
     # --- the number of workers, and the revision
     *(Wrong(*WORKERS, text(number)) for number in [*NUMBERS, "0", "65", str(10**21)]),
     *(Wrong(*WORKERS, spoil) for spoil in (hash_(), members("x"), list_)),
@@ -146,7 +147,7 @@ def spoil(port: int, wrong: Wrong) -> None:
         if wrong.key in (REVISION[1], WORKERS[1]):
             client.delete(wrong.key)
         wrong.spoil(client, wrong.key)
-        client.publish(records.CHANGES_CHANNEL, "")
+        client.publish(LAYOUT.changes_channel, "")
     if wrong.key != REVISION[1]:
         have_all_read(port)
 
@@ -159,8 +160,8 @@ def unspoil(port: int, wrong: Wrong) -> None:
 def have_all_read(port: int) -> None:
     """As a program does that changed something, and says neither what nor where."""
     with database(port, 0) as client:
-        client.incr(records.REVISION_KEY)
-        client.publish(records.CHANGES_CHANNEL, "")
+        client.incr(LAYOUT.revision.key)
+        client.publish(LAYOUT.changes_channel, "")
 
 
 @pytest.fixture(scope="module")
@@ -178,14 +179,14 @@ def served(redis_port_of_module: int, tmp_path_factory: pytest.TempPathFactory) 
 
 def arrange(frontend: Frontend) -> None:
     frontend.configure(
-        *records.put_application(Application("good", InputType.DOUBLES, "good default", 2_000_000)),
-        records.put_model(Model(ModelId("g", "1"), InputType.DOUBLES)),
-        records.put_current_version(ModelId("g", "1")),
-        records.put_link("good", "g"),
-        *records.put_application(VICTIM),
-        records.put_model(MODEL),
-        records.put_current_version(MODEL.id),
-        records.put_link("victim", "v"),
+        *changes.put_application(Application("good", InputType.DOUBLES, "good default", 2_000_000)),
+        changes.put_model(Model(ModelId("g", "1"), InputType.DOUBLES)),
+        changes.put_current_version(ModelId("g", "1")),
+        changes.put_link("good", "g"),
+        *changes.put_application(VICTIM),
+        changes.put_model(MODEL),
+        changes.put_current_version(MODEL.id),
+        changes.put_link("victim", "v"),
     )
 
 
@@ -207,7 +208,7 @@ def test_what_gets_wrong_is_named_once_and_the_last_good_one_serves(served: Fron
         spoil(served.redis_port, wrong)
         wait_for(lambda: complaint in log(), f"{complaint!r} is logged, see {served.log}")
         assert_both_are_answered(served)
-        served.configure(records.put_link("other", "other"))  # others can change what they like
+        served.configure(changes.put_link("other", "other"))  # others can change what they like
         assert_both_are_answered(served)
         assert log().count(complaint) == 1
         assert all(len(line) < 1000 for line in log().splitlines())
@@ -223,13 +224,13 @@ def test_what_gets_wrong_is_named_once_and_the_last_good_one_serves(served: Fron
 
 def test_a_record_serves_as_it_is_mended_until_it_is_deleted(served: Frontend) -> None:
     spoil(served.redis_port, Wrong(*APP, field("latency_slo_micros", "abc")))
-    served.configure(records.put_link("other", "other"))  # once this is applied, what was before it is, too
+    served.configure(changes.put_link("other", "other"))  # once this is applied, what was before it is, too
     assert_both_are_answered(served)
     mended = Application("victim", InputType.INTS, "mended", 1000)
-    served.configure(*records.put_application(mended))
+    served.configure(*changes.put_application(mended))
     assert served.predict("victim", input=[1])["output"] == "mended"
     spoil(served.redis_port, Wrong(*APP, field("latency_slo_micros", "abc")))
-    served.configure(records.put_link("other", "other"))
+    served.configure(changes.put_link("other", "other"))
     assert served.predict("victim", input=[1])["output"] == "mended"
     unspoil(served.redis_port, Wrong(*APP, list_))
     have_all_read(served.redis_port)
@@ -240,7 +241,7 @@ def test_a_record_serves_as_it_is_mended_until_it_is_deleted(served: Frontend) -
 
 @pytest.mark.parametrize("spoil", [text("x y"), text(b"\xff"), text("x" * 1000), hash_(), members("x"), list_])
 def test_an_epoch_that_is_wrong_is_begun_anew(served: Frontend, spoil: Callable[[redis.Redis, bytes], object]) -> None:
-    key = records.EPOCH_KEY.encode()
+    key = LAYOUT.epoch.key.encode()
     with database(served.redis_port, 0) as client:
         client.delete(key)
         spoil(client, key)
@@ -255,7 +256,7 @@ def test_an_epoch_that_is_wrong_is_begun_anew(served: Frontend, spoil: Callable[
 def test_what_frontends_write_themselves_may_get_wrong(
     served: Frontend, spoil: Callable[[redis.Redis, bytes], object]
 ) -> None:
-    with database(served.redis_port, 0) as client, database(served.redis_port, records.REPLICA_DB) as replicas:
+    with database(served.redis_port, 0) as client, database(served.redis_port, LAYOUT.replicas.database) as replicas:
         written = [
             key for key in client.keys("*") if key.startswith((b"clipper:frontend", b"clipper:replica", b"clipper:l"))
         ]
@@ -281,22 +282,22 @@ def test_a_frontend_starts_beside_all_that_is_wrong(own_redis: OwnRedis, tmp_pat
         with database(own_redis.port, wrong.database) as client:
             key = wrong.key if wrong.key in (WORKERS[1], REVISION[1]) else wrong.key + b"-%d" % number
             client.delete(key)
-            if wrong.database == records.APPLICATION_DB:
+            if wrong.database == LAYOUT.applications.database:
                 client.hset(key, mapping=VICTIM.to_hash())  # type: ignore[arg-type]
             wrong.spoil(client, key)
-    with database(own_redis.port, records.LINK_DB) as client:
+    with database(own_redis.port, LAYOUT.links.database) as client:
         for number in range(100):
             client.set(f"{number}", "")
     for app in ("good", "victim"):
-        with database(own_redis.port, records.APPLICATION_DB) as client:
+        with database(own_redis.port, LAYOUT.applications.database) as client:
             client.hset(app, mapping=VICTIM.to_hash())  # type: ignore[arg-type]
-    with database(own_redis.port, records.APPLICATION_DB) as client:
+    with database(own_redis.port, LAYOUT.applications.database) as client:
         client.hset("victim", "latency_slo_micros", "9" * 400)
     with running_frontend(own_redis.port, log, workers=2) as frontend:
         for _ in range(5):
             assert frontend.predict("good", input=[1.0])["output"] == "victim default"
             assert frontend.post("/victim/predict", {"input": [1.0]}).status == 404
-        frontend.configure(*records.put_application(VICTIM))
+        frontend.configure(*changes.put_application(VICTIM))
         assert frontend.predict("victim", input=[1.0])["output"] == "victim default"
         found = log.read_text()
         assert "ended with" not in found and "Traceback" not in found

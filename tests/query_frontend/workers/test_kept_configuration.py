@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from clipper_common import records
+from clipper_common import changes
+from clipper_common.config_store import ConfigStore
 from clipper_common.datatypes import BatchPolicy, InputType, ModelId
-from clipper_common.records import Application, Model, Snapshot
-from clipper_common.store import ConfigStore
+from clipper_common.records import Application, Model
+from clipper_common.redis_client import RedisClient
+from clipper_common.snapshot import Snapshot
 from query_frontend.workers import kept_configuration
 from query_frontend.workers.kept_configuration import KeptConfiguration
 
@@ -102,9 +104,9 @@ async def test_a_folder_that_is_full_does_no_harm(tmp_path: Path, caplog: pytest
 
 @contextlib.asynccontextmanager
 async def connected(redis_port: int) -> AsyncIterator[ConfigStore]:
-    store = ConfigStore("127.0.0.1", redis_port)
-    yield store
-    await store.close()
+    redis_client = RedisClient("127.0.0.1", redis_port)
+    yield ConfigStore(redis_client)
+    await redis_client.close()
 
 
 @pytest.mark.integration
@@ -135,7 +137,7 @@ async def test_what_was_kept_never_replaces_what_redis_has(redis_port: int, appl
     async with connected(redis_port) as store, asyncio.timeout(10):
         async for _ in store.follow():  # an epoch begins
             break
-        await store.commit(await store.read(), records.put_snapshot(configuration(0, applications)))
+        await store.commit(await store.read(), changes.put_snapshot(configuration(0, applications)))
         there = await store.read()
         old = replace(configuration(0), revision=0, epoch=there.epoch)
         async for update in store.follow(kept=old):

@@ -22,7 +22,8 @@ import pytest
 import redis
 from aiohttp import web
 
-from clipper_common import constants, records
+from clipper_common import changes, constants
+from clipper_common.layout import LAYOUT
 from query_frontend.app import QueryFrontend
 from query_frontend.config import Config
 from query_frontend.http.connection_drain import ConnectionDrain
@@ -208,7 +209,7 @@ def test_a_worker_that_hangs_keeps_no_connection_from_the_other(two: Frontend) -
 
 def test_a_new_worker_gets_its_share_of_old_connections(redis_port: int, tmp_path: Path) -> None:
     with several(redis_port, tmp_path, 1) as frontend, Asking(frontend.port, 16) as asking:
-        frontend.configure(records.put_workers(2))
+        frontend.configure(changes.put_workers(2))
         wait_for(lambda: spread(frontend)[0] >= 5, "the new worker has connections")
         asking.wait_for_more()
     assert not asking.errors
@@ -532,7 +533,7 @@ def test_metrics_without_the_folder(redis_port: int, tmp_path: Path, folder: Pat
 def test_the_number_changes_under_load(request_: bytes, redis_port: int, tmp_path: Path) -> None:
     with several(redis_port, tmp_path, 1) as frontend, Asking(frontend.port, 12, request_) as asking:
         for number in (3, 2, 1, 2):
-            frontend.configure(records.put_workers(number))
+            frontend.configure(changes.put_workers(number))
             wait_for(lambda number=number: len(spread(frontend)) == number, f"{number} workers run", 45)
             wait_for(lambda: all(spread(frontend)) or asking.errors, "all of them have connections", 45)
             asking.wait_for_more()
@@ -543,7 +544,7 @@ def test_the_number_changes_under_load(request_: bytes, redis_port: int, tmp_pat
 def test_the_number_outlives_redis(own_redis: OwnRedis, tmp_path: Path) -> None:
     own_redis.start()
     with several(own_redis.port, tmp_path, 1) as frontend:
-        frontend.configure(records.put_workers(2))
+        frontend.configure(changes.put_workers(2))
         wait_for(lambda: len(workers(frontend)) == 2, "2 workers run")
         own_redis.kill()
         own_redis.start()
@@ -553,7 +554,7 @@ def test_the_number_outlives_redis(own_redis: OwnRedis, tmp_path: Path) -> None:
 
 def test_the_number_in_redis_counts_after_a_restart(redis_port: int, tmp_path: Path) -> None:
     with several(redis_port, tmp_path, 1) as frontend:
-        frontend.configure(records.put_workers(2))
+        frontend.configure(changes.put_workers(2))
         wait_for(lambda: len(workers(frontend)) == 2, "2 workers run")
         assert frontend.stop() == 0
         frontend.start()
@@ -562,7 +563,7 @@ def test_the_number_in_redis_counts_after_a_restart(redis_port: int, tmp_path: P
 
 def test_the_number_in_redis_is_not_for_all(redis_port: int, tmp_path: Path) -> None:
     with several(redis_port, tmp_path, 2, follow_workers=0) as frontend:
-        frontend.configure(records.put_workers(1))
+        frontend.configure(changes.put_workers(1))
         assert frontend.stop() == 0
         frontend.start()
         wait_until_serving(frontend, 2)
@@ -579,7 +580,7 @@ def test_idle_connections_of_a_retiring_worker_go_to_the_others(
         clients = [Client(frontend.port) for _ in range(12)]
         for client in clients:
             client.ask(request_)
-        frontend.configure(records.put_workers(1))
+        frontend.configure(changes.put_workers(1))
         wait_for(lambda: len(workers(frontend)) == 1, "the others are gone at once", 3)
         for client in clients:
             client.ask(request_)
@@ -608,7 +609,7 @@ def test_a_retiring_worker_does_not_hold_up_the_end(redis_port: int, tmp_path: P
             clients.append(Client(frontend.port))
             clients[-1].socket.sendall(PREDICT[:20])  # who does not say what it wants cannot be handed over
             wait_for(lambda: sum(spread(frontend)) == len(clients), "all are connected")
-        frontend.configure(records.put_workers(1))
+        frontend.configure(changes.put_workers(1))
         wait_for(lambda: frontend.metric("gauges", "internal:workers") == {"serving": "1"}, "one retires")
         assert len(workers(frontend)) == 2, "it waits for its clients"
         assert frontend.stop() == 0
@@ -655,7 +656,7 @@ def test_metrics_are_of_all_workers(two: Frontend) -> None:
         client.ask()
         client.close()
     assert {answered() for _ in range(10)} == {before + 20}
-    two.configure(records.put_workers(1))
+    two.configure(changes.put_workers(1))
     wait_for(lambda: len(workers(two)) == 1, "one worker is left")
     assert answered() == before + 20
 
@@ -794,8 +795,8 @@ async def test_a_frontend_that_is_stopped_while_it_starts_says_goodbye(
     starting = asyncio.ensure_future(anext(aiter(parts.run(web.Application()))))
     await asyncio.wait_for(waits.wait(), 10)
     with redis.Redis(port=redis_port) as client:
-        assert client.keys(records.FRONTEND_PREFIX + "*")
+        assert client.keys(LAYOUT.frontends.prefix + "*")
         starting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await starting
-        assert not client.keys(records.FRONTEND_PREFIX + "*")
+        assert not client.keys(LAYOUT.frontends.prefix + "*")

@@ -1,0 +1,133 @@
+"""MembershipStore: who is there, by Redis. Which cluster owns it, which query frontends live, and their replicas.
+
+None of it is configuration, so it has no revision: it holds while its lease in Redis does.
+"""
+
+import asyncio
+import json
+import logging
+import time
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from typing import Final
+
+from clipper_common import reading, scripts
+from clipper_common.constants import CLUSTER_LEASE_SECONDS, FRONTEND_LEASE_SECONDS
+from clipper_common.datatypes import ModelId, printable
+from clipper_common.errors import ClipperException, RecordError
+from clipper_common.faults import FaultLog
+from clipper_common.layout import LAYOUT, Faults, Place
+from clipper_common.records import Frontend, FrontendReport, Replica
+from clipper_common.redis_client import RedisClient
+
+logger = logging.getLogger(__name__)
+
+_REPLICA_MEMORY_SECONDS: Final = 3600.0
+"""How long a version 4 container that is away keeps its number."""
+_APPLIED_POLL_SECONDS: Final = 0.003
+
+
+class MembershipStore:
+    """The cluster, the query frontends and the replicas of a Redis. Calls raise `StoreError` when Redis is away."""
+
+    def __init__(self, redis: RedisClient) -> None:
+        self.address = redis.address
+        self._redis = redis
+        self._frontends: tuple[str, list[Frontend]] = "", []
+        """The version of the list of frontends that live, and the list."""
+        self._faults = FaultLog()
+
+    # --- which cluster ---
+
+    async def claim(self, cluster_id: str) -> None:
+        """Own this Redis for the next `CLUSTER_LEASE_SECONDS`.
+
+        Raises ClipperException when another cluster does.
+        """
+        lease = str(int(CLUSTER_LEASE_SECONDS * 1000))
+        owner = _text(await self._redis.run(scripts.CLAIM, cluster_id, lease))
+        if owner != cluster_id:
+            raise ClipperException(
+                f"Redis at {self.address} is used by the Clipper cluster '{_cluster_name(owner)}'. "
+                "Give each cluster a Redis of its own, or stop that cluster first "
+                f"(if it is stopped already, wait {CLUSTER_LEASE_SECONDS:.0f} seconds)."
+            )
+
+    async def release(self, cluster_id: str) -> None:
+        """Give up what `claim` got."""
+        await self._redis.run(scripts.RELEASE, cluster_id)
+
+    # --- which frontends ---
+
+    async def report(self, report: FrontendReport, place: str = "") -> tuple[list[int], list[Frontend]]:
+        """Say for a query frontend that it lives, by which revision it serves and which replicas it has.
+
+        Answers the number of each replica, and all frontends that live. With `place`, those whose id begins with it are
+        known to be dead, and forgotten.
+        """
+        number = len(report.replicas)
+        return await self._report(report.frontend_id, place, str(report.revision), report.to_json(), replicas=number)
+
+    async def retire_frontend(self, frontend_id: str) -> None:
+        """Say for a query frontend that it goes."""
+        await self._report(frontend_id, "", "", "")
+
+    async def _report(self, frontend_id: str, *what: str, replicas: int = 0) -> tuple[list[int], list[Frontend]]:
+        times = [str(int(seconds * 1000)) for seconds in (FRONTEND_LEASE_SECONDS, _REPLICA_MEMORY_SECONDS)]
+        known, frontends = self._frontends
+        args = [frontend_id, *what, *times, known, uuid.uuid4().hex, str(replicas)]
+        answer = await self._redis.run(scripts.REPORT, *args, keys=[LAYOUT.frontends.place(frontend_id).key])
+        numbers, version, texts, removed = answer
+        for database, key in removed:
+            logger.error("removed what was wrong in Redis: %s", Place(database, _text(key)))
+        if _text(version) != known:
+            frontends = self._read_frontends(texts)
+            self._frontends = _text(version), frontends
+        return list(json.loads(numbers)), frontends
+
+    @staticmethod
+    def _read_frontends(texts: Sequence[bytes]) -> list[Frontend]:
+        frontends = []
+        for text in texts:
+            try:
+                frontends.append(Frontend.from_json(text))
+            except RecordError as error:
+                logger.error("ignored a query frontend in Redis: %s", error)
+        return frontends
+
+    def follow_frontends(self) -> AsyncIterator[None]:
+        """Yield whenever a frontend came or went, or has other replicas. Raises `StoreError` when Redis is away."""
+        return self._redis.listen(LAYOUT.frontends_channel)
+
+    async def wait_until_applied(self, revision: int, seconds: float) -> bool:
+        """Wait until every query frontend that lives serves by `revision`. Answers whether they did in time."""
+        give_up = time.monotonic() + seconds
+        while time.monotonic() < give_up:
+            if await self._redis.run(scripts.IS_APPLIED, str(revision)):
+                return True
+            await asyncio.sleep(_APPLIED_POLL_SECONDS)
+        return False
+
+    # --- which replicas ---
+
+    async def read_replicas(self) -> list[Replica]:
+        """Return the replicas that are connected."""
+        return (await self.read_replica_records())[0]
+
+    async def read_replica_records(self) -> tuple[list[Replica], Faults]:
+        """Return the replicas that are connected, and which of their records are wrong."""
+        replicas, faults = reading.read_replicas(await self._redis.run(scripts.READ_REPLICAS))
+        self._faults.tell(faults)
+        return replicas, faults
+
+    async def not_reaching(self, model: ModelId) -> list[str]:
+        """Return the ids of the query frontends that live and reach no replica of `model`, by themselves or relayed."""
+        return list(map(_text, await self._redis.run(scripts.NOT_REACHING, str(model))))
+
+
+def _cluster_name(cluster_id: str) -> str:
+    return printable(cluster_id.rpartition("/")[0] or cluster_id)
+
+
+def _text(value: bytes) -> str:
+    return value.decode(errors="replace")

@@ -1,0 +1,44 @@
+"""All configuration at one revision, as a value."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from clipper_common.datatypes import ModelId
+from clipper_common.layout import LAYOUT, Faults, Place
+from clipper_common.records import Application, Model
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All configuration at one revision. Not to be changed: what differs is a new snapshot."""
+
+    revision: int = 0
+    applications: Mapping[str, Application] = field(default_factory=dict)
+    models: Mapping[ModelId, Model] = field(default_factory=dict)
+    current_versions: Mapping[str, str] = field(default_factory=dict)
+    links: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The names of the models that are linked to each application, by its name."""
+    workers: int | None = None
+    """The number of workers of each query frontend; None leaves it to them."""
+    epoch: str = ""
+    """The epoch of the Redis that it was read from; empty when that is new, or lost all."""
+    faults: Faults = field(default_factory=dict, compare=False)
+    """The other records in Redis, which cannot be used, and why."""
+
+    def places(self) -> Iterator[Place]:
+        """Yield the places of its records."""
+        yield from map(LAYOUT.application_place, self.applications)
+        yield from map(LAYOUT.model_place, self.models)
+        yield from map(LAYOUT.current_version_place, self.current_versions)
+        yield from map(LAYOUT.links_place, self.links)
+        if self.workers is not None:
+            yield LAYOUT.workers
+
+    def versions(self, model_name: str) -> list[str]:
+        return [model.version for model in self.models if model.name == model_name]
+
+    def apps_linked_to(self, model_name: str) -> list[Application]:
+        return [app for name, app in self.applications.items() if model_name in self.links.get(name, ())]
+
+    def same_configuration(self, other: "Snapshot") -> bool:
+        return replace(self, revision=other.revision, epoch=other.epoch) == other
