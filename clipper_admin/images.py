@@ -31,12 +31,12 @@ def image_name(component: str) -> str:
 
 
 def python_suffix(python_version: str = RUNNING_PYTHON) -> str:
-    """What marks a Python in the names of images, such as ``311``."""
+    """The mark of a Python version in the names of images, such as ``311``."""
     return python_version.replace(".", "")
 
 
 def rpc_component(python_version: str = RUNNING_PYTHON) -> str:
-    """What all model containers build on: Python, and the module `rpc`."""
+    """The image that all model containers build on: Python, and the module `rpc`."""
     return f"py{python_suffix(python_version)}-rpc"
 
 
@@ -44,7 +44,7 @@ class ModelImage(NamedTuple):
     """The image that serves what a deployer saves."""
 
     pattern: str
-    """Of its name; the Python stands in the braces."""
+    """The pattern of its name, in whose braces the Python version is put."""
     module: str
     """The program, in `clipper_containers`."""
     dockerfile: str

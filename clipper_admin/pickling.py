@@ -23,7 +23,7 @@ from clipper_common import modeldir, namespace
 _EVERYWHERE: Final = {"clipper_common", "clipper_admin", "clipper_containers", "cloudpickle", "rpc"}
 """In every container."""
 _NOT_CONTENT: Final = {"__builtins__", "__spec__", "__loader__", "__cached__"}
-"""What a module has that belongs to the interpreter."""
+"""The attributes of a module that belong to the interpreter."""
 _MOST_BYTES_OF_A_DEFINITION: Final = 4 << 20
 _MOST_BYTES_OF_DEFINITIONS: Final = 64 << 20
 """Counting those that turned out to be too large, so that a large variable is not pickled again and again."""

@@ -1,4 +1,4 @@
-"""What the R package Rclipper asks of Python: an image of a model that it saved.
+"""The part of the R package Rclipper that is in Python: it builds an image of a model that was saved.
 
 ``python -m clipper_admin.rclipper docker|process <model folder> <image> ...``
 """

@@ -1,4 +1,4 @@
-"""What a change of the configuration does to Redis, as values: writes that are carried out together or not at all."""
+"""Changes of the configuration as values: writes to Redis that are carried out together or not at all."""
 
 import json
 from typing import NamedTuple

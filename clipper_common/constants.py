@@ -38,14 +38,14 @@ SIZE_LIMITS: Final = range(1 << 16, (1 << 30) + 1)
 MAX_INPUTS_PER_REQUEST: Final = 4096
 """One event loop serves all applications: no request may keep it for long."""
 MAX_NAME_LENGTH: Final = 255
-"""Of applications, and of models, their versions and their labels."""
+"""The longest names of applications and of models, their versions and their labels."""
 MAX_LABELS: Final = 64
 """The most labels of one model version."""
 MAX_PATH_LENGTH: Final = 4096
 """The most characters of the image, and of the data path, of a model version."""
 MAX_APPLICATIONS: Final = 16_384
 MAX_MODEL_VERSIONS: Final = 16_384
-"""Registered at the same time."""
+"""The most model versions that may be registered at the same time."""
 MAX_INT32: Final = 2**31 - 1
 """The largest whole number in a request of the management frontend, as in 0.4."""
 MAX_DEFAULT_OUTPUT_BYTES: Final = 1024 * 1024
@@ -71,7 +71,7 @@ TRANSPORT_HEARTBEAT_MILLIS: Final = 1000
 TRANSPORT_TIMEOUT_MILLIS: Final = 5000
 """ZMTP heartbeats: libzmq itself answers them, so they tell a busy process from a stopped one."""
 DRAIN_SECONDS: Final = 10.0
-"""What a stopping container may take to finish its batch before it is killed."""
+"""The seconds in which a stopping container may finish its batch before it is killed."""
 EXIT_SECONDS: Final = 1.0
 """How many seconds threads and exit handlers of a model may take after its last batch."""
 LOAD_SECONDS: Final = 300

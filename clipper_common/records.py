@@ -265,7 +265,7 @@ UNNUMBERED: Final = -1
 
 @dataclass(frozen=True, slots=True)
 class FrontendReport:
-    """What a query frontend says about itself."""
+    """The record by which a query frontend reports itself."""
 
     frontend_id: str
     revision: int

@@ -1,4 +1,4 @@
-"""What the system says of sockets and of file descriptors."""
+"""Facts about sockets and file descriptors that the operating system is asked for."""
 
 import fcntl
 import resource

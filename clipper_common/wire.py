@@ -24,7 +24,7 @@ RPC_VERSION_3: Final = 3
 RPC_VERSION_4: Final = 4
 MESSAGE_ID_LIMIT: Final = 1 << 32
 RELAY_PREFIX: Final = "peer:"
-"""Of the replica id of a frontend that relays to replicas of its own."""
+"""The beginning of the replica id of a frontend that relays to replicas of its own."""
 
 Frames = Sequence[bytes]
 Views = Sequence[View]
@@ -376,7 +376,7 @@ def _pack_sizes(parts: Sequence[View]) -> bytes:
 
 
 def _read_sizes(header: View, data: View, what: str) -> tuple[int, ...]:
-    """Those behind the beginning of the header."""
+    """Return the integers that follow the beginning of the header."""
     sizes = _read_u64s(header[_HEADER.size :], f"{what} sizes")
     if len(data) != sum(sizes):
         raise WireError(f"the {what} sizes that a message announces are not those of its {what}s")

@@ -20,7 +20,7 @@ ON_EVERY_MANAGER = {"test_basic_concepts", "test_manager_contract", "test_old_co
 """The modules that are run on Kubernetes too. What is inside containers is tested with Docker."""
 
 IN_EVERY_RUN = {"test_manager_contract", "test_clusters_side_by_side"}
-"""Of the tests on Kubernetes, the module and the test that `make test-kubernetes` runs. `make test-all` runs all."""
+"""The module and the test on Kubernetes that `make test-kubernetes` runs. `make test-all` runs all of them."""
 
 MARKS = [pytest.mark.kubernetes, pytest.mark.timeout(300)]
 

@@ -1,4 +1,4 @@
-"""What all deployers do: check, save the function and the model, package them, deploy, and make an endpoint of it."""
+"""The steps of all deployers: check, save the function and the model, package, deploy, and make an endpoint."""
 
 import logging
 import shutil

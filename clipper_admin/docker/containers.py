@@ -64,7 +64,7 @@ _UNFIT_NETWORKS: Final = {
 
 @dataclass(frozen=True)
 class Cluster:
-    """What all containers of a cluster have in common."""
+    """The properties that all containers of a cluster have in common."""
 
     name: str
     network: str
@@ -98,7 +98,7 @@ class Container:
     alias: str = ""
     """A further name in the network, which several may share."""
     files: Mapping[str, bytes] = field(default_factory=dict)
-    """What is written into it before it starts, by path."""
+    """Files that are written into it before it starts, by path."""
     mounts: Mapping[str, str] = field(default_factory=dict)
     """Files of the engine's machine that it reads, by the path that each has inside."""
     resources: Resources = UNLIMITED
@@ -148,7 +148,7 @@ def check_extra_arguments(extra: Mapping[str, Any]) -> None:
 
 
 def number_of(cluster_name: str) -> str:
-    """What ends the names of a cluster's containers: it makes a second cluster of the same name impossible."""
+    """The suffix of the names of a cluster's containers, which makes a second cluster of the same name impossible."""
     return hashlib.sha256(cluster_name.encode()).hexdigest()[:10]
 
 

@@ -1,4 +1,4 @@
-"""What the manager and the image builder do with a Docker engine; its errors become ClipperExceptions here."""
+"""The Docker engine as the manager and the image builder use it; its errors become ClipperExceptions here."""
 
 import contextlib
 import functools

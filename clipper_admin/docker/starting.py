@@ -21,7 +21,7 @@ _TAIL_LINES: Final = 30
 
 @dataclass(frozen=True)
 class Plan:
-    """What shall be started. Ports are those of the host."""
+    """The containers that shall be started. Ports are those of the host."""
 
     cluster: Cluster
     has_own_redis: bool

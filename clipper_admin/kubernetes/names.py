@@ -1,4 +1,4 @@
-"""What the objects of a cluster are called, and by which labels they are found. Pure."""
+"""The names of the objects of a cluster, and the labels by which they are found. Pure."""
 
 import hashlib
 import json

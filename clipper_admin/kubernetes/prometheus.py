@@ -30,7 +30,7 @@ _POD: Final = "__meta_kubernetes_pod_"
 
 
 _JOBS: Final = {"query": names.QUERY, "models": names.MODEL}
-"""What is scraped: by the name of the job, the component."""
+"""The components that are scraped, by the name of the job."""
 
 
 def services(cluster: Cluster) -> list[tuple[str, str]]:

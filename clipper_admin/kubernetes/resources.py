@@ -1,4 +1,4 @@
-"""What pods request of their node, and may take at most. Pure."""
+"""The resources that pods request of their node, and may take at most. Pure."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -44,7 +44,7 @@ def of_query_frontend(cluster: Cluster, options: FrontendOptions) -> Manifest:
 
 
 def of_model(cluster: Cluster, wanted: Resources) -> Manifest:
-    """What a model version is limited to is also reserved for it."""
+    """The limits of a model version are also its requests: they are reserved for it."""
     limits: dict[str, str] = {}
     if wanted.cpus is not None:
         limits["cpu"] = f"{max(1, round(wanted.cpus * 1000))}m"

@@ -1,4 +1,4 @@
-"""What a cluster on Kubernetes shall be: values, checked when they are made. Pure."""
+"""The specification of a cluster on Kubernetes, as values that are checked when they are made. Pure."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -42,7 +42,7 @@ class Ingress:
     tls_secret: str | None = None
     """The secret with the certificate for HTTPS."""
     annotations: Mapping[str, str] = field(default_factory=dict)
-    """What this controller wants to be told."""
+    """The annotations that this controller needs."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.host, str) or not _HOST.fullmatch(self.host):
@@ -66,7 +66,7 @@ class RedisVolume:
 
 @dataclass(frozen=True)
 class Cluster:
-    """What all objects of a cluster have in common."""
+    """The properties that all objects of a cluster have in common."""
 
     name: str
     namespace: str = "default"
@@ -76,7 +76,7 @@ class Cluster:
     redis_port: int = constants.REDIS_PORT
     redis_volume: RedisVolume | None = None
     service_types: Mapping[str, str] = field(default_factory=dict)
-    """Those that shall not be as in `DEFAULT_SERVICE_TYPES`."""
+    """The service types that differ from `DEFAULT_SERVICE_TYPES`."""
     image_pull_secrets: tuple[str, ...] = ()
     node_selector: Mapping[str, str] = field(default_factory=dict)
     tolerations: tuple[Mapping[str, Any], ...] = ()
@@ -121,7 +121,7 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Images:
-    """What the containers of a cluster run."""
+    """The images of the containers of a cluster."""
 
     query_frontend: str = images.image_name(images.QUERY_FRONTEND)
     mgmt_frontend: str = images.image_name(images.MANAGEMENT_FRONTEND)

@@ -62,7 +62,7 @@ class Launch:
 
 
 def resolve(files: ClusterFiles, image: str) -> Launch:
-    """What `image` means: a bundle that was built, one of our containers, or a path to a script."""
+    """Find out what `image` names: a bundle that was built, one of our containers, or a path to a script."""
     for folder in (files.images, shared_images()):
         if bundle := read_record(_record(folder, image), Launch):
             return bundle

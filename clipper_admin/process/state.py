@@ -1,4 +1,4 @@
-"""What a cluster of processes keeps on disk: where it lies, how it is read and written.
+"""The state that a cluster of processes keeps on disk: where it lies, how it is read and written.
 
 ::
 
@@ -37,7 +37,7 @@ _NAME_ANOTHER: Final = f"Name a folder that this user may write to with the envi
 _IMAGES: Final = "images"
 _TAIL_LINES: Final = 20
 MAX_LOG_BYTES: Final = 64 * 1024 * 1024
-"""Of one program."""
+"""The most bytes of the log of one program."""
 _TAIL_BYTES: Final = 16384
 
 
@@ -69,9 +69,9 @@ class Cluster:
     redis_port: int
     has_own_redis: bool
     num_frontend_replicas: int = 1
-    """At the start."""
+    """The number of query frontends at the start of the cluster."""
     workers: int = 1
-    """Of each."""
+    """The number of worker processes of each query frontend."""
 
     @property
     def ports(self) -> set[int]:
@@ -81,7 +81,7 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Program:
-    """What shall run."""
+    """The program that shall run."""
 
     id: str
     kind: str
@@ -95,7 +95,7 @@ class Program:
 
 @dataclass(frozen=True)
 class Status:
-    """What became of a program."""
+    """The state of a program, as its supervisor reports it."""
 
     state: str
     starts: int = 0
@@ -139,7 +139,7 @@ def shared_images() -> Path:
 
 
 def program_records() -> list[Path]:
-    """What shall run, in all clusters."""
+    """Return the programs that shall run, in all clusters."""
     return sorted(home().glob("clusters/*/programs/*.json"))
 
 
@@ -201,7 +201,7 @@ class ClusterFiles:
         write_json(self._cluster, asdict(cluster))
 
     def marks(self) -> dict[str, str]:
-        """What stands in the environment of each process of this cluster."""
+        """Return the variable that is in the environment of each process of this cluster."""
         marks = {ENV_CLUSTER_DIRECTORY: str(self.directory)}
         # The path may exist a second time, in a container; the id does not.
         return marks | {ENV_CLUSTER_ID: cluster.id} if (cluster := self.read_cluster()) else marks

@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.alone, pytest.mark.timeout(60
 DESCRIPTORS = 256
 CLIENTS = 300
 IDLE_CORES = 0.3
-"""Of a program that many idle clients are connected to."""
+"""The CPU time per second that a program may take to which many idle clients are connected."""
 
 PROGRAMS = {
     "query_frontend": ["query_frontend", "--rpc_service_port=0"],

@@ -19,13 +19,13 @@ class ConnectionDrain:
         self._some: set[RequestHandler] = set()
         self._all = False
         self.is_empty = True
-        """Of each request this alone is asked as a rule."""
+        """Whether no connection is to close: a fast check, and usually all that a request reads."""
 
     def __contains__(self, connection: object) -> bool:
         return self._all or connection in self._some
 
     def add_all(self) -> None:
-        """Those too that come from now on."""
+        """Close all connections with their next answer, those that are opened later too."""
         self._all, self.is_empty = True, False
 
     def add(self, surplus: int, connections: Collection[RequestHandler]) -> None:

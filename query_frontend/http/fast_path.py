@@ -71,7 +71,7 @@ _NOT_PLAIN: Final = (hdrs.CONTENT_ENCODING, hdrs.EXPECT, hdrs.TRANSFER_ENCODING,
 
 
 class Head:
-    """What a request's head says: its body's length, and if it is plain, the application."""
+    """The head of a request: the length of its body and, if the request is plain, its application."""
 
     def __init__(self, text: bytes, length: int, app: str | None) -> None:
         self.text = text
@@ -80,7 +80,7 @@ class Head:
 
 
 class FastPath:
-    """What all connections share."""
+    """The parts of the fast path that all connections share."""
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class FastPath:
         self.wheel = context.wheel
         self.content_seconds = content_seconds
         self.heads: dict[bytes, Head | None] = {}
-        """What is known; `recognise` adds to it."""
+        """The heads that were seen before; `recognise` adds to them."""
         self.draining = draining
         """Their next requests are aiohttp's, whose answers close connections."""
         self._registry = registry
@@ -101,13 +101,13 @@ class FastPath:
         self._query_ids = query_ids
         self._second_ends = 0.0
         self._heads: dict[ModelId | None, dict[int, bytes]] = {}
-        """Of responses in this second: by who answered, and how many bytes."""
+        """The heads of responses in this second, by the model version that answered and the length of the body."""
         self._answerer: ModelId | None = None
-        """Who answered last. Below, its heads."""
+        """The model version that answered last, whose heads of responses are in `_its_heads`."""
         self._its_heads: dict[int, bytes] = {}
 
     def recognise(self, head: bytes) -> Head | None:
-        """What a head that is not known yet says; None if aiohttp alone can tell where its request ends."""
+        """Parse a head that was not seen before. None if aiohttp alone can tell where its request ends."""
         if not head or head in self.heads or len(head) > _MAX_HEAD_BYTES:
             return None
         if len(self.heads) >= _MAX_KNOWN_HEADS:
@@ -227,7 +227,7 @@ class FastPathConnection:
         self._head: Head | None = None
         """The last, since a client's heads are all alike."""
         self._answers = 0
-        """That aiohttp has not counted yet."""
+        """The number of answers that aiohttp has not counted yet."""
         self.answered_at = 0.0
         self._owed = 0
         """How many of the next bytes are the rest of a request that aiohttp has begun to read."""
@@ -235,7 +235,7 @@ class FastPathConnection:
         """Under way in the fast path."""
         self._held: list[bytes] = []
         self._held_bytes = 0
-        """What came meanwhile."""
+        """Data that arrived while a query was under way, or while the client did not read."""
         self._holds_back = False
         """The transport is paused: too much is held."""
         self._parts: list[bytes] = []
@@ -245,7 +245,7 @@ class FastPathConnection:
         self._slot: Slot = {}
         self._body_due: float | None = None
         self._idle: asyncio.Future[None] | None = None
-        """Who shuts down waits here for the query."""
+        """Resolved when the query under way is answered; `shutdown` awaits it."""
 
     # --- what the handler tells ---
 
@@ -340,7 +340,7 @@ class FastPathConnection:
                 return
 
     def _find_head(self, data: bytes) -> Head | None:
-        """That of the next request; None if aiohttp alone can tell where it ends."""
+        """Return the head of the next request; None if aiohttp alone can tell where it ends."""
         head = self._head
         if head is None or not data.startswith(head.text):
             text = data[: data.find(_END_OF_HEAD) + 4] if _END_OF_HEAD in data else b""
@@ -372,7 +372,7 @@ class FastPathConnection:
             self._answers = 0
 
     def _find_aiohttp_waiting(self) -> bool:
-        """What `_aiohttp_waits` says, when it is not known."""
+        """Find out whether aiohttp's handler waits for the next message, when that is not known."""
         handler = self._handler
         waiter = handler._waiter  # there is none yet when the first request comes with the connection
         if waiter is None:
@@ -499,7 +499,7 @@ class FastPathConnection:
 
 
 def _ignore(data: bytes) -> None:
-    """What comes after the end."""
+    """Discard data that arrives after the connection has ended."""
 
 
 class FastPathHandler(webapp.Connection):

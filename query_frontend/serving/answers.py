@@ -12,7 +12,7 @@ LARGE_OUTPUT_BYTES: Final = 1 << 14
 _STEP_BYTES: Final = 1 << 14
 """Others have their turn after each part of this size while an answer is made."""
 _JOINED_BYTES: Final = 1 << 18
-"""So much of an answer is copied in one step."""
+"""The bytes of an answer that are copied in one step."""
 
 
 class Default(NamedTuple):

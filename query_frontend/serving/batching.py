@@ -116,7 +116,7 @@ class _BatchTimes:
 
 
 class FixedBatchSize(_BatchTimes):
-    """What the user said."""
+    """The batch size that the user has set."""
 
     def __init__(self, size: int) -> None:
         super().__init__()

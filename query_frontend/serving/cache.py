@@ -114,7 +114,7 @@ class PredictionCache:
 
     @property
     def size_bytes(self) -> int:
-        """Of the outputs and their inputs. What is on its way is bounded by the queues of the models."""
+        """The bytes of the outputs and their inputs. Entries in flight are bounded by the queues of the models."""
         return self._bytes
 
     def put(self, partition: CachePartition, keys: Sequence[Key], outputs: Sequence[bytes]) -> None:

@@ -136,7 +136,7 @@ class ReplicaPool:
         self.is_counted = True
         """Whether what is queued is counted here: not if only relays take it, since their frontends count it."""
         self.idle: deque[ConnectedReplica] = deque()
-        """Who has been idle for longest comes first."""
+        """The idle replicas; the one that has been idle for longest comes first."""
 
     def __iter__(self) -> Iterator[ConnectedReplica]:
         return iter(self._all)

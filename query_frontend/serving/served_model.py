@@ -238,7 +238,7 @@ class ServedModel:
             self.metrics.add_batch(size, seconds)
             self._num_outputs.count += size
         replica.rest(size > 1 and seconds < QUICK_SECONDS)
-        # What failed elsewhere comes with the whole reason.
+        # The error of a relayed input has its reason already.
         raised = "" if replica.is_relay else reasons.MODEL_RAISED
         num_bytes = sum(map(len, response.outputs))
         if size <= STEP_TASKS and num_bytes <= STEP_BYTES:

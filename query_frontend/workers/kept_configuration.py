@@ -44,7 +44,7 @@ class KeptConfiguration:
         self._changed = asyncio.Event()
 
     def load(self) -> Snapshot | None:
-        """What was kept last, by any worker of this supervisor."""
+        """Return the configuration that any worker of this supervisor kept last."""
         try:
             with self._path.open("rb") as file:
                 return _read(file)

@@ -51,7 +51,7 @@ _LONGEST_FOLDER: Final = 94
 """A Unix socket's path has at most 103 bytes, on Linux a few more."""
 
 Work = Callable[[Config, WorkerContext], None]
-"""What a worker does, until it ends."""
+"""The main function of a worker."""
 
 
 @dataclass(eq=False)

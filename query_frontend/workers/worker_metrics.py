@@ -22,7 +22,7 @@ _END: Final = b"end"
 _SOCKET: Final = ".sock"
 _DEPARTED: Final = "departed.jsonl"
 _NO_LINE: Final = (JsonError, ValueError)
-"""What is raised for a line that is broken off, or too long."""
+"""The errors that are raised for a line that is broken off, or too long."""
 
 
 class WorkerMetrics:
@@ -30,7 +30,7 @@ class WorkerMetrics:
         self._folder = context.folder
         self._path = context.folder / f"{context.number}{_SOCKET}"
         self._departed = context.folder / _DEPARTED
-        """What all that have left had counted."""
+        """The totals of all workers that have ended."""
         self._metrics = metrics
         self._server: asyncio.Server | None = None
 
