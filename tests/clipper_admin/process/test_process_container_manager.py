@@ -452,7 +452,8 @@ def test_stop_all_leaves_nothing(
     graceful: bool,
 ) -> None:
     cm.deploy_model(ModelSpec("m", "1", "ints", script))
-    assert len(processes_of("one")) == 6
+    # The environment by which it is found cannot be read of a process that has just been started.
+    wait_until(lambda: len(processes_of("one")) == 6)
     damage(wait_until)
     started = time.monotonic()
     manager().stop_all(graceful=graceful)
