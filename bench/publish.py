@@ -161,6 +161,7 @@ SECTIONS: Final[dict[str, tuple[str, Callable[[list[Document]], str]]]] = {
     "idle": ("idle", tables),
     "scale": ("scale", tables),
     "bodies": ("bodies", tables),
+    "turns": ("turns", tables),
     "poison": ("poison", tables),
     "workers": ("workers", tables),
     "batching": ("batching", batches),
