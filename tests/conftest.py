@@ -1,11 +1,14 @@
 """Fixtures for all tests: a free port, and a real Redis."""
 
+import contextlib
 import os
+import random
 import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import pytest
 import redis
@@ -23,11 +26,21 @@ def pytest_xdist_auto_num_workers() -> int:
     return max(3 * (os.cpu_count() or 1) // 2, 1)
 
 
+_PORTS: Final = range(10_000, 30_000)
+_RANDOM: Final = random.SystemRandom()
+
+
 def find_free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """Return a port that nobody uses, for a server that is started later.
+
+    It is none of those that the system gives to connections and to servers without a port of their own: of these, it
+    might give the same to a test that runs at the same time.
+    """
+    while True:
+        port = _RANDOM.choice(_PORTS)
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
 
 
 def redis_server_program() -> str:
