@@ -17,7 +17,7 @@ def scaled(api: Api, deployment: str, replicas: int, before: int, logger: Cluste
     """Scale a Deployment, and back again if the block does not succeed."""
     api.scale(deployment, replicas)
     complaint = f"{deployment} could not be scaled back to {before}"
-    # What somebody else wants stays.
+    # A number of replicas that somebody else has set meanwhile is kept.
     with rollback_on_failure(lambda: api.scale(deployment, before), complaint, logger, but_for=waiting.Overruled):
         yield
 

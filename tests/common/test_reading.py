@@ -1,4 +1,4 @@
-"""What Redis answers, read: any bytes are a record or wrong, and what is read takes the place of what was there."""
+"""Values that Redis returns, read: any bytes are a record or a fault, and a record read replaces the one before."""
 
 import json
 from dataclasses import replace

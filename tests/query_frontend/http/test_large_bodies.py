@@ -26,7 +26,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def decoded(body: bytes, kind: InputType, *cuts: int) -> tuple[Inputs | None, int]:
-    """What comes of a body that is read in parts, and in how many steps."""
+    """Return the inputs of a body that is read in parts, and the number of steps that it took."""
     parts = [body[begin:end] for begin, end in pairwise([0, *sorted(cuts), len(body)])]
     return in_steps(large_bodies.decode(parts, kind))
 

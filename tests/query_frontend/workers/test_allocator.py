@@ -1,4 +1,4 @@
-"""What a worker freed is there for the next large bodies."""
+"""Memory that a worker has freed is used again for the next large bodies."""
 
 import platform
 import subprocess
