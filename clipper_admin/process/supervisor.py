@@ -18,19 +18,16 @@ from clipper_admin.process import locks, processes
 from clipper_admin.process.processes import ENV_PROGRAM_ID, Identity
 from clipper_admin.process.state import ClusterFiles, Kind, Program, State, Status
 from clipper_common import logs
+from clipper_common.backoff import RestartBackoff
 from clipper_common.constants import DRAIN_SECONDS
 
 logger = logging.getLogger(__name__)
 
 STOP_SECONDS = DRAIN_SECONDS + 2.0
 """From the request to stop until the kill."""
-FIRST_DELAY_SECONDS = 0.1
-MAX_DELAY_SECONDS = 10.0
 SERVED_SECONDS = 5.0
 MAX_DELAY_OF_SERVING_SECONDS = 1.0
 """A program that once ran for so long has served, and will again: it is not kept waiting for longer than this."""
-STABLE_SECONDS = 30.0
-"""A program that ran so long is restarted as if it had never crashed."""
 ADOPTED_POLL_SECONDS = 0.5
 """Nobody tells us of the end of a process that is not our child."""
 CHECK_SECONDS = 20.0
@@ -58,8 +55,7 @@ class Child:
         """When it is started, or killed if it is stopping."""
         self.starts = 0
         self.started = 0.0
-        self.delay = FIRST_DELAY_SECONDS
-        self.max_delay = MAX_DELAY_SECONDS
+        self.backoff = RestartBackoff()
         self.last_exit = ""
 
     def adopt(self, status: Status, now: float) -> None:
@@ -118,17 +114,14 @@ class Child:
         processes.kill_group(pid, self.marks)  # what an earlier supervisor started may have no marks of its own
         processes.kill_marked(self.own_marks)
         if now - self.started > SERVED_SECONDS:
-            self.max_delay = MAX_DELAY_OF_SERVING_SECONDS
-        if now - self.started > STABLE_SECONDS:
-            self.delay = FIRST_DELAY_SECONDS
+            self.backoff.longest_seconds = MAX_DELAY_OF_SERVING_SECONDS
         self._retry_later(how, now)
 
     def _retry_later(self, how: str, now: float) -> None:
         logger.info("%s %s", self.program.id, how)
         self.last_exit = how
-        self.delay = min(self.delay, self.max_delay)
-        self.due = None if self.stopping else now + self.delay
-        self.delay *= 2
+        delay = self.backoff.delay_after(now - self.started)
+        self.due = None if self.stopping else now + delay
         self._save()
 
     def stop(self, now: float) -> None:

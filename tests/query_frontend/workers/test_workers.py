@@ -23,6 +23,7 @@ import redis
 from aiohttp import web
 
 from clipper_common import changes, constants
+from clipper_common.backoff import RestartBackoff
 from clipper_common.layout import LAYOUT
 from query_frontend.app import QueryFrontend
 from query_frontend.config import Config
@@ -760,8 +761,9 @@ def test_a_start_is_put_off_for_a_second_at_most_while_no_worker_serves() -> Non
     supervisor = WorkerSupervisor(Config(host="127.0.0.1", port=0), lambda config, context: None)
     supervisor._folder.rmdir()
     here, there = socket.socketpair()
-    supervisor._workers = [_Worker(0, 1, here, 10.0, started=time.monotonic(), watch=Watch(0.0, 0))]
-    other = _Worker(1, 2, here, 0.0, watch=Watch(0.0, 0))
+    keeps_ending = RestartBackoff(first_seconds=10.0)
+    supervisor._workers = [_Worker(0, 1, here, keeps_ending, started=time.monotonic(), watch=Watch(0.0, 0))]
+    other = _Worker(1, 2, here, RestartBackoff(), watch=Watch(0.0, 0))
     supervisor._workers.append(other)
     supervisor._has_served = True
     supervisor._starts = []
