@@ -2,7 +2,6 @@
 
 import logging
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, overload
@@ -39,6 +38,7 @@ from clipper_common.constants import (
 )
 from clipper_common.datatypes import InputType
 from clipper_common.errors import ClipperException, UnconnectedException
+from clipper_common.waiting import TimeLimit
 
 DEFAULT_LABEL: Final[list[str]] = []
 CLIPPER_TEMP_DIR: Final = tempfile.gettempdir()
@@ -179,7 +179,7 @@ class ClipperConnection:
         """
         self.cm.connect()
         self.cm.get_admin_addr()  # no address is nothing to wait for
-        startup.repeat(self._management_client.ping, time.monotonic() + startup.CONNECT_SECONDS)
+        startup.repeat(self._management_client.ping, TimeLimit(startup.CONNECT_SECONDS))
         self.connected = True
         self.logger.info("Successfully connected to Clipper cluster at %s", self.cm.get_query_addr())
 
