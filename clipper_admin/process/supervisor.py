@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +21,7 @@ from clipper_admin.process.state import ClusterFiles, Kind, Program, State, Stat
 from clipper_common import logs
 from clipper_common.backoff import RestartBackoff
 from clipper_common.constants import DRAIN_SECONDS
+from clipper_common.signals import SignalWakeup
 
 logger = logging.getLogger(__name__)
 
@@ -200,14 +202,14 @@ class Supervisor:
             self.children[id_] = child = Child(program, self.files, self.marks)
             child.adopt(status, now)
 
-    def run(self, wakeup: int) -> None:
-        signals = {signal.SIGHUP}
+    def run(self, wakeup: SignalWakeup) -> None:
+        signals: set[int] = {signal.SIGHUP}
         while True:
             timeout = self.step(signals, time.monotonic())
             if self.stopping and not self.children:
                 return
             select.select([wakeup], [], [], CHECK_SECONDS if timeout is None else min(timeout, CHECK_SECONDS))
-            signals = _pending(wakeup)
+            signals = wakeup.read()
             self._check(time.monotonic())
 
     def _check(self, now: float) -> None:
@@ -221,7 +223,7 @@ class Supervisor:
         except OSError as error:
             logger.error("cannot cut the logs: %s", error)
 
-    def step(self, signals: set[signal.Signals], now: float) -> float | None:
+    def step(self, signals: Collection[int], now: float) -> float | None:
         """React to what happened. How long to sleep, if nothing else happens."""
         self.stopping = self.stopping or signal.SIGTERM in signals
         for child in self.children.values():
@@ -271,24 +273,6 @@ class Supervisor:
         return max(0.0, min(waits)) if waits else None
 
 
-def _pending(wakeup: int) -> set[signal.Signals]:
-    try:
-        return {signal.Signals(number) for number in os.read(wakeup, 4096)}
-    except BlockingIOError:
-        return set()
-
-
-def _listen_to_signals() -> int:
-    """The descriptor at which the numbers of received signals can be read."""
-    wakeup, write_end = os.pipe()
-    os.set_blocking(wakeup, False)
-    os.set_blocking(write_end, False)
-    signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
-    for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGCHLD):
-        signal.signal(number, lambda number, frame: None)
-    return wakeup
-
-
 def main(directory: Path, stopping: bool) -> None:
     """Go to the background, where exactly one supervisor of a cluster runs, and supervise."""
     logs.configure()
@@ -297,7 +281,8 @@ def main(directory: Path, stopping: bool) -> None:
     if lock is None:
         return  # somebody else was faster
     os.truncate(lock, 0)
-    wakeup = _listen_to_signals()
+    wakeup = SignalWakeup()
+    wakeup.listen_to((signal.SIGHUP, signal.SIGTERM, signal.SIGCHLD))
     if pid := os.fork():
         os.pwrite(lock, str(pid).encode(), 0)
         os._exit(0)

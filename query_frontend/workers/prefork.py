@@ -20,9 +20,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NoReturn
 
-from clipper_common import webapp
+from clipper_common import signals, webapp
 from clipper_common.backoff import RestartBackoff
 from clipper_common.constants import MAX_WORKERS
+from clipper_common.signals import SignalWakeup
 from query_frontend.config import Config
 from query_frontend.workers.context import (
     MAX_SLOTS,
@@ -43,6 +44,7 @@ _MAX_ALONE_DELAY_SECONDS: Final = 1.0
 _STACK_SIGNAL: Final = signal.SIGUSR1
 """The signal at which a worker writes the stacks of its threads to its log, whatever it is doing."""
 _STOPPING_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS: Final = (*_STOPPING_SIGNALS, signal.SIGCHLD)
 _OTHER_TEMPORARY_FOLDERS: Final = ("/tmp", "/dev/shm")
 _LONGEST_FOLDER: Final = 94
 """A Unix socket's path has at most 103 bytes, on Linux a few more."""
@@ -108,7 +110,7 @@ class WorkerSupervisor:
         self._handover = Handover()
         self._listeners = _bind(config.host, config.port)
         self._folder = _private_folder()
-        self._wakeup, self._signals = socket.socketpair()
+        self._wakeup = SignalWakeup()
         self._selector = selectors.DefaultSelector()
         self._workers: list[_Worker] = []
         self._starts = [_Start() for _ in range(config.workers)]
@@ -122,7 +124,7 @@ class WorkerSupervisor:
         As long as none has served yet, the end of one is the end of all, with its exit code: what it cannot do, no
         other could.
         """
-        self._listen_to_signals()
+        self._wakeup.listen_to(_SIGNALS)
         self._selector.register(self._wakeup, selectors.EVENT_READ, self._on_signals)
         try:
             while self._workers or not self._stops:
@@ -136,15 +138,8 @@ class WorkerSupervisor:
 
     # --- signals ---
 
-    def _listen_to_signals(self) -> None:
-        for end in (self._wakeup, self._signals):
-            end.setblocking(False)
-        signal.set_wakeup_fd(self._signals.fileno(), warn_on_full_buffer=False)
-        for number in (*_STOPPING_SIGNALS, signal.SIGCHLD):
-            signal.signal(number, lambda number, frame: None)
-
     def _on_signals(self) -> None:
-        if not set(_STOPPING_SIGNALS).isdisjoint(self._wakeup.recv(4096)):
+        if not self._wakeup.read().isdisjoint(_STOPPING_SIGNALS):
             self._stop()
         with contextlib.suppress(ChildProcessError):
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:  # in a container also what others left behind
@@ -218,13 +213,12 @@ class WorkerSupervisor:
             os._exit(code)
 
     def _close_inherited_descriptors(self) -> None:
-        signal.set_wakeup_fd(-1)
-        for number in (*_STOPPING_SIGNALS, signal.SIGCHLD):
-            signal.signal(number, signal.SIG_DFL)
+        signals.forget(_SIGNALS)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING_SIGNALS)
         self._selector.close()
-        for end in (self._wakeup, self._signals, *(worker.channel for worker in self._workers)):
-            end.close()
+        self._wakeup.close()
+        for worker in self._workers:
+            worker.channel.close()
 
     # --- what workers do ---
 

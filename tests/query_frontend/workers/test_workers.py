@@ -747,7 +747,6 @@ def test_an_owner_whose_seats_are_all_taken_sleeps(monkeypatch: pytest.MonkeyPat
     for end in (
         *supervisor._listeners,
         supervisor._wakeup,
-        supervisor._signals,
         supervisor._selector,
         supervisor._handover,
     ):
@@ -774,7 +773,6 @@ def test_a_start_is_put_off_for_a_second_at_most_while_no_worker_serves() -> Non
     for end in (
         *supervisor._listeners,
         supervisor._wakeup,
-        supervisor._signals,
         supervisor._selector,
         supervisor._handover,
         there,
