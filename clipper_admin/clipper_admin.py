@@ -137,8 +137,9 @@ class ClipperConnection:
             queries may keep busy.
         query_frontend_flags : dict, optional
             Further flags of the query frontend by their names: its limits (``max_body_bytes``, ``max_connections``,
-            ``body_memory``), ``inflate_bodies``, ``blame_seconds``, ``slow_turn_millis`` and ``fast_lane``, all whole
-            numbers. ``python -m query_frontend --help`` says what each means and which default it has.
+            ``body_memory``), ``blame_seconds`` and ``slow_turn_millis``, which are whole numbers, and
+            ``inflate_bodies`` and ``fast_lane``, which are booleans. ``python -m query_frontend --help`` says what
+            each means and which default it has.
         mgmt_frontend_flags : dict, optional
             Further flags of the management frontend: ``allowed_origins`` and ``allowed_hosts``, lists of str, for web
             pages and names that it serves.

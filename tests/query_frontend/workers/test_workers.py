@@ -354,10 +354,9 @@ REPLACED_SECONDS = 5.0
 SPINNING = b"GET /livez HTTP/1.1\r\nHost: here\r\n\r\n"
 """Has a frontend that runs `SPINS` keep its event loop for ever."""
 SPINS = """
-import sys
 from query_frontend import app
 from query_frontend.workers import prefork
-from query_frontend.config import parse_arguments
+from query_frontend.config import Config
 from query_frontend.http.handlers import Handlers
 
 async def spin_for_ever(self, request):
@@ -365,21 +364,21 @@ async def spin_for_ever(self, request):
         pass
 
 Handlers.live = spin_for_ever
-prefork.run(parse_arguments(sys.argv[1:]), app.run)
+prefork.run(Config.parse(), app.run)
 """
 LOADS_SLOWLY = """
-import sys, time
+import time
 from query_frontend import app
 from query_frontend.workers import prefork
 from query_frontend.workers import hang_detection
-from query_frontend.config import parse_arguments
+from query_frontend.config import Config
 
 def work(config, context):
     time.sleep(6 * hang_detection._HUNG_SECONDS)
     app.run(config, context)
 
 hang_detection._HUNG_SECONDS = 0.2
-prefork.run(parse_arguments(sys.argv[1:]), work)
+prefork.run(Config.parse(), work)
 """
 
 
@@ -563,7 +562,7 @@ def test_the_number_in_redis_counts_after_a_restart(redis_port: int, tmp_path: P
 
 
 def test_the_number_in_redis_is_not_for_all(redis_port: int, tmp_path: Path) -> None:
-    with several(redis_port, tmp_path, 2, follow_workers=0) as frontend:
+    with several(redis_port, tmp_path, 2, follow_workers=False) as frontend:
         frontend.configure(changes.put_workers(1))
         assert frontend.stop() == 0
         frontend.start()
