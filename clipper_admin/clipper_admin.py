@@ -2,7 +2,6 @@
 
 import logging
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, overload
@@ -39,6 +38,7 @@ from clipper_common.constants import (
 )
 from clipper_common.datatypes import InputType
 from clipper_common.errors import ClipperException, UnconnectedException
+from clipper_common.waiting import TimeLimit
 
 DEFAULT_LABEL: Final[list[str]] = []
 CLIPPER_TEMP_DIR: Final = tempfile.gettempdir()
@@ -137,8 +137,9 @@ class ClipperConnection:
             queries may keep busy.
         query_frontend_flags : dict, optional
             Further flags of the query frontend by their names: its limits (``max_body_bytes``, ``max_connections``,
-            ``body_memory``), ``inflate_bodies``, ``blame_seconds``, ``slow_turn_millis`` and ``fast_lane``, all whole
-            numbers. ``python -m query_frontend --help`` says what each means and which default it has.
+            ``body_memory``), ``blame_seconds`` and ``slow_turn_millis``, which are whole numbers, and
+            ``inflate_bodies`` and ``fast_lane``, which are booleans. ``python -m query_frontend --help`` says what
+            each means and which default it has.
         mgmt_frontend_flags : dict, optional
             Further flags of the management frontend: ``allowed_origins`` and ``allowed_hosts``, lists of str, for web
             pages and names that it serves.
@@ -179,7 +180,7 @@ class ClipperConnection:
         """
         self.cm.connect()
         self.cm.get_admin_addr()  # no address is nothing to wait for
-        startup.repeat(self._management_client.ping, time.monotonic() + startup.CONNECT_SECONDS)
+        startup.repeat(self._management_client.ping, TimeLimit(startup.CONNECT_SECONDS))
         self.connected = True
         self.logger.info("Successfully connected to Clipper cluster at %s", self.cm.get_query_addr())
 

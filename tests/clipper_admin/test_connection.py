@@ -56,11 +56,13 @@ def test_start_clipper(conn: ClipperConnection, cm: FakeContainerManager) -> Non
 
 def test_flags_of_the_frontends(conn: ClipperConnection, cm: FakeContainerManager) -> None:
     conn.start_clipper(
-        query_frontend_flags={"max_body_bytes": 1 << 20},
+        query_frontend_flags={"max_body_bytes": 1 << 20, "inflate_bodies": True, "fast_lane": 0},
         mgmt_frontend_flags={"allowed_origins": ["https://a.example.com", "http://b:8080"]},
     )
     ((options,),) = cm.called("start_clipper")
-    assert options.query_frontend_arguments()["max_body_bytes"] == 1 << 20
+    arguments = options.query_frontend_arguments()
+    assert (arguments["max_body_bytes"], arguments["inflate_bodies"], arguments["fast_lane"]) == (1 << 20, 1, 0)
+    assert type(arguments["inflate_bodies"]) is int, "older images read numbers only"
     assert options.mgmt_frontend_flags == {"allowed_origins": "https://a.example.com,http://b:8080"}
 
 
@@ -69,6 +71,8 @@ def test_flags_of_the_frontends(conn: ClipperConnection, cm: FakeContainerManage
     [
         {"query_frontend_flags": {"port": 1337}},
         {"query_frontend_flags": {"max_body_bytes": "large"}},
+        {"query_frontend_flags": {"max_body_bytes": True}},
+        {"query_frontend_flags": {"inflate_bodies": "yes"}},
         {"query_frontend_flags": ["--max_body_bytes=1048576"]},
         {"mgmt_frontend_flags": {"allowed_origins": "https://a.example.com"}},
         {"mgmt_frontend_flags": {"allowed_hosts": [""]}},

@@ -400,7 +400,7 @@ async def test_workers_of_query_frontends(client: TestClient) -> None:
 
 
 async def test_workers_that_nobody_can_change(redis_port: int, store: ConfigStore) -> None:
-    config = Config(redis_ip="127.0.0.1", redis_port=redis_port, follow_workers=0)
+    config = Config(redis_ip="127.0.0.1", redis_port=redis_port, follow_workers=False)
     async with TestClient(TestServer(app.create_app(config))) as client:
         answer = await client.post("/admin/set_query_frontend_workers", json={"workers": 3})
         assert answer.status == 400
