@@ -38,6 +38,6 @@ cdef class ServedModel:
     cpdef _dispatch(self, bint waited=*)
     @cython.locals(task=Task)
     cpdef bint _send(self, ConnectedReplica replica, list tasks)
-    @cython.locals(size=Py_ssize_t, num_bytes=Py_ssize_t)
+    @cython.locals(size=Py_ssize_t)
     cpdef take_answer(self, ConnectedReplica replica, batch, response)
     cpdef on_rest(self, ConnectedReplica replica, bint is_quick)

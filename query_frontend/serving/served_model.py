@@ -22,7 +22,7 @@ from query_frontend.rpc.server import QUICK_SECONDS
 from query_frontend.serving import reasons
 from query_frontend.serving.batching import BatchSizer, batch_sizer
 from query_frontend.serving.cache import CachePartition, PredictionCache
-from query_frontend.serving.delivery import STEP_BYTES, STEP_TASKS, Delivery
+from query_frontend.serving.delivery import Delivery
 from query_frontend.serving.model_queue import ModelQueue, Task
 from query_frontend.serving.poison import ENDS_TO_BLAME, Blame
 from query_frontend.serving.replica import Batch, ConnectedReplica, ReplicaPool
@@ -240,11 +240,9 @@ class ServedModel:
         replica.rest(size > 1 and seconds < QUICK_SECONDS)
         # The error of a relayed input has its reason already.
         raised = "" if replica.is_relay else reasons.MODEL_RAISED
-        num_bytes = sum(map(len, response.outputs))
-        if size <= STEP_TASKS and num_bytes <= STEP_BYTES:
-            self._delivery.deliver(batch.tasks, response, raised, num_bytes, None)
-        else:
-            long_work.begin(replica.hold_while(self._delivery.deliver_in_steps(batch.tasks, response, raised)))
+        steps = self._delivery.deliver(batch.tasks, response, raised, sum(map(len, response.outputs)))
+        if steps is not None:
+            long_work.begin(replica.hold_while(steps))
 
     def on_rest(self, replica: ConnectedReplica, is_quick: bool) -> None:
         """Give a replica that has nothing to do its next batch, before the answers of the last one are written.
