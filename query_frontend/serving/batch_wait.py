@@ -79,7 +79,7 @@ class BatchWait:
         seconds = replicas.idle[0].sizer.expect(min(len(queue), most))
         latest = queue.first_deadline() - seconds - delivery_seconds
         busy = [replica.seconds_busy(now) for replica in replicas if replica.batch is not None]
-        return self.returns.wait_until(len(queue), most, min([seconds, *busy]), latest, now)
+        return self.returns.wait_until(len(queue), most, min(seconds, min(busy, default=seconds)), latest, now)
 
     def end(self, queued: int, now: float) -> None:
         """The next batch waits no more, for which `queued` tasks are there."""
