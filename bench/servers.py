@@ -1,11 +1,12 @@
 """The servers that are compared: how each is started for one kind of input, where it listens, what CPU time it took."""
 
+import platform
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 import tomllib
-import venv
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from importlib import metadata
@@ -24,6 +25,7 @@ PEERS: Final = sorted(path.stem.removesuffix("_") for path in _PEERS.glob("*_.py
 _COMPILED: Final = ROOT / "build" / "compiled"
 _ENVIRONMENTS: Final = ROOT / "bench" / ".venvs"
 _METADATA: Final = re.compile(r"^# /// script\n(.*?)^# ///$", re.MULTILINE | re.DOTALL)
+_SYSTEM_FOLDERS: Final = ("/usr/local/bin", "/usr/bin")
 _SPARE_PORTS: Final = 4
 _START_SECONDS: Final = 90.0
 _INSTALL_SECONDS: Final = 1800.0
@@ -151,7 +153,8 @@ def _install(name: str, packages: tuple[str, ...]) -> dict[str, str]:
     stamp = folder / "installed"
     if not stamp.exists() or stamp.read_text().splitlines() != wanted:
         progress(f"installing {' '.join(wanted)}")
-        venv.create(folder, clear=True, with_pip=True)
+        command = [_interpreter(name), "-m", "venv", "--clear", str(folder)]
+        subprocess.run(command, check=True, timeout=_INSTALL_SECONDS)
         command = [str(folder / "bin" / "pip"), "install", "--quiet", *wanted]
         done = subprocess.run(command, capture_output=True, text=True, timeout=_INSTALL_SECONDS)
         if done.returncode:
@@ -166,11 +169,27 @@ def _script(name: str) -> Path:
 
 
 def dependencies(name: str) -> list[str]:
-    """From the head of the script (PEP 723)."""
+    return list(_head(name)["dependencies"])
+
+
+def _interpreter(name: str) -> str:
+    """Return a Python that the peer runs with: this one, unless it names another release."""
+    wanted = _head(name).get("requires-python", "").removeprefix("==")
+    if wanted in ("", platform.python_version()):
+        return sys.executable
+    minor = wanted.rpartition(".")[0]
+    for found in filter(None, (shutil.which(f"python{minor}", path=path) for path in _SYSTEM_FOLDERS)):
+        told = subprocess.run([found, "--version"], capture_output=True, text=True, check=True)
+        if told.stdout.split()[-1] == wanted:
+            return found
+    raise ProgramFailed(f"{name} needs Python {wanted}, which is in none of {', '.join(_SYSTEM_FOLDERS)}")
+
+
+def _head(name: str) -> dict[str, Any]:
+    """Return the metadata at the head of the script (PEP 723)."""
     found = _METADATA.search((_script(name)).read_text())
     assert found is not None
-    lines = [line.removeprefix("#").strip() for line in found[1].splitlines()]
-    return list(tomllib.loads("\n".join(lines))["dependencies"])
+    return tomllib.loads("\n".join(line.removeprefix("#").strip() for line in found[1].splitlines()))
 
 
 def _as_peer(name: str, path: str, what: str, dialect: Dialect = workloads.plain, **environment: str) -> Server:
@@ -205,6 +224,12 @@ SERVERS: Final = {
     "torchserve": _as_peer("torchserve", "/predictions/noop", "Java in front, batches, a worker process"),
     "mlserver": _as_peer(
         "mlserver", "/v2/models/noop/infer", "FastAPI, batches, a worker process", workloads.open_inference
+    ),
+    "triton": _as_peer(
+        "triton",
+        "/v2/models/noop/infer",
+        "C++ in front, batches, a Python process (pytriton)",
+        workloads.open_inference,
     ),
     "litserve": _as_peer("litserve", "/predict", "FastAPI, batches over ZeroMQ, a worker process"),
     "bentoml": _as_peer(
