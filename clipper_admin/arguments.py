@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from clipper_admin.frontend_options import MGMT_FRONTEND_FLAGS, QUERY_FRONTEND_FLAGS, FrontendOptions
+from clipper_admin.frontend_options import BOOLEAN_FLAGS, MGMT_FRONTEND_FLAGS, QUERY_FRONTEND_FLAGS, FrontendOptions
 from clipper_common.constants import MAX_WORKERS, SIZE_LIMITS
 from clipper_common.datatypes import BatchPolicy, InputType, is_dns_subdomain, is_dns_version
 from clipper_common.errors import ClipperException
@@ -183,14 +183,17 @@ def check_frontend_options(
     checked: dict[str, Any] = {name: _FRONTEND_CHECKS[name](name, value) for name, value in values.items()}
     return FrontendOptions(
         **checked,
-        query_frontend_flags={
-            name: check_whole_number(f"query_frontend_flags[{name!r}]", value, least=0)
-            for name, value in query_flags.items()
-        },
+        query_frontend_flags={name: _check_flag(name, value) for name, value in query_flags.items()},
         mgmt_frontend_flags={
             name: ",".join(check_texts(f"mgmt_frontend_flags[{name!r}]", value)) for name, value in mgmt_flags.items()
         },
     )
+
+
+def _check_flag(name: str, value: object) -> int:
+    if isinstance(value, bool) and name in BOOLEAN_FLAGS:
+        return int(value)
+    return check_whole_number(f"query_frontend_flags[{name!r}]", value, least=0)
 
 
 def _check_flags(what: str, flags: Mapping[str, Any] | None, known: tuple[str, ...]) -> Mapping[str, Any]:

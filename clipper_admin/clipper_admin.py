@@ -2,7 +2,6 @@
 
 import logging
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, overload
@@ -39,6 +38,7 @@ from clipper_common.constants import (
 )
 from clipper_common.datatypes import InputType
 from clipper_common.errors import ClipperException, UnconnectedException
+from clipper_common.waiting import TimeLimit
 
 DEFAULT_LABEL: Final[list[str]] = []
 CLIPPER_TEMP_DIR: Final = tempfile.gettempdir()
@@ -138,8 +138,8 @@ class ClipperConnection:
             are cores for queries.
         query_frontend_flags : dict, optional
             Further flags of the query frontend by their names: its limits (``max_body_bytes``, ``max_connections``,
-            ``body_memory``), ``inflate_bodies``, ``blame_seconds``, ``slow_turn_millis`` and ``fast_lane``, all whole
-            integers. ``python -m query_frontend --help`` has their meanings and defaults.
+            ``body_memory``), ``blame_seconds`` and ``slow_turn_millis``, which are integers, and ``inflate_bodies`` and
+            ``fast_lane``, which are booleans. ``python -m query_frontend --help`` has their meanings and defaults.
         mgmt_frontend_flags : dict, optional
             Further flags of the management frontend: ``allowed_origins`` and ``allowed_hosts``, lists of str, the
             origins of web pages and the host names from which it accepts requests.
@@ -180,7 +180,7 @@ class ClipperConnection:
         """
         self.cm.connect()
         self.cm.get_admin_addr()  # without an address, fail now and do not wait
-        startup.repeat(self._management_client.ping, time.monotonic() + startup.CONNECT_SECONDS)
+        startup.repeat(self._management_client.ping, TimeLimit(startup.CONNECT_SECONDS))
         self.connected = True
         self.logger.info("Successfully connected to Clipper cluster at %s", self.cm.get_query_addr())
 
@@ -309,7 +309,7 @@ class ClipperConnection:
         self.logger.info("Application %s was successfully unregistered", name)
 
     def delete_application(self, name: str) -> None:
-        """Call `unregister_application` (deprecated name)."""
+        """Call `unregister_application`, whose old name this is (deprecated)."""
         self.logger.warning("delete_application is deprecated: call unregister_application instead")
         self.unregister_application(name)
 
@@ -428,8 +428,9 @@ class ClipperConnection:
         batch_delay_micros: int = 0,
         load_timeout: float = LOAD_SECONDS,
         max_output_bytes: int | None = None,
+        batch_wait: bool = True,
     ) -> None:
-        """Package a model folder and deploy it. The parameters are those of `build_model` and `deploy_model`.
+        """Package a model folder and deploy it. See `build_model` and `deploy_model` for the parameters.
 
         Before anything is built, it is checked that the version can be registered.
 
@@ -456,6 +457,7 @@ class ClipperConnection:
             batch_delay_micros=batch_delay_micros,
             load_seconds=check_load_timeout(load_timeout),
             max_output_bytes=max_output_bytes,
+            batch_wait=batch_wait,
         )
         management.add_model(model, check_only=True)
         self.build_model(name, version, model_data_path, base_image, container_registry, pkgs_to_install)
@@ -532,6 +534,7 @@ class ClipperConnection:
         batch_delay_micros: int = 0,
         load_timeout: float = LOAD_SECONDS,
         max_output_bytes: int | None = None,
+        batch_wait: bool = True,
     ) -> None:
         """Start replicas of a model version, wait until they serve, and register it as the current version.
 
@@ -574,6 +577,10 @@ class ClipperConnection:
         max_output_bytes : int, optional
             Size of the largest output for one input in bytes, from 65536 to 1073741824; 32 MiB by default. For a larger
             output, the answer is the default output, with the reason.
+        batch_wait : bool, optional
+            Whether an idle replica waits, for a fraction of the time of a batch, for clients that were just answered
+            and are expected to send another query. It never does with a positive `batch_size` or a
+            `batch_delay_micros`.
 
         Raises
         ------
@@ -602,6 +609,7 @@ class ClipperConnection:
             batch_delay_micros=batch_delay_micros,
             load_seconds=check_load_timeout(load_timeout),
             max_output_bytes=max_output_bytes,
+            batch_wait=batch_wait,
         )
         self._deploy(model)
 
@@ -645,6 +653,7 @@ class ClipperConnection:
         batch_policy: str | None = None,
         batch_delay_micros: int = 0,
         max_output_bytes: int | None = None,
+        batch_wait: bool = True,
     ) -> None:
         """Register a model version whose containers you start yourself, as the current version. No replica is started.
 
@@ -660,7 +669,7 @@ class ClipperConnection:
             The image that `set_num_replicas` starts. Without it, Clipper cannot start replicas of this version.
         labels : list of str, optional
             Notes for humans.
-        batch_size, batch_policy, batch_delay_micros, max_output_bytes
+        batch_size, batch_policy, batch_delay_micros, max_output_bytes, batch_wait
             As in `deploy_model`.
 
         Raises
@@ -681,6 +690,7 @@ class ClipperConnection:
             batch_policy=batch_policy,
             batch_delay_micros=batch_delay_micros,
             max_output_bytes=max_output_bytes,
+            batch_wait=batch_wait,
         )
         self._register(model)
 
@@ -724,6 +734,7 @@ class ClipperConnection:
         batch_policy: str | None = None,
         batch_size: int | None = None,
         batch_delay_micros: int | None = None,
+        batch_wait: bool | None = None,
     ) -> None:
         """Change the batching of a model version while it serves. Queued queries and cached outputs are kept.
 
@@ -744,6 +755,8 @@ class ClipperConnection:
         batch_delay_micros : int, optional
             Microseconds that a query waits, counted from its arrival, for a batch to fill; 0 turns the delay off. A
             query never waits longer than its deadline allows.
+        batch_wait : bool, optional
+            Whether an idle replica waits for clients that are expected to send another query, as in `deploy_model`.
 
         Raises
         ------
@@ -758,7 +771,12 @@ class ClipperConnection:
         >>> clipper_conn.set_batching("digits", batch_size=64, batch_delay_micros=2000)  # doctest: +SKIP
         """
         management = self._management
-        given = {"batch_policy": batch_policy, "batch_size": batch_size, "batch_delay_micros": batch_delay_micros}
+        given = {
+            "batch_policy": batch_policy,
+            "batch_size": batch_size,
+            "batch_delay_micros": batch_delay_micros,
+            "batch_wait": batch_wait,
+        }
         wanted = check_options(**{name: value for name, value in given.items() if value is not None})
         version = self._version_or_current(check_text("name", name), version)
         management.set_batching(name, version, **wanted)
@@ -941,8 +959,8 @@ class ClipperConnection:
         -------
         dict or None
             ``model_name``, ``model_version``, ``input_type``, ``labels``, ``container_name``, ``model_data_path``,
-            ``is_current_version``, ``batch_policy``, ``batch_size``, ``batch_delay_micros``, and ``max_output_bytes``
-            if it is not the default; None for an unknown version.
+            ``is_current_version``, ``batch_policy``, ``batch_size``, ``batch_delay_micros``, ``batch_wait``, and
+            ``max_output_bytes`` if it is not the default; None for an unknown version.
         """
         return self._management.get_model(check_text("name", name), str(version))
 

@@ -17,6 +17,8 @@ QUERY_FRONTEND_FLAGS: Final = (
     "slow_turn_millis",
 )
 """The flags of ``python -m query_frontend`` that no other argument sets and no manager needs for itself."""
+BOOLEAN_FLAGS: Final = ("fast_lane", "inflate_bodies")
+"""Those of them that are on or off. They are passed as 1 and 0, which older images understand too."""
 MGMT_FRONTEND_FLAGS: Final = ("allowed_hosts", "allowed_origins")
 """The same of ``python -m management_frontend``. Their values are lists of texts."""
 

@@ -1,7 +1,6 @@
 """Waiting until the replicas of a model version serve, or one of them shows that they will not."""
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from typing import Final, TypeVar
@@ -11,6 +10,7 @@ from clipper_admin.http_client import ErrorStatus
 from clipper_admin.management_client import ManagementClient
 from clipper_admin.rollback import rollback_on_failure
 from clipper_common.errors import ClipperException
+from clipper_common.waiting import TimeLimit
 
 _REACH_SECONDS: Final = 10.0
 """How long all query frontends are waited for once the replicas are connected. One that has just died counts as alive
@@ -43,42 +43,41 @@ class Replicas:
 
         Raises ClipperException when one of them dies meanwhile, or when that takes longer than `seconds`.
         """
-        began = time.monotonic()
-        report_due = began + _REPORT_SECONDS
+        limit, report_due = TimeLimit(seconds), _REPORT_SECONDS
         with progress(f"{self._name}:{self._version}", num_replicas) as show:
-            while (connected := self._count(began + seconds)) != num_replicas:
+            for _ in limit.attempts(_POLL_SECONDS):
+                connected = self._count(limit)
                 show(connected)
+                if connected == num_replicas:
+                    break
                 self._raise_on_failure()
-                now = time.monotonic()
-                if now > began + seconds:
-                    raise self._too_late(connected, num_replicas, seconds)
-                if now > report_due:
+                if report_due < limit.elapsed_seconds <= seconds:
                     report_due += _REPORT_SECONDS
-                    self._report(connected, num_replicas, now - began, seconds)
-                time.sleep(_POLL_SECONDS)
-            show(connected)
+                    self._report(connected, num_replicas, limit)
+            else:
+                raise self._too_late(connected, num_replicas, seconds)
         if num_replicas:
             self._wait_until_reached()
 
     def _wait_until_reached(self) -> None:
         """Wait until every query frontend reaches a replica, by itself or by way of another, but not for long."""
-        give_up = time.monotonic() + _REACH_SECONDS
-        while unreached := _ask(self._management.frontends_without_replica, self._name, self._version, give_up):
-            if time.monotonic() > give_up:
-                self._logger.warning(
-                    "After %.0f seconds these query frontends reach no replica of %s:%s, and answer with defaults: %s. "
-                    "Replicas that use RPC version 3 are relayed to them by other query frontends: can these connect "
-                    "to each other? get_clipper_logs() fetches what they wrote.",
-                    _REACH_SECONDS,
-                    self._name,
-                    self._version,
-                    ", ".join(unreached),
-                )
+        limit = TimeLimit(_REACH_SECONDS)
+        for _ in limit.attempts(_POLL_SECONDS):
+            unreached = _ask(self._management.frontends_without_replica, self._name, self._version, limit)
+            if not unreached:
                 return
-            time.sleep(_POLL_SECONDS)
+        self._logger.warning(
+            "After %.0f seconds these query frontends reach no replica of %s:%s, and answer with defaults: %s. "
+            "Replicas that use RPC version 3 are relayed to them by other query frontends: can these connect "
+            "to each other? get_clipper_logs() fetches what they wrote.",
+            _REACH_SECONDS,
+            self._name,
+            self._version,
+            ", ".join(unreached),
+        )
 
-    def _count(self, give_up: float) -> int:
-        return _ask(self._management.count_replicas, self._name, self._version, give_up) - self._not_managed
+    def _count(self, limit: TimeLimit) -> int:
+        return _ask(self._management.count_replicas, self._name, self._version, limit) - self._not_managed
 
     def _raise_on_failure(self) -> None:
         try:
@@ -89,11 +88,11 @@ class Replicas:
             if failure not in self._old_failures:
                 raise ClipperException(_explain(failure))
 
-    def _report(self, connected: int, wanted: int, waited: float, seconds: float) -> None:
+    def _report(self, connected: int, wanted: int, limit: TimeLimit) -> None:
         last = next((lines.splitlines()[-1] for lines in self._last_lines().values() if lines.strip()), "")
         self._logger.info(
             "%d of %d replicas of %s:%s serve after %.0f of at most %.0f seconds (load_timeout)%s",
-            *(connected, wanted, self._name, self._version, waited, seconds),
+            *(connected, wanted, self._name, self._version, limit.elapsed_seconds, limit.seconds),
             f". The newest that writes wrote last: {last}" if last else "",
         )
 
@@ -122,15 +121,13 @@ class Replicas:
         self._cm.stop_models({self._name: [self._version]})
 
 
-def _ask(about: Callable[[str, str], Value], name: str, version: str, give_up: float) -> Value:
-    """Ask the management frontend about a model version. While Redis is away, ask again until `give_up`, then raise."""
-    while True:
-        try:
-            return about(name, version)
-        except ErrorStatus as error:
-            if error.status != HTTPStatus.SERVICE_UNAVAILABLE or time.monotonic() > give_up:
-                raise
-        time.sleep(_POLL_SECONDS)
+def _ask(about: Callable[[str, str], Value], name: str, version: str, limit: TimeLimit) -> Value:
+    """Ask the management frontend about a model version, again while Redis is away, until the time is over."""
+
+    def is_temporary(error: Exception) -> bool:
+        return isinstance(error, ErrorStatus) and error.status == HTTPStatus.SERVICE_UNAVAILABLE
+
+    return limit.retry(lambda: about(name, version), _POLL_SECONDS, is_temporary)
 
 
 def _explain(failure: ReplicaFailure) -> str:

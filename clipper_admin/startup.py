@@ -1,7 +1,6 @@
 """Waiting until a cluster that was just started answers, and what its programs said when it does not."""
 
 import tempfile
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -9,6 +8,7 @@ from typing import Final
 from clipper_admin.container_manager import ContainerManager
 from clipper_admin.rollback import rollback_on_failure
 from clipper_common.errors import ClipperException
+from clipper_common.waiting import TimeLimit
 
 STARTUP_SECONDS: Final = 60.0
 CONNECT_SECONDS: Final = 10.0
@@ -19,27 +19,20 @@ _TAIL_LINES: Final = 8
 
 def wait_until_up(cm: ContainerManager, checks: Sequence[Callable[[], object]]) -> None:
     """Call each check until it passes. When one does not in time, or on Ctrl-C, stop the cluster again."""
-    give_up = time.monotonic() + STARTUP_SECONDS
+    limit = TimeLimit(STARTUP_SECONDS)
     with rollback_on_failure(lambda: cm.stop_all(graceful=False), "The cluster could not be stopped again", cm.logger):
         try:
             for check in checks:
-                repeat(check, give_up)
+                repeat(check, limit)
         except ClipperException as error:
             raise ClipperException(
                 f"Clipper did not start within {STARTUP_SECONDS:.0f} seconds: {error}\n{_last_words(cm)}"
             ) from error
 
 
-def repeat(check: Callable[[], object], give_up: float) -> None:
-    """Call it until it raises nothing, or the time (of `time.monotonic`) is over."""
-    while True:
-        try:
-            check()
-            return
-        except ClipperException:
-            if time.monotonic() > give_up:
-                raise
-        time.sleep(_POLL_SECONDS)
+def repeat(check: Callable[[], object], limit: TimeLimit) -> None:
+    """Call it until it raises no ClipperException, or the time is over."""
+    limit.retry(check, _POLL_SECONDS, lambda error: isinstance(error, ClipperException))
 
 
 def _last_words(cm: ContainerManager) -> str:

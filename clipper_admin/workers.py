@@ -4,12 +4,12 @@
 """
 
 import json
-import time
 from typing import Final
 
 from clipper_admin import http_client
 from clipper_common.constants import MAX_WORKERS
 from clipper_common.errors import ClipperException
+from clipper_common.waiting import TimeLimit
 
 SERVE_SECONDS: Final = 30.0
 """How long new workers may take until they serve."""
@@ -38,14 +38,13 @@ def change(management_address: str, query_address: str, number: int) -> None:
     """Have `number` workers. Those that are new serve on return; raises ClipperException when they do not in time."""
     call = "/admin/set_query_frontend_workers"
     http_client.call("management frontend", management_address, call, {"workers": number})
-    give_up = time.monotonic() + SERVE_SECONDS
-    while (serving := _serving(query_address)) != number:
-        if time.monotonic() > give_up:
-            raise ClipperException(
-                f"{serving} of {number} workers of the query frontend serve after {SERVE_SECONDS:.0f} seconds. "
-                "get_clipper_logs() fetches what they wrote."
-            )
-        time.sleep(_POLL_SECONDS)
+    for _ in TimeLimit(SERVE_SECONDS).attempts(_POLL_SECONDS):
+        if (serving := _serving(query_address)) == number:
+            return
+    raise ClipperException(
+        f"{serving} of {number} workers of the query frontend serve after {SERVE_SECONDS:.0f} seconds. "
+        "get_clipper_logs() fetches what they wrote."
+    )
 
 
 def _serving(query_address: str) -> int:

@@ -3,10 +3,8 @@
 None of it is configuration, so it has no revision: it holds while its lease in Redis does.
 """
 
-import asyncio
 import json
 import logging
-import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
@@ -19,6 +17,7 @@ from clipper_common.faults import FaultLog
 from clipper_common.layout import LAYOUT, Faults, Place
 from clipper_common.records import Frontend, FrontendReport, Replica
 from clipper_common.redis_client import RedisClient
+from clipper_common.waiting import TimeLimit
 
 logger = logging.getLogger(__name__)
 
@@ -101,11 +100,9 @@ class MembershipStore:
 
     async def wait_until_applied(self, revision: int, seconds: float) -> bool:
         """Wait until every query frontend that lives serves by `revision`. Answers whether they did in time."""
-        give_up = time.monotonic() + seconds
-        while time.monotonic() < give_up:
+        async for _ in TimeLimit(seconds).attempts(_APPLIED_POLL_SECONDS):
             if await self._redis.run(scripts.IS_APPLIED, str(revision)):
                 return True
-            await asyncio.sleep(_APPLIED_POLL_SECONDS)
         return False
 
     # --- which replicas ---

@@ -1,9 +1,7 @@
 """The program ``python -m management_frontend``."""
 
-import sys
-
 from management_frontend import app
 from management_frontend.config import Config
 
 if __name__ == "__main__":
-    app.run(Config.parse(sys.argv[1:]))
+    app.run(Config.parse())

@@ -58,7 +58,7 @@ def create_app(config: Config) -> web.Application:
     members = app[MEMBERS] = MembershipStore(redis)
     app[SERVICE] = ChangeService(store, members)
     app[BUDGET] = BodyBudget(_BODIES_AT_A_TIME * config.max_body_bytes)
-    app[FOLLOW_WORKERS] = bool(config.follow_workers)
+    app[FOLLOW_WORKERS] = config.follow_workers
     app[BORDER] = Border(config.host, config.allowed_origins, config.allowed_hosts)
 
     async def lifetime(_: web.Application) -> AsyncIterator[None]:

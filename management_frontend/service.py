@@ -7,7 +7,6 @@ raises `QueryError` for a change that is not allowed; nothing is written then.
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple
@@ -35,6 +34,7 @@ from clipper_common.membership_store import MembershipStore
 from clipper_common.records import Application, Model
 from clipper_common.redis_client import StoreError
 from clipper_common.snapshot import Snapshot
+from clipper_common.waiting import TimeLimit
 from management_frontend.schemas import (
     AddApplication,
     AddModel,
@@ -111,17 +111,14 @@ class ChangeService:
 
     async def _read(self, places: Sequence[Place]) -> Snapshot:
         """Read the configuration. If Redis has just lost it, wait until a query frontend has written it back."""
-        give_up = time.monotonic() + _RESTORE_SECONDS
-        while True:
+        async for _ in TimeLimit(_RESTORE_SECONDS).attempts(_RESTORE_POLL_SECONDS):
             snapshot = await self._store.read_latest(*places)
             if snapshot.epoch or not self._saw_epoch:
                 self._saw_epoch = bool(snapshot.epoch)
                 return snapshot
-            if time.monotonic() > give_up:
-                raise LostConfigurationError(
-                    "Redis lost the configuration, and no query frontend is there to write it back. Start one."
-                )
-            await asyncio.sleep(_RESTORE_POLL_SECONDS)
+        raise LostConfigurationError(
+            "Redis lost the configuration, and no query frontend is there to write it back. Start one."
+        )
 
     async def _wait_until_applied(self, revision: int) -> None:
         # The change is committed, so it does not fail if Redis becomes unavailable now.
@@ -302,7 +299,8 @@ def set_batching(snapshot: Snapshot, wanted: SetBatching) -> Change:
     return Change(
         [changes.put_model(changed)],
         f"Model with name '{name}' and version '{version}' now has the batch policy "
-        f"'{changed.batch_policy}'{size} and a batch delay of {changed.batch_delay_micros} microseconds",
+        f"'{changed.batch_policy}'{size} and a batch delay of {changed.batch_delay_micros} microseconds"
+        f"{'' if changed.batch_wait else ', and waits for no clients'}",
     )
 
 
@@ -327,7 +325,8 @@ def _with_batching(model: Model, wanted: AddModel | SetBatching) -> Model:
     if delay < 0:
         raise QueryError(f"batch_delay_micros must not be negative, and is {delay}")
     learning = model.learning_policy if policy in (None, BatchPolicy.FIXED) else policy
-    return replace(model, batch_size=size, learning_policy=learning, batch_delay_micros=delay)
+    waits = model.batch_wait if wanted.batch_wait is None else wanted.batch_wait
+    return replace(model, batch_size=size, learning_policy=learning, batch_delay_micros=delay, batch_wait=waits)
 
 
 def _check_id_parts(snapshot: Snapshot, wanted: AddModel) -> None:

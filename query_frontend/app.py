@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import sys
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -24,6 +23,7 @@ from clipper_common.membership_store import MembershipStore
 from clipper_common.records import Model
 from clipper_common.redis_client import RedisClient, StoreError, explain
 from clipper_common.snapshot import Snapshot
+from clipper_common.waiting import TimeLimit
 from query_frontend.cluster.membership import Membership
 from query_frontend.cluster.readiness import Readiness
 from query_frontend.cluster.relay import Relays
@@ -340,20 +340,21 @@ class Worker:
         self._parts.draining.add_all()
         if self._retires:
             acceptor.close()
-            idle_until = time.monotonic() + min(self._config.timeout_request, IDLE_SECONDS)
-            give_up = idle_until + _STRAGGLERS_SECONDS
-            while server.connections and self._waits_for_clients and time.monotonic() < give_up:
+            idle_seconds = min(self._config.timeout_request, IDLE_SECONDS)
+            limit = TimeLimit(idle_seconds + _STRAGGLERS_SECONDS)
+            async for _ in limit.attempts(_POLL_SECONDS):
+                if not (server.connections and self._waits_for_clients):
+                    break
                 acceptor.hand_over()
-                if time.monotonic() > idle_until:
+                if limit.elapsed_seconds > idle_seconds:
                     await long_work.finish(close_all_idle(server.connections))
-                await asyncio.sleep(_POLL_SECONDS)
         else:
             await asyncio.sleep(self._config.drain_seconds)
             acceptor.close()
-        give_up = time.monotonic() + _FAREWELL_SECONDS
-        while server.connections and time.monotonic() < give_up:
+        async for _ in TimeLimit(_FAREWELL_SECONDS).attempts(_POLL_SECONDS):
+            if not server.connections:
+                break
             await long_work.finish(close_all_idle(server.connections))
-            await asyncio.sleep(_POLL_SECONDS)
 
 
 def run(config: Config, context: WorkerContext) -> None:

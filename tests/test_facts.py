@@ -66,6 +66,12 @@ def test_flags_that_the_sdk_passes_on_are_those_of_the_programs(flags: tuple[str
     assert set(flags) <= {field.name for field in dataclasses.fields(config)}
 
 
+def test_the_boolean_flags_of_the_sdk_are_booleans_of_the_program() -> None:
+    types = {each.name: type(each.default) for each in dataclasses.fields(query_frontend_config.Config)}
+    booleans = tuple(name for name in frontend_options.QUERY_FRONTEND_FLAGS if types[name] is bool)
+    assert booleans == frontend_options.BOOLEAN_FLAGS
+
+
 # --- packages ---
 
 

@@ -1,6 +1,5 @@
 """Starting the containers of a cluster, and watching until the frontends answer."""
 
-import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from clipper_admin.docker.containers import Cluster
 from clipper_admin.docker.engine import Engine, in_parallel
 from clipper_admin.frontend_options import FrontendOptions
 from clipper_common.errors import ClipperException
+from clipper_common.waiting import TimeLimit
 
 _WATCH_SECONDS: Final = 5.0
 _POLL_SECONDS: Final = 0.1
@@ -88,12 +88,13 @@ def _start_fluentd(engine: Engine, plan: Plan) -> Mapping[str, Any] | None:
 
 def watch(engine: Engine, cluster_name: str, management_address: str, query_address: str) -> None:
     """Watch until both frontends answer, for some seconds. Raises ClipperException when a container ends meanwhile."""
-    give_up = time.monotonic() + _WATCH_SECONDS
+    limit = TimeLimit(_WATCH_SECONDS)
     checks = [("management frontend", management_address, "/admin/ping"), ("query frontend", query_address, "/metrics")]
     for program, address, path in checks:
-        while not _answers(program, address, path) and time.monotonic() < give_up:
+        for _ in limit.attempts(_POLL_SECONDS):
+            if _answers(program, address, path):
+                break
             _raise_if_dead(engine, cluster_name)
-            time.sleep(_POLL_SECONDS)
 
 
 def _answers(program: str, address: str, path: str) -> bool:

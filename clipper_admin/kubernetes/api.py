@@ -4,7 +4,6 @@ import contextlib
 import functools
 import json
 import os
-import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
@@ -19,6 +18,7 @@ from kubernetes.watch.watch import iter_resp_lines
 from clipper_admin.container_manager import AlreadyExists, Unreachable
 from clipper_admin.kubernetes.objects import OLDER_APIS, annotated
 from clipper_common.errors import ClipperException
+from clipper_common.waiting import TimeLimit
 
 FIELD_MANAGER: Final = "clipper"
 """Whose fields of the objects ours are, in the terms of server-side apply."""
@@ -177,17 +177,14 @@ class Api:
 
     def _call(self, method: str, path: str, body: Any = None, **options: Any) -> bytes:
         """What the server says. While one that was there is away, this asks again, so each call must bear that."""
-        give_up = time.monotonic() + (_AWAY_SECONDS if self._has_answered else 0)
-        while True:
-            try:
-                data = bytes(self._request(method, path, body, **options).data)
-            except _AWAY:
-                if time.monotonic() > give_up:
-                    raise
-            else:
-                self._has_answered = True
-                return data
-            time.sleep(_REPEAT_SECONDS)
+        limit = TimeLimit(_AWAY_SECONDS if self._has_answered else 0)
+
+        def call() -> bytes:
+            return bytes(self._request(method, path, body, **options).data)
+
+        data = limit.retry(call, _REPEAT_SECONDS, lambda error: isinstance(error, _AWAY))
+        self._has_answered = True
+        return data
 
     def _request(
         self, method: str, path: str, body: Any = None, answer_seconds: float = _ANSWER_SECONDS, **options: Any
@@ -302,12 +299,12 @@ class Api:
 
         Ends after `seconds`; a server that is away for less is waited for.
         """
-        give_up = time.monotonic() + seconds
+        limit = TimeLimit(seconds)
         while True:
             try:
                 listed = self._list(kind, labels)
             except Unreachable:
-                if not self._has_answered or time.monotonic() > give_up:
+                if not self._has_answered or limit.is_over:
                     raise
                 continue
             found = {item["metadata"]["name"]: item for item in listed["items"]}
@@ -319,7 +316,7 @@ class Api:
                 else:
                     found[name] = changed
                 yield found
-            if time.monotonic() > give_up:
+            if limit.is_over:
                 return
 
     def _changes(self, kind: str, labels: str, since: str) -> Iterator[tuple[str, Object]]:

@@ -3,12 +3,12 @@
 import contextlib
 import fcntl
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from clipper_common.errors import ClipperException
+from clipper_common.waiting import TimeLimit
 
 _POLL_SECONDS: Final = 0.02
 
@@ -29,10 +29,10 @@ def try_lock(path: Path) -> int | None:
 
 def wait_for_lock(path: Path, seconds: float) -> int | None:
     """As `try_lock`, but try for so long."""
-    give_up = time.monotonic() + seconds
-    while (descriptor := try_lock(path)) is None and time.monotonic() < give_up:
-        time.sleep(_POLL_SECONDS)
-    return descriptor
+    for _ in TimeLimit(seconds).attempts(_POLL_SECONDS):
+        if (descriptor := try_lock(path)) is not None:
+            return descriptor
+    return None
 
 
 def is_locked(path: Path) -> bool:

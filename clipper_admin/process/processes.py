@@ -3,11 +3,12 @@
 import contextlib
 import os
 import signal
-import time
 from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple, Self
 
 import psutil
+
+from clipper_common.waiting import TimeLimit
 
 ENV_CLUSTER_ID: Final = "CLIPPER_CLUSTER_ID"
 ENV_CLUSTER_DIRECTORY: Final = "CLIPPER_CLUSTER_DIRECTORY"
@@ -79,12 +80,13 @@ def kill_group(leader: int, marks: Mapping[str, str]) -> None:
 
 def kill_marked(marks: Mapping[str, str]) -> None:
     """Kill every process that is marked, and those that they start meanwhile. They are gone on return."""
-    give_up = time.monotonic() + _KILL_SECONDS
     # One that is dead may stay as a zombie until its new parent looks: it is not waited for.
-    while (alive := marked(marks)) and time.monotonic() < give_up:
+    for _ in TimeLimit(_KILL_SECONDS).attempts(_POLL_SECONDS):
+        alive = marked(marks)
+        if not alive:
+            return
         for process in alive:
             _kill(process)
-        time.sleep(_POLL_SECONDS)
 
 
 def _has(process: psutil.Process, marks: Mapping[str, str]) -> bool:

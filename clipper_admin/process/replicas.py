@@ -12,6 +12,7 @@ from clipper_admin.process import bundles, locks, ports, programs, supervisor_cl
 from clipper_admin.process.state import Cluster, ClusterFiles, Program, State, Status, write_json
 from clipper_common import constants
 from clipper_common.errors import ClipperException
+from clipper_common.waiting import TimeLimit
 
 STOP_SECONDS = constants.DRAIN_SECONDS + 3.0
 """How long stopping programs are waited for; the supervisor kills them a second earlier."""
@@ -74,14 +75,13 @@ class ProcessReplicas:
         self._wait("not stopped", lambda: not any(self._files.status(id_) for id_ in ids))
 
     def _wait(self, trouble: str, is_done: Callable[[], bool]) -> None:
-        give_up = time.monotonic() + STOP_SECONDS
-        while not is_done():
-            if time.monotonic() > give_up:
-                raise ClipperException(
-                    f"Replicas have {trouble} within {STOP_SECONDS:.0f} seconds: does the supervisor hang? "
-                    "stop_all(graceful=False) ends it."
-                )
-            time.sleep(_POLL_SECONDS)
+        for _ in TimeLimit(STOP_SECONDS).attempts(_POLL_SECONDS):
+            if is_done():
+                return
+        raise ClipperException(
+            f"Replicas have {trouble} within {STOP_SECONDS:.0f} seconds: does the supervisor hang? "
+            "stop_all(graceful=False) ends it."
+        )
 
     # --- watching ---
 

@@ -1,7 +1,6 @@
 """Starting the programs of a cluster: choosing their ports, and watching until they listen."""
 
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -12,6 +11,7 @@ from clipper_admin.process import ports, processes, programs, supervisor_client
 from clipper_admin.process.ports import LOOPBACK
 from clipper_admin.process.state import Cluster, ClusterFiles, Program, all_clusters
 from clipper_common.errors import ClipperException
+from clipper_common.waiting import TimeLimit
 
 START_SECONDS = 30.0
 """How long the programs of a cluster may take until they listen."""
@@ -68,15 +68,13 @@ def _run(files: ClusterFiles, new: Sequence[Program], listening: set[int]) -> No
     for program in new:
         files.write_program(program)
     supervisor_client.notify(files)
-    give_up = time.monotonic() + START_SECONDS
-    while missing := _silent(listening) or listening - _listening(files, new):
+    for _ in TimeLimit(START_SECONDS).attempts(_POLL_SECONDS):
+        missing = _silent(listening) or listening - _listening(files, new)
+        if not missing:
+            return
         _raise_if_dead(files, new)
-        if time.monotonic() > give_up:
-            silent = ", ".join(map(str, sorted(missing)))
-            raise ClipperException(
-                f"Nothing listens on port {silent} after {START_SECONDS:.0f} seconds.\n{_tails(files, new)}"
-            )
-        time.sleep(_POLL_SECONDS)
+    silent = ", ".join(map(str, sorted(missing)))
+    raise ClipperException(f"Nothing listens on port {silent} after {START_SECONDS:.0f} seconds.\n{_tails(files, new)}")
 
 
 def _silent(listening: set[int]) -> set[int]:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
@@ -18,19 +19,17 @@ from clipper_admin.process import locks, processes
 from clipper_admin.process.processes import ENV_PROGRAM_ID, Identity
 from clipper_admin.process.state import ClusterFiles, Kind, Program, State, Status
 from clipper_common import logs
+from clipper_common.backoff import RestartBackoff
 from clipper_common.constants import DRAIN_SECONDS
+from clipper_common.signals import SignalWakeup
 
 logger = logging.getLogger(__name__)
 
 STOP_SECONDS = DRAIN_SECONDS + 2.0
 """From the request to stop until the kill."""
-FIRST_DELAY_SECONDS = 0.1
-MAX_DELAY_SECONDS = 10.0
 SERVED_SECONDS = 5.0
 MAX_DELAY_OF_SERVING_SECONDS = 1.0
 """A program that once ran for so long has served, and will again: it is not kept waiting for longer than this."""
-STABLE_SECONDS = 30.0
-"""A program that ran so long is restarted as if it had never crashed."""
 ADOPTED_POLL_SECONDS = 0.5
 """Nobody tells us of the end of a process that is not our child."""
 CHECK_SECONDS = 20.0
@@ -58,8 +57,7 @@ class Child:
         """When it is started, or killed if it is stopping."""
         self.starts = 0
         self.started = 0.0
-        self.delay = FIRST_DELAY_SECONDS
-        self.max_delay = MAX_DELAY_SECONDS
+        self.backoff = RestartBackoff()
         self.last_exit = ""
 
     def adopt(self, status: Status, now: float) -> None:
@@ -118,17 +116,14 @@ class Child:
         processes.kill_group(pid, self.marks)  # what an earlier supervisor started may have no marks of its own
         processes.kill_marked(self.own_marks)
         if now - self.started > SERVED_SECONDS:
-            self.max_delay = MAX_DELAY_OF_SERVING_SECONDS
-        if now - self.started > STABLE_SECONDS:
-            self.delay = FIRST_DELAY_SECONDS
+            self.backoff.longest_seconds = MAX_DELAY_OF_SERVING_SECONDS
         self._retry_later(how, now)
 
     def _retry_later(self, how: str, now: float) -> None:
         logger.info("%s %s", self.program.id, how)
         self.last_exit = how
-        self.delay = min(self.delay, self.max_delay)
-        self.due = None if self.stopping else now + self.delay
-        self.delay *= 2
+        delay = self.backoff.delay_after(now - self.started)
+        self.due = None if self.stopping else now + delay
         self._save()
 
     def stop(self, now: float) -> None:
@@ -207,14 +202,14 @@ class Supervisor:
             self.children[id_] = child = Child(program, self.files, self.marks)
             child.adopt(status, now)
 
-    def run(self, wakeup: int) -> None:
-        signals = {signal.SIGHUP}
+    def run(self, wakeup: SignalWakeup) -> None:
+        signals: set[int] = {signal.SIGHUP}
         while True:
             timeout = self.step(signals, time.monotonic())
             if self.stopping and not self.children:
                 return
             select.select([wakeup], [], [], CHECK_SECONDS if timeout is None else min(timeout, CHECK_SECONDS))
-            signals = _pending(wakeup)
+            signals = wakeup.read()
             self._check(time.monotonic())
 
     def _check(self, now: float) -> None:
@@ -228,7 +223,7 @@ class Supervisor:
         except OSError as error:
             logger.error("cannot cut the logs: %s", error)
 
-    def step(self, signals: set[signal.Signals], now: float) -> float | None:
+    def step(self, signals: Collection[int], now: float) -> float | None:
         """React to what happened. How long to sleep, if nothing else happens."""
         self.stopping = self.stopping or signal.SIGTERM in signals
         for child in self.children.values():
@@ -278,24 +273,6 @@ class Supervisor:
         return max(0.0, min(waits)) if waits else None
 
 
-def _pending(wakeup: int) -> set[signal.Signals]:
-    try:
-        return {signal.Signals(number) for number in os.read(wakeup, 4096)}
-    except BlockingIOError:
-        return set()
-
-
-def _listen_to_signals() -> int:
-    """The descriptor at which the numbers of received signals can be read."""
-    wakeup, write_end = os.pipe()
-    os.set_blocking(wakeup, False)
-    os.set_blocking(write_end, False)
-    signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
-    for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGCHLD):
-        signal.signal(number, lambda number, frame: None)
-    return wakeup
-
-
 def main(directory: Path, stopping: bool) -> None:
     """Go to the background, where exactly one supervisor of a cluster runs, and supervise."""
     logs.configure()
@@ -304,7 +281,8 @@ def main(directory: Path, stopping: bool) -> None:
     if lock is None:
         return  # somebody else was faster
     os.truncate(lock, 0)
-    wakeup = _listen_to_signals()
+    wakeup = SignalWakeup()
+    wakeup.listen_to((signal.SIGHUP, signal.SIGTERM, signal.SIGCHLD))
     if pid := os.fork():
         os.pwrite(lock, str(pid).encode(), 0)
         os._exit(0)

@@ -5,12 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from typing import Final
 
 from clipper_admin.process import locks
 from clipper_admin.process.state import ClusterFiles
 from clipper_common.errors import ClipperException
+from clipper_common.waiting import TimeLimit
 
 _LAUNCH_SECONDS: Final = 10.0
 _POLL_SECONDS: Final = 0.02
@@ -37,19 +37,19 @@ def stop(files: ClusterFiles, seconds: float) -> None:
     """Let the supervisor stop all programs in order; wait at most so long."""
     if not _send(files, signal.SIGTERM):
         _launch(files, "--stop")
-    give_up = time.monotonic() + seconds
-    while is_supervised(files) and time.monotonic() < give_up:
-        time.sleep(_POLL_SECONDS)
+    for _ in TimeLimit(seconds).attempts(_POLL_SECONDS):
+        if not is_supervised(files):
+            return
 
 
 def _send(files: ClusterFiles, number: signal.Signals) -> bool:
     # While the lock is held, the process id in the file is its holder's and no other's; it comes just after the lock.
-    give_up = time.monotonic() + _LAUNCH_SECONDS
-    while is_supervised(files) and time.monotonic() < give_up:
+    for _ in TimeLimit(_LAUNCH_SECONDS).attempts(_POLL_SECONDS):
+        if not is_supervised(files):
+            break
         with contextlib.suppress(OSError, ValueError):
             os.kill(int(files.supervisor.read_text()), number)
             return True
-        time.sleep(_POLL_SECONDS)
     return False
 
 

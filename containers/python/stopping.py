@@ -3,17 +3,16 @@
 import contextlib
 import os
 import signal
-import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
 from types import FrameType
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
+
+from clipper_common import signals
+from clipper_common.signals import SignalWakeup
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
-
-SignalHandler = Callable[[int, FrameType | None], Any] | int | None
 
 
 class StopRequest:
@@ -25,19 +24,15 @@ class StopRequest:
     def __init__(self) -> None:
         self.requested_at: float | None = None
         """Monotonic time of the request; None before."""
-        self._replaced: dict[int, SignalHandler] = {}
+        self._replaced: dict[int, signals.Handler] = {}
         """The signal handlers that the model installed in place of this object's, by signal."""
         self._listens = False
         self._number = int(signal.SIGTERM)
-        self._reader, self._writer = socket.socketpair()
-        self._reader.setblocking(False)
-        self._writer.setblocking(False)
+        self._wakeup = SignalWakeup()
 
     def listen_to_signals(self) -> None:
         """Install the signal handlers. Only the main thread may call this."""
-        signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
-        for number in _SIGNALS:
-            signal.signal(number, self._on_signal)
+        self._wakeup.listen_to(_SIGNALS, self._on_signal)
         self._process = os.getpid()
         self._listens = True
 
@@ -66,29 +61,22 @@ class StopRequest:
     @property
     def was_signalled(self) -> bool:
         """Whether a signal has arrived, even if the model computes in C, so that Python has not run a handler yet."""
-        if self.requested_at is not None:
-            return True
-        try:
-            return not set(_SIGNALS).isdisjoint(self._reader.recv(4096, socket.MSG_PEEK))
-        except OSError:  # there is no data, or the socket is closed
-            return False
+        return self.requested_at is not None or not self._wakeup.arrived().isdisjoint(_SIGNALS)
 
     def request(self) -> None:
         """Request a stop. Any thread may call this."""
         self.requested_at = time.monotonic()
-        self._writer.send(b"\0")
+        self._wakeup.wake()
 
     def fileno(self) -> int:
-        return self._reader.fileno()
+        return self._wakeup.fileno()
 
     def clear_wakeups(self) -> None:
         """Read all data of the file descriptor, which other signals make readable, too."""
-        with contextlib.suppress(BlockingIOError):
-            self._reader.recv(4096)
+        self._wakeup.read()
 
     def close(self) -> None:
-        self._reader.close()
-        self._writer.close()
+        self._wakeup.close()
 
 
 def end_now(reason: str) -> NoReturn:

@@ -1,9 +1,8 @@
 """Whether this frontend can answer as well as its peers do."""
 
-import asyncio
-import time
 from typing import Final
 
+from clipper_common.waiting import TimeLimit
 from query_frontend.cluster.membership import Membership
 from query_frontend.serving.executor import Executor
 from query_frontend.serving.registry import Registry
@@ -22,7 +21,7 @@ class Readiness:
         self._registry = registry
         self._executor = executor
         self._membership = membership
-        self._impatient_at = time.monotonic() + _PATIENCE_SECONDS
+        self._patience = TimeLimit(_PATIENCE_SECONDS)
         self._is_draining = False
 
     def drain(self) -> None:
@@ -37,11 +36,12 @@ class Readiness:
             return NOT_LOADED
         served = {model for peer in self._membership.peers for model in peer.models}
         unserved = sorted(model for model in served if not self._executor.can_answer(model))
-        if unserved and time.monotonic() < self._impatient_at:
+        if unserved and not self._patience.is_over:
             return f"No replica of {', '.join(map(str, unserved))} is connected yet; other query frontends have some"
         return None
 
     async def wait(self) -> None:
         """Wait until this frontend is ready, at most `_PATIENCE_SECONDS` after its start."""
-        while self.missing() is not None and time.monotonic() < self._impatient_at:
-            await asyncio.sleep(_POLL_SECONDS)
+        async for _ in self._patience.attempts(_POLL_SECONDS):
+            if self.missing() is None:
+                return

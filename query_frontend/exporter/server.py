@@ -7,8 +7,8 @@ containers that a file in Prometheus' file_sd format lists. Targets that cannot 
 import asyncio
 import json
 import re
-from argparse import ArgumentParser, Namespace
 from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -22,6 +22,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from clipper_common import jsontext, webapp
 from clipper_common.constants import IDLE_CONNECTION_SECONDS, METRIC_PORT
 from clipper_common.errors import JsonError
+from clipper_common.options import Options, option
 
 FRONTEND_UP: Final = "clipper_exporter_frontend_up"
 
@@ -31,10 +32,21 @@ three."""
 _NOT_IN_NAMES: Final = re.compile(r"[^a-zA-Z0-9_]")
 _UNREACHABLE: Final = (aiohttp.ClientError, TimeoutError, OSError, ValueError)
 
-_OPTIONS: Final = web.AppKey("options", Namespace)
-_SESSION: Final = web.AppKey("session", aiohttp.ClientSession)
-
 Labels = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Config(Options):
+    """Options of the metrics exporter, which serves the metrics of a cluster as Prometheus text."""
+
+    query_frontend_name: str = option(MISSING, "HOST:PORT of the query frontend whose metrics to serve")
+    host: str = option("0.0.0.0", "address to listen on")
+    port: int = option(METRIC_PORT, "port to listen on")
+    targets_file: Path | None = option(None, "file_sd list of model containers whose metrics to add", Path)
+
+
+_CONFIG: Final = web.AppKey("config", Config)
+_SESSION: Final = web.AppKey("session", aiohttp.ClientSession)
 
 
 class Target(NamedTuple):
@@ -116,10 +128,10 @@ def render(gauges: dict[str, float], merged: dict[str, Metric]) -> bytes:
 
 async def metrics(request: web.Request) -> web.Response:
     """Answer GET /metrics."""
-    options, session = request.app[_OPTIONS], request.app[_SESSION]
+    config, session = request.app[_CONFIG], request.app[_SESSION]
     gauges, merged = await asyncio.gather(
-        _ask_frontend(session, options.query_frontend_name),
-        _ask_targets(session, options.targets_file),
+        _ask_frontend(session, config.query_frontend_name),
+        _ask_targets(session, config.targets_file),
     )
     return web.Response(body=render(gauges, merged), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
@@ -161,25 +173,16 @@ async def _client_session(app: web.Application) -> AsyncIterator[None]:
         yield
 
 
-def create_app(options: Namespace) -> web.Application:
+def create_app(config: Config) -> web.Application:
     app = webapp.create_app()
-    app[_OPTIONS] = options
+    app[_CONFIG] = config
     app.cleanup_ctx.append(_client_session)
     app.router.add_get("/metrics", metrics)
     return app
 
 
-def parse(arguments: Sequence[str] | None = None) -> Namespace:
-    parser = ArgumentParser(prog="query_frontend.exporter", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--query_frontend_name", required=True, metavar="HOST:PORT", help="whose metrics to serve")
-    parser.add_argument("--host", default="0.0.0.0", help="address to listen on (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=METRIC_PORT, help="port to listen on (default: %(default)s)")
-    parser.add_argument("--targets_file", type=Path, help="file_sd list of model containers whose metrics to add")
-    return parser.parse_args(arguments)
-
-
 def main() -> None:
     """Serve until SIGTERM."""
     webapp.configure_logging()
-    options = parse()
-    webapp.run(create_app(options), options.host, options.port, IDLE_CONNECTION_SECONDS)
+    config = Config.parse()
+    webapp.run(create_app(config), config.host, config.port, IDLE_CONNECTION_SECONDS)

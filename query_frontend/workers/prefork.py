@@ -20,8 +20,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NoReturn
 
-from clipper_common import webapp
+from clipper_common import signals, webapp
+from clipper_common.backoff import RestartBackoff
 from clipper_common.constants import MAX_WORKERS
+from clipper_common.signals import SignalWakeup
 from query_frontend.config import Config
 from query_frontend.workers.context import (
     MAX_SLOTS,
@@ -37,15 +39,12 @@ from query_frontend.workers.hang_detection import CHECK_SECONDS, Verdict, Watch,
 
 logger = logging.getLogger(__name__)
 
-_FIRST_DELAY_SECONDS: Final = 0.1
-_MAX_DELAY_SECONDS: Final = 10.0
 _MAX_ALONE_DELAY_SECONDS: Final = 1.0
 """The longest delay of a start while no other worker serves."""
-_STABLE_SECONDS: Final = 30.0
-"""A worker that lived for this long is started again without a delay."""
 _STACK_SIGNAL: Final = signal.SIGUSR1
 """The signal at which a worker writes the stacks of its threads to its log, whatever it is doing."""
 _STOPPING_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS: Final = (*_STOPPING_SIGNALS, signal.SIGCHLD)
 _OTHER_TEMPORARY_FOLDERS: Final = ("/tmp", "/dev/shm")
 _LONGEST_FOLDER: Final = 94
 """A Unix socket's path has at most 103 bytes, on Linux a few more."""
@@ -61,8 +60,8 @@ class _Worker:
     number: int
     pid: int
     channel: socket.socket
-    delay: float
-    """How long the start that follows its end is put off, unless it lives long."""
+    backoff: RestartBackoff
+    """How long the start that follows its end is put off."""
     started: float = field(default_factory=time.monotonic)
     unread: bytes = b""
     watch: Watch | None = None
@@ -97,8 +96,8 @@ class _Start:
     due: float = 0.0
     due_alone: float = 0.0
     """The same while no worker serves."""
-    delay: float = 0.0
-    """See `_Worker`."""
+    backoff: RestartBackoff = field(default_factory=lambda: RestartBackoff(first_seconds=0.0))
+    """Of the worker that is started, and of those in its place after it."""
 
 
 class WorkerSupervisor:
@@ -111,10 +110,10 @@ class WorkerSupervisor:
         self._handover = Handover()
         self._listeners = _bind(config.host, config.port)
         self._folder = _private_folder()
-        self._wakeup, self._signals = socket.socketpair()
+        self._wakeup = SignalWakeup()
         self._selector = selectors.DefaultSelector()
         self._workers: list[_Worker] = []
-        self._starts = [_Start()] * config.workers
+        self._starts = [_Start() for _ in range(config.workers)]
         self._has_served = False
         self._stops = False
         self._exit_code = 0
@@ -125,7 +124,7 @@ class WorkerSupervisor:
         As long as none has served yet, the end of one is the end of all, with its exit code: what it cannot do, no
         other could.
         """
-        self._listen_to_signals()
+        self._wakeup.listen_to(_SIGNALS)
         self._selector.register(self._wakeup, selectors.EVENT_READ, self._on_signals)
         try:
             while self._workers or not self._stops:
@@ -139,15 +138,8 @@ class WorkerSupervisor:
 
     # --- signals ---
 
-    def _listen_to_signals(self) -> None:
-        for end in (self._wakeup, self._signals):
-            end.setblocking(False)
-        signal.set_wakeup_fd(self._signals.fileno(), warn_on_full_buffer=False)
-        for number in (*_STOPPING_SIGNALS, signal.SIGCHLD):
-            signal.signal(number, lambda number, frame: None)
-
     def _on_signals(self) -> None:
-        if not set(_STOPPING_SIGNALS).isdisjoint(self._wakeup.recv(4096)):
+        if not self._wakeup.read().isdisjoint(_STOPPING_SIGNALS):
             self._stop()
         with contextlib.suppress(ChildProcessError):
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:  # in a container also what others left behind
@@ -172,7 +164,7 @@ class WorkerSupervisor:
             if number is None:
                 return
             self._starts.remove(start)
-            self._start(number, start.delay)
+            self._start(number, start.backoff)
 
     def _seconds_to_next_start(self) -> float | None:
         if not self._starts or self._free_number() is None:
@@ -186,7 +178,7 @@ class WorkerSupervisor:
         taken = {worker.number for worker in self._workers}
         return next((number for number in range(MAX_SLOTS) if number not in taken), None)
 
-    def _start(self, number: int, delay: float) -> None:
+    def _start(self, number: int, backoff: RestartBackoff) -> None:
         ours, theirs = socket.socketpair()
         is_needed = number == 0 and not any(worker.serves for worker in self._workers)
         context = WorkerContext(
@@ -200,7 +192,7 @@ class WorkerSupervisor:
             self._become_worker(context)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING_SIGNALS)
         theirs.close()
-        worker = _Worker(number, pid, ours, delay)
+        worker = _Worker(number, pid, ours, backoff)
         self._workers.append(worker)
         self._selector.register(ours, selectors.EVENT_READ, lambda: self._on_message(worker))
 
@@ -221,13 +213,12 @@ class WorkerSupervisor:
             os._exit(code)
 
     def _close_inherited_descriptors(self) -> None:
-        signal.set_wakeup_fd(-1)
-        for number in (*_STOPPING_SIGNALS, signal.SIGCHLD):
-            signal.signal(number, signal.SIG_DFL)
+        signals.forget(_SIGNALS)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING_SIGNALS)
         self._selector.close()
-        for end in (self._wakeup, self._signals, *(worker.channel for worker in self._workers)):
-            end.close()
+        self._wakeup.close()
+        for worker in self._workers:
+            worker.channel.close()
 
     # --- what workers do ---
 
@@ -265,11 +256,10 @@ class WorkerSupervisor:
             self._stop()
             return
         lived = time.monotonic() - worker.started
-        delay = 0.0 if lived > _STABLE_SECONDS else worker.delay
+        delay = worker.backoff.delay_after(lived)
         logger.error("worker %d ended with %d after %.0f s, and is started again", worker.number, code, lived)
-        following = min(2 * delay, _MAX_DELAY_SECONDS) or _FIRST_DELAY_SECONDS
         now = time.monotonic()
-        self._starts.append(_Start(now + delay, now + min(delay, _MAX_ALONE_DELAY_SECONDS), following))
+        self._starts.append(_Start(now + delay, now + min(delay, _MAX_ALONE_DELAY_SECONDS), worker.backoff))
 
     # --- whether they live ---
 
@@ -303,7 +293,7 @@ class WorkerSupervisor:
         wanted = min(max(wanted, 1), MAX_WORKERS)
         staying = sorted((w for w in self._workers if not w.retires), key=lambda worker: worker.number)
         surplus = len(staying) + len(self._starts) - wanted
-        self._starts += [_Start()] * -surplus
+        self._starts += [_Start() for _ in range(-surplus)]
         # One start is kept where number 0 is missing: all containers know its port.
         kept = int(all(worker.number for worker in staying))
         while surplus > 0 and len(self._starts) > kept:

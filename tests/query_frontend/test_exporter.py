@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from argparse import Namespace
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -58,7 +57,7 @@ async def scrape(
     frontend: str, targets_file: Path | None = None
 ) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     """What the exporter says, as a Prometheus reads it."""
-    app = exporter.create_app(Namespace(query_frontend_name=frontend, targets_file=targets_file))
+    app = exporter.create_app(exporter.Config(query_frontend_name=frontend, targets_file=targets_file))
     async with TestClient(TestServer(app)) as client, client.get("/metrics") as response:
         assert response.status == 200
         assert response.content_type == "text/plain"
@@ -170,7 +169,7 @@ async def test_targets_are_read_for_each_scrape(serve: Serve, tmp_path: Path) ->
 
 
 async def test_other_routes_are_json_errors(free_port: int) -> None:
-    app = exporter.create_app(Namespace(query_frontend_name=f"127.0.0.1:{free_port}", targets_file=None))
+    app = exporter.create_app(exporter.Config(query_frontend_name=f"127.0.0.1:{free_port}", targets_file=None))
     async with TestClient(TestServer(app)) as client, client.get("/nowhere") as response:
         assert response.status == 404
         assert "cause" in await response.json()

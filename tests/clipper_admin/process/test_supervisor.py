@@ -13,6 +13,7 @@ from clipper_admin.process import supervisor, supervisor_client
 from clipper_admin.process.processes import Identity
 from clipper_admin.process.state import ClusterFiles, Kind, Program, State, Status
 from clipper_admin.process.supervisor import Supervisor
+from clipper_common.backoff import LONGEST_SECONDS, STABLE_SECONDS
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.integration
@@ -221,7 +222,7 @@ def test_a_replica_that_was_stopped_by_a_signal_is_replaced(
     boss._check(now + supervisor.CHECK_SECONDS)
     wait_until(lambda: not stopped.identity.is_alive())
     boss.step(set(), now)
-    boss.step(set(), now + supervisor.MAX_DELAY_SECONDS)
+    boss.step(set(), now + LONGEST_SECONDS)
     assert is_running(files, "model", starts=2) and is_running(files, "frontend")
 
 
@@ -315,7 +316,7 @@ def test_waits_longer_after_each_crash_but_not_after_a_stable_run(
     assert status(files, "crasher").last_exit == "exited with code 7"
 
     _let_end(boss.children["crasher"])
-    assert boss.step(set(), now + supervisor.STABLE_SECONDS + 1) == pytest.approx(0.1)
+    assert boss.step(set(), now + STABLE_SECONDS + 1) == pytest.approx(0.1)
 
 
 def test_waits_for_a_second_at_most_after_it_has_served(files: ClusterFiles, inside: Callable[[], Supervisor]) -> None:

@@ -12,7 +12,7 @@ from clipper_common import changes, wire
 from clipper_common.constants import SIZE_LIMITS
 from clipper_common.datatypes import InputType, ModelId
 from clipper_common.records import Application, Model
-from query_frontend.config import parse_arguments
+from query_frontend.config import Config
 from tests.query_frontend.conftest import Frontend, RawContainer, running_frontend
 
 MEGABYTE = 1 << 20
@@ -80,5 +80,5 @@ def test_an_output_may_be_as_large_as_its_model_says(most: int, frontend: Fronte
 @pytest.mark.parametrize("limit", [0, SIZE_LIMITS[0] - 1, SIZE_LIMITS[-1] + 1])
 def test_a_limit_that_makes_no_sense_is_refused(limit: int, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        parse_arguments([f"--max_body_bytes={limit}"])
+        Config.parse([f"--max_body_bytes={limit}"])
     assert "--max_body_bytes" in capsys.readouterr().err

@@ -23,6 +23,7 @@ import redis
 from aiohttp import web
 
 from clipper_common import changes, constants
+from clipper_common.backoff import RestartBackoff
 from clipper_common.layout import LAYOUT
 from query_frontend.app import QueryFrontend
 from query_frontend.config import Config
@@ -353,10 +354,9 @@ REPLACED_SECONDS = 5.0
 SPINNING = b"GET /livez HTTP/1.1\r\nHost: here\r\n\r\n"
 """Has a frontend that runs `SPINS` keep its event loop for ever."""
 SPINS = """
-import sys
 from query_frontend import app
 from query_frontend.workers import prefork
-from query_frontend.config import parse_arguments
+from query_frontend.config import Config
 from query_frontend.http.handlers import Handlers
 
 async def spin_for_ever(self, request):
@@ -364,21 +364,21 @@ async def spin_for_ever(self, request):
         pass
 
 Handlers.live = spin_for_ever
-prefork.run(parse_arguments(sys.argv[1:]), app.run)
+prefork.run(Config.parse(), app.run)
 """
 LOADS_SLOWLY = """
-import sys, time
+import time
 from query_frontend import app
 from query_frontend.workers import prefork
 from query_frontend.workers import hang_detection
-from query_frontend.config import parse_arguments
+from query_frontend.config import Config
 
 def work(config, context):
     time.sleep(6 * hang_detection._HUNG_SECONDS)
     app.run(config, context)
 
 hang_detection._HUNG_SECONDS = 0.2
-prefork.run(parse_arguments(sys.argv[1:]), work)
+prefork.run(Config.parse(), work)
 """
 
 
@@ -562,7 +562,7 @@ def test_the_number_in_redis_counts_after_a_restart(redis_port: int, tmp_path: P
 
 
 def test_the_number_in_redis_is_not_for_all(redis_port: int, tmp_path: Path) -> None:
-    with several(redis_port, tmp_path, 2, follow_workers=0) as frontend:
+    with several(redis_port, tmp_path, 2, follow_workers=False) as frontend:
         frontend.configure(changes.put_workers(1))
         assert frontend.stop() == 0
         frontend.start()
@@ -746,7 +746,6 @@ def test_an_owner_whose_seats_are_all_taken_sleeps(monkeypatch: pytest.MonkeyPat
     for end in (
         *supervisor._listeners,
         supervisor._wakeup,
-        supervisor._signals,
         supervisor._selector,
         supervisor._handover,
     ):
@@ -760,8 +759,9 @@ def test_a_start_is_put_off_for_a_second_at_most_while_no_worker_serves() -> Non
     supervisor = WorkerSupervisor(Config(host="127.0.0.1", port=0), lambda config, context: None)
     supervisor._folder.rmdir()
     here, there = socket.socketpair()
-    supervisor._workers = [_Worker(0, 1, here, 10.0, started=time.monotonic(), watch=Watch(0.0, 0))]
-    other = _Worker(1, 2, here, 0.0, watch=Watch(0.0, 0))
+    keeps_ending = RestartBackoff(first_seconds=10.0)
+    supervisor._workers = [_Worker(0, 1, here, keeps_ending, started=time.monotonic(), watch=Watch(0.0, 0))]
+    other = _Worker(1, 2, here, RestartBackoff(), watch=Watch(0.0, 0))
     supervisor._workers.append(other)
     supervisor._has_served = True
     supervisor._starts = []
@@ -772,7 +772,6 @@ def test_a_start_is_put_off_for_a_second_at_most_while_no_worker_serves() -> Non
     for end in (
         *supervisor._listeners,
         supervisor._wakeup,
-        supervisor._signals,
         supervisor._selector,
         supervisor._handover,
         there,
