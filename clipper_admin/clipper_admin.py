@@ -1193,7 +1193,7 @@ class ClipperConnection:
         Parameters
         ----------
         graceful : bool, optional
-            False kills at once instead of letting programs finish what they do.
+            Whether programs finish their requests and batches first, which is the default; otherwise they are killed.
 
         Raises
         ------
