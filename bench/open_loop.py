@@ -27,7 +27,7 @@ _BURST_PART: Final = 0.1
 
 
 class Outcome(IntEnum):
-    """What became of a query."""
+    """The result of a query."""
 
     OK = 0
     """Answered by the model."""
@@ -39,7 +39,7 @@ class Outcome(IntEnum):
 
 @dataclass(frozen=True)
 class Load:
-    """What is offered: `rate` queries per second for `seconds`, no two with the same input."""
+    """The offered load: `rate` queries per second for `seconds`, no two with the same input."""
 
     port: int
     path: str
@@ -56,12 +56,12 @@ class Load:
     first_input: int = 0
     """The same again: the same inputs."""
     grace_seconds: float = 3.0
-    """How long answers are waited for after the last query."""
+    """Seconds to wait for answers after the last query."""
 
 
 @dataclass
 class Result:
-    """What happened, query by query in the order in which they were due."""
+    """The results of all queries, in the order in which they were due."""
 
     load: Load
     started: float
@@ -71,14 +71,14 @@ class Result:
     latency: Any
     """Seconds since it was due."""
     lateness: Any
-    """How much later than due it was written to its connection."""
+    """Seconds by which it was sent later than due."""
     outcome: Any
     reasons: dict[str, int]
     """Of defaults and errors."""
     surplus: int
     """Answers that nobody asked for."""
     cpu_seconds: float
-    """Of the generator."""
+    """CPU time of the generator."""
 
     def after(self, seconds: float) -> "Result":
         """Only the queries that were due since then."""

@@ -1,4 +1,4 @@
-"""An application that asks at a steady rate over connections that it keeps, whatever becomes of earlier queries."""
+"""An application that sends queries at a steady rate over kept connections, without waiting for earlier answers."""
 
 import asyncio
 import threading
@@ -19,7 +19,7 @@ _PRESSURE: Final = Path("/proc/pressure/cpu")
 
 @dataclass
 class Step:
-    """What became of the queries of a while."""
+    """The results of the queries of a period."""
 
     name: str
     outcomes: Counter[str] = field(default_factory=Counter)
