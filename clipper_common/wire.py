@@ -55,8 +55,8 @@ OutFrames = list[bytes | Parts]
 _HEADER: Final = struct.Struct("<II")
 """Begins that of version 4: a message id, and the input type of a batch or the number of its outputs."""
 _DIGITS: Final = re.compile(rb"\d+")
-_MAX_JOINED_BYTES: Final = 1 << 20
-"""The inputs of a batch up to this size, in bytes, are joined; those of a larger one stay apart."""
+MAX_COPIED_BYTES: Final = 1 << 20
+"""The inputs of a batch of at most this size, in bytes, are joined, and its outputs copied; larger ones are not."""
 
 
 class MessageType(IntEnum):
@@ -110,7 +110,8 @@ class Response(NamedTuple):
     """A container's answer to a batch. Where `failed` is set, the output is ``Type: message`` of the error."""
 
     message_id: int
-    outputs: list[bytes]
+    outputs: list[bytes] | list[View]
+    """Outputs of more than `MAX_COPIED_BYTES` together may be views, since it takes long to copy them."""
     failed: list[bool]
 
 
@@ -261,7 +262,8 @@ def _decode_packed_response(frames: Frames) -> Response:
     if len(header) != statuses_at + count:
         raise WireError("a response does not hold one size and one status per output")
     sizes = _read_sizes(header[:statuses_at], data, "output")
-    outputs = [data[end - size : end] for size, end in zip(sizes, accumulate(sizes), strict=True)]
+    whole: View = data if len(data) <= MAX_COPIED_BYTES else memoryview(data)
+    outputs = [whole[end - size : end] for size, end in zip(sizes, accumulate(sizes), strict=True)]
     return Response(message_id, outputs, list(map(bool, header[statuses_at:])))
 
 
@@ -278,7 +280,7 @@ def encode_predict_request(request: PredictRequest, rpc_version: int) -> OutFram
         lengths = list(map(len, inputs))
         header = _HEADER.pack(request.message_id, request.input_type) + struct.pack(f"<{len(lengths)}Q", *lengths)
         size = sum(lengths)
-        return [header, b"".join(inputs) if size <= _MAX_JOINED_BYTES else Parts(size, list(map(bytes, inputs)))]
+        return [header, b"".join(inputs) if size <= MAX_COPIED_BYTES else Parts(size, list(map(bytes, inputs)))]
     sizes = U64.pack(request.input_type) + U64.pack(len(inputs)) + pack_sizes(inputs)
     message_id, length = U32.pack(request.message_id), U64.pack(len(sizes))
     return [b"", U32.pack(rpc_version), _CONTENT, message_id, _PREDICT, length, sizes, *map(bytes, inputs)]

@@ -1,6 +1,7 @@
 """The wire format: Clipper 0.4's bytes, its lenient forms, round trips and garbage."""
 
 import struct
+import tracemalloc
 from array import array
 
 import pytest
@@ -73,6 +74,17 @@ def test_the_inputs_of_a_large_batch_are_not_put_together() -> None:
     assert list(message.inputs) == inputs
     small = PredictRequest(7, InputType.BYTES, [bytes(1 << 19), bytes(1 << 19)])
     assert wire.encode_predict_request(small, 4)[1] == bytes(1 << 20)
+
+
+def test_large_outputs_are_not_copied_in_one_go() -> None:
+    outputs = [b"x" * wire.MAX_COPIED_BYTES, b"y"]
+    sent = wire.encode_response(Response(7, outputs, [False, True]), 4)
+    tracemalloc.start()
+    decoded = wire.decode_from_container(sent)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < wire.MAX_COPIED_BYTES
+    assert decoded == Response(7, outputs, [False, True])
 
 
 @pytest.mark.parametrize(
