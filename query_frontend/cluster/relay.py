@@ -77,8 +77,8 @@ class RelayedInput(Task):
 
     __slots__ = ("_batch", "_index", "_slot")
 
-    def __init__(self, batch: "RelayedBatch", index: int, payload: bytes) -> None:
-        super().__init__(payload, batch.deadline)
+    def __init__(self, batch: "RelayedBatch", index: int, payload: bytes, deadline: float) -> None:
+        super().__init__(payload, deadline)
         self.key = key_of(payload)
         self._batch = batch
         self._index = index
@@ -89,7 +89,7 @@ class RelayedInput(Task):
         context = self._batch.context
         context.executor.submit(self._batch.model, self)
         if self.wanted:
-            self._slot = context.wheel.add(self, self._batch.deadline)
+            self._slot = context.wheel.add(self, self.deadline)
 
     def take(self, output: bytes | None, reason: str, now: float) -> None:
         """Take the output, or the reason why there is none."""
@@ -108,38 +108,57 @@ class RelayedInput(Task):
 
 
 class RelayedBatch:
-    """A batch of a peer. Once it is submitted, `done` is called when each input has an output or failed."""
+    """A batch of a peer, of which each input has a deadline.
+
+    Once it is submitted, `send` is called with the answers that there are in a turn of the event loop, until each input
+    has an output or failed. A peer that `takes_parts` gets these at once, any other gets all of them together.
+    """
 
     def __init__(
         self,
         context: QueryContext,
         model: ModelId,
         request: wire.PredictRequest,
-        deadline: float,
-        done: Callable[[wire.Response], None],
+        deadlines: Sequence[float],
+        send: Callable[[wire.Response], None],
     ) -> None:
         self.context = context
         self.model = model
-        self.deadline = deadline
-        self._done = done
+        self._message_id = request.message_id
+        self._takes_parts = request.remaining_micros is not None
+        self._send = send
         self._inputs = request.inputs
-        self._missing = len(request.inputs)
-        self._response = wire.Response(request.message_id, [b""] * self._missing, [True] * self._missing)
+        self._deadlines = deadlines
+        self._missing = self._size = len(request.inputs)
+        self._answers: dict[int, tuple[bytes, bool]] = {}
+        """The answers that were not sent yet, by the positions of their inputs: an output, or why there is none, and
+        whether it is the latter."""
 
     def submit(self) -> None:
         """Ask the model version for all outputs."""
         inputs, self._inputs = self._inputs, []  # the message that they are parts of is not kept
-        for index, payload in enumerate(inputs):
-            RelayedInput(self, index, bytes(payload)).submit()
+        for index, (payload, deadline) in enumerate(zip(inputs, self._deadlines, strict=True)):
+            RelayedInput(self, index, bytes(payload), deadline).submit()
         if not inputs:
-            self._done(self._response)
+            self._send_answers()
 
     def answer(self, index: int, output: bytes | None, reason: str) -> None:
-        self._response.outputs[index] = reason.encode() if output is None else output
-        self._response.failed[index] = output is None
+        """Take the output of an input, or the reason why there is none."""
+        if self._takes_parts and not self._answers:
+            asyncio.get_running_loop().call_soon(self._send_answers)
+        self._answers[index] = (reason.encode(), True) if output is None else (output, False)
         self._missing -= 1
         if not self._missing:
-            self._done(self._response)
+            self._send_answers()
+
+    def _send_answers(self) -> None:
+        if not self._answers and self._size:  # they were the last ones, which are sent at once
+            return
+        answers, self._answers = self._answers, {}
+        positions = None if len(answers) == self._size else list(answers)
+        ordered = [answers[index] for index in positions or range(self._size)]
+        outputs, failed = [output for output, _ in ordered], [is_failed for _, is_failed in ordered]
+        self._send(wire.Response(self._message_id, outputs, failed, positions))
 
 
 class Relay:
@@ -152,7 +171,7 @@ class Relay:
         self._loop = asyncio.get_running_loop()
         self._context = context
         self._model = place.model
-        metadata = wire.Metadata(place.model, input_type, wire.RPC_VERSION_4, name, key)
+        metadata = wire.Metadata(place.model, input_type, wire.RPC_VERSION_4, name, key, takes_deadlines=True)
         self._dealer = Dealer(place.address)
         self.client = RpcClient(self._dealer, metadata, self, deque(maxlen=1))
         self._ticked_at = 0.0
@@ -191,13 +210,16 @@ class Relay:
             self._loop.call_later(_UNREGISTERED_POLL_SECONDS, self._retry, client.registration, request, received_at)
             return
         registration = client.registration
-        deadline = received_at + (slo_seconds or 0.0)
+        if request.remaining_micros is None:
+            deadlines = [received_at + (slo_seconds or 0.0)] * len(request.inputs)
+        else:
+            deadlines = [received_at + micros / 1e6 for micros in request.remaining_micros]
 
-        def done(response: wire.Response) -> None:
+        def send(response: wire.Response) -> None:
             if not client.closed:
                 client.answer(response, registration)
 
-        RelayedBatch(self._context, self._model, request, deadline, done).submit()
+        RelayedBatch(self._context, self._model, request, deadlines, send).submit()
 
     def _retry(self, registration: int, request: wire.PredictRequest, received_at: float) -> None:
         if not self.client.closed and self.client.registration == registration:

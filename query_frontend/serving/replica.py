@@ -6,7 +6,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from clipper_common.datatypes import BatchPolicy, InputType
-from clipper_common.wire import PredictRequest
+from clipper_common.wire import PredictRequest, Response
 from query_frontend.rpc.server import Connection
 from query_frontend.serving.batching import BatchSizer, batch_sizer
 from query_frontend.serving.model_queue import Task
@@ -36,10 +36,21 @@ class Batch(NamedTuple):
     tasks: list[Task]
     sent_at: float
 
+    def tasks_of(self, response: Response) -> list[Task]:
+        """Return the tasks that a response answers."""
+        if response.positions is None:
+            return self.tasks
+        return [self.tasks[position] for position in response.positions]
+
     def last_deadline(self, now: float) -> float | None:
         """The last deadline of those who wait for the batch; None if no deadline is later than `now`."""
         deadlines = (task.deadline for task in self.tasks if task.wanted or task.joined)
         return max((deadline for deadline in deadlines if deadline > now), default=None)
+
+    def remaining_micros(self) -> list[int]:
+        """Return how long the output of each task is waited for from now on."""
+        now = monotonic()
+        return [max(int((task.deadline - now) * 1e6), 0) for task in self.tasks]
 
 
 class ConnectedReplica:
@@ -49,6 +60,7 @@ class ConnectedReplica:
         self.connection = connection
         self._transport = transport
         self.is_relay = connection.metadata.is_relay
+        self.takes_deadlines = connection.metadata.takes_deadlines
         self.model: ServedModel | None = None
         """It is None while its model version is not registered."""
         self.sizer = batch_sizer(BatchPolicy.LEARNED, 0)
@@ -84,7 +96,8 @@ class ConnectedReplica:
     def send(self, batch: Batch, input_type: InputType) -> bool:
         """Send it a batch; False when it is gone, and then it has left."""
         self.batch = batch
-        request = PredictRequest(batch.message_id, input_type, [task.payload for task in batch.tasks])
+        remaining = batch.remaining_micros() if self.takes_deadlines else None
+        request = PredictRequest(batch.message_id, input_type, [task.payload for task in batch.tasks], remaining)
         return self._transport.send_batch(self.connection, request)
 
     def finish(self, batch: Batch) -> float:

@@ -238,13 +238,16 @@ class ServedModel:
             self.metrics.add_batch(size, seconds)
             self._num_outputs.count += size
         replica.rest(size > 1 and seconds < QUICK_SECONDS)
-        # The error of a relayed input has its reason already.
-        raised = "" if replica.is_relay else reasons.MODEL_RAISED
-        num_bytes = sum(map(len, response.outputs))
-        if size <= STEP_TASKS and num_bytes <= STEP_BYTES:
-            self._delivery.deliver(batch.tasks, response, raised, num_bytes, None)
+        self.deliver(replica, batch, response)
+
+    def deliver(self, replica: ConnectedReplica, batch: Batch, response: Response) -> None:
+        """Deliver the outputs in a response: those of a batch, or of a part of one that is relayed."""
+        raised = "" if replica.is_relay else reasons.MODEL_RAISED  # that of a relayed input is in its output
+        tasks, num_bytes = batch.tasks_of(response), sum(map(len, response.outputs))
+        if len(tasks) <= STEP_TASKS and num_bytes <= STEP_BYTES:
+            self._delivery.deliver(tasks, response, raised, num_bytes, None)
         else:
-            long_work.begin(replica.hold_while(self._delivery.deliver_in_steps(batch.tasks, response, raised)))
+            long_work.begin(replica.hold_while(self._delivery.deliver_in_steps(tasks, response, raised)))
 
     def on_rest(self, replica: ConnectedReplica, is_quick: bool) -> None:
         """Give a replica that has nothing to do its next batch, before the answers of the last one are written.
@@ -331,9 +334,8 @@ class ServedModel:
             self._give_up_waiting()
 
     def _give_up_waiting(self) -> None:
-        suspects = [task for part in self._suspects for task in part]
+        waiting = [*self.queue.clear(), *(task for part in self._suspects for task in part)]
         self._suspects.clear()
-        waiting = [*self.queue.clear(), *suspects]
         long_work.begin(self._delivery.give_up(waiting, lambda _: reasons.NO_MODELS))
 
     # --- replicas ---

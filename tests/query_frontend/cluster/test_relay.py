@@ -6,8 +6,8 @@ import re
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -27,6 +27,7 @@ from query_frontend.monitoring.metrics import SystemMetrics
 from query_frontend.serving.cache import PredictionCache
 from query_frontend.serving.deadlines import DeadlineWheel
 from query_frontend.serving.executor import Executor
+from query_frontend.serving.model_queue import Task
 from query_frontend.serving.query import QueryContext
 from tests.conftest import OwnRedis
 from tests.query_frontend.cluster.test_frontends import Clients, Start, is_served, numbers, start, wait_until_served
@@ -191,6 +192,172 @@ def test_a_relayed_query_has_its_answer_by_its_deadline(start: Start) -> None:
         assert (
             answer["default_explanation"] == "Failed to retrieve a prediction response within the specified latency SLO"
         )
+
+
+class RelayAndPeer:
+    """A relay to a scripted peer, with an executor that keeps the tasks."""
+
+    def __init__(self, peer: Any) -> None:
+        self.peer = peer
+        self.tasks: list[Task] = []
+        executor = Mock()
+        executor.direct_replicas.return_value = {MODEL: [Mock()]}
+        executor.slo_seconds.return_value = 0.05
+        executor.submit = lambda model, task: self.tasks.append(task)
+        context = QueryContext(executor, DeadlineWheel(asyncio.get_running_loop()))
+        port = peer.bind_to_random_port("tcp://127.0.0.1")
+        self.relay = Relay(context, Place(f"tcp://127.0.0.1:{port}", MODEL, 0), InputType.DOUBLES, "peer:x", "key")
+        self.relay.start()
+
+    async def receive(self, kind: type[Any]) -> Any:
+        async with asyncio.timeout(10):
+            while True:
+                self.identity, *frames = await self.peer.recv_multipart()
+                if isinstance(message := wire.decode_from_container(frames), kind):
+                    return message
+
+    async def send(self, frames: list[Any]) -> None:
+        await self.peer.send_multipart([self.identity, *frames])
+
+    async def ask(self, *remaining_seconds: float) -> None:
+        """Send a batch with the remaining time of each input, or of two inputs without."""
+        micros = [int(seconds * 1e6) for seconds in remaining_seconds] or None
+        request = wire.PredictRequest(7, InputType.DOUBLES, [bytes(8)] * (len(remaining_seconds) or 2), micros)
+        await self.send(wire.encode_predict_request(request, 4))
+        async with asyncio.timeout(10):
+            while len(self.tasks) < len(request.inputs):
+                await asyncio.sleep(0.002)
+
+
+@pytest.fixture
+async def scripted() -> AsyncIterator[RelayAndPeer]:
+    with zmq.asyncio.Context() as zmq_context, zmq_context.socket(zmq.ROUTER) as peer:
+        peer.setsockopt(zmq.LINGER, 0)
+        both = RelayAndPeer(peer)
+        await both.receive(wire.Heartbeat)
+        await both.send(wire.encode_heartbeat_reply(wire.HeartbeatType.REQUEST_METADATA, 3))
+        assert (await both.receive(Metadata)).takes_deadlines
+        yield both
+        both.relay.close()
+
+
+async def test_the_remaining_time_of_each_query_travels_along(scripted: RelayAndPeer) -> None:
+    asked_at = time.monotonic()
+    await scripted.ask(3.0, 0.02, 1.0)
+    since = [task.deadline - asked_at for task in scripted.tasks]
+    assert [round(seconds - since[1], 6) for seconds in since] == [2.98, 0.0, 0.98]
+    assert 0.02 <= since[1] < 5.0
+    assert (await scripted.receive(wire.Response)).positions == (1,), "its time is over"
+    scripted.tasks[0].take(b"0", "", 0.0)
+    assert (await scripted.receive(wire.Response)) == wire.Response(7, [b"0"], [False], (0,))
+
+
+async def test_a_relayed_batch_is_answered_query_by_query(scripted: RelayAndPeer) -> None:
+    await scripted.ask(9.0, 9.0, 9.0, 9.0)
+    first, second, third, fourth = scripted.tasks
+    third.take(b"3", "", 0.0)
+    first.take(None, "no", 0.0)
+    answer = await scripted.receive(wire.Response)
+    assert answer == wire.Response(7, [b"3", b"no"], [False, True], (2, 0)), (
+        "those of a turn of the loop travel together"
+    )
+    fourth.take(b"4", "", 0.0)
+    second.take(b"2", "", 0.0)
+    assert await scripted.receive(wire.Response) == wire.Response(7, [b"4", b"2"], [False, False], (3, 1))
+
+
+async def test_a_batch_that_is_answered_at_once_is_answered_as_a_whole(scripted: RelayAndPeer) -> None:
+    await scripted.ask(9.0, 9.0)
+    for task, output in zip(scripted.tasks, (b"1", b"2"), strict=True):
+        task.take(output, "", 0.0)
+    assert await scripted.receive(wire.Response) == wire.Response(7, [b"1", b"2"], [False, False])
+
+
+async def test_a_frontend_that_tells_no_deadlines_is_answered_as_a_whole(scripted: RelayAndPeer) -> None:
+    """As those do that were built before deadlines travelled: the model's shortest SLO is taken."""
+    asked_at = time.monotonic()
+    await scripted.ask()
+    first, second = scripted.tasks
+    assert first.deadline == second.deadline and 0.05 <= first.deadline - asked_at < 5.0
+    first.take(b"1", "", 0.0)
+    assert await scripted.receive(wire.Response) == wire.Response(
+        7, [b"1", b"Failed to retrieve a prediction response within the specified latency SLO"], [False, True]
+    )
+
+
+def test_a_patient_query_has_its_own_time_behind_a_relay(start: Start) -> None:
+    first, second = start(), start()
+    first.serve("hasty", slo_ms=50)
+    first.serve("patient", slo_ms=5000)
+    with old_container(first, seconds=0.3):
+        wait_for(lambda: is_served(second, "patient"), "it is served", 15)
+        for number in range(3):
+            answer = second.predict("patient", input=[float(number)])
+            assert answer["default"] is False and answer["output"] == number
+
+
+@contextmanager
+def scripted_relay(frontend: Frontend) -> Iterator[RawContainer]:
+    """A relay by hand, as which a frontend that takes deadlines introduces itself."""
+    relay = RawContainer(frontend.rpc_port)
+    relay.join(Metadata(MODEL, InputType.DOUBLES, 4, "peer:x", "key", takes_deadlines=True))
+    try:
+        yield relay
+    finally:
+        relay.close()
+
+
+@contextmanager
+def asked(frontend: Frontend, relay: RawContainer) -> Iterator[tuple[dict[float, Future[Any]], wire.PredictRequest]]:
+    """Three queries in one batch of the relay, and the batch."""
+
+    def lookups() -> int:
+        return int((frontend.metric("counters", "internal:prediction_cache_lookups") or {"count": "0"})["count"])
+
+    with ThreadPoolExecutor() as pool:
+        blocking = pool.submit(frontend.predict, "app", input=[0.0])
+        request = relay.receive_batch()
+        assert request.remaining_micros is not None and 0 < request.remaining_micros[0] <= 10_000_000
+        before = lookups()
+        replies = {number: pool.submit(frontend.predict, "app", input=[number]) for number in (1.0, 2.0, 3.0)}
+        wait_for(lambda: lookups() == before + 3, "all are queued")
+        relay.answer(request, [b"0.0"], 4)
+        assert blocking.result()["output"] == 0.0
+        yield replies, relay.receive_batch()
+
+
+def test_parts_of_a_batch_are_delivered_as_they_come(start: Start) -> None:
+    frontend = start()
+    frontend.serve("app", slo_ms=10_000, batch_size=3)
+    with scripted_relay(frontend) as relay, asked(frontend, relay) as (replies, request):
+        numbers = [struct.unpack("<d", payload)[0] for payload in request.inputs]
+        relay.answer(request, [echo(request.inputs[2])], 4, positions=[2])
+        assert replies[numbers[2]].result(5)["output"] == numbers[2]
+        assert not replies[numbers[0]].done() and not replies[numbers[1]].done()
+        relay.answer(request, [b"ValueError: no", echo(request.inputs[0])], 4, positions=[1, 0], failed=[True, False])
+        assert replies[numbers[0]].result(5)["output"] == numbers[0]
+        assert replies[numbers[1]].result(5)["default_explanation"] == "ValueError: no"
+        next_reply = threading.Thread(target=frontend.predict, args=["app"], kwargs={"input": [4.0]})
+        next_reply.start()
+        relay.answer(relay.receive_batch(), [b"4.0"], 4)
+        next_reply.join()
+
+
+@pytest.mark.parametrize("positions", [[2], [0, 0], [3], []])
+def test_parts_that_make_no_sense_end_the_relay_and_what_is_left_goes_to_another(
+    start: Start, positions: list[int]
+) -> None:
+    frontend = start()
+    frontend.serve("app", slo_ms=10_000, batch_size=3)
+    with scripted_relay(frontend) as relay, asked(frontend, relay) as (replies, request):
+        relay.answer(request, [b"2.5"], 4, positions=[2])
+        with old_container(frontend):
+            frontend.wait_for_replicas(1)
+            relay.answer(request, [b"0"] * len(positions), 4, positions=positions)
+            outputs = sorted(reply.result(10)["output"] for reply in replies.values())
+        assert "it answered inputs of its batch that it was not sent, or had answered" in frontend.log.read_text()
+        last = struct.unpack("<d", request.inputs[2])[0]
+        assert outputs == sorted({1.0, 2.0, 3.0} - {last} | {2.5})
 
 
 def test_when_the_container_dies_the_next_one_serves(start: Start) -> None:
