@@ -27,5 +27,4 @@ cdef class ReplicaPool:
     cdef list _all
     cdef readonly bint is_served
     cdef readonly bint has_own
-    cdef readonly bint is_counted
     cdef readonly object idle

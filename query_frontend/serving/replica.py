@@ -145,27 +145,42 @@ class ReplicaPool:
         self.is_served = False
         """Whether one of them takes batches."""
         self.has_own = False
-        """Whether one of these is connected to us itself. Then relays are held in reserve, and get no batches."""
-        self.is_counted = True
-        """Whether what is queued is counted here: not if only relays take it, since their frontends count it."""
+        """Whether one of these is connected to us itself, not relayed."""
         self.idle: deque[ConnectedReplica] = deque()
-        """The idle replicas; the one that has been idle for longest comes first."""
+        """The idle replicas: our own first, and of each kind the one that has been idle for longest."""
 
     def __iter__(self) -> Iterator[ConnectedReplica]:
         return iter(self._all)
+
+    def serves(self, task: Task) -> bool:
+        """Whether one of them may take a task."""
+        return self.has_own if task.is_relayed else self.is_served
 
     def num_serving(self) -> int:
         return sum(not replica.is_draining for replica in self._all)
 
     def in_use(self) -> list[ConnectedReplica]:
         """Return all replicas but those that are held in reserve."""
-        return [replica for replica in self._all if not (replica.is_relay and self.has_own)]
+        return [replica for replica in self._all if not self._is_in_reserve(replica)]
+
+    def _is_in_reserve(self, replica: ConnectedReplica) -> bool:
+        """Whether a replica gets no batches while there is one of our own: a relay of an older frontend, which would
+        give all queries the same time."""
+        return self.has_own and replica.is_relay and not replica.takes_deadlines
 
     def add(self, replica: ConnectedReplica) -> None:
         self._all.append(replica)
         self._review()
         if replica.batch is None and not replica.is_draining and not replica.is_relay:
-            self.idle.append(replica)
+            self.put_idle(replica)
+
+    def put_idle(self, replica: ConnectedReplica) -> bool:
+        """Let a replica have a batch, since it has none. Return False if it is held in reserve."""
+        if self._is_in_reserve(replica):
+            return False
+        relays = 0 if replica.is_relay else sum(other.is_relay for other in self.idle)
+        self.idle.insert(len(self.idle) - relays, replica)
+        return True
 
     def remove(self, replica: ConnectedReplica) -> None:
         self._all.remove(replica)
@@ -181,9 +196,7 @@ class ReplicaPool:
         serving = [replica for replica in self._all if not replica.is_draining]
         self.is_served = bool(serving)
         self.has_own = any(not replica.is_relay for replica in serving)
-        self.is_counted = not serving or self.has_own
-        if self.has_own:
-            self.idle = deque(replica for replica in self.idle if not replica.is_relay)
-        else:
-            free = (replica for replica in serving if replica.batch is None and replica not in self.idle)
-            self.idle.extend(free)
+        self.idle = deque(replica for replica in self.idle if not self._is_in_reserve(replica))
+        for replica in serving:
+            if replica.is_relay and replica.batch is None and replica not in self.idle:
+                self.put_idle(replica)

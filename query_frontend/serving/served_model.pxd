@@ -25,6 +25,7 @@ cdef class ServedModel:
     cdef object _blame
     cdef readonly int filling
     cdef Py_ssize_t _num_filled
+    cdef bint _has_direct
     cdef bint _dispatch_due
     cdef object _delayed
     cdef bint _is_registered

@@ -17,10 +17,11 @@ import pytest
 import zmq
 import zmq.asyncio
 
-from clipper_common import wire
+from clipper_common import changes, wire
 from clipper_common.datatypes import InputType, ModelId
 from clipper_common.membership_store import MembershipStore
 from clipper_common.records import Frontend as Peer
+from clipper_common.records import Model
 from clipper_common.wire import Metadata
 from query_frontend.cluster.relay import Place, Relay, wanted_relays
 from query_frontend.monitoring.metrics import SystemMetrics
@@ -134,7 +135,7 @@ def test_a_relayed_query_counts_once(start: Start) -> None:
             assert second.predict("app", input=[float(number)])["default"] is False
         assert first.predict("app", input=[0.5])["default"] is False
         assert counts(first, second) == [known + 11 for known in before]
-        assert counts(second) == [before_second[0] + 10, 0, 0, 0]
+        assert counts(second) == [*(known + 10 for known in before_second[:3]), 0]
 
 
 async def test_a_stall_of_our_own_is_no_silence_of_the_peer() -> None:
@@ -301,6 +302,7 @@ def scripted_relay(frontend: Frontend) -> Iterator[RawContainer]:
     """A relay by hand, as which a frontend that takes deadlines introduces itself."""
     relay = RawContainer(frontend.rpc_port)
     relay.join(Metadata(MODEL, InputType.DOUBLES, 4, "peer:x", "key", takes_deadlines=True))
+    assert wire.decode_from_frontend(relay.receive()) == wire.HeartbeatReply(wire.HeartbeatType.KEEP_ALIVE)
     try:
         yield relay
     finally:
@@ -403,20 +405,76 @@ def test_when_the_only_relaying_frontend_dies_there_are_defaults(start: Start) -
         )
 
 
-def test_a_relay_stays_in_reserve_while_the_peer_has_replicas_of_its_own(start: Start) -> None:
+def test_a_replica_of_its_own_leaves_a_frontend_those_of_the_others(start: Start) -> None:
     first, second = start(), start()
-    first.serve("app", slo_ms=3000)
-    with old_container(first) as theirs:
+    first.serve("app", slo_ms=5000, batch_size=1)
+    with ExitStack() as stack:
+        own = stack.enter_context(old_container(second, seconds=0.01))
+        theirs = [stack.enter_context(old_container(first, seconds=0.01)) for _ in range(2)]
+        wait_for(lambda: len(relays(first)) == 2, "a relay for each replica there")
+        wait_for(lambda: len(relays(second)) == 1, "and one for its own")
+        wait_until_served(first, second)
+        with Clients("app", [second], of_each=6) as clients:
+            clients.wait_for(150)
+        assert clients.defaults() == []
+        shares = [len(container.batches) for container in (own, *theirs)]
+        assert min(shares) > max(shares) / 2, shares
+
+
+def test_when_its_own_replica_is_gone_those_of_the_others_serve(start: Start) -> None:
+    first, second = start(), start()
+    first.serve("app", slo_ms=5000)
+    with old_container(first):
         wait_until_served(second)
         with Clients("app", [second], of_each=4) as clients:
             with old_container(second) as own:
                 wait_for(lambda: own.batches, "its own replica serves it")
-                seen = len(theirs.batches)
                 clients.wait_for(50)
-                assert len(theirs.batches) <= seen + 1, "the relay is not used"
             clients.wait_for(50)  # its own is gone
         assert clients.defaults() == []
         assert relays(first) == [""]
+
+
+def test_frontends_that_relay_to_each_other_do_not_wait_for_each_other(start: Start) -> None:
+    """The same inputs are asked of both at the same time, so each could have the other's query join its own."""
+    frontends = first, second = start(), start()
+    first.serve("app", slo_ms=5000, batch_size=1)
+    with (
+        old_container(first, seconds=0.002),
+        old_container(second, seconds=0.002),
+        ThreadPoolExecutor(16) as pool,
+    ):
+        wait_for(lambda: len(relays(first)) == len(relays(second)) == 1, "each relays for the other")
+        wait_until_served(first, second)
+        began = time.monotonic()
+        asked = [(number, frontend) for number in range(300) for frontend in frontends]
+        answers = pool.map(lambda one: one[1].predict("app", input=[float(one[0])]), asked)
+        assert [answer["output"] for answer in answers] == [number for number, _ in asked]
+        assert time.monotonic() - began < 5, "none waited for its deadline"
+
+
+def test_what_was_relayed_is_not_lost_with_the_last_replica_there(start: Start) -> None:
+    """The peer gives it to its own."""
+    first, second = start(), start()
+    first.serve("app", slo_ms=10_000, batch_size=1)
+    with old_container(second, seconds=0.01), Clients("app", [second], of_each=8) as clients:
+        clients.wait_for(20)
+        for _ in range(3):
+            with old_container(first, seconds=0.01) as theirs:
+                wait_for(lambda: len(theirs.batches) > 10, "it answers those of the other")
+            clients.wait_for(20)
+    assert clients.defaults() == []
+
+
+def test_a_relayed_batch_is_delayed_once(start: Start) -> None:
+    first, second = start(), start()
+    first.serve("app", slo_ms=5000)
+    first.configure(changes.put_model(Model(MODEL, InputType.DOUBLES, batch_delay_micros=400_000)))
+    with old_container(first):
+        wait_until_served(second)
+        began = time.monotonic()
+        assert second.predict("app", input=[0.25])["output"] == 0.25
+        assert 0.4 <= time.monotonic() - began < 0.7
 
 
 def test_a_replica_is_reached_by_all_before_its_model_is_registered(start: Start) -> None:
@@ -444,7 +502,7 @@ def test_which_relays_are_wanted() -> None:
         return [(wish.place.address, wish.place.number, wish.delay > 0) for wish in found]
 
     assert wanted([peer], 3, 3) == [("tcp://peer:1", 0, False), ("tcp://peer:1", 1, False)]
-    assert wanted([with_own], 3, 3) == [("tcp://other:1", 0, False)], "one in reserve"
+    assert wanted([with_own], 3, 3, 4) == [("tcp://other:1", 0, False), ("tcp://other:1", 1, False)]
     assert wanted([peer], 4, 4) == [("tcp://peer:1", 0, True), ("tcp://peer:1", 1, True)]
     assert wanted([peer], 3, 4) == [("tcp://peer:1", 0, False), ("tcp://peer:1", 1, True)]
     assert wanted([with_own, unreachable], 4) == wanted([unreachable], 3) == []
