@@ -135,7 +135,9 @@ class Executor:
         replica = self._replicas[connection]
         batch = replica.batch
         assert batch is not None, "the RPC server hands over answers to the batch that a replica has"
-        if len(response.outputs) == len(batch.tasks):
+        if connection.awaited is not None:
+            batch.model.deliver(replica, batch, response)
+        elif response.positions is not None or len(response.outputs) == len(batch.tasks):
             batch.model.take_answer(replica, batch, response)
         else:
             reason = f"it answered {len(batch.tasks)} inputs with {len(response.outputs)} outputs"
