@@ -390,6 +390,23 @@ def test_a_delay_ends_with_the_last_client_that_waits(frontend: Frontend, raw_co
         assert reply.result()["default"] is False
 
 
+def test_answers_that_arrived_while_the_frontend_stood_still_are_read_before_queries_expire(
+    frontend: Frontend, raw_container: MakeContainer
+) -> None:
+    frontend.serve("app", slo_ms=300)
+    container = join(frontend, raw_container)
+    with ThreadPoolExecutor() as pool:
+        reply = pool.submit(frontend.predict, "app", input=[0.0])
+        request = container.receive_batch()
+        frontend.pause()
+        try:
+            container.answer(request, [b"1"])
+            assert container.is_silent(0.5), "the deadline passes"
+        finally:
+            frontend.resume()
+        assert reply.result()["output"] == 1
+
+
 def ask_again_and_again(frontend: Frontend, number: int, ends: threading.Event, outputs: list[int]) -> None:
     """Ask on one connection, each time when the last query is answered, with inputs that nobody else asks for."""
     connection = HTTPConnection("127.0.0.1", frontend.port)
