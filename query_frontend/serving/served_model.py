@@ -145,6 +145,8 @@ class ServedModel:
         if host.wanted or host.joined or host.sent_at is not None:
             return
         self.queue.drop(host)
+        if not self.queue:
+            self._wait.end(0, monotonic())
         self.partition.give_up(host.key, host)
 
     def _may_join(self, task: Task) -> bool:
