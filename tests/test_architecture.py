@@ -73,6 +73,7 @@ PURE = [
     "clipper_common/snapshot.py",
     "clipper_common/wire.py",
     "management_frontend/origins.py",
+    "management_frontend/rules.py",
     "management_frontend/schemas.py",
     "query_frontend/http/inflation.py",
     "query_frontend/http/large_bodies.py",

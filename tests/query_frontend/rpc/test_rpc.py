@@ -20,7 +20,7 @@ from clipper_common import wire
 from clipper_common.datatypes import InputType, ModelId
 from clipper_common.rpc_client import RpcClient, tcp_address
 from clipper_common.wire import Metadata
-from query_frontend.monitoring.metrics import Histogram
+from query_frontend.monitoring.metric_kinds import Histogram
 from query_frontend.rpc.server import Connection, RpcEvents, RpcServer
 from tests.query_frontend.conftest import Frontend, RawContainer, running_container, wait_for
 from tests.query_frontend.rpc.test_zmtp import GREETING, NEWER_GREETING, READY, stream
