@@ -20,6 +20,10 @@ from bench.workloads import MARK
 _OVERHEAD_SECONDS: Final = 30.0
 _CEILING_RATES: Final = (10000, 20000, 30000, 40000, 50000, 60000, 70000, 80000, 100000)
 _MAX_LATENESS_SECONDS: Final = 0.005
+_BURST_FACTOR: Final = 4.0
+"""The rate in a burst, in multiples of the mean."""
+_BURST_PART: Final = 0.1
+"""The part of each second that is a burst."""
 
 
 class Outcome(IntEnum):
@@ -47,7 +51,7 @@ class Load:
     body: bytes | None = None
     """Sent instead of such inputs, with another number in place of `MARK` each time."""
     arrivals: str = "poisson"
-    """Or uniform: with equal gaps."""
+    """Or uniform: with equal gaps. Or bursts: Poisson, with a tenth of each second at four times the mean rate."""
     seed: int = 1
     first_input: int = 0
     """The same again: the same inputs."""
@@ -143,7 +147,16 @@ def arrivals(load: Load) -> Any:
     gaps = np.random.default_rng(load.seed)
     many = round(load.rate * load.seconds * 1.2) + 100
     times = np.cumsum(gaps.exponential(1 / load.rate, many))
+    if load.arrivals == "bursts":
+        times = _in_bursts(times)
     return times[times < load.seconds]
+
+
+def _in_bursts(times: Any) -> Any:
+    """Move arrivals of a constant rate within their seconds, so that the rate rises in the first part of each."""
+    second = np.floor(times)
+    at_rates = [0.0, _BURST_FACTOR * _BURST_PART, 1.0]
+    return second + np.interp(times - second, at_rates, [0.0, _BURST_PART, 1.0])
 
 
 def run(load: Load) -> Result:
@@ -192,7 +205,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="default: %(default)g")
     parser.add_argument("--connections", type=int, default=256, help="default: %(default)s")
     parser.add_argument("--elements", type=int, default=10, help="doubles in an input; default: %(default)s")
-    parser.add_argument("--arrivals", choices=["poisson", "uniform"], default="poisson")
+    parser.add_argument("--arrivals", choices=["poisson", "uniform", "bursts"], default="poisson")
     parser.add_argument("--seed", type=int, default=1)
     arguments = report.parse(parser)
     if arguments.quick:

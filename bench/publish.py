@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 import matplotlib
 import orjson
 
-from bench import batching, compare, report, soak
+from bench import batching, compare, real_models, report, soak
 from bench.compare import CLIPPER, YARDSTICK, Failure, Run
 from bench.programs import ROOT
 from bench.report import RESULTS, Table, median, progress
@@ -149,6 +149,12 @@ def batches(documents: list[Document]) -> str:
     return _blocks([*plots, *(table.markdown() for table in batching.tables(models, delayed))])
 
 
+def on_real_models(documents: list[Document]) -> str:
+    runs = [real_models.Run(**run) for document in documents for run in document["raw"]["runs"]]
+    plots = [_real_model_plot(model, runs) for model in dict.fromkeys(run.model for run in runs)]
+    return _blocks([*plots, *(table.markdown() for table in real_models.tables(runs))])
+
+
 SECTIONS: Final[dict[str, tuple[str, Callable[[list[Document]], str]]]] = {
     "machine": ("compare", machine),
     "versions": ("compare", versions),
@@ -165,6 +171,7 @@ SECTIONS: Final[dict[str, tuple[str, Callable[[list[Document]], str]]]] = {
     "poison": ("poison", tables),
     "workers": ("workers", tables),
     "batching": ("batching", batches),
+    "real-models": ("real_models", on_real_models),
 }
 """By the name of its marker: whose results a section shows, and how."""
 
@@ -232,6 +239,27 @@ def _goodput_plot(model: batching.Findings) -> str:
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     return _save(f"Batching {model.name}", figure)
+
+
+def _real_model_plot(model: str, runs: list[real_models.Run]) -> str:
+    """Throughput against connections, and the share in time against the offered rate, one line for each server."""
+    of_model = [run for run in runs if run.model == model]
+    closed = [run for run in of_model if not run.rate]
+    slo = median(run.slo_millis for run in of_model if run.rate)
+    judged = [run for run in of_model if (run.arrivals, run.slo_millis) == (real_models.ARRIVALS[0], slo)]
+    figure, (throughput, goodput) = pyplot.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
+    for axes, curves in (
+        (throughput, real_models.curves(closed, "requests_per_second", "connections")),
+        (goodput, real_models.curves(judged, "share", "rate")),
+    ):
+        for server, curve in curves.items():
+            axes.plot(list(curve), list(curve.values()), marker="o", markersize=3, label=server)
+        axes.set(xscale="log", ylim=(0, None))
+        axes.spines[["top", "right"]].set_visible(False)
+    throughput.set(xlabel="connections", ylabel="requests/s", title=f"{model}, closed loop")
+    goodput.set(xlabel="offered queries/s", ylabel=f"answered within {slo:g} ms", title=f"{model}, open loop")
+    throughput.legend(frameon=False)
+    return _save(f"{model} beside other servers", figure)
 
 
 def _memory_plot(raw: dict[str, Any]) -> str:

@@ -427,6 +427,7 @@ class ClipperConnection:
         batch_delay_micros: int = 0,
         load_timeout: float = LOAD_SECONDS,
         max_output_bytes: int | None = None,
+        batch_wait: bool = True,
     ) -> None:
         """Package a model folder (see `build_model`) and deploy it (see `deploy_model`, also for the parameters).
 
@@ -455,6 +456,7 @@ class ClipperConnection:
             batch_delay_micros=batch_delay_micros,
             load_seconds=check_load_timeout(load_timeout),
             max_output_bytes=max_output_bytes,
+            batch_wait=batch_wait,
         )
         management.add_model(model, check_only=True)
         self.build_model(name, version, model_data_path, base_image, container_registry, pkgs_to_install)
@@ -530,6 +532,7 @@ class ClipperConnection:
         batch_delay_micros: int = 0,
         load_timeout: float = LOAD_SECONDS,
         max_output_bytes: int | None = None,
+        batch_wait: bool = True,
     ) -> None:
         """Start replicas of a model version, wait until they serve, and register it as the current version.
 
@@ -571,6 +574,9 @@ class ClipperConnection:
         max_output_bytes : int, optional
             The largest output for one input, from 65536 to 1073741824 bytes; 32 MiB by default. In the place of a
             larger one the default output is answered, with the reason.
+        batch_wait : bool, optional
+            Whether a free replica waits, for a fraction of the time of a batch, for clients that were just answered
+            and are expected to ask again. It never does with a positive `batch_size` or a `batch_delay_micros`.
 
         Raises
         ------
@@ -599,6 +605,7 @@ class ClipperConnection:
             batch_delay_micros=batch_delay_micros,
             load_seconds=check_load_timeout(load_timeout),
             max_output_bytes=max_output_bytes,
+            batch_wait=batch_wait,
         )
         self._deploy(model)
 
@@ -642,6 +649,7 @@ class ClipperConnection:
         batch_policy: str | None = None,
         batch_delay_micros: int = 0,
         max_output_bytes: int | None = None,
+        batch_wait: bool = True,
     ) -> None:
         """Register a model version whose containers you start yourself, and make it the current version.
 
@@ -657,7 +665,7 @@ class ClipperConnection:
             Recorded, and used by `set_num_replicas`. Nothing is started.
         labels : list of str, optional
             Notes for humans.
-        batch_size, batch_policy, batch_delay_micros, max_output_bytes
+        batch_size, batch_policy, batch_delay_micros, max_output_bytes, batch_wait
             As in `deploy_model`.
 
         Raises
@@ -678,6 +686,7 @@ class ClipperConnection:
             batch_policy=batch_policy,
             batch_delay_micros=batch_delay_micros,
             max_output_bytes=max_output_bytes,
+            batch_wait=batch_wait,
         )
         self._register(model)
 
@@ -720,6 +729,7 @@ class ClipperConnection:
         batch_policy: str | None = None,
         batch_size: int | None = None,
         batch_delay_micros: int | None = None,
+        batch_wait: bool | None = None,
     ) -> None:
         """Change how a model version is batched, while it serves: nothing that is queued or cached is lost.
 
@@ -737,6 +747,8 @@ class ClipperConnection:
             The most inputs that a replica is given at once; -1 lets Clipper learn it again, as it did before.
         batch_delay_micros : int, optional
             How long a free replica waits for a batch to fill, in microseconds; never beyond what the deadline allows.
+        batch_wait : bool, optional
+            Whether a free replica waits for clients that are expected back, as in `deploy_model`.
 
         Raises
         ------
@@ -751,7 +763,12 @@ class ClipperConnection:
         >>> clipper_conn.set_batching("digits", batch_size=64, batch_delay_micros=2000)  # doctest: +SKIP
         """
         management = self._management
-        given = {"batch_policy": batch_policy, "batch_size": batch_size, "batch_delay_micros": batch_delay_micros}
+        given = {
+            "batch_policy": batch_policy,
+            "batch_size": batch_size,
+            "batch_delay_micros": batch_delay_micros,
+            "batch_wait": batch_wait,
+        }
         wanted = check_options(**{name: value for name, value in given.items() if value is not None})
         version = self._version_or_current(check_text("name", name), version)
         management.set_batching(name, version, **wanted)
@@ -934,8 +951,8 @@ class ClipperConnection:
         -------
         dict or None
             ``model_name``, ``model_version``, ``input_type``, ``labels``, ``container_name``, ``model_data_path``,
-            ``is_current_version``, ``batch_policy``, ``batch_size`` and ``batch_delay_micros``; None when it is
-            unknown.
+            ``is_current_version``, ``batch_policy``, ``batch_size``, ``batch_delay_micros`` and ``batch_wait``; None
+            when it is unknown.
         """
         return self._management.get_model(check_text("name", name), str(version))
 

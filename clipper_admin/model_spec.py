@@ -61,6 +61,7 @@ class ModelSpec:
     batch_policy: str | None = field(default=None, metadata=_registered(arguments.check_batch_policy))
     batch_delay_micros: int = field(default=0, metadata=_registered(_micros))
     max_output_bytes: int | None = field(default=None, metadata=_registered(arguments.check_size_limit))
+    batch_wait: bool = field(default=True, metadata=_registered(_as_it_is))
 
     @classmethod
     def checked(cls, **values: Any) -> Self:

@@ -52,9 +52,9 @@ MAX_DEFAULT_OUTPUT_BYTES: Final = 1024 * 1024
 MAX_BATCH_SIZE: Final = 4096
 """No policy asks a model for more inputs than this at once."""
 MAX_QUEUED_QUERIES: Final = 16384
-"""Per model version; one more is answered with the default at once."""
+"""Per model version in each worker of a query frontend; one more is answered with the default at once."""
 MAX_QUEUED_BYTES: Final = 512 * 1024 * 1024
-"""Per model version, counting inputs."""
+"""Per model version in each worker of a query frontend; the bytes of inputs are counted."""
 MAX_WORKERS: Final = 64
 """Processes of one query frontend."""
 MAX_CONNECTIONS: Final = 16_384

@@ -33,6 +33,18 @@ class _LongWork:
         self.since = -inf
         """The time, by `perf_counter`, at which the steps of the previous turn ended: the present turn began later."""
         self._ended = -inf
+        self._until: float | None = None
+        """The end, by `perf_counter`, of the time for what is done at once in this turn; None before there is any."""
+
+    def seconds_left(self) -> float:
+        now = perf_counter()
+        if self._until is None:
+            self._until = now + TURN_SECONDS
+            asyncio.get_running_loop().call_soon(self._forget_until)
+        return self._until - now
+
+    def _forget_until(self) -> None:
+        self._until = None
 
     def start(self, steps: Iterator[None]) -> None:
         if not self._works:
@@ -61,13 +73,22 @@ class _LongWork:
 _of_loops: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, _LongWork]] = WeakKeyDictionary()
 
 
-def start(steps: Iterator[None]) -> None:
-    """Make all steps in the running loop, beginning in its next turn. Exceptions are logged."""
+def _of_running_loop() -> _LongWork:
     loop = asyncio.get_running_loop()
     work = _of_loops.get(loop)
     if work is None:
         work = _of_loops[loop] = _LongWork()
-    work.start(steps)
+    return work
+
+
+def start(steps: Iterator[None]) -> None:
+    """Make all steps in the running loop, beginning in its next turn. Exceptions are logged."""
+    _of_running_loop().start(steps)
+
+
+def seconds_left() -> float:
+    """Return how long work may go on at once: `TURN_SECONDS` in each turn of the loop, for all who ask together."""
+    return _of_running_loop().seconds_left()
 
 
 def turn_began_after(loop: asyncio.AbstractEventLoop) -> float:

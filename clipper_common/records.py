@@ -170,6 +170,8 @@ class Model:
     batch_delay_micros: int = 0
     max_output_bytes: int = MAX_OUTPUT_BYTES
     """The largest output for one input."""
+    batch_wait: bool = True
+    """Whether batches wait for clients that are expected back."""
 
     @property
     def batch_policy(self) -> BatchPolicy:
@@ -183,6 +185,7 @@ class Model:
             batch_size=other.batch_size,
             learning_policy=other.learning_policy,
             batch_delay_micros=other.batch_delay_micros,
+            batch_wait=other.batch_wait,
         )
 
     def to_hash(self) -> dict[str, str]:
@@ -199,6 +202,7 @@ class Model:
             "registration": self.registration,
             "batch_policy": self.learning_policy,
             "batch_delay_micros": str(self.batch_delay_micros),
+            "batch_wait": "true" if self.batch_wait else "false",
             **({"max_output_bytes": str(self.max_output_bytes)} if self.max_output_bytes != MAX_OUTPUT_BYTES else {}),
         }
 
@@ -220,6 +224,7 @@ class Model:
             learning_policy=_take_batch_policy(hash_, what),
             batch_delay_micros=_take_int({"batch_delay_micros": "0", **hash_}, "batch_delay_micros", what, _DELAYS),
             max_output_bytes=_take_size_limit(hash_, "max_output_bytes", what) or MAX_OUTPUT_BYTES,
+            batch_wait=hash_.get("batch_wait") != "false",
         )
 
 

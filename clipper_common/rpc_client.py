@@ -1,45 +1,46 @@
 """A replica's RPC connection to one query frontend: registration, heartbeats, reconnecting, answers and draining.
 
-No method blocks, and no other code uses the socket. The owner of a client calls `send_heartbeat` at the time `due`, or
-when the client `is_blocked` and its socket is writable, and `receive` when the socket is readable.
+A `Transport` carries the messages: libzmq's socket in a model container, one on the event loop in a query frontend. No
+method blocks. The owner of a client calls `take` with each message that the transport receives, and `send_heartbeat` at
+the time `due`, and when the client `is_blocked` and the transport can send again.
 """
 
 import logging
+import re
 import time
 from abc import ABC, abstractmethod
 from collections import deque
 from enum import IntEnum
-from typing import Final, Protocol
-
-import zmq
+from typing import Final, Generic, Protocol, TypeVar
 
 from clipper_common import constants, wire
+from clipper_common.datatypes import printable
 from clipper_common.errors import WireError
-from clipper_common.multipart import receive_views, send_frames
 
 logger = logging.getLogger(__name__)
 
 # The frontend answers every heartbeat, so several answers in a row were lost after this time.
 _SILENCE_SECONDS: Final = 5.0
 _REFUSED_RETRY_SECONDS: Final = 5.0
-_LINGER_MILLIS: Final = 1000
-_SOCKET_OPTIONS: Final = {
-    zmq.LINGER: 0,
-    # A message that is sent without a connection fails at once; it is not queued for a frontend that starts later.
-    zmq.IMMEDIATE: 1,
-    # A restarted frontend answers with default outputs until its containers have connected again.
-    zmq.RECONNECT_IVL: 50,
-    zmq.RECONNECT_IVL_MAX: 200,
-    zmq.HEARTBEAT_IVL: constants.TRANSPORT_HEARTBEAT_MILLIS,
-    zmq.HEARTBEAT_TIMEOUT: constants.TRANSPORT_TIMEOUT_MILLIS,
-    zmq.HEARTBEAT_TTL: constants.TRANSPORT_TIMEOUT_MILLIS,
-    zmq.TCP_KEEPALIVE: 1,
-}
+# A restarted frontend answers with default outputs until its containers have connected again.
+RECONNECT_MILLIS: Final = 50
+"""The wait before a transport connects anew. It doubles after each failure, up to `MAX_RECONNECT_MILLIS`."""
+MAX_RECONNECT_MILLIS: Final = 200
+_TCP_ADDRESS: Final = re.compile(r"tcp://(?:\[(?P<bracketed>[^\[\]]+)\]|(?P<host>[^:\[\]]+)):(?P<port>[0-9]{1,5})")
+_SHOWN_CHARACTERS: Final = 200
 
 
 def tcp_address(host: str, port: int) -> str:
     """Return the ZeroMQ endpoint of a TCP port; an IPv6 address is put in brackets."""
     return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+
+
+def split_tcp_address(address: str) -> tuple[str, int]:
+    """Return the host and the port of a ZeroMQ endpoint. Raises `ValueError` if it is not that of a TCP port."""
+    match = _TCP_ADDRESS.fullmatch(address)
+    if match is None or int(match["port"]) >= 1 << 16:
+        raise ValueError(f"{printable(address, _SHOWN_CHARACTERS)} is not the address of a TCP port")
+    return match["bracketed"] or match["host"], int(match["port"])
 
 
 class Event(IntEnum):
@@ -55,42 +56,49 @@ class Event(IntEnum):
 Events = deque[tuple[float, Event]]
 
 
-class Channel(ABC):
-    """A socket to the frontend at `address`, with a heartbeat each second; a new socket replaces one that is silent.
+class Transport(Protocol):
+    """The connection that carries messages to the frontend at `address`, and is made anew whenever it is lost."""
 
-    Raises `zmq.ZMQError` when `address` is not a valid endpoint.
-    """
+    address: str
 
-    def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", address: str) -> None:
-        self._context = context
-        self.address = address
+    def send(self, frames: list[bytes]) -> bool:
+        """Send a message without blocking. Return False if no frontend is connected."""
+
+    def reconnect(self) -> None:
+        """Give up the present connection for a new one."""
+
+    def close(self) -> None:
+        """Give up the connection for ever."""
+
+
+TransportT = TypeVar("TransportT", bound=Transport)
+
+
+class Channel(ABC, Generic[TransportT]):
+    """Messages to and from one frontend, with a heartbeat each second; a new connection replaces one that is silent."""
+
+    def __init__(self, transport: TransportT) -> None:
+        self.transport = transport
+        self.address = transport.address
         self.closed = False
         self.served_at = 0.0
         """Monotonic time at which the last computed batch was received; set by the owner for fair scheduling."""
         self._silence_reported = False
-        self._connect()
+        self._begin()
 
-    def _connect(self) -> None:
-        self.socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
-        for option, value in _SOCKET_OPTIONS.items():
-            self.socket.setsockopt(option, value)
-        self.socket.setsockopt(zmq.IPV6, "[" in self.address)  # a host name still resolves to its IPv4 address
-        try:
-            self.socket.connect(self.address)
-        except zmq.ZMQError:
-            self.socket.close()
-            raise
+    def _begin(self) -> None:
+        """Set what is known of a new connection."""
         self.reached = False
         """Whether a message was received on this connection, and none has failed to be sent since."""
         self.heard_at = time.monotonic()
         self.due = 0.0
         """Monotonic time of the next heartbeat."""
         self.is_blocked = False
-        """Whether the last message could not be sent: a heartbeat is due once the socket is writable."""
+        """Whether the last message could not be sent: a heartbeat is due once the transport can send."""
 
     def close(self) -> None:
         self.closed = True
-        self.socket.close(_LINGER_MILLIS)
+        self.transport.close()
 
     def is_silent(self, now: float) -> bool:
         """Whether no message was received for `_SILENCE_SECONDS`. An owner that was reading calls `reconnect` then."""
@@ -98,8 +106,8 @@ class Channel(ABC):
 
     def reconnect(self) -> None:
         self._report_silence()
-        self.socket.close()
-        self._connect()
+        self.transport.reconnect()
+        self._begin()
 
     def _report_silence(self) -> None:
         if not self._silence_reported:
@@ -120,60 +128,52 @@ class Channel(ABC):
 
     def _send(self, frames: list[bytes]) -> bool:
         """Send a message without blocking. Return False if no frontend is connected."""
-        try:
-            send_frames(self.socket, frames)
-        except zmq.Again:
-            self.reached = False
-            self.is_blocked = True
+        if not self.transport.send(frames):
+            self.on_lost()
             return False
         return True
 
-    def receive(self) -> bool:
-        """Read one message and handle it. Return False if there is none."""
+    def on_lost(self) -> None:
+        """Note that no frontend is connected."""
+        self.reached = False
+        self.is_blocked = True
+
+    def take(self, frames: wire.Views) -> None:
+        """Handle a message that the transport has received."""
         received_at = time.monotonic()
-        try:
-            frames = receive_views(self.socket)
-        except zmq.Again:
-            return False
         self.heard_at = received_at
         self.reached = True
         try:
             self._handle(wire.decode_from_frontend(frames), received_at)
         except WireError as error:
             logger.warning("Dropped a message that makes no sense: %s.", error)
-        return True
 
     @abstractmethod
     def _handle(self, message: wire.FromFrontend, received_at: float) -> None:
         """Handle a message that was received at a monotonic time."""
 
 
-class RpcClientOwner(Protocol):
+class RpcClientOwner(Protocol[TransportT]):
     """The callbacks of a client."""
 
-    def on_registered(self, client: "RpcClient") -> None:
+    def on_registered(self, client: "RpcClient[TransportT]") -> None:
         """Called each time that the frontend accepts the registration."""
 
-    def on_batch(self, client: "RpcClient", request: wire.PredictRequest, received_at: float) -> None:
+    def on_batch(self, client: "RpcClient[TransportT]", request: wire.PredictRequest, received_at: float) -> None:
         """Called with a batch.
 
         It must be answered by `RpcClient.answer`, in order, with the value that `RpcClient.registration` has now.
         """
 
-    def on_frontends(self, client: "RpcClient", addresses: list[str]) -> None:
+    def on_frontends(self, client: "RpcClient[TransportT]", addresses: list[str]) -> None:
         """Called with the addresses of all query frontends that the frontend knows, its own first."""
 
 
-class RpcClient(Channel):
-    """A replica's connection to, and registration with, the frontend at `address`."""
+class RpcClient(Channel[TransportT]):
+    """A replica's connection to, and registration with, one frontend."""
 
     def __init__(
-        self,
-        context: "zmq.Context[zmq.Socket[bytes]]",
-        address: str,
-        metadata: wire.Metadata,
-        owner: RpcClientOwner,
-        events: Events,
+        self, transport: TransportT, metadata: wire.Metadata, owner: RpcClientOwner[TransportT], events: Events
     ) -> None:
         self._metadata = metadata
         self._owner = owner
@@ -186,11 +186,11 @@ class RpcClient(Channel):
         self._draining = False
         self._announce_after = 0.0
         self._refusals: set[str] = set()
-        super().__init__(context, address)
+        super().__init__(transport)
 
-    def _connect(self) -> None:
+    def _begin(self) -> None:
         self._forget_registration()
-        super()._connect()
+        super()._begin()
 
     def close(self) -> None:
         self._forget_registration()
@@ -204,11 +204,14 @@ class RpcClient(Channel):
 
     def _send(self, frames: list[bytes], event: Event | None = None) -> bool:
         if not super()._send(frames):
-            self.registered = False
             return False
         if event is not None:
             self._events.append((time.time(), event))
         return True
+
+    def on_lost(self) -> None:
+        super().on_lost()
+        self.registered = False
 
     def _try_heartbeat(self) -> bool:
         return self._send(wire.encode_heartbeat(), Event.SENT_HEARTBEAT)

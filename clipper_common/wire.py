@@ -14,11 +14,22 @@ import struct
 from collections.abc import Sequence
 from enum import IntEnum
 from itertools import accumulate
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
 from clipper_common.constants import MAX_NAME_LENGTH
-from clipper_common.datatypes import InputType, ModelId, Packed, View, is_model_text, is_plain_text, printable
+from clipper_common.datatypes import InputType, ModelId, Packed, View, is_model_text, printable
 from clipper_common.errors import MetadataError, WireError
+from clipper_common.frames import (
+    MAX_TEXT_BYTES,
+    U32,
+    U64,
+    Frame,
+    check_frames,
+    pack_sizes,
+    read_text,
+    read_u32,
+    read_u64s,
+)
 
 RPC_VERSION_3: Final = 3
 RPC_VERSION_4: Final = 4
@@ -29,7 +40,6 @@ RELAY_PREFIX: Final = "peer:"
 Frames = Sequence[bytes]
 Views = Sequence[View]
 """Frames too, of which large ones may lie in the memory of the transport."""
-Frame = TypeVar("Frame", bound=View)
 
 
 class Parts(NamedTuple):
@@ -42,12 +52,9 @@ class Parts(NamedTuple):
 OutFrames = list[bytes | Parts]
 """Frames to be sent."""
 
-_U32: Final = struct.Struct("<I")
-_U64: Final = struct.Struct("<Q")
 _HEADER: Final = struct.Struct("<II")
 """Begins that of version 4: a message id, and the input type of a batch or the number of its outputs."""
 _DIGITS: Final = re.compile(rb"\d+")
-_MAX_TEXT_BYTES: Final = 1024
 _MAX_JOINED_BYTES: Final = 1 << 20
 """The inputs of a batch up to this size, in bytes, are joined; those of a larger one stay apart."""
 
@@ -73,8 +80,8 @@ class RequestType(IntEnum):
     PREDICT = 0
 
 
-_CONTENT: Final = _U32.pack(MessageType.CONTAINER_CONTENT)
-_PREDICT: Final = _U32.pack(RequestType.PREDICT)
+_CONTENT: Final = U32.pack(MessageType.CONTAINER_CONTENT)
+_PREDICT: Final = U32.pack(RequestType.PREDICT)
 """Frames of each batch, made once."""
 
 
@@ -143,17 +150,17 @@ FromFrontend = HeartbeatReply | PredictRequest | Frontends | Drain | Refused
 
 
 def encode_heartbeat() -> list[bytes]:
-    return [b"", _U32.pack(MessageType.HEARTBEAT)]
+    return [b"", U32.pack(MessageType.HEARTBEAT)]
 
 
 def encode_metadata(metadata: Metadata) -> list[bytes]:
     frames = [
         b"",
-        _U32.pack(MessageType.NEW_CONTAINER),
+        U32.pack(MessageType.NEW_CONTAINER),
         metadata.model.name.encode(),
         metadata.model.version.encode(),
         str(int(metadata.input_type)).encode(),
-        _U32.pack(metadata.rpc_version),
+        U32.pack(metadata.rpc_version),
     ]
     if metadata.replica_id is not None:
         frames.append(metadata.replica_id.encode())
@@ -165,18 +172,18 @@ def encode_metadata(metadata: Metadata) -> list[bytes]:
 def encode_response(response: Response, rpc_version: int) -> list[bytes]:
     outputs = response.outputs
     if rpc_version >= RPC_VERSION_4:
-        header = _HEADER.pack(response.message_id, len(outputs)) + _pack_sizes(outputs) + bytes(response.failed)
+        header = _HEADER.pack(response.message_id, len(outputs)) + pack_sizes(outputs) + bytes(response.failed)
         return [header, b"".join(outputs)]
-    sizes = _U64.pack(len(outputs)) + _pack_sizes(outputs)
-    return [b"", _CONTENT, _U32.pack(response.message_id), _U64.pack(len(sizes)), sizes, *outputs]
+    sizes = U64.pack(len(outputs)) + pack_sizes(outputs)
+    return [b"", _CONTENT, U32.pack(response.message_id), U64.pack(len(sizes)), sizes, *outputs]
 
 
 def encode_drain_request() -> list[bytes]:
-    return [b"", _U32.pack(MessageType.DRAIN)]
+    return [b"", U32.pack(MessageType.DRAIN)]
 
 
 def encode_frontends_request() -> list[bytes]:
-    return [b"", _U32.pack(MessageType.FRONTENDS)]
+    return [b"", U32.pack(MessageType.FRONTENDS)]
 
 
 def decode_from_container(frames: Frames) -> FromContainer:
@@ -187,7 +194,7 @@ def decode_from_container(frames: Frames) -> FromContainer:
         return _decode_packed_response(frames)
     if frames[1] == _CONTENT:
         return _decode_response(frames[2:])
-    kind = _read_u32(frames[1], "message type")
+    kind = read_u32(frames[1], "message type")
     match kind:
         case MessageType.HEARTBEAT:
             return Heartbeat()
@@ -204,7 +211,7 @@ def _decode_metadata(frames: Frames) -> Metadata:
     if len(frames) < 4:
         raise WireError("metadata without an RPC version: the container is older than Clipper 0.3")
     # The JVM container sends 8 bytes.
-    rpc_version = _read_u32(frames[3][:4], "RPC version")
+    rpc_version = read_u32(frames[3][:4], "RPC version")
     if rpc_version not in (RPC_VERSION_3, RPC_VERSION_4):
         raise WireError(f"RPC version {rpc_version} is not spoken here, 3 and 4 are")
     if rpc_version == RPC_VERSION_4 and len(frames) < 5:
@@ -213,8 +220,8 @@ def _decode_metadata(frames: Frames) -> Metadata:
         model = ModelId(_read_model_text(frames[0], "model name"), _read_model_text(frames[1], "model version"))
         replica_id = key = None
         if rpc_version == RPC_VERSION_4:
-            replica_id = _read_text(frames[4], "replica id")
-            key = _read_text(frames[5], "key") if len(frames) > 5 else None
+            replica_id = read_text(frames[4], "replica id")
+            key = read_text(frames[5], "key") if len(frames) > 5 else None
         return Metadata(model, _read_input_type(frames[2]), rpc_version, replica_id, key)
     except WireError as error:
         raise MetadataError(str(error), rpc_version) from None
@@ -222,7 +229,7 @@ def _decode_metadata(frames: Frames) -> Metadata:
 
 def _read_model_text(frame: bytes, what: str) -> str:
     """As strict as over HTTP, since it becomes part of the same keys."""
-    text = _read_text(frame, what)
+    text = read_text(frame, what)
     if not is_model_text(text):
         raise WireError(
             f"{what} '{printable(text, 80)}' is longer than {MAX_NAME_LENGTH} characters, or contains one of: ',', ':'"
@@ -242,15 +249,15 @@ def _read_input_type(frame: bytes) -> InputType:
 def _decode_response(frames: Frames) -> Response:
     if len(frames) < 3:
         raise WireError(f"a response of {len(frames)} frames is too short")
-    message_id = _read_u32(frames[0], "message id")
-    count, *sizes = _read_u64s(frames[2], "output sizes") or (-1,)
-    return Response(message_id, _check_frames(frames[3:], count, sizes, "output"), [False] * count)
+    message_id = read_u32(frames[0], "message id")
+    count, *sizes = read_u64s(frames[2], "output sizes") or (-1,)
+    return Response(message_id, check_frames(frames[3:], count, sizes, "output"), [False] * count)
 
 
 def _decode_packed_response(frames: Frames) -> Response:
     header, data = _check_packed(frames, "response")
     message_id, count = _HEADER.unpack_from(header)
-    statuses_at = _HEADER.size + count * _U64.size
+    statuses_at = _HEADER.size + count * U64.size
     if len(header) != statuses_at + count:
         raise WireError("a response does not hold one size and one status per output")
     sizes = _read_sizes(header[:statuses_at], data, "output")
@@ -262,7 +269,7 @@ def _decode_packed_response(frames: Frames) -> Response:
 
 
 def encode_heartbeat_reply(kind: HeartbeatType, rpc_version: int) -> list[bytes]:
-    return [b"", _U32.pack(rpc_version), _U32.pack(MessageType.HEARTBEAT), _U32.pack(kind)]
+    return [b"", U32.pack(rpc_version), U32.pack(MessageType.HEARTBEAT), U32.pack(kind)]
 
 
 def encode_predict_request(request: PredictRequest, rpc_version: int) -> OutFrames:
@@ -272,21 +279,21 @@ def encode_predict_request(request: PredictRequest, rpc_version: int) -> OutFram
         header = _HEADER.pack(request.message_id, request.input_type) + struct.pack(f"<{len(lengths)}Q", *lengths)
         size = sum(lengths)
         return [header, b"".join(inputs) if size <= _MAX_JOINED_BYTES else Parts(size, list(map(bytes, inputs)))]
-    sizes = _U64.pack(request.input_type) + _U64.pack(len(inputs)) + _pack_sizes(inputs)
-    message_id, length = _U32.pack(request.message_id), _U64.pack(len(sizes))
-    return [b"", _U32.pack(rpc_version), _CONTENT, message_id, _PREDICT, length, sizes, *map(bytes, inputs)]
+    sizes = U64.pack(request.input_type) + U64.pack(len(inputs)) + pack_sizes(inputs)
+    message_id, length = U32.pack(request.message_id), U64.pack(len(sizes))
+    return [b"", U32.pack(rpc_version), _CONTENT, message_id, _PREDICT, length, sizes, *map(bytes, inputs)]
 
 
 def encode_drain_reply() -> list[bytes]:
-    return [b"", _U32.pack(RPC_VERSION_4), _U32.pack(MessageType.DRAIN)]
+    return [b"", U32.pack(RPC_VERSION_4), U32.pack(MessageType.DRAIN)]
 
 
 def encode_refused(reason: str) -> list[bytes]:
-    return [b"", _U32.pack(RPC_VERSION_4), _U32.pack(MessageType.REFUSED), reason.encode()]
+    return [b"", U32.pack(RPC_VERSION_4), U32.pack(MessageType.REFUSED), reason.encode()]
 
 
 def encode_frontends(addresses: Sequence[str]) -> list[bytes]:
-    return [b"", _U32.pack(RPC_VERSION_4), _U32.pack(MessageType.FRONTENDS), *(a.encode() for a in addresses)]
+    return [b"", U32.pack(RPC_VERSION_4), U32.pack(MessageType.FRONTENDS), *(a.encode() for a in addresses)]
 
 
 def decode_from_frontend(frames: Views) -> FromFrontend:
@@ -295,10 +302,10 @@ def decode_from_frontend(frames: Views) -> FromFrontend:
         return _decode_packed_request(frames)
     if len(frames) < 3:
         raise WireError("a message begins with an empty frame, the RPC version and its type")
-    version = _read_u32(frames[1], "RPC version")
+    version = read_u32(frames[1], "RPC version")
     if version not in (RPC_VERSION_3, RPC_VERSION_4):
         raise WireError(f"the frontend speaks RPC version {version}, this container 3 and 4")
-    kind = _read_u32(frames[2], "message type")
+    kind = read_u32(frames[2], "message type")
     match kind:
         case MessageType.CONTAINER_CONTENT if version == RPC_VERSION_3:
             return _decode_predict_request(frames[3:])
@@ -308,7 +315,7 @@ def decode_from_frontend(frames: Views) -> FromFrontend:
             return Drain()
         case MessageType.REFUSED:
             reason = bytes(frames[3]).decode(errors="replace") if len(frames) > 3 else ""
-            return Refused(printable(reason, _MAX_TEXT_BYTES))
+            return Refused(printable(reason, MAX_TEXT_BYTES))
         case MessageType.FRONTENDS:
             return _decode_frontends(frames[3:])
     raise WireError(f"unknown message type {kind}")
@@ -317,12 +324,12 @@ def decode_from_frontend(frames: Views) -> FromFrontend:
 def _decode_frontends(frames: Views) -> Frontends:
     if not frames:
         raise WireError("a list of frontends without the one that sent it")
-    return Frontends([_read_text(frame, "address of a frontend") if frame else "" for frame in frames])
+    return Frontends([read_text(frame, "address of a frontend") if frame else "" for frame in frames])
 
 
 def _decode_heartbeat_reply(frames: Views) -> HeartbeatReply:
     try:
-        return HeartbeatReply(HeartbeatType(_read_u32(frames[0], "heartbeat type")))
+        return HeartbeatReply(HeartbeatType(read_u32(frames[0], "heartbeat type")))
     except (IndexError, ValueError) as error:
         raise WireError("unknown heartbeat type") from error
 
@@ -330,14 +337,14 @@ def _decode_heartbeat_reply(frames: Views) -> HeartbeatReply:
 def _decode_predict_request(frames: Views) -> PredictRequest:
     if len(frames) < 4:
         raise WireError(f"a request of {len(frames)} frames is too short")
-    message_id = _read_u32(frames[0], "message id")
+    message_id = read_u32(frames[0], "message id")
     if frames[1] != _PREDICT:
         raise WireError("unknown request type")
-    sizes = _read_u64s(frames[3], "input sizes")
+    sizes = read_u64s(frames[3], "input sizes")
     if len(sizes) < 2:
         raise WireError("a request does not say the type and the number of its inputs")
     kind, count, *sizes_of_inputs = sizes
-    inputs = _check_frames(frames[4:], count, sizes_of_inputs, "input")
+    inputs = check_frames(frames[4:], count, sizes_of_inputs, "input")
     return PredictRequest(message_id, _as_input_type(kind), inputs)
 
 
@@ -357,13 +364,6 @@ def _as_input_type(number: int) -> InputType:
 # --- batches -------------------------------------------------------------------------------------
 
 
-def _check_frames(frames: Sequence[Frame], count: int, sizes: Sequence[int], what: str) -> list[Frame]:
-    """Version 3: a frame for each."""
-    if count != len(frames) or list(sizes) != list(map(len, frames)):
-        raise WireError(f"the {what} sizes that a message announces are not those of its {what}s")
-    return list(frames)
-
-
 def _check_packed(frames: Sequence[Frame], what: str) -> Sequence[Frame]:
     """Version 4: a header and one frame for all."""
     if len(frames) != 2 or len(frames[0]) < _HEADER.size:
@@ -371,41 +371,9 @@ def _check_packed(frames: Sequence[Frame], what: str) -> Sequence[Frame]:
     return frames
 
 
-def _pack_sizes(parts: Sequence[View]) -> bytes:
-    return struct.pack(f"<{len(parts)}Q", *map(len, parts))
-
-
 def _read_sizes(header: View, data: View, what: str) -> tuple[int, ...]:
     """Return the integers that follow the beginning of the header."""
-    sizes = _read_u64s(header[_HEADER.size :], f"{what} sizes")
+    sizes = read_u64s(header[_HEADER.size :], f"{what} sizes")
     if len(data) != sum(sizes):
         raise WireError(f"the {what} sizes that a message announces are not those of its {what}s")
     return sizes
-
-
-# --- numbers and text ----------------------------------------------------------------------------
-
-
-def _read_u64s(frame: View, what: str) -> tuple[int, ...]:
-    if len(frame) % 8:
-        raise WireError(f"{what} of {len(frame)} bytes, not a multiple of 8")
-    return struct.unpack(f"<{len(frame) // 8}Q", frame)
-
-
-def _read_u32(frame: View, what: str) -> int:
-    if len(frame) != 4:
-        raise WireError(f"{what} of {len(frame)} bytes, not 4")
-    number: int = _U32.unpack(frame)[0]
-    return number
-
-
-def _read_text(frame: View, what: str) -> str:
-    if not 0 < len(frame) <= _MAX_TEXT_BYTES:
-        raise WireError(f"{what} of {len(frame)} bytes")
-    try:
-        text = bytes(frame).decode()
-    except UnicodeDecodeError as error:
-        raise WireError(f"{what} is not UTF-8") from error
-    if not is_plain_text(text, _MAX_TEXT_BYTES):
-        raise WireError(f"{what} '{printable(text, 80)}' contains control characters")
-    return text

@@ -12,7 +12,7 @@ from pathlib import Path
 
 GROUPS = {
     "frontends": {
-        *("aiohttp", "hiredis", "orjson", "prometheus_client", "pybase64", "pysimdjson", "pyzmq", "redis", "uvloop"),
+        *("aiohttp", "hiredis", "orjson", "prometheus_client", "pybase64", "pysimdjson", "redis", "uvloop"),
     },
     "containers": {"cloudpickle", "numpy", "prometheus_client", "pyzmq"},
 }

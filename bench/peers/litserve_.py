@@ -5,7 +5,7 @@
 # ///
 
 import litserve
-import noop
+import served
 
 
 class Noop(litserve.LitAPI):
@@ -19,7 +19,7 @@ class Noop(litserve.LitAPI):
         return inputs
 
     def predict(self, inputs):
-        return noop.predict(inputs)
+        return served.predict(inputs)
 
     def unbatch(self, outputs):
         return outputs
@@ -29,11 +29,11 @@ class Noop(litserve.LitAPI):
 
 
 if __name__ == "__main__":
-    api = Noop(max_batch_size=noop.MAX_BATCH_SIZE, batch_timeout=noop.WAIT_MILLIS / 1000)
+    api = Noop(max_batch_size=served.MAX_BATCH_SIZE, batch_timeout=served.WAIT_MILLIS / 1000)
     server = litserve.LitServer(api, accelerator="cpu", workers_per_device=1, fast_queue=True)
     server.run(
-        host=noop.HOST,
-        port=noop.PORT,
+        host=served.HOST,
+        port=served.PORT,
         num_api_servers=1,
         log_level="warning",
         access_log=False,

@@ -7,14 +7,14 @@
 import os
 import sys
 
-import noop
 import orjson
+import served
 from mosec import Server, Worker
 
 
 class Noop(Worker):
     def forward(self, data):
-        return [{"output": output} for output in noop.predict([query["input"] for query in data])]
+        return [{"output": output} for output in served.predict([query["input"] for query in data])]
 
 
 class NoopWithOrjson(Noop):
@@ -28,9 +28,9 @@ class NoopWithOrjson(Noop):
 
 
 if __name__ == "__main__":
-    options = {"port": noop.PORT, "address": noop.HOST, "log-level": "warning", "path": noop.FOLDER / "sockets"}
+    options = {"port": served.PORT, "address": served.HOST, "log-level": "warning", "path": served.FOLDER / "sockets"}
     sys.argv[1:] = [f"--{name}={value}" for name, value in options.items()]
     worker = NoopWithOrjson if os.environ.get("BENCH_ORJSON") else Noop
     server = Server()
-    server.append_worker(worker, num=1, max_batch_size=noop.MAX_BATCH_SIZE, max_wait_time=noop.WAIT_MILLIS)
+    server.append_worker(worker, num=1, max_batch_size=served.MAX_BATCH_SIZE, max_wait_time=served.WAIT_MILLIS)
     server.run()

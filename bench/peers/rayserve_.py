@@ -11,7 +11,7 @@ all interfaces, whatever it is told. BENCH_DEFAULTS leaves that out.
 import os
 import signal
 
-import noop
+import served
 
 if not os.environ.get("BENCH_DEFAULTS"):
     os.environ["RAY_SERVE_ENABLE_HA_PROXY"] = os.environ["RAY_SERVE_THROUGHPUT_OPTIMIZED"] = "1"
@@ -25,9 +25,9 @@ from ray.serve.schema import LoggingConfig
 
 @serve.deployment(num_replicas=1, max_ongoing_requests=1024)
 class Noop:
-    @serve.batch(max_batch_size=noop.MAX_BATCH_SIZE, batch_wait_timeout_s=noop.WAIT_MILLIS / 1000)
+    @serve.batch(max_batch_size=served.MAX_BATCH_SIZE, batch_wait_timeout_s=served.WAIT_MILLIS / 1000)
     async def predict(self, inputs):
-        return noop.predict(inputs)
+        return served.predict(inputs)
 
     async def __call__(self, request):
         query = await request.json()
@@ -35,8 +35,8 @@ class Noop:
 
 
 if __name__ == "__main__":
-    ray.init(include_dashboard=False, log_to_driver=False, _temp_dir=str(noop.FOLDER))
-    serve.start(http_options=HTTPOptions(host=noop.HOST, port=noop.PORT))
+    ray.init(include_dashboard=False, log_to_driver=False, _temp_dir=str(served.FOLDER))
+    serve.start(http_options=HTTPOptions(host=served.HOST, port=served.PORT))
     quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
     serve.run(Noop.bind(), route_prefix="/predict", logging_config=quiet)
     signal.sigwait({signal.SIGTERM, signal.SIGINT})

@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 
-import noop
+import served
 
 QUIET = """<?xml version="1.0" encoding="UTF-8"?>
 <Configuration status="warn">
@@ -27,20 +27,20 @@ class Noop:
         pass
 
     def handle(self, data, context):
-        return [{"output": output} for output in noop.predict([query["body"]["input"] for query in data])]
+        return [{"output": output} for output in served.predict([query["body"]["input"] for query in data])]
 
 
 def config():
     model = {"defaultVersion": True, "marName": "noop.mar", "minWorkers": 1, "maxWorkers": 1, "responseTimeout": 60}
-    model |= {"batchSize": noop.MAX_BATCH_SIZE, "maxBatchDelay": noop.WAIT_MILLIS}
-    spare = iter(noop.SPARE_PORTS)
+    model |= {"batchSize": served.MAX_BATCH_SIZE, "maxBatchDelay": served.WAIT_MILLIS}
+    spare = iter(served.SPARE_PORTS)
     return {
-        "inference_address": f"http://{noop.HOST}:{noop.PORT}",
-        "management_address": f"http://{noop.HOST}:{next(spare)}",
-        "metrics_address": f"http://{noop.HOST}:{next(spare)}",
+        "inference_address": f"http://{served.HOST}:{served.PORT}",
+        "management_address": f"http://{served.HOST}:{next(spare)}",
+        "metrics_address": f"http://{served.HOST}:{next(spare)}",
         "grpc_inference_port": next(spare),
         "grpc_management_port": next(spare),
-        "model_store": noop.FOLDER,
+        "model_store": served.FOLDER,
         "load_models": "noop.mar",
         "models": json.dumps({"noop": {"1.0": model}}),
         "job_queue_size": 1024,
@@ -50,13 +50,13 @@ def config():
 
 if __name__ == "__main__":
     programs = os.path.dirname(sys.executable)
-    archive = {"model-name": "noop", "version": "1.0", "handler": __file__, "export-path": noop.FOLDER}
-    archive["extra-files"] = noop.__file__
+    archive = {"model-name": "noop", "version": "1.0", "handler": __file__, "export-path": served.FOLDER}
+    archive["extra-files"] = served.__file__
     options = [f"--{name}={value}" for name, value in archive.items()]
     subprocess.run([os.path.join(programs, "torch-model-archiver"), *options], check=True)
-    (noop.FOLDER / "config.properties").write_text("".join(f"{name}={value}\n" for name, value in config().items()))
-    (noop.FOLDER / "log4j2.xml").write_text(QUIET)
-    files = [f"--ts-config={noop.FOLDER}/config.properties", f"--log-config={noop.FOLDER}/log4j2.xml"]
+    (served.FOLDER / "config.properties").write_text("".join(f"{name}={value}\n" for name, value in config().items()))
+    (served.FOLDER / "log4j2.xml").write_text(QUIET)
+    files = [f"--ts-config={served.FOLDER}/config.properties", f"--log-config={served.FOLDER}/log4j2.xml"]
     program = os.path.join(programs, "torchserve")
-    environment = os.environ | {"LOG_LOCATION": str(noop.FOLDER), "METRICS_LOCATION": str(noop.FOLDER)}
+    environment = os.environ | {"LOG_LOCATION": str(served.FOLDER), "METRICS_LOCATION": str(served.FOLDER)}
     os.execve(program, [program, "--start", "--foreground", "--ncs", "--disable-token-auth", *files], environment)

@@ -36,6 +36,7 @@ class DeployOptions(TypedDict, total=False):
     inputs: str
     outputs: str
     max_output_bytes: int | None
+    batch_wait: bool
 
 
 class EndpointOptions(DeployOptions, total=False):

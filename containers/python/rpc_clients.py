@@ -15,6 +15,8 @@ import zmq
 from clipper_common import wire
 from clipper_common.rpc_client import Channel, RpcClient
 
+from .zmq_transport import ZmqTransport
+
 logger = logging.getLogger(__name__)
 
 _REVIEW_SECONDS: Final = 0.5
@@ -22,17 +24,16 @@ _REACH_SECONDS: Final = 5.0
 """Seconds in which a listed frontend must be reached before the address that listed it is used instead."""
 
 
-class Inquiry(Channel):
-    """Requests the list of query frontends from `address`."""
+ZmqChannel = Channel[ZmqTransport]
+ZmqClient = RpcClient[ZmqTransport]
 
-    def __init__(
-        self,
-        context: "zmq.Context[zmq.Socket[bytes]]",
-        address: str,
-        on_frontends: Callable[[list[str]], None],
-    ) -> None:
+
+class Inquiry(ZmqChannel):
+    """Requests the list of query frontends from one of them."""
+
+    def __init__(self, transport: ZmqTransport, on_frontends: Callable[[list[str]], None]) -> None:
         self._on_frontends = on_frontends
-        super().__init__(context, address)
+        super().__init__(transport)
 
     def _try_heartbeat(self) -> bool:
         return self._send(wire.encode_frontends_request()) and self._send(wire.encode_heartbeat())
@@ -49,14 +50,14 @@ class RpcClients:
     """The clients of all query frontends. `open_client` makes one for an address."""
 
     def __init__(
-        self, context: "zmq.Context[zmq.Socket[bytes]]", address: str, open_client: Callable[[str], RpcClient]
+        self, context: "zmq.Context[zmq.Socket[bytes]]", address: str, open_client: Callable[[str], ZmqClient]
     ) -> None:
         self._context = context
         self._address = address
         self._open_client = open_client
-        self._clients: dict[str, RpcClient] = {}
-        self._opened_at: dict[RpcClient, float] = {}
-        self._own_names: dict[RpcClient, str] = {}
+        self._clients: dict[str, ZmqClient] = {}
+        self._opened_at: dict[ZmqClient, float] = {}
+        self._own_names: dict[ZmqClient, str] = {}
         """The address that the frontend of each client gives as its own; empty if it knows none."""
         self._listed: set[str] = set()
         """The addresses in the newest list of frontends."""
@@ -65,10 +66,10 @@ class RpcClients:
         self._review_at = 0.0
         self._reach_by = math.inf
         self._draining = False
-        self.channels: list[Channel] = []
+        self.channels: list[ZmqChannel] = []
         """The open connections. The list is replaced, not changed, when they change."""
 
-    def __iter__(self) -> Iterator[RpcClient]:
+    def __iter__(self) -> Iterator[ZmqClient]:
         return iter(list(self._clients.values()))
 
     # --- lifetime ---
@@ -116,7 +117,7 @@ class RpcClients:
 
     # --- which frontends ---
 
-    def update_frontends(self, client: RpcClient, addresses: list[str]) -> None:
+    def update_frontends(self, client: ZmqClient, addresses: list[str]) -> None:
         """Connect to the frontends that the frontend of `client` lists, its own address first."""
         self._own_names[client] = addresses[0]
         self._update(addresses, client.address)
@@ -146,7 +147,7 @@ class RpcClients:
             self._reach_by = math.inf
             self._end_inquiry()
         elif self._inquiry is None and now >= self._inquire_at:
-            self._inquiry = Inquiry(self._context, self._address, self._on_inquired)
+            self._inquiry = Inquiry(ZmqTransport(self._context, self._address), self._on_inquired)
             self._list_channels()
         if now >= self._reach_by:
             self._reach_by = math.inf
@@ -154,7 +155,7 @@ class RpcClients:
                 logger.warning("No query frontend can be reached where it says it is: using %s.", self._address)
                 self._open(self._address)
 
-    def _is_superfluous(self, client: RpcClient, now: float) -> bool:
+    def _is_superfluous(self, client: ZmqClient, now: float) -> bool:
         """Whether a client is a second one for the same frontend, or cannot reach a frontend that is not listed.
 
         A working connection is kept although its frontend is not listed: without Redis, frontends do not know others.
@@ -184,7 +185,7 @@ class RpcClients:
             self._opened_at[client] = time.monotonic()
             self._list_channels()
 
-    def _close(self, client: RpcClient) -> None:
+    def _close(self, client: ZmqClient) -> None:
         logger.info("The query frontend at %s is gone.", client.address)
         client.close()
         del self._clients[client.address]

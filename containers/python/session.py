@@ -15,10 +15,11 @@ from typing import Any, Final
 import zmq
 
 from clipper_common import constants, wire
-from clipper_common.rpc_client import Channel, Event, Events, RpcClient
+from clipper_common.rpc_client import Event, Events
 
-from .rpc_clients import RpcClients
+from .rpc_clients import RpcClients, ZmqChannel, ZmqClient
 from .stopping import StopRequest
+from .zmq_transport import ZmqTransport
 
 __all__ = ["Answer", "Event", "Session"]
 
@@ -58,7 +59,7 @@ class Session:
         self._clients = RpcClients(self._context, address, self._open_client)
         self._lock = threading.Lock()
         self._closed = threading.Event()
-        self._inbox: deque[tuple[RpcClient, int, wire.PredictRequest, float]] = deque()
+        self._inbox: deque[tuple[ZmqClient, int, wire.PredictRequest, float]] = deque()
         self._drain_deadline = math.inf
 
     def run(self) -> None:
@@ -87,11 +88,14 @@ class Session:
         """Wait for a message, a writable socket, a request to stop, or for `seconds`; handle the messages."""
         channels = self._clients.channels
         sources: list[tuple[Any, int]] = [
-            (channel.socket, zmq.POLLIN | zmq.POLLOUT if channel.is_blocked else zmq.POLLIN) for channel in channels
+            (channel.transport.socket, zmq.POLLIN | zmq.POLLOUT if channel.is_blocked else zmq.POLLIN)
+            for channel in channels
         ]
         sources.append((self._stop.fileno(), zmq.POLLIN))
         ready = zmq.zmq_poll(sources, max(0, math.ceil(seconds * 1000)))
-        active = [(channel, events) for source, events in ready for channel in channels if channel.socket is source]
+        active = [
+            (channel, events) for source, events in ready for channel in channels if channel.transport.socket is source
+        ]
         if len(active) < len(ready):
             self._stop.clear_wakeups()
         if len(active) > 1:
@@ -100,9 +104,9 @@ class Session:
             self._handle_events(channel, events)
 
     @staticmethod
-    def _handle_events(channel: Channel, events: int) -> None:
+    def _handle_events(channel: ZmqChannel, events: int) -> None:
         if events & zmq.POLLIN:
-            channel.receive()
+            receive_one(channel)
         if events & zmq.POLLOUT and not channel.closed:
             channel.send_heartbeat()
 
@@ -120,29 +124,29 @@ class Session:
         if self._stop.was_signalled:
             self._clients.drain()  # the frontends release us at once if they do not wait for the batch any more
         for channel in self._clients.channels:
-            while not channel.closed and channel.receive():
+            while not channel.closed and receive_one(channel):
                 pass
         if self._stop.was_signalled and self._clients.drained:
             self._on_abandoned()
 
     # --- callbacks of the clients ---
 
-    def _open_client(self, address: str) -> RpcClient:
-        return RpcClient(self._context, address, self._metadata, self, self.events)
+    def _open_client(self, address: str) -> ZmqClient:
+        return ZmqClient(ZmqTransport(self._context, address), self._metadata, self, self.events)
 
-    def on_registered(self, client: RpcClient) -> None:
+    def on_registered(self, client: ZmqClient) -> None:
         self._clients.on_registered()
         self._on_registered()
 
-    def on_batch(self, client: RpcClient, request: wire.PredictRequest, received_at: float) -> None:
+    def on_batch(self, client: ZmqClient, request: wire.PredictRequest, received_at: float) -> None:
         self._inbox.append((client, client.registration, request, received_at))
 
-    def on_frontends(self, client: RpcClient, addresses: list[str]) -> None:
+    def on_frontends(self, client: ZmqClient, addresses: list[str]) -> None:
         self._clients.update_frontends(client, addresses)
 
     # --- batches ---
 
-    def _answer(self, client: RpcClient, registration: int, request: wire.PredictRequest, received_at: float) -> None:
+    def _answer(self, client: ZmqClient, registration: int, request: wire.PredictRequest, received_at: float) -> None:
         if registration != client.registration:
             return  # the frontend has sent the batch to another replica, or is gone
         self._lock.release()
@@ -164,3 +168,12 @@ class Session:
             logger.info("Asked to stop.")
             self._clients.drain()
         return now >= self._drain_deadline or (self._clients.drained and not self._inbox)
+
+
+def receive_one(channel: ZmqChannel) -> bool:
+    """Handle one message. Return False if there is none."""
+    frames = channel.transport.receive()
+    if frames is None:
+        return False
+    channel.take(frames)
+    return True

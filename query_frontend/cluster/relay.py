@@ -15,12 +15,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
-import zmq
-
 from clipper_common import wire
 from clipper_common.datatypes import InputType, ModelId
 from clipper_common.records import Frontend
 from clipper_common.rpc_client import RpcClient
+from query_frontend.rpc.dealer import Dealer, DealerEvents
 from query_frontend.rpc.server import Connection
 from query_frontend.serving.cache import key_of
 from query_frontend.serving.deadlines import Slot
@@ -33,6 +32,8 @@ logger = logging.getLogger(__name__)
 _STEADY_SECONDS: Final = 1.0
 """Seconds that a peer must lack replicas before a version 4 replica, which may still connect itself, is relayed."""
 _TICK_SECONDS: Final = 0.1
+_STALL_SECONDS: Final = 2.5
+"""A longer time between two ticks says that the event loop read nothing meanwhile, so that silence means nothing."""
 _MAX_RELAYS: Final = 16
 """The most relays for each peer and model version."""
 _STOP_SECONDS: Final = 5.0
@@ -142,63 +143,45 @@ class RelayedBatch:
 
 
 class Relay:
-    """An RPC connection to a peer, whose batches of a model version are answered by the replicas here."""
+    """An RPC connection to a peer, whose batches of a model version are answered by the replicas here.
 
-    def __init__(
-        self,
-        zmq_context: "zmq.Context[zmq.Socket[bytes]]",
-        context: QueryContext,
-        place: Place,
-        input_type: InputType,
-        name: str,
-        key: str,
-    ) -> None:
+    Raises `ValueError` when the address of the peer is none.
+    """
+
+    def __init__(self, context: QueryContext, place: Place, input_type: InputType, name: str, key: str) -> None:
         self._loop = asyncio.get_running_loop()
         self._context = context
         self._model = place.model
         metadata = wire.Metadata(place.model, input_type, wire.RPC_VERSION_4, name, key)
-        self.client = RpcClient(zmq_context, place.address, metadata, self, deque(maxlen=1))
+        self._dealer = Dealer(place.address)
+        self.client = RpcClient(self._dealer, metadata, self, deque(maxlen=1))
+        self._ticked_at = 0.0
 
     def start(self) -> None:
-        """Receive messages of the peer from now on."""
-        self._listen()
-
-    def _listen(self) -> None:
-        self._descriptor = self.client.socket.FD
-        self._loop.add_reader(self._descriptor, self._on_readable)
-        self._loop.call_soon(self._on_readable)  # the descriptor is edge-triggered, so the first read is not signalled
+        """Connect to the peer, and answer its batches from now on."""
+        client = self.client
+        self._dealer.start(DealerEvents(client.take, client.send_heartbeat, client.on_lost))
 
     def close(self) -> None:
-        if not self.client.closed:
-            self._loop.remove_reader(self._descriptor)
-            self.client.close()
+        self.client.close()
 
     def tick(self, now: float) -> None:
+        """Send a heartbeat if one is due, or connect anew if the peer is silent."""
+        if now - self._ticked_at > _STALL_SECONDS:
+            self.client.heard_at = now
+        self._ticked_at = now
         if self.client.is_silent(now):
-            self._on_readable()  # messages may wait unread if the event loop was busy
-        if self.client.closed:
-            return
-        if self.client.is_silent(now):
-            self._loop.remove_reader(self._descriptor)
             self.client.reconnect()
-            self._listen()
-        if now >= self.client.due:
-            self.client.send_heartbeat()
-            self._on_readable()  # sending may have reset the edge that signals messages to read
-
-    def _on_readable(self) -> None:
-        while not self.client.closed and self.client.receive():
-            pass
-        if self.client.is_blocked and not self.client.closed:
+        elif now >= self.client.due:
             self.client.send_heartbeat()
 
-    def on_registered(self, client: RpcClient) -> None:
+    def on_registered(self, client: RpcClient[Dealer]) -> None:
         """Do nothing: a relay is ready when it is registered."""
 
-    def on_frontends(self, client: RpcClient, addresses: list[str]) -> None:
+    def on_frontends(self, client: RpcClient[Dealer], addresses: list[str]) -> None:
         """Do nothing: the peers are known from Redis."""
 
-    def on_batch(self, client: RpcClient, request: wire.PredictRequest, received_at: float) -> None:
+    def on_batch(self, client: RpcClient[Dealer], request: wire.PredictRequest, received_at: float) -> None:
         executor = self._context.executor
         if self._model not in executor.direct_replicas():
             self.close()  # the peer sends the batch to another replica, if there is one
@@ -213,7 +196,6 @@ class Relay:
         def done(response: wire.Response) -> None:
             if not client.closed:
                 client.answer(response, registration)
-                self._loop.call_soon(self._on_readable)
 
         RelayedBatch(self._context, self._model, request, deadline, done).submit()
 
@@ -239,7 +221,6 @@ class Relays:
         """Start the timer. `name` identifies this frontend among its peers."""
         self._name = name
         self._loop = asyncio.get_running_loop()
-        self._zmq_context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._tick()
 
     async def stop(self) -> None:
@@ -254,7 +235,6 @@ class Relays:
         self._ticker.cancel()
         for relay in self._draining:
             relay.close()
-        self._zmq_context.term()
 
     def update_peers(self, peers: list[Frontend]) -> None:
         """Set the live peers, with the models that they have replicas of, and review the relays."""
@@ -282,9 +262,9 @@ class Relays:
     def _open(self, place: Place, input_type: InputType) -> None:
         name = f"{wire.RELAY_PREFIX}{self._name}/{place.model}/{place.number}"
         try:
-            relay = Relay(self._zmq_context, self._context, place, input_type, name, self._key)
-        except zmq.ZMQError as error:
-            logger.error("a query frontend cannot be at %s, as it says: %s", place.address, error)
+            relay = Relay(self._context, place, input_type, name, self._key)
+        except ValueError as error:
+            logger.error("a query frontend cannot be where it says: %s", error)
         else:
             relay.start()
             self._relays[place] = relay

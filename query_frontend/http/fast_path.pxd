@@ -4,6 +4,7 @@ cimport cython
 from query_frontend.serving.deadlines cimport DeadlineWheel
 from query_frontend.serving.query cimport Query, QueryContext
 from query_frontend.serving.registry cimport AppState, Registry
+from query_frontend.serving.waiting cimport BatchClients
 
 cdef bytes _END_OF_HEAD
 cdef Py_ssize_t _MAX_HELD_BYTES
@@ -31,7 +32,7 @@ cdef class FastPath:
     cpdef Head recognise(self, bytes head)
     cpdef bint knows(self, str app_name)
     @cython.locals(app=AppState, query=Query)
-    cpdef Query ask(self, str app_name, bytes body, double arrival, done)
+    cpdef Query ask(self, str app_name, bytes body, double arrival, done, BatchClients clients)
     @cython.locals(body=bytes, head=bytes)
     cpdef bytes render(self, Query query, double now)
     cdef bytes _render_head(self, Py_ssize_t length)
@@ -52,6 +53,7 @@ cdef class FastPathConnection:
     cdef readonly double answered_at
     cdef Py_ssize_t _owed
     cdef Query _query
+    cdef BatchClients _clients
     cdef list _held
     cdef Py_ssize_t _held_bytes
     cdef bint _holds_back

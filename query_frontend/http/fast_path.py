@@ -46,6 +46,7 @@ from query_frontend.serving.answers import LARGE_OUTPUT_BYTES
 from query_frontend.serving.deadlines import Slot
 from query_frontend.serving.query import Query, QueryContext
 from query_frontend.serving.registry import Registry
+from query_frontend.serving.waiting import BatchClients
 
 logger = logging.getLogger(__name__)
 
@@ -118,8 +119,15 @@ class FastPath:
     def knows(self, app_name: str) -> bool:
         return self._registry.app(app_name) is not None
 
-    def ask(self, app_name: str, body: bytes, arrival: float, done: Callable[[Query, float], None]) -> Query | None:
-        """Begin to answer a request. None if that is for the general path to do."""
+    def ask(
+        self,
+        app_name: str,
+        body: bytes,
+        arrival: float,
+        done: Callable[[Query, float], None],
+        clients: BatchClients | None,
+    ) -> Query | None:
+        """Begin to answer a request of one of `clients`. None if that is for the general path to do."""
         app = self._registry.app(app_name)
         if app is None:
             return None
@@ -131,6 +139,8 @@ class FastPath:
                 return None
             if payload is None:
                 return None
+        if clients is not None:
+            clients.note_return(app.model, arrival)
         query = Query(self._context, app, app.model, payload, arrival)
         query.submit(done)
         return query
@@ -233,6 +243,8 @@ class FastPathConnection:
         """How many of the next bytes are the rest of a request that aiohttp has begun to read."""
         self._query: Query | None = None
         """Under way in the fast path."""
+        self._clients: BatchClients | None = None
+        """The clients of the batch that answered its last query."""
         self._held: list[bytes] = []
         self._held_bytes = 0
         """Data that arrived while a query was under way, or while the client did not read."""
@@ -326,7 +338,9 @@ class FastPathConnection:
             if not is_whole and fast_path.knows(app_name):  # otherwise the handler does not wait for its body either
                 self._await_rest(data, size - len(data), arrival)
                 return
-            query = fast_path.ask(app_name, data[body_at:size], arrival, self._reply) if is_whole else None
+            query = (
+                fast_path.ask(app_name, data[body_at:size], arrival, self._reply, self._clients) if is_whole else None
+            )
             if query is None:
                 data = self._pass(data, size)
                 continue
@@ -452,6 +466,7 @@ class FastPathConnection:
         else:
             transport.write(answer)
         self._answers += 1
+        self._clients = query.clients
         self.answered_at = now
         if self._ends or leaves:
             transport.close()

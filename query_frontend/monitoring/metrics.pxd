@@ -19,6 +19,8 @@ cdef class ModelMetrics:
     cdef public RatioCounter cache_hit_ratio
     cdef public Histogram batch_size
     cdef public object batching
+    cdef public Counter waited_micros
+    cdef public Counter gained_queries
     cdef public object blamed
     cdef public Counter blamed_answers
 

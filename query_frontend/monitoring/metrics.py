@@ -64,6 +64,10 @@ class ModelMetrics:
         self.batch_size = Histogram("queries")
         self.batching = Gauge(dict)
         """The present state of the batch sizers; set by the owner of the model version."""
+        self.waited_micros = Counter()
+        """For how long batches waited for more inputs while a replica was idle."""
+        self.gained_queries = Counter()
+        """The number of inputs that came meanwhile."""
         self.blamed = Gauge(dict)
         """The inputs that are not sent to replicas, since some died of them; set by the owner of the model version."""
         self.blamed_answers = Counter()
@@ -77,6 +81,8 @@ class ModelMetrics:
             ("cache_hit_ratio", self.cache_hit_ratio),
             ("batch_size", self.batch_size),
             ("batching", self.batching),
+            ("waited_micros", self.waited_micros),
+            ("gained_queries", self.gained_queries),
             ("blamed", self.blamed),
             ("blamed_answers", self.blamed_answers),
         ]

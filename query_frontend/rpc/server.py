@@ -19,7 +19,8 @@ from clipper_common.datatypes import ModelId
 from clipper_common.errors import MetadataError, WireError
 from clipper_common.wire import HeartbeatType, Metadata, PredictRequest, Response
 from query_frontend.monitoring.metric_kinds import Histogram
-from query_frontend.rpc.router import Peer, PeerEvents, Router
+from query_frontend.rpc.peer import Peer, PeerEvents
+from query_frontend.rpc.router import Router
 
 logger = logging.getLogger(__name__)
 

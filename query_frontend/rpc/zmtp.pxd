@@ -3,6 +3,7 @@ cimport cython
 
 
 cdef class Conversation:
+    cdef readonly object role
     cdef long long _max_bytes
     cdef readonly bint is_open
     cdef readonly bint knows_pings

@@ -1,4 +1,4 @@
-"""ZMTP 3, ZeroMQ's protocol over TCP, for a ROUTER socket without security: bytes in, messages out, no I/O.
+"""ZMTP 3, ZeroMQ's protocol over TCP, for ROUTER and DEALER sockets without security: bytes in, messages out, no I/O.
 
 RFC 23 of ZeroMQ (https://rfc.zeromq.org/spec/23/) defines version 3.0; RFC 37 defines 3.1, which adds heartbeats.
 libzmq 4 and its bindings speak one of them.
@@ -7,7 +7,7 @@ libzmq 4 and its bindings speak one of them.
 import io
 import struct
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from clipper_common.constants import MAX_BATCH_SIZE
 from clipper_common.wire import Parts
@@ -29,8 +29,6 @@ _SHORT_BYTES: Final = 255
 _MAX_COMMAND_BYTES: Final = 4096
 _LARGE_BYTES: Final = 1 << 20
 """Larger frames are written into one buffer as they arrive, so that they are not copied at once at their end."""
-_SOCKET_TYPES: Final = (b"DEALER", b"REQ", b"ROUTER")
-"""The types of socket that may connect to a ROUTER."""
 
 
 class ZmtpError(Exception):
@@ -50,9 +48,22 @@ def _property(name: bytes, value: bytes) -> bytes:
     return bytes([len(name)]) + name + _U32.pack(len(value)) + value
 
 
-OPENING: Final = _GREETING + _command(b"READY", _property(b"Socket-Type", b"ROUTER") + _property(b"Identity", b""))
-"""The greeting and the READY command of a ROUTER. They do not depend on the peer's, so they are sent at once. All other
-data must wait for the peer's READY command: libzmq accepts none before."""
+def _opening(socket_type: bytes) -> bytes:
+    return _GREETING + _command(b"READY", _property(b"Socket-Type", socket_type) + _property(b"Identity", b""))
+
+
+class Role(NamedTuple):
+    """A type of socket."""
+
+    opening: bytes
+    """The greeting and the READY command. They do not depend on the peer's, so they are sent at once. All other data
+    must wait for the peer's READY command: libzmq accepts none before."""
+    peers: tuple[bytes, ...]
+    """The types of socket that it may be connected to, the usual one first."""
+
+
+ROUTER: Final = Role(_opening(b"ROUTER"), (b"DEALER", b"REQ", b"ROUTER"))
+DEALER: Final = Role(_opening(b"DEALER"), (b"ROUTER",))
 PING: Final = _command(b"PING", bytes(2))
 
 
@@ -74,9 +85,13 @@ def _add(pieces: list[bytes], flags: int, frame: bytes | Parts) -> None:
 
 
 class Conversation:
-    """The decoder of one peer's data. A message of more than `max_bytes` or `_MAX_FRAMES` frames is a fault."""
+    """The decoder of the data that the peer of a socket of type `role` sends.
 
-    def __init__(self, max_bytes: int) -> None:
+    A message of more than `max_bytes` or `_MAX_FRAMES` frames is a fault.
+    """
+
+    def __init__(self, max_bytes: int, role: Role = ROUTER) -> None:
+        self.role = role
         self._max_bytes = max_bytes
         self.is_open = False
         """Whether the peer has sent its READY command."""
@@ -247,8 +262,9 @@ class Conversation:
 
     def _handle_ready(self, properties: bytes) -> None:
         kind = _read_properties(properties).get(b"socket-type", b"")
-        if kind not in _SOCKET_TYPES:
-            raise ZmtpError(f"it is a socket of type {kind.decode('ascii', 'replace')!r}, not DEALER")
+        if kind not in self.role.peers:
+            expected = self.role.peers[0].decode()
+            raise ZmtpError(f"it is a socket of type {kind.decode('ascii', 'replace')!r}, not {expected}")
         self.is_open = True
 
 

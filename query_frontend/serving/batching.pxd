@@ -8,11 +8,14 @@ cdef class _BatchTimes:
     cdef double _products
     cdef double _base
     cdef double _slope
+    cdef double _fixed
     cdef double _variance
     cdef int _surprises
 
     cdef bint _is_surprising(self, double seconds, double expected)
     cpdef double expect(self, long size)
+    cpdef double fixed(self)
+    cdef double _learn_fixed(self, long size)
     cpdef long _largest_within(self, double seconds)
     cdef bint _is_uniform(self)
 

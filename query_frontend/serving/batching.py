@@ -21,6 +21,9 @@ class BatchSizer(Protocol):
     def expect(self, size: int) -> float:
         """The seconds that a batch of `size` inputs seldom exceeds; 0 before any was observed."""
 
+    def fixed(self) -> float:
+        """The seconds that a batch takes however small it is, as far as is known."""
+
 
 class _BatchTimes:
     """Fits ``seconds = base + slope * size``, and knows how far batches are off it.
@@ -45,6 +48,7 @@ class _BatchTimes:
     """A model that is slow however small its batches are gains nothing from small ones."""
     _EXPLORE: Final = 1.25
     _SAME: Final = 0.05
+    _DOUBT: Final = 0.02
 
     def __init__(self) -> None:
         self._forget()
@@ -54,6 +58,7 @@ class _BatchTimes:
         self._weight = self._sizes = self._squares = self._times = self._products = 0.0
         self._base = self._slope = 0.0
         """The line, when the last batch was observed."""
+        self._fixed = 0.0
         self._variance = 0.0
         self._surprises = 0
 
@@ -75,6 +80,16 @@ class _BatchTimes:
         self._products = self._products * memory + size * seconds
         self._reach = max(float(size), self._reach * memory)
         self._base, self._slope = self._line()
+        self._fixed = self._learn_fixed(size)
+
+    def _learn_fixed(self, size: int) -> float:
+        """Return the base of the line, which batches of the same size do not tell.
+
+        The longer batches have had the same size, the more of their time may be fixed: to find out, others are needed.
+        """
+        if not self._is_uniform():
+            return self._base
+        return self._fixed + self._DOUBT * (self._base + self._slope * size - self._fixed)
 
     def _is_surprising(self, seconds: float, expected: float) -> bool:
         """Whether this is one too many that is far off the line."""
@@ -84,6 +99,9 @@ class _BatchTimes:
 
     def expect(self, size: int) -> float:
         return self._base + self._slope * size + sqrt(self._variance)
+
+    def fixed(self) -> float:
+        return self._fixed
 
     def _line(self) -> tuple[float, float]:
         weight = self._weight + self._ORIGIN_WEIGHT

@@ -11,5 +11,7 @@ cdef class Delivery:
     cdef long long _max_output_bytes
     cdef bint _keeps
 
-    @cython.locals(task=Task, value=bytes)
-    cpdef deliver(self, list tasks, response, str raised, Py_ssize_t size, bytes embedded)
+    cpdef deliver(self, list tasks, response, str raised, Py_ssize_t size)
+    cdef list _values(self, list tasks, response, str raised, Py_ssize_t size, bytes embedded=*)
+    @cython.locals(index=Py_ssize_t, least=Py_ssize_t, now=double, task=Task)
+    cdef Py_ssize_t _give(self, list tasks, list values, Py_ssize_t begin, double until) except -1

@@ -1,9 +1,11 @@
 """Gives the outputs of a model version to its cache and to the tasks that wait for them, or the reason for having none.
 
-What is small is delivered at once, and all else in steps, between which others have their turn of the event loop.
+What takes a few milliseconds is delivered at once, and all else in steps, between which others have their turn of the
+event loop.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from math import inf
 from time import monotonic
 from typing import Final
 
@@ -16,12 +18,15 @@ from query_frontend.serving.cache import CachePartition, PredictionCache
 from query_frontend.serving.model_queue import Task
 
 STEP_TASKS: Final = 64
-"""This many tasks get their outputs in about a millisecond, with what is written to their clients."""
+"""This many tasks get their outputs in less than a millisecond, with what is written to their clients."""
 STEP_BYTES: Final = 1 << 16
 """No more outputs are delivered at once, unless a single one is larger."""
 _FEW_WAITING: Final = 8
 """This many who wait for one task get its output at once, since a step delivers those of many tasks."""
 _SMALLEST_LIMIT: Final = SIZE_LIMITS[0]
+
+Value = bytes | str
+"""An output as JSON, or the reason for having none."""
 
 
 class Delivery:
@@ -39,38 +44,19 @@ class Delivery:
         self._keeps = False
         self._cache.forget(self._partition)
 
-    def deliver(self, tasks: list[Task], response: Response, raised: str, size: int, embedded: bytes | None) -> None:
-        """Give outputs, which are of `size` bytes, to their tasks. A single one that is large was `embedded` before.
+    def deliver(self, tasks: list[Task], response: Response, raised: str, size: int) -> Iterator[None] | None:
+        """Give outputs, which are of `size` bytes, to their tasks. Return the steps that are left, if it takes long.
 
         The reason for having no output begins with `raised`.
         """
-        outputs: Sequence[bytes] = response.outputs
-        if size > _SMALLEST_LIMIT and size > self._max_output_bytes:
-            response = _without_oversized(response, self._max_output_bytes)
-        if any(response.failed):
-            self._deliver_failures(tasks, response, raised)
-            answered = [index for index, failed in enumerate(response.failed) if not failed]
-            tasks, outputs = [tasks[index] for index in answered], [outputs[index] for index in answered]
-        if embedded is None:
-            values = list(map(jsontext.embed if size < LARGE_OUTPUT_BYTES else embed_large, outputs))
-        else:
-            values = [embedded]
-        if self._keeps:
-            self._cache.put(self._partition, [task.key for task in tasks], values)
-        for task, value in zip(tasks, values, strict=True):
-            if task.joined is None:
-                task.take(value, "", monotonic())  # `_resolve` in place: this runs for every query
-            else:
-                _resolve(task, value, "")
+        if size > STEP_BYTES:
+            return self._deliver_large(tasks, response, raised)
+        until = inf if len(tasks) <= STEP_TASKS else monotonic() + long_work.seconds_left()
+        values = self._values(tasks, response, raised, size)
+        given = self._give(tasks, values, 0, until)
+        return None if given == len(tasks) else self._give_rest(tasks, values, given)
 
-    def _deliver_failures(self, tasks: list[Task], response: Response, raised: str) -> None:
-        for task, output, failed in zip(tasks, response.outputs, response.failed, strict=True):
-            if failed:
-                self._partition.give_up(task.key, task)
-                _resolve(task, None, raised + output.decode(errors="replace"))
-
-    def deliver_in_steps(self, tasks: list[Task], response: Response, raised: str) -> Iterator[None]:
-        """As `deliver`, for a large batch."""
+    def _deliver_large(self, tasks: list[Task], response: Response, raised: str) -> Iterator[None]:
         for begin, end in _parts(response.outputs):
             if begin:
                 yield
@@ -79,7 +65,55 @@ class Delivery:
             embedded = None
             if STEP_BYTES < size <= self._max_output_bytes and not part.failed[0]:  # it is only one
                 embedded = yield from large_outputs.embed(part.outputs[0])
-            self.deliver(tasks[begin:end], part, raised, size, embedded)
+            values = self._values(tasks[begin:end], part, raised, size, embedded)
+            given = self._give(tasks[begin:end], values, 0, 0.0)
+            yield from self._give_rest(tasks[begin:end], values, given)
+
+    def _values(
+        self, tasks: list[Task], response: Response, raised: str, size: int, embedded: bytes | None = None
+    ) -> list[Value]:
+        """Return what each task gets, and keep the outputs. A single one that is large was `embedded` before."""
+        if size > _SMALLEST_LIMIT and size > self._max_output_bytes:
+            response = _without_oversized(response, self._max_output_bytes)
+        embed = jsontext.embed if size < LARGE_OUTPUT_BYTES else embed_large
+        if embedded is not None:
+            values: list[Value] = [embedded]
+        elif any(response.failed):
+            values = [
+                raised + output.decode(errors="replace") if failed else embed(output)
+                for output, failed in zip(response.outputs, response.failed, strict=True)
+            ]
+        else:
+            values = list(map(embed, response.outputs))
+        if self._keeps:
+            keys = [task.key for task, value in zip(tasks, values, strict=True) if isinstance(value, bytes)]
+            self._cache.put(self._partition, keys, [value for value in values if isinstance(value, bytes)])
+        return values
+
+    def _give(self, tasks: list[Task], values: list[Value], begin: int, until: float) -> int:
+        """Give values to their tasks from `begin` on: to `STEP_TASKS` of them, and to others before the time `until`.
+
+        Return where those begin that have got none.
+        """
+        least = begin + STEP_TASKS
+        for index in range(begin, len(tasks)):
+            now = monotonic()
+            if index >= least and now >= until:
+                return index
+            task, value = tasks[index], values[index]
+            if task.joined is None and type(value) is bytes:
+                task.take(value, "", now)  # `_resolve` in place: this runs for every query
+            elif isinstance(value, bytes):
+                _resolve(task, value, "")
+            else:
+                self._partition.give_up(task.key, task)
+                _resolve(task, None, value)
+        return len(tasks)
+
+    def _give_rest(self, tasks: list[Task], values: list[Value], given: int) -> Iterator[None]:
+        while given < len(tasks):
+            yield
+            given = self._give(tasks, values, given, 0.0)
 
     def give_up(self, tasks: list[Task], why: Callable[[Task], str]) -> Iterator[None]:
         """Give tasks for which there is no output the reason that `why` tells of each, in steps."""
@@ -92,10 +126,10 @@ class Delivery:
 
 
 def _parts(outputs: list[bytes]) -> Iterator[tuple[int, int]]:
-    """Where the parts of a batch begin and end that are delivered in one step each."""
+    """Where the parts of a batch begin and end that are of `STEP_BYTES` at most, or a single output."""
     begin = size = 0
     for index, output in enumerate(outputs):
-        if index - begin == STEP_TASKS or size + len(output) > STEP_BYTES and index > begin:
+        if size + len(output) > STEP_BYTES and index > begin:
             yield begin, index
             begin, size = index, 0
         size += len(output)

@@ -11,7 +11,7 @@ from clipper_common.datatypes import ModelId
 from clipper_common.records import Model
 from clipper_common.wire import MESSAGE_ID_LIMIT, Response
 from query_frontend.monitoring.metrics import SystemMetrics
-from query_frontend.rpc.router import has_ended
+from query_frontend.rpc.peer import has_ended
 from query_frontend.rpc.server import Connection
 from query_frontend.serving.cache import PredictionCache
 from query_frontend.serving.model_queue import Task

@@ -1,11 +1,15 @@
 # cython: language_level=3
 cimport cython
 
+from query_frontend.serving.waiting cimport BatchClients
+
 
 cdef class ModelQueue
 
 
 cdef class Task:
+    cdef public double arrival
+    cdef public BatchClients clients
     cdef public ModelQueue crowd
     cdef public double deadline
     cdef public Task host

@@ -2,9 +2,11 @@
 
 from bisect import insort
 from collections.abc import Iterable
+from math import inf
 
 from clipper_common.constants import MAX_QUEUED_BYTES, MAX_QUEUED_QUERIES
 from query_frontend.serving.cache import Key
+from query_frontend.serving.waiting import BatchClients
 
 
 class Task:
@@ -14,9 +16,24 @@ class Task:
     waiter beside the task would be one object more for each query.
     """
 
-    __slots__ = ("crowd", "deadline", "host", "joined", "key", "payload", "queued", "sends", "sent_at", "wanted")
+    __slots__ = (
+        "arrival",
+        "clients",
+        "crowd",
+        "deadline",
+        "host",
+        "joined",
+        "key",
+        "payload",
+        "queued",
+        "sends",
+        "sent_at",
+        "wanted",
+    )
 
-    def __init__(self, payload: bytes, deadline: float) -> None:
+    def __init__(self, payload: bytes, deadline: float, arrival: float = -inf) -> None:
+        self.arrival = arrival
+        """When it began to wait. The infinite past lets no batch delay keep it."""
         self.payload = payload
         self.key: Key = payload
         self.deadline = deadline
@@ -33,6 +50,8 @@ class Task:
         self.sends = 0
         self.sent_at: float | None = None
         """Since when it is with a replica, if it is."""
+        self.clients: BatchClients | None = None
+        """The clients of the batch that it was sent with, of which its own is one."""
 
     def take(self, output: bytes | None, reason: str, now: float) -> None:
         """Have the output, or the reason why there is none. What is not wanted any more is to be ignored."""
@@ -124,6 +143,10 @@ class ModelQueue:
     def first_deadline(self) -> float:
         """The deadline of the first task. There must be one."""
         return next(deadline for deadline, task in self._entries if task.queued)
+
+    def first_arrival(self) -> float:
+        """The arrival of the task that came first. There must be one."""
+        return min(task.arrival for _, task in self._entries if task.queued)
 
     def draw(self, most: int, now: float, seconds: float = 0.0) -> list[Task]:
         """Take at most `most` tasks that can still be answered in time, if that takes `seconds`.

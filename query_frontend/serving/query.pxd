@@ -18,7 +18,6 @@ cdef class Query(Task):
     cdef dict _slot
     cdef public object answer
     cdef public AppState app
-    cdef public double arrival
     cdef public object model
 
     @cython.locals(context=QueryContext)

@@ -29,7 +29,7 @@ class Query(Task):
     It has none before it is submitted.
     """
 
-    __slots__ = ("_context", "_done", "_slot", "answer", "app", "arrival", "model")
+    __slots__ = ("_context", "_done", "_slot", "answer", "app", "model")
 
     def __init__(
         self,
@@ -47,6 +47,7 @@ class Query(Task):
         self.queued = False
         self.sends = 0
         self.sent_at = None
+        self.clients = None
         self._context = context
         self.app = app
         self.model = model

@@ -18,6 +18,7 @@ cdef class ConnectedReplica:
 
     @cython.locals(task=Task)
     cpdef bint send(self, batch, input_type)
+    cpdef double seconds_busy(self, double now)
     cpdef double finish(self, batch)
     cpdef rest(self, bint is_quick)
 

@@ -10,6 +10,7 @@ from clipper_common.wire import PredictRequest
 from query_frontend.rpc.server import Connection
 from query_frontend.serving.batching import BatchSizer, batch_sizer
 from query_frontend.serving.model_queue import Task
+from query_frontend.serving.waiting import BatchClients
 
 if TYPE_CHECKING:
     from query_frontend.serving.served_model import ServedModel
@@ -35,6 +36,7 @@ class Batch(NamedTuple):
     message_id: int
     tasks: list[Task]
     sent_at: float
+    clients: BatchClients
 
     def last_deadline(self, now: float) -> float | None:
         """The last deadline of those who wait for the batch; None if no deadline is later than `now`."""
@@ -86,6 +88,12 @@ class ConnectedReplica:
         self.batch = batch
         request = PredictRequest(batch.message_id, input_type, [task.payload for task in batch.tasks])
         return self._transport.send_batch(self.connection, request)
+
+    def seconds_busy(self, now: float) -> float:
+        """The seconds until its batch is expected to be answered, as far as is known; 0 if it has none."""
+        if self.batch is None:
+            return 0.0
+        return max(self.batch.sent_at + self.sizer.expect(len(self.batch.tasks)) - now, 0.0)
 
     def finish(self, batch: Batch) -> float:
         """Learn from a batch that is answered. Return the seconds that it took."""

@@ -3,6 +3,7 @@ cimport cython
 
 from query_frontend.monitoring.metric_kinds cimport Counter
 from query_frontend.monitoring.metrics cimport ModelMetrics
+from query_frontend.serving.batch_wait cimport BatchWait
 from query_frontend.serving.cache cimport PredictionCache, CachePartition
 from query_frontend.serving.delivery cimport Delivery
 from query_frontend.serving.model_queue cimport ModelQueue, Task
@@ -27,7 +28,7 @@ cdef class ServedModel:
     cdef readonly int filling
     cdef Py_ssize_t _num_filled
     cdef bint _dispatch_due
-    cdef object _delayed
+    cdef BatchWait _wait
     cdef bint _is_registered
 
     @cython.locals(replicas=ReplicaPool, is_cached=bint)
@@ -39,6 +40,6 @@ cdef class ServedModel:
     cpdef _dispatch(self, bint waited=*)
     @cython.locals(task=Task)
     cpdef bint _send(self, ConnectedReplica replica, list tasks)
-    @cython.locals(size=Py_ssize_t, num_bytes=Py_ssize_t)
+    @cython.locals(size=Py_ssize_t)
     cpdef take_answer(self, ConnectedReplica replica, batch, response)
     cpdef on_rest(self, ConnectedReplica replica, bint is_quick)

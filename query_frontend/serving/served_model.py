@@ -7,7 +7,7 @@ itself, and a slow replica slows nobody.
 """
 
 import logging
-from asyncio import AbstractEventLoop, TimerHandle
+from asyncio import AbstractEventLoop
 from collections import deque
 from collections.abc import Iterator
 from statistics import fmean
@@ -21,12 +21,14 @@ from query_frontend.monitoring.metric_kinds import Counter, Leaves
 from query_frontend.monitoring.metrics import ModelMetrics
 from query_frontend.rpc.server import QUICK_SECONDS
 from query_frontend.serving import reasons
+from query_frontend.serving.batch_wait import BatchWait
 from query_frontend.serving.batching import BatchSizer, batch_sizer
 from query_frontend.serving.cache import CachePartition, PredictionCache
-from query_frontend.serving.delivery import STEP_BYTES, STEP_TASKS, Delivery
+from query_frontend.serving.delivery import Delivery
 from query_frontend.serving.model_queue import ModelQueue, Task
 from query_frontend.serving.poison import ENDS_TO_BLAME, Blame
 from query_frontend.serving.replica import Batch, ConnectedReplica, ReplicaPool
+from query_frontend.serving.waiting import BatchClients
 
 logger = logging.getLogger(__name__)
 
@@ -78,8 +80,8 @@ class ServedModel:
         self._num_filled = 0
         """As many queued tasks are of such requests, or were; it is no more than there are."""
         self._dispatch_due = False
-        self._delayed: TimerHandle | None = None
-        """It dispatches, however few tasks have come until then."""
+        self._wait = BatchWait(context.loop, metrics, self._dispatch)
+        self._wait.configure(record)
         self._is_registered = True
 
     def is_of(self, record: Model | None) -> bool:
@@ -179,10 +181,10 @@ class ServedModel:
             if self.filling and len(self.queue) < most and self._num_filled >= len(self.queue):
                 return  # of all that is queued, more is to come
             now = monotonic()
-            if self.record.batch_delay_micros:
-                if not waited and self._delay(sizer, most, now):
-                    return
-            else:
+            if not waited and self._wait.holds(self.queue, replicas, most, self._delivery_seconds, now):
+                return
+            self._wait.end(len(self.queue), now)
+            if not self.record.batch_delay_micros:
                 most = min(most, -(-len(self.queue) // len(replicas.idle)))  # leave the other idle ones their part
             seconds = sizer.expect(min(most, len(self.queue))) + self._delivery_seconds
             replica = replicas.idle.popleft()
@@ -201,31 +203,15 @@ class ServedModel:
     def _delivery_seconds(self) -> float:
         return self.slo_seconds * _DELIVERY_SHARE
 
-    def _delay(self, sizer: BatchSizer, most: int, now: float) -> bool:
-        """Whether to wait for a batch to fill: as long as the model's delay says, and the first deadline allows."""
-        first = self.queue.first_deadline()
-        spare = first - now - sizer.expect(most) - self._delivery_seconds
-        delay = self.record.batch_delay_micros / 1e6
-        since_arrival = self.slo_seconds - (first - now)
-        seconds = min(spare, delay, delay - since_arrival) if len(self.queue) < most else 0.0
-        if seconds > 0 and self._delayed is None:
-            self._delayed = self._loop.call_later(seconds, self._end_delay)
-        elif seconds <= 0 and self._delayed is not None:
-            self._delayed.cancel()
-            self._delayed = None
-        return seconds > 0
-
-    def _end_delay(self) -> None:
-        self._delayed = None
-        self._dispatch(True)
-
     def _send(self, replica: ConnectedReplica, tasks: list[Task]) -> bool:
         """Send a batch; False when the replica is gone, and then `retry` was called."""
-        batch = Batch(self, next(self._message_ids), tasks, monotonic())
+        clients = BatchClients(self.record.id, len(tasks))
+        batch = Batch(self, next(self._message_ids), tasks, monotonic(), clients)
         if not replica.send(batch, self.record.input_type):
             return False
         for task in tasks:
             task.sent_at = batch.sent_at
+            task.clients = clients
             task.sends += 1
         return True
 
@@ -234,6 +220,7 @@ class ServedModel:
         if self._trial is batch:
             self._trial = None
         seconds = replica.finish(batch)
+        self._wait.expect(batch, replica, batch.sent_at + seconds)
         size = len(batch.tasks)
         if not replica.is_relay:
             self.metrics.add_batch(size, seconds)
@@ -241,11 +228,9 @@ class ServedModel:
         replica.rest(size > 1 and seconds < QUICK_SECONDS)
         # The error of a relayed input has its reason already.
         raised = "" if replica.is_relay else reasons.MODEL_RAISED
-        num_bytes = sum(map(len, response.outputs))
-        if size <= STEP_TASKS and num_bytes <= STEP_BYTES:
-            self._delivery.deliver(batch.tasks, response, raised, num_bytes, None)
-        else:
-            long_work.begin(replica.hold_while(self._delivery.deliver_in_steps(batch.tasks, response, raised)))
+        steps = self._delivery.deliver(batch.tasks, response, raised, sum(map(len, response.outputs)))
+        if steps is not None:
+            long_work.begin(replica.hold_while(steps))
 
     def on_rest(self, replica: ConnectedReplica, is_quick: bool) -> None:
         """Give a replica that has nothing to do its next batch, before the answers of the last one are written.
@@ -363,6 +348,7 @@ class ServedModel:
         if self.record == record:
             return
         old, self.record = self.record, record
+        self._wait.configure(record)
         if (old.batch_policy, old.batch_size) != (record.batch_policy, record.batch_size):
             for replica in self.replicas:
                 replica.change_sizer(self._new_sizer())
@@ -392,6 +378,8 @@ class ServedModel:
             "limit_min": str(min(limits)),
             "limit_mean": str(fmean(limits)),
             "limit_max": str(max(limits)),
+            "return_share": str(self._wait.returns.share),
+            "return_micros": str(self._wait.returns.seconds() * 1e6),
         }
 
     def blamed(self) -> Leaves:

@@ -592,17 +592,19 @@ def test_batching_is_set_at_deployment_and_later(conn: ClipperConnection) -> Non
     def batching(version: int) -> list[Any]:
         info = conn.get_model_info("m", version)
         assert info is not None
-        return [info["batch_policy"], info["batch_size"], info["batch_delay_micros"]]
+        return [info["batch_policy"], info["batch_size"], info["batch_delay_micros"], info["batch_wait"]]
 
     deploy(conn, 1, batch_policy="quantile", batch_delay_micros=500)
-    assert batching(1) == ["quantile", -1, 500]
+    assert batching(1) == ["quantile", -1, 500, True]
     conn.register_model("m", 2, "doubles", batch_size=8)
-    assert batching(2) == ["fixed", 8, 0]
+    assert batching(2) == ["fixed", 8, 0, True]
     conn.set_batching("m", batch_policy="aimd")  # of the current version
     conn.set_batching("m", 1, batch_size=4, batch_delay_micros=0)
-    assert (batching(2), batching(1)) == (["aimd", -1, 0], ["fixed", 4, 0])
-    conn.set_batching("m", 1, batch_size=-1)
-    assert batching(1) == ["quantile", -1, 0]
+    assert (batching(2), batching(1)) == (["aimd", -1, 0, True], ["fixed", 4, 0, True])
+    conn.set_batching("m", 1, batch_size=-1, batch_wait=False)
+    assert batching(1) == ["quantile", -1, 0, False]
+    deploy(conn, 3, batch_wait=False)
+    assert batching(3) == ["learned", -1, 0, False]
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,7 @@ def test_what_is_registered() -> None:
         "make_current": True,
         "batch_size": -1,
         "batch_delay_micros": 0,
+        "batch_wait": True,
     }
     assert PLAIN.to_json() == always
     told = ModelSpec.checked(
@@ -66,12 +67,14 @@ def test_what_is_registered() -> None:
         batch_policy="aimd",
         batch_delay_micros=500,
         max_output_bytes=1 << 20,
+        batch_wait=False,
     ).to_json()
     changed = {"model_version": "2", "input_type": "floats", "labels": ("a", "b"), "make_current": False}
     assert told == always | changed | {
         "batch_policy": "aimd",
         "batch_delay_micros": 500,
         "max_output_bytes": 1 << 20,
+        "batch_wait": False,
     }
 
 

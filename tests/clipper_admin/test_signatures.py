@@ -102,6 +102,7 @@ NEW_METHODS: dict[str, dict[str, Any]] = {
         "batch_policy": None,
         "batch_size": None,
         "batch_delay_micros": None,
+        "batch_wait": None,
     },
 }
 WITHOUT_CONNECTION = {
@@ -146,6 +147,7 @@ NEW_OF_DEPLOYMENT = {"make_current": True, "resources": None, "gpus": None}
 NEW_OF_BATCHING = {"batch_policy": None, "batch_delay_micros": 0}
 NEW_OF_LOADING = {"load_timeout": 300}
 NEW_OF_OUTPUTS = {"max_output_bytes": None}
+NEW_OF_WAITING = {"batch_wait": True}
 NEW_OF_FUNCTIONS = {"inputs": "array", "outputs": "json"}
 NEW_OF_ONE: dict[str, dict[str, Any]] = {
     "stop_inactive_model_versions": {"unregister": True},
@@ -172,7 +174,7 @@ def test_connection(name: str) -> None:
     expected |= NEW_OF_BATCHING if name in DEPLOYS | {"register_model"} else {}
     expected |= NEW_OF_ONE.get(name, {})
     expected |= NEW_OF_LOADING if name in DEPLOYS | {"set_num_replicas", "set_model_version"} else {}
-    expected |= NEW_OF_OUTPUTS if name in DEPLOYS | {"register_model"} else {}
+    expected |= NEW_OF_OUTPUTS | NEW_OF_WAITING if name in DEPLOYS | {"register_model"} else {}
     assert parameters(getattr(ClipperConnection, name)) == list(expected.items())
 
 
@@ -189,12 +191,11 @@ def test_deployer(deployer: str) -> None:
     head = dict.fromkeys(["clipper_conn", "name", "input_type", *model], REQUIRED)
     new = NEW_OF_DEPLOYMENT | NEW_OF_BATCHING | NEW_OF_LOADING
     new |= {"outputs": "json"} if deployer == "onnx" else NEW_OF_FUNCTIONS
-    expected = (
-        head | change(ENDPOINT_TAIL) | new | {"missing_values": False} | NEW_OF_OUTPUTS | {"max_body_bytes": None}
-    )
+    limits = {"missing_values": False} | NEW_OF_OUTPUTS | {"max_body_bytes": None}
+    expected = head | change(ENDPOINT_TAIL) | new | limits | NEW_OF_WAITING
     assert parameters(getattr(module, create)) == list(expected.items())
     head = dict.fromkeys(["clipper_conn", "name", "version", "input_type", *model], REQUIRED)
-    expected = head | change(DEPLOY_TAIL) | new | NEW_OF_OUTPUTS
+    expected = head | change(DEPLOY_TAIL) | new | NEW_OF_OUTPUTS | NEW_OF_WAITING
     assert parameters(getattr(module, deploy)) == list(expected.items())
 
 

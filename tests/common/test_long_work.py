@@ -98,6 +98,14 @@ async def test_the_first_step_of_what_is_begun_is_made_at_once(clock: Clock) -> 
     assert await turns_of_others(made, 3) == [STEPS_IN_A_TURN, STEPS_IN_A_TURN, 1]
 
 
+async def test_all_who_ask_in_a_turn_share_the_time_for_what_is_done_at_once(clock: Clock) -> None:
+    assert long_work.seconds_left() == long_work.TURN_SECONDS
+    clock.now += long_work.TURN_SECONDS
+    assert long_work.seconds_left() == 0.0
+    await asyncio.sleep(0)
+    assert long_work.seconds_left() == long_work.TURN_SECONDS
+
+
 async def test_the_end_is_waited_for(clock: Clock) -> None:
     made: list[str] = []
     finished = asyncio.create_task(long_work.finish(Work(clock, "a", 20, made).steps()))

@@ -52,9 +52,17 @@ REPLICA_HASH = {
 
 def test_hashes_are_those_of_0_4() -> None:
     assert APP.to_hash() == APP_HASH
-    ours = {"registration": "r", "batch_policy": "learned", "batch_delay_micros": "0"}
+    ours = {"registration": "r", "batch_policy": "learned", "batch_delay_micros": "0", "batch_wait": "true"}
     assert MODEL.to_hash() == MODEL_HASH | ours
     assert REPLICA.to_hash() == REPLICA_HASH
+
+
+def test_batches_wait_unless_the_record_says_otherwise() -> None:
+    assert Model.from_hash(MODEL_HASH).batch_wait
+    model = replace(MODEL, batch_wait=False)
+    assert model.to_hash() == MODEL.to_hash() | {"batch_wait": "false"}
+    assert Model.from_hash(model.to_hash()) == model
+    assert MODEL.with_batching_of(model) == model
 
 
 def test_limits_are_fields_that_may_be_absent() -> None:

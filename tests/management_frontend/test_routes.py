@@ -80,6 +80,7 @@ MODEL_OBJECT = {
     "batch_policy": "learned",
     "batch_size": -1,
     "batch_delay_micros": 0,
+    "batch_wait": True,
 }
 CONTAINER_OBJECT = {
     "model_id": "m:1",
@@ -125,6 +126,12 @@ TEXTS = [
         "Model with name 'm' and version '1' now has the batch policy 'fixed' of 8 and a batch delay of 2000 "
         "microseconds",
     ),
+    Case(
+        [add_model()],
+        set_batching(batch_wait=False),
+        "Model with name 'm' and version '1' now has the batch policy 'learned' and a batch delay of 0 microseconds, "
+        "and waits for no clients",
+    ),
     Case([add_app()], ("get_state", {"app_name": "app", "uid": 0}), "-1"),
     Case([], ("get_state", {"app_name": "app", "uid": 0}), ""),
 ]
@@ -164,6 +171,8 @@ VALUES = [
             ),
             ([set_batching(batch_size=8), set_batching(batch_policy="quantile")], {"batch_policy": "quantile"}),
             ([set_batching(batch_policy="aimd", batch_size=-1)], {"batch_policy": "aimd"}),
+            ([set_batching(batch_wait=False), set_batching()], {"batch_wait": False}),
+            ([set_batching(batch_wait=False), set_batching(batch_wait=True)], {}),
             (
                 [set_batching(batch_policy="aimd"), set_batching(batch_size=8), set_batching(batch_size=-1)],
                 {"batch_policy": "aimd"},

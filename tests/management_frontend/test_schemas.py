@@ -33,11 +33,12 @@ ROUTES: dict[str, Any] = {
 }
 OPTIONAL = {
     "add_app": {"missing_values", "max_body_bytes"},
-    "add_model": {"make_current", "check_only", "batch_policy", "batch_delay_micros", "max_output_bytes"},
-    "set_batching": {"batch_policy", "batch_size", "batch_delay_micros"},
+    "add_model": {"make_current", "check_only", "batch_policy", "batch_delay_micros", "max_output_bytes", "batch_wait"},
+    "set_batching": {"batch_policy", "batch_size", "batch_delay_micros", "batch_wait"},
 }
 GOOD: dict[Any, Any] = {str: "x", int: 1, bool: True, tuple[str, ...]: ["x"], InputType: "ints"} | {
     int | None: 1,
+    bool | None: True,
     BatchPolicy | None: "fixed",
 }
 
@@ -83,6 +84,7 @@ WRONG: dict[Any, list[tuple[Any, str]]] = {
 }
 
 WRONG[int | None] = WRONG[int]
+WRONG[bool | None] = WRONG[bool]
 WRONG[BatchPolicy | None] = WRONG[InputType]
 
 BODIES = {route: {field.name: GOOD[field.type] for field in fields(shape)} for route, shape in ROUTES.items()}
@@ -180,7 +182,7 @@ def test_the_hint_shows_each_kind_of_field() -> None:
         f'"input_type": {kinds}, "container_name": string, "model_data_path": string, "batch_size": int32, '
         '"make_current": bool (optional), "check_only": bool (optional), '
         '"batch_policy": "learned" | "aimd" | "quantile" | "fixed" (optional), "batch_delay_micros": int32 (optional), '
-        '"max_output_bytes": int32 (optional)}'
+        '"max_output_bytes": int32 (optional), "batch_wait": bool (optional)}'
     )
 
 
@@ -203,6 +205,7 @@ RIGHT: dict[Any, st.SearchStrategy[Any]] = {
     tuple[str, ...]: st.lists(WORDS, max_size=2),
     InputType: st.sampled_from(["ints", "doubles", "s", "nonsense"]),
     int | None: st.sampled_from([-1, 1, 20000]),
+    bool | None: st.booleans(),
     BatchPolicy | None: st.sampled_from([*BatchPolicy, "nonsense"]),
 }
 

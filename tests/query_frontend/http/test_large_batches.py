@@ -90,10 +90,10 @@ class Bench:
         await until(lambda: len(self.rpc.sent) == number)
         return self.rpc.sent[-1]
 
-    def answer(self, request: wire.PredictRequest, size: int = 0) -> None:
+    def answer(self, request: wire.PredictRequest, size: int = 0, failed: bool = False) -> None:
         outputs = [b'"' + bytes(each) + b"x" * size + b'"' for each in request.inputs]
         self.executor.on_answered(
-            self.replica, wire.Response(request.message_id, outputs, [False] * len(request.inputs))
+            self.replica, wire.Response(request.message_id, outputs, [failed] * len(request.inputs))
         )
 
     async def largest_part(self, number: int = MANY) -> int:
@@ -153,6 +153,16 @@ async def test_others_have_their_turn_while_many_who_asked_the_same_are_answered
     assert {query.answer for query in queries} == {b'"same"'}
 
 
+async def test_a_large_batch_whose_answers_take_a_few_milliseconds_is_answered_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(long_work, "TURN_SECONDS", 1000.0)
+    bench = Bench()
+    bench.ask()
+    bench.answer(await bench.sent())
+    assert len(bench.answers) == MANY
+
+
 async def test_a_small_batch_is_answered_at_once() -> None:
     bench = Bench()
     bench.ask(AT_ONCE)
@@ -182,15 +192,25 @@ async def test_a_query_whose_batch_is_being_delivered_has_one_answer_by_its_dead
     assert all(len(answers) == 1 and isinstance(answers[0], bytes) for answers in bench.answers.values())
 
 
-async def test_who_asks_meanwhile_joins_what_is_not_delivered_yet() -> None:
+async def test_who_asks_meanwhile_has_what_is_not_delivered_yet_from_the_cache() -> None:
     bench = Bench(cache_bytes=1 << 24)
     bench.ask()
     bench.answer(await bench.sent())
-    queries = bench.ask()
-    assert sum(query.answer is not None for query in queries) == AT_ONCE, "what is delivered is in the cache"
-    await until(lambda: all(query.answer is not None for query in queries))
-    assert [query.answer for query in queries] == [b'"%d"' % each for each in range(MANY)]
+    assert [query.answer for query in bench.ask()] == [b'"%d"' % each for each in range(MANY)]
+    assert await bench.largest_part() == AT_ONCE
     assert len(bench.rpc.sent) == 1
+
+
+async def test_who_asks_meanwhile_joins_what_failed_and_is_not_told_yet() -> None:
+    bench = Bench(cache_bytes=1 << 24)
+    bench.ask()
+    request = await bench.sent()
+    bench.answer(request, failed=True)
+    queries = bench.ask()
+    again = await bench.sent(2)
+    assert again.inputs == request.inputs[:AT_ONCE]
+    await until(lambda: all(query.answer is not None for query in queries[AT_ONCE:]))
+    assert all(isinstance(query.answer, Default) for query in queries[AT_ONCE:])
 
 
 async def test_a_replica_computes_one_batch_while_another_is_delivered_and_not_two() -> None:

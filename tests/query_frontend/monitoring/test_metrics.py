@@ -101,6 +101,8 @@ def test_the_report_has_the_names_and_the_form_of_0_4() -> None:
             "internal:slow_computing_turns",
             "app:a:num_predictions",
             "model:m:1:num_predictions",
+            "model:m:1:waited_micros",
+            "model:m:1:gained_queries",
             "model:m:1:blamed_answers",
         ],
         "ratio_counters": [

@@ -23,7 +23,7 @@ _MAX_INPUT_BYTES: Final = 400
 _MAX_BYTES: Final = 1 << 16
 _MAX_FRAME_BYTES: Final = 60
 _PIECE_BYTES: Final = 3
-_OPENING: Final = zmtp.OPENING.replace(b"ROUTER", b"DEALER")
+_OPENING: Final = zmtp.DEALER.opening
 
 
 def decode(data: bytes) -> None:

@@ -16,8 +16,10 @@ import zmq.asyncio
 
 from clipper_common import constants
 from clipper_common.wire import Parts
-from query_frontend.rpc import router, zmtp
-from query_frontend.rpc.router import Peer, PeerEvents, Router
+from query_frontend.rpc import peer as peers
+from query_frontend.rpc import router, strangers, zmtp
+from query_frontend.rpc.peer import Peer, PeerEvents
+from query_frontend.rpc.router import Router
 from tests.query_frontend.rpc.test_zmtp import GREETING, NEWER_GREETING, READY, stream
 
 pytestmark = pytest.mark.integration
@@ -175,17 +177,17 @@ async def test_who_does_not_introduce_itself_is_sent_away(room: Room) -> None:
     async with room.stranger(GREETING):
         await room.until(lambda: room.router._peers, "it is accepted")
         started = time.monotonic()
-        for seconds in range(int(router._HANDSHAKE_SECONDS)):
+        for seconds in range(int(peers._HANDSHAKE_SECONDS)):
             room.router.check_liveness(started + seconds)
         assert room.lost == []
         for seconds in (0, 1):
-            room.router.check_liveness(started + router._HANDSHAKE_SECONDS + seconds)
+            room.router.check_liveness(started + peers._HANDSHAKE_SECONDS + seconds)
         assert room.lost == ["it did not introduce itself"]
         assert len(room.warnings) == 1
 
 
 async def test_who_introduces_itself_slowly_is_sent_away(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(router, "_HANDSHAKE_SECONDS", 0.2)
+    monkeypatch.setattr(peers, "_HANDSHAKE_SECONDS", 0.2)
     async with room.stranger() as connection:
         for byte in GREETING[:30]:
             connection.send(bytes([byte]))
@@ -219,7 +221,7 @@ async def test_our_own_silence_is_nobody_elses(room: Room) -> None:
 
 async def test_who_takes_what_we_send_lives(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     """Our ping waits behind a large batch on a slow line, and so does its answer."""
-    monkeypatch.setattr(router, "_TIMEOUT_SECONDS", 1.5)
+    monkeypatch.setattr(peers, "TIMEOUT_SECONDS", 1.5)
     many = 1 << 26
     async with room.stranger(NEWER_GREETING + READY + stream([[b"x"]])) as connection:
         await room.until(lambda: room.peers, "it spoke")
@@ -235,8 +237,8 @@ async def test_who_takes_what_we_send_lives(room: Room, monkeypatch: pytest.Monk
 
 async def test_who_takes_what_the_kernel_has_lives(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch that went to the kernel as a whole is on its way for long."""
-    monkeypatch.setattr(router, "_PING_SECONDS", 5.0)  # which the kernel would take as well
-    monkeypatch.setattr(router, "_TIMEOUT_SECONDS", 1.5)
+    monkeypatch.setattr(peers, "_PING_SECONDS", 5.0)  # which the kernel would take as well
+    monkeypatch.setattr(peers, "TIMEOUT_SECONDS", 1.5)
     async with room.stranger(NEWER_GREETING + READY + stream([[b"x"]])) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 13)
         await room.until(lambda: room.peers, "it spoke")
@@ -261,7 +263,7 @@ async def test_who_does_not_read_is_kept_waiting_for_a_while(room: Room) -> None
         assert peer.send([large])
         assert all(peer.send([b"keep-alive"]) for _ in range(100))
         got = bytearray()
-        many = len(zmtp.OPENING) + (1 << 25) + 9 + 100 * 12
+        many = len(zmtp.ROUTER.opening) + (1 << 25) + 9 + 100 * 12
         async with asyncio.timeout(PATIENCE_SECONDS):
             while len(got) < many:
                 got += await asyncio.get_running_loop().sock_recv(connection, 1 << 20)
@@ -292,7 +294,7 @@ async def test_a_large_message_leaves_others_their_turn(room: Room, monkeypatch:
         async with asyncio.timeout(PATIENCE_SECONDS):
             while not got.endswith(stream([[b"".join(parts)]])):
                 got += await asyncio.get_running_loop().sock_recv(connection, 1 << 20)
-    assert max(handed) == router._WRITE_BYTES
+    assert max(handed) == peers._WRITE_BYTES
     assert len(handed) >= 5
 
 
@@ -301,19 +303,19 @@ async def test_a_flood_of_messages_leaves_others_their_turn(room: Room) -> None:
     async with room.stranger(GREETING + READY + stream([[b"%d" % at] for at in range(many)])):
         await room.until(lambda: len(room.messages) == many, "all are there")
     assert room.messages == [[b"%d" % at] for at in range(many)]
-    assert max(room.turns) <= router._MESSAGES_PER_TURN
+    assert max(room.turns) <= peers._MESSAGES_PER_TURN
 
 
 async def test_a_peer_that_nobody_knows_is_not_given_much_memory(room: Room) -> None:
-    async with room.stranger(GREETING + READY + stream([[bytes(router._MAX_STRANGERS_BYTES)]])):
+    async with room.stranger(GREETING + READY + stream([[bytes(strangers.MAX_STRANGERS_BYTES)]])):
         await room.until(lambda: room.lost, "it is given up")
     assert room.messages == []
-    assert f"more than {router._MAX_STRANGERS_BYTES} bytes" in room.warnings[0]
+    assert f"more than {strangers.MAX_STRANGERS_BYTES} bytes" in room.warnings[0]
 
 
 async def test_all_peers_that_nobody_knows_share_a_little_memory(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(router, "_MAX_ALL_STRANGERS_BYTES", 3 << 19)
-    most = stream([[bytes(router._MAX_STRANGERS_BYTES - 1000)]])[:-1]
+    monkeypatch.setattr(strangers, "_MAX_ALL_STRANGERS_BYTES", 3 << 19)
+    most = stream([[bytes(strangers.MAX_STRANGERS_BYTES - 1000)]])[:-1]
     hello = GREETING + READY
     async with room.stranger(hello + most), room.stranger(hello + stream([[b"x"]])) as known:
         await room.until(lambda: room.peers, "it spoke")
@@ -352,22 +354,22 @@ async def test_who_does_not_say_who_it_is_is_sent_away(room: Room, was_known: bo
         started = time.monotonic()
         if was_known:
             room.peers[0].trust()
-            for seconds in range(int(router._STRANGER_SECONDS) + 5):
+            for seconds in range(int(peers._STRANGER_SECONDS) + 5):
                 room.router.check_liveness(started + seconds)
             assert room.lost == []
             room.peers[0].distrust()
             started = time.monotonic() - 1
             room.router._checked_at = started
-        for seconds in range(int(router._STRANGER_SECONDS)):
+        for seconds in range(int(peers._STRANGER_SECONDS)):
             room.router.check_liveness(started + seconds)
         assert room.lost == []
         for seconds in (0, 1, 2):
-            room.router.check_liveness(started + router._STRANGER_SECONDS + seconds)
+            room.router.check_liveness(started + peers._STRANGER_SECONDS + seconds)
         assert room.lost == ["it did not say who it is"]
 
 
 async def test_a_peer_that_is_known_may_send_large_messages(room: Room) -> None:
-    large = bytes(2 * router._MAX_STRANGERS_BYTES)
+    large = bytes(2 * strangers.MAX_STRANGERS_BYTES)
     async with room.stranger(GREETING + READY + stream([[b"hello"]])) as connection:
         await room.until(lambda: room.peers, "it spoke")
         room.peers[0].trust()

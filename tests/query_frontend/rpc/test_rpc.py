@@ -20,7 +20,10 @@ from clipper_common import wire
 from clipper_common.datatypes import InputType, ModelId
 from clipper_common.rpc_client import RpcClient, tcp_address
 from clipper_common.wire import Metadata
+from clipper_containers.session import receive_one
+from clipper_containers.zmq_transport import ZmqTransport
 from query_frontend.monitoring.metric_kinds import Histogram
+from query_frontend.rpc.dealer import Dealer, DealerEvents
 from query_frontend.rpc.server import Connection, RpcEvents, RpcServer
 from tests.query_frontend.conftest import Frontend, RawContainer, running_container, wait_for
 from tests.query_frontend.rpc.test_zmtp import GREETING, NEWER_GREETING, READY, stream
@@ -85,12 +88,12 @@ async def test_containers_reach_an_ipv6_address() -> None:
     owner: Any = Mock()
     with zmq.Context() as context:
         metadata = Metadata(ModelId("m", "1"), InputType.DOUBLES, 4, "x")
-        client = RpcClient(context, tcp_address("::1", port), metadata, owner, deque(maxlen=9))
+        client = RpcClient(ZmqTransport(context, tcp_address("::1", port)), metadata, owner, deque(maxlen=9))
         async with asyncio.timeout(10):
             while not client.registered:
                 if time.monotonic() > client.due or client.is_blocked:
                     client.send_heartbeat()
-                client.receive()
+                receive_one(client)
                 await asyncio.sleep(0.01)
         client.close()
     server.stop()
@@ -114,23 +117,15 @@ async def test_the_core_is_yielded_after_quick_batches(
         wire.Response(request.message_id, [b"1"] * size, [False] * size), client.registration
     )
     server = RpcServer("127.0.0.1", 0, Histogram("microseconds"))
-    with zmq.Context() as context:
-        metadata = Metadata(ModelId("m", "1"), InputType.DOUBLES, 4, "x")
-        client = RpcClient(context, tcp_address("127.0.0.1", server.start(events)), metadata, owner, deque(maxlen=9))
-
-        async def serve_until(event: asyncio.Event) -> None:
-            while not event.is_set():
-                if time.monotonic() > client.due or client.is_blocked:
-                    client.send_heartbeat()
-                client.receive()
-                await asyncio.sleep(0.001)
-
-        async with asyncio.timeout(10):
-            await serve_until(joined)
-            server.send_batch(connections[0], wire.PredictRequest(7, InputType.DOUBLES, [bytes(8)] * size))
-            await serve_until(answered)
-            await asyncio.sleep(0)
-        client.close()
+    dealer = Dealer(tcp_address("127.0.0.1", server.start(events)))
+    client = RpcClient(dealer, Metadata(ModelId("m", "1"), InputType.DOUBLES, 4, "x"), owner, deque(maxlen=9))
+    dealer.start(DealerEvents(client.take, client.send_heartbeat, client.on_lost))
+    async with asyncio.timeout(10):
+        await joined.wait()
+        server.send_batch(connections[0], wire.PredictRequest(7, InputType.DOUBLES, [bytes(8)] * size))
+        await answered.wait()
+        await asyncio.sleep(0)
+    client.close()
     server.stop()
     assert yielded.called is yields
 

@@ -49,7 +49,7 @@ def test_what_a_router_says_first() -> None:
         + bytes(48)
         + b"\x04\x29\x05READY\x0bSocket-Type\x00\x00\x00\x06ROUTER\x08Identity\x00\x00\x00\x00"
     )
-    assert expected == zmtp.OPENING
+    assert expected == zmtp.ROUTER.opening
 
 
 MESSAGES = st.lists(st.lists(st.one_of(st.binary(max_size=9), st.just(bytes(300))), min_size=1, max_size=4), max_size=5)
@@ -112,7 +112,7 @@ def test_what_libzmq_sends_is_understood() -> None:
         connection, _ = listener.accept()
         with connection:
             connection.settimeout(10)
-            connection.sendall(zmtp.OPENING)
+            connection.sendall(zmtp.ROUTER.opening)
             while len(got) < len(messages) or not conversation.knows_pings:
                 data = connection.recv(5000)
                 assert data, "libzmq gave us up"

@@ -9,6 +9,7 @@ from query_frontend.rpc.server import Connection
 from query_frontend.serving.batching import batch_sizer
 from query_frontend.serving.model_queue import Task
 from query_frontend.serving.replica import Batch, ConnectedReplica, ReplicaPool
+from query_frontend.serving.waiting import BatchClients
 
 MODEL = ModelId("m", "1")
 
@@ -23,7 +24,9 @@ def relay() -> ConnectedReplica:
 
 
 def batch(*deadlines: float) -> Batch:
-    return Batch(cast(Any, None), 1, [Task(b"", deadline) for deadline in deadlines], 0.0)
+    return Batch(
+        cast(Any, None), 1, [Task(b"", deadline) for deadline in deadlines], 0.0, BatchClients(MODEL, len(deadlines))
+    )
 
 
 def test_relays_are_held_in_reserve_while_there_is_a_replica_of_our_own() -> None:

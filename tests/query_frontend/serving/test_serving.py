@@ -1,6 +1,7 @@
 """Deadlines, cache, queues, replicas and configuration, against a real frontend."""
 
 import asyncio
+import itertools
 import json
 import re
 import socket
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -353,6 +355,46 @@ def test_a_delay_that_is_taken_back_ends_at_once(frontend: Frontend, raw_contain
         change_batching(frontend, batch_delay_micros=0)
         container.answer(container.receive_batch(2.0), [b"1"])
         assert reply.result()["output"] == 1
+
+
+def ask_again_and_again(frontend: Frontend, number: int, ends: threading.Event, outputs: list[int]) -> None:
+    """Ask on one connection, each time when the last query is answered, with inputs that nobody else asks for."""
+    connection = HTTPConnection("127.0.0.1", frontend.port)
+    for count in itertools.count():
+        if ends.is_set():
+            break
+        connection.request("POST", "/app/predict", json.dumps({"input": [number, count]}))
+        outputs.append(json.loads(connection.getresponse().read())["output"])
+    connection.close()
+
+
+def test_batches_wait_for_clients_of_a_closed_loop(frontend: Frontend, tmp_path: Path) -> None:
+    """Two clients whose batches are computed in turns are answered together, once it is known that they return."""
+
+    def gained() -> int:
+        return int((frontend.metric("counters", "model:m:1:gained_queries") or {"count": "0"})["count"])
+
+    frontend.serve("app", slo_ms=2000)
+    change_batching(frontend, batch_wait=False)
+    outputs: list[list[int]] = [[], []]
+    ends = threading.Event()
+    with running_container(frontend, sleeper(tmp_path, 0.02), "m:1", "doubles"), ThreadPoolExecutor() as pool:
+        frontend.wait_for_replicas(1)
+        replies = [pool.submit(ask_again_and_again, frontend, i, ends, outputs[i]) for i in range(2)]
+        try:
+            wait_for(lambda: min(map(len, outputs)) > 30, "many queries are answered")
+            assert gained() == 0
+            change_batching(frontend, batch_wait=True)
+            wait_for(
+                lambda: any(one[-10:] == [2] * 10 for one in outputs), "ten batches in a row have both clients' inputs"
+            )
+            assert gained() >= 10
+            gauge = frontend.metric("gauges", "model:m:1:batching") or {}
+            assert float(gauge["return_share"]) > 0.5 and 0 < float(gauge["return_micros"]) < 10_000
+        finally:
+            ends.set()
+        for reply in replies:
+            reply.result()
 
 
 def test_under_overload_those_are_answered_that_can_be(frontend: Frontend, tmp_path: Path) -> None:

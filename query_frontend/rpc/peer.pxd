@@ -12,6 +12,7 @@ cdef class Peer:
     cdef list _inbox
     cdef bint _has_more
     cdef str _end
+    cdef bint _is_open
     cdef long _unread
     cdef double _lives_at
     cdef bint _write_failed

@@ -1,0 +1,42 @@
+"""The peers of a ROUTER that have not registered: their number and the size of their messages are limited."""
+
+from typing import TYPE_CHECKING, Final
+
+from clipper_common.sockets import most_descriptors
+
+if TYPE_CHECKING:
+    from query_frontend.rpc.peer import Peer
+
+MAX_STRANGERS_BYTES: Final = 1 << 20
+"""The most bytes in a message of a peer that has not registered; its metadata takes less."""
+_MAX_ALL_STRANGERS_BYTES: Final = 1 << 24
+"""The most bytes that are kept of messages of all peers that have not registered."""
+_MAX_STRANGERS: Final = 256
+_STRANGERS_SHARE: Final = 1 / 8
+"""The share of the file descriptors that limits unregistered peers, where it is less than `_MAX_STRANGERS`."""
+
+
+class Strangers:
+    """The peers that have not registered, oldest first. Their number and the size of their messages are limited."""
+
+    def __init__(self) -> None:
+        self._peers: dict[Peer, int] = {}
+        """The number of bytes that are kept of each peer's messages."""
+        self._bytes = 0
+        self._most = max(int(min(most_descriptors() * _STRANGERS_SHARE, _MAX_STRANGERS)), 1)
+
+    def add(self, peer: "Peer") -> None:
+        """Add a peer as the newest. If there are too many, the oldest is disconnected."""
+        self.remove(peer)
+        self._peers[peer] = 0
+        if len(self._peers) > self._most:
+            next(iter(self._peers)).disconnect(f"there are more than {self._most} that have not said who they are")
+
+    def remove(self, peer: "Peer") -> None:
+        self._bytes -= self._peers.pop(peer, 0)
+
+    def has_room(self, peer: "Peer", kept: int) -> bool:
+        """Set the number of bytes that are kept of the peer's messages. Return whether all are within the limit."""
+        self._bytes += kept - self._peers.get(peer, 0)
+        self._peers[peer] = kept
+        return self._bytes <= _MAX_ALL_STRANGERS_BYTES

@@ -1,0 +1,31 @@
+# cython: language_level=3
+cimport cython
+
+from query_frontend.monitoring.metrics cimport ModelMetrics
+from query_frontend.serving.model_queue cimport ModelQueue
+from query_frontend.serving.replica cimport ConnectedReplica, ReplicaPool
+from query_frontend.serving.waiting cimport Returns
+
+
+cdef class BatchWait:
+    cdef object _loop
+    cdef ModelMetrics _metrics
+    cdef object _dispatch
+    cdef readonly Returns returns
+    cdef bint _awaits_returns
+    cdef double _delay_seconds
+    cdef object _timer
+    cdef double _timer_ends
+    cdef bint _is_on
+    cdef double _since
+    cdef Py_ssize_t _num_first
+    cdef double _delay_ends
+
+    cpdef expect(self, batch, ConnectedReplica replica, double now)
+    @cython.locals(until=double)
+    cpdef bint holds(self, ModelQueue queue, ReplicaPool replicas, Py_ssize_t most, double delivery_seconds, double now)
+    @cython.locals(seconds=double, latest=double)
+    cdef double _end_of_returns(self, ModelQueue queue, ReplicaPool replicas, Py_ssize_t most, double delivery_seconds, double now)
+    cdef double _end_of_delay(self, ModelQueue queue, ReplicaPool replicas, Py_ssize_t most, double delivery_seconds, double now)
+    cpdef end(self, Py_ssize_t queued, double now)
+    cdef _cancel(self)

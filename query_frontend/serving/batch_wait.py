@@ -1,0 +1,99 @@
+"""The wait of a model version's next batch: for its delay to end, or for clients that are expected back."""
+
+from asyncio import AbstractEventLoop, TimerHandle
+from collections.abc import Callable
+
+from clipper_common.datatypes import BatchPolicy
+from clipper_common.records import Model
+from query_frontend.monitoring.metrics import ModelMetrics
+from query_frontend.serving.model_queue import ModelQueue
+from query_frontend.serving.replica import Batch, ConnectedReplica, ReplicaPool
+from query_frontend.serving.waiting import Returns
+
+
+class BatchWait:
+    """A batch wait is over when a batch is sent, or when its timer calls `dispatch`."""
+
+    def __init__(self, loop: AbstractEventLoop, metrics: ModelMetrics, dispatch: Callable[[bool], None]) -> None:
+        self._loop = loop
+        self._metrics = metrics
+        self._dispatch = dispatch
+        self.returns = Returns()
+        self._awaits_returns = False
+        self._delay_seconds = 0.0
+        self._timer: TimerHandle | None = None
+        self._timer_ends = 0.0
+        self._is_on = False
+        """Whether a batch waits; below, since when, how many tasks there were then, and when its delay ends."""
+        self._since = 0.0
+        self._num_first = 0
+        self._delay_ends = 0.0
+
+    def configure(self, record: Model) -> None:
+        """Let batches wait as `record` says."""
+        self._delay_seconds = record.batch_delay_micros / 1e6
+        self._awaits_returns = (
+            record.batch_wait and not record.batch_delay_micros and record.batch_policy is not BatchPolicy.FIXED
+        )
+
+    def expect(self, batch: Batch, replica: ConnectedReplica, now: float) -> None:
+        """Expect the clients of a batch back that `replica` has just answered."""
+        if self._awaits_returns:
+            self.returns.expect(batch.clients, now, replica.sizer.fixed())
+
+    def holds(self, queue: ModelQueue, replicas: ReplicaPool, most: int, delivery_seconds: float, now: float) -> bool:
+        """Return whether the next batch, of `most` tasks, is to wait. Then `dispatch` is called when the wait is over.
+
+        There must be tasks, and an idle replica.
+        """
+        if self._delay_seconds:
+            until = self._end_of_delay(queue, replicas, most, delivery_seconds, now)
+        elif self._awaits_returns and self.returns.are_likely() and len(replicas.idle) == 1:
+            until = self._end_of_returns(queue, replicas, most, delivery_seconds, now)
+        else:
+            return False
+        if until <= now:
+            return False
+        if not self._is_on:
+            self._is_on, self._since, self._num_first = True, now, len(queue)
+        if self._timer is None or until < self._timer_ends:
+            self._cancel()
+            self._timer = self._loop.call_later(until - now, self._on_timer)
+            self._timer_ends = until
+        return True
+
+    def _end_of_delay(
+        self, queue: ModelQueue, replicas: ReplicaPool, most: int, delivery_seconds: float, now: float
+    ) -> float:
+        """Return when the delay of the next batch ends: as the model's delay says, and the first deadline allows."""
+        if len(queue) >= most:
+            return now
+        if not self._is_on:
+            self._delay_ends = queue.first_arrival() + self._delay_seconds
+        return min(self._delay_ends, queue.first_deadline() - replicas.idle[0].sizer.expect(most) - delivery_seconds)
+
+    def _end_of_returns(
+        self, queue: ModelQueue, replicas: ReplicaPool, most: int, delivery_seconds: float, now: float
+    ) -> float:
+        """Return until when the only idle replica should wait for clients, who otherwise wait for the next one."""
+        seconds = replicas.idle[0].sizer.expect(min(len(queue), most))
+        latest = queue.first_deadline() - seconds - delivery_seconds
+        busy = [replica.seconds_busy(now) for replica in replicas if replica.batch is not None]
+        return self.returns.wait_until(len(queue), most, min(seconds, min(busy, default=seconds)), latest, now)
+
+    def end(self, queued: int, now: float) -> None:
+        """The next batch waits no more, for which `queued` tasks are there."""
+        if self._is_on:
+            self._is_on = False
+            self._cancel()
+            self._metrics.waited_micros.add(round((now - self._since) * 1e6))
+            self._metrics.gained_queries.add(max(queued - self._num_first, 0))
+
+    def _cancel(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._dispatch(True)
