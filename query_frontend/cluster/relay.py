@@ -19,6 +19,7 @@ from clipper_common import wire
 from clipper_common.datatypes import InputType, ModelId
 from clipper_common.records import Frontend
 from clipper_common.rpc_client import RpcClient
+from clipper_common.waiting import TimeLimit
 from query_frontend.rpc.dealer import Dealer, DealerEvents
 from query_frontend.rpc.server import Connection
 from query_frontend.serving.cache import key_of
@@ -258,10 +259,10 @@ class Relays:
         self._stopping = True
         for place in list(self._relays):
             self._drain(place)
-        give_up = time.monotonic() + _STOP_SECONDS
-        while self._draining and time.monotonic() < give_up:
-            await asyncio.sleep(_TICK_SECONDS / 10)
+        async for _ in TimeLimit(_STOP_SECONDS).attempts(_TICK_SECONDS / 10):
             self._close_drained()
+            if not self._draining:
+                break
         self._ticker.cancel()
         for relay in self._draining:
             relay.close()

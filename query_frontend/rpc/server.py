@@ -18,7 +18,7 @@ from clipper_common import constants, wire
 from clipper_common.datatypes import ModelId
 from clipper_common.errors import MetadataError, WireError
 from clipper_common.wire import HeartbeatType, Metadata, PredictRequest, Response
-from query_frontend.monitoring.metrics import Histogram
+from query_frontend.monitoring.metric_kinds import Histogram
 from query_frontend.rpc.peer import Peer, PeerEvents
 from query_frontend.rpc.router import Router
 

@@ -1,7 +1,8 @@
 # cython: language_level=3
 cimport cython
 
-from query_frontend.monitoring.metrics cimport Counter, ModelMetrics
+from query_frontend.monitoring.metric_kinds cimport Counter
+from query_frontend.monitoring.metrics cimport ModelMetrics
 from query_frontend.serving.batch_wait cimport BatchWait
 from query_frontend.serving.cache cimport PredictionCache, CachePartition
 from query_frontend.serving.delivery cimport Delivery

@@ -17,7 +17,8 @@ from typing import Final, NamedTuple
 from clipper_common import long_work
 from clipper_common.records import Model
 from clipper_common.wire import Response
-from query_frontend.monitoring.metrics import Counter, Leaves, ModelMetrics
+from query_frontend.monitoring.metric_kinds import Counter, Leaves
+from query_frontend.monitoring.metrics import ModelMetrics
 from query_frontend.rpc.server import QUICK_SECONDS
 from query_frontend.serving import reasons
 from query_frontend.serving.batch_wait import BatchWait
