@@ -22,7 +22,7 @@ class BatchWait:
     def __init__(self, loop: AbstractEventLoop, metrics: ModelMetrics, dispatch: Callable[[bool], None]) -> None:
         self._loop = loop
         self._metrics = metrics
-        self._dispatch = dispatch
+        self._dispatch: Callable[[bool], None] | None = dispatch
         self.returns = Returns()
         self._awaits_returns = False
         self._delay_seconds = 0.0
@@ -95,6 +95,11 @@ class BatchWait:
             self._metrics.waited_micros.add(round((now - self._since) * 1e6))
             self._metrics.gained_queries.add(max(queued - self._num_first, 0))
 
+    def close(self) -> None:
+        """Wait for nothing more, and let go of the model version, which has this wait."""
+        self._cancel()
+        self._dispatch = None
+
     def _cancel(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
@@ -102,4 +107,5 @@ class BatchWait:
 
     def _on_timer(self) -> None:
         self._timer = None
-        self._dispatch(True)
+        if self._dispatch is not None:
+            self._dispatch(True)

@@ -371,6 +371,7 @@ class ServedModel:
         """Serve no more: give up what waits, forget what is cached, and let the replicas go."""
         self._is_registered = False
         self._delivery.close()
+        self._wait.close()
         for replica in self.replicas:
             replica.leave_model()
         self._give_up_waiting()
