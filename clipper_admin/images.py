@@ -1,4 +1,4 @@
-"""Names of Clipper's images: ``[registry/]name:version``, in one place for managers, deployers and the Makefile.
+"""Images for container managers, deployers and the Makefile: Clipper's, ``[registry/]name:version``, and others.
 
 ``python -m clipper_admin.images`` prints the arguments with which ``docker build`` makes each of them.
 """
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from clipper_common import __version__
+from clipper_common import __version__, constants
 
 __registry__ = os.environ.get("CLIPPER_REGISTRY", "clipper")
 
@@ -21,6 +21,15 @@ FRONTEND_EXPORTER = "frontend-exporter"
 NOOP_CONTAINER = "noop-container"
 SUM_CONTAINER = "sum-container"
 R_CONTAINER = "r-container-base"
+
+REDIS_IMAGE: Final = "redis:alpine"
+# The log of changes brings the configuration back when the container, or the machine, starts again.
+REDIS_COMMAND: Final = (
+    *("redis-server", "--port", str(constants.REDIS_PORT), "--protected-mode", "no"),
+    *("--save", "", "--appendonly", "yes"),
+)
+PROMETHEUS_IMAGE: Final = "prom/prometheus:v2.42.0"
+FLUENTD_IMAGE: Final = "fluent/fluentd:v1.16-debian-1"
 
 RUNNING_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 

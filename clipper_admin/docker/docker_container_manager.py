@@ -18,12 +18,12 @@ from clipper_admin.container_manager import (
 from clipper_admin.docker import containers, inspection, metric_file, starting
 from clipper_admin.docker.containers import Cluster
 from clipper_admin.docker.engine import Engine, NameTaken, in_parallel, translated
+from clipper_admin.docker.image_builder import ImageBuilder
 from clipper_admin.docker.inspection import RunningCluster
 from clipper_admin.docker.replicas import ContainerReplicas
 from clipper_admin.docker.starting import Plan
 from clipper_admin.files import explained_logs
 from clipper_admin.frontend_options import FrontendOptions
-from clipper_admin.image_builder import ImageBuilder
 from clipper_admin.model_spec import ImageSpec, ModelSpec
 from clipper_admin.older_calls import check_manager_call, check_port
 from clipper_common import constants

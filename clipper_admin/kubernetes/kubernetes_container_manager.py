@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from clipper_admin import external_redis
+from clipper_admin import external_redis, images
 from clipper_admin.arguments import check_redis_ip, check_text, check_texts
 from clipper_admin.container_manager import (
     AlreadyExists,
@@ -12,10 +12,9 @@ from clipper_admin.container_manager import (
     ModelVersions,
     ReplicaFailure,
 )
-from clipper_admin.docker.containers import PROMETHEUS_IMAGE, REDIS_IMAGE
 from clipper_admin.docker.engine import Engine
+from clipper_admin.docker.image_builder import ImageBuilder
 from clipper_admin.frontend_options import FrontendOptions
-from clipper_admin.image_builder import ImageBuilder
 from clipper_admin.kubernetes import (
     cluster_annotation,
     manifests,
@@ -119,8 +118,8 @@ class KubernetesContainerManager(ManifestFiles, ContainerManager):
         network_policies: bool = True,
         isolate_models: bool = False,
         restrict_models: bool = True,
-        redis_image: str = REDIS_IMAGE,
-        prometheus_image: str = PROMETHEUS_IMAGE,
+        redis_image: str = images.REDIS_IMAGE,
+        prometheus_image: str = images.PROMETHEUS_IMAGE,
     ) -> None:
         check_manager_call(
             "KubernetesContainerManager",

@@ -12,12 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final, Protocol
 
+from clipper_admin.docker import buildx
 from clipper_admin.docker.engine import Engine, translated
 from clipper_admin.model_spec import ImageSpec
 from clipper_common.errors import ClipperException
 
 _MODEL_FOLDER: Final = "model"
-_STEP: Final = re.compile(r"Step (\d+)/(\d+) : (.*)")
+_STEP: Final = re.compile(r"(?:Step |#\d+ \[(?:\S+ )?)(\d+)/(\d+)(?: : |\] )(.*)")
+"""The first line of a step, as the classic builder and buildx write it."""
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
 _IMAGE_NAME: Final = re.compile(r"[A-Za-z0-9][\w.:/@-]*")
 _SILENCE_SECONDS: Final = 1800
@@ -56,19 +58,25 @@ class ImageBuilder:
         old = self._id_of(image)
         text = dockerfile(base_image, packages, user=base.attrs["Config"].get("User") or "", steps=steps)
         with write_context(model, text) as context, translated(f"build image '{image}'"):
-            events = self._engine.client.api.build(
-                fileobj=context,
-                custom_context=True,
-                tag=image,
-                rm=True,
-                forcerm=True,
-                decode=True,
-                use_config_proxy=True,
-                timeout=_SILENCE_SECONDS,
-            )
-            self._follow_build(image, events)
+            self._follow_build(image, self._build(image, context))
         self._remove_replaced(old, image)
         self._logger.info("Built model image %s", image)
+
+    def _build(self, image: str, context: IO[bytes]) -> Events:
+        command = buildx.command()
+        if command != buildx.CLASSIC:
+            return buildx.build(command, image, context, _SILENCE_SECONDS)
+        events: Events = self._engine.client.api.build(
+            fileobj=context,
+            custom_context=True,
+            tag=image,
+            rm=True,
+            forcerm=True,
+            decode=True,
+            use_config_proxy=True,
+            timeout=_SILENCE_SECONDS,
+        )
+        return events
 
     def _follow_build(self, image: str, events: Events) -> None:
         step_output: deque[str] = deque(maxlen=_OUTPUT_LINES)
