@@ -1,4 +1,4 @@
-"""One input -> a task -> an answer by the deadline: the model's, or the default."""
+"""Queries: each input of a request is a task, and gets an answer by its deadline, the model's or the default."""
 
 from collections.abc import Callable, Iterator, Sequence
 from time import monotonic
@@ -59,7 +59,7 @@ class Query(Task):
         self._slot: Slot | None = None
 
     def submit(self, done: Callable[["Query", float], None]) -> None:
-        """Ask the model version. If there is no answer then, `done` gets the query and the time when there is."""
+        """Ask the model version. Without an `answer` on return, `done` is called later, with the query and the time."""
         context, model = self._context, self.model
         if model is None:
             self.take(None, NO_MODELS, self.arrival)
@@ -70,7 +70,7 @@ class Query(Task):
             self._slot = context.wheel.add(self, self.deadline)
 
     def take(self, output: bytes | None, reason: str, now: float) -> None:
-        """Have the answer: the model's output, or a reason for the default."""
+        """Answer the query with the model's output or, if it is None, with the default and this reason."""
         if not self.wanted:
             return
         self.wanted = False
@@ -85,12 +85,12 @@ class Query(Task):
             done(self, now)
 
     def expire(self) -> None:
-        """The deadline is over."""
+        """Answer with the default, because the deadline is over."""
         self.take(None, SLO_MISSED, monotonic())
         self._leave()
 
     def abandon(self) -> None:
-        """The client is gone. `done` is not called any more."""
+        """Forget the query because its client has disconnected. `done` is no longer called."""
         if self._slot is not None:
             self._done = None
             self._slot.pop(self, None)

@@ -1,9 +1,9 @@
-"""queue -> batch -> replica -> outcome: gets each task of a model version done by one of its replicas.
+"""Serves a model version: gets each of its tasks done by one of its replicas (queue -> batch -> replica -> outcome).
 
 A task whose replica is lost is tried once more; more often only to find the input of which replicas die.
 
-Replicas pull: one that is idle takes the next batch, and has no other until it answered. So the load balances
-itself, and a slow replica slows nobody.
+An idle replica takes the next batch, and no other until it has answered. So each replica gets as much load as it can
+answer, and a slow one delays only the queries of its own batch.
 """
 
 import logging
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 _MAX_SENDS: Final = 2
 _SLO_SHARE: Final = 0.46
-"""A query waits for at most one batch before its own: half of the SLO for each, less a margin for everything else."""
+"""With one worker, a query waits for at most one batch before its own: each gets half of the SLO, less a margin."""
 _DELIVERY_SHARE: Final = 0.05
 """This part of the SLO passes between the answer of a replica and those to its queries."""
 
