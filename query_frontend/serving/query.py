@@ -11,7 +11,7 @@ from query_frontend.serving.cache import Key
 from query_frontend.serving.deadlines import DeadlineWheel, Slot
 from query_frontend.serving.executor import Executor
 from query_frontend.serving.model_queue import Task
-from query_frontend.serving.reasons import NO_MODELS, SLO_MISSED
+from query_frontend.serving.reasons import NO_MODELS, SLO_MISSED, cause_of
 from query_frontend.serving.registry import AppState
 
 
@@ -75,8 +75,12 @@ class Query(Task):
             return
         self.wanted = False
         app = self.app
-        self.answer = output if output is not None else app.default_answer(reason)
-        app.metrics.add_answer(output is None, now - self.arrival)
+        if output is not None:
+            self.answer = output
+            app.metrics.add_answer(now - self.arrival)
+        else:
+            self.answer = app.default_answer(reason)
+            app.metrics.add_default(cause_of(reason), now - self.arrival)
         if self._slot is not None:
             self._slot.pop(self, None)
             self._slot = None

@@ -62,6 +62,13 @@ def join(frontend: Frontend, make: MakeContainer, number: int = 1, model: str = 
     return container
 
 
+def test_defaults_are_counted_by_their_cause(frontend: Frontend) -> None:
+    frontend.serve("app")
+    assert frontend.predict("app", input=[1.0])["default_explanation"] == NO_MODELS
+    assert frontend.metric("counters", "app:app:defaults_no_replica") == {"count": "1"}
+    assert frontend.metric("counters", "app:app:defaults_slo_missed") is None
+
+
 def test_queries_that_miss_their_slo_get_one_default_each_in_time(frontend: Frontend, tmp_path: Path) -> None:
     frontend.serve("app", slo_ms=20)
     with running_container(frontend, sleeper(tmp_path, 0.2), "m:1", "doubles"):
@@ -70,6 +77,7 @@ def test_queries_that_miss_their_slo_get_one_default_each_in_time(frontend: Fron
         assert len(answers) == 500
         assert {answer["default_explanation"] for answer in answers} == {SLO_MISSED}
         assert len({answer["query_id"] for answer in answers}) == 500
+        assert frontend.metric("counters", "app:app:defaults_slo_missed") == {"count": "500"}
         latency = frontend.metric("histograms", "app:app:prediction_latency")
         assert latency is not None
         assert float(latency["min"]) >= 20_000, "never before the deadline"
