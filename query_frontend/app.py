@@ -20,6 +20,7 @@ from clipper_common.body_budget import BodyBudget, default_limit
 from clipper_common.config_store import ConfigStore
 from clipper_common.datatypes import ModelId
 from clipper_common.errors import ClipperException
+from clipper_common.http_server import Server
 from clipper_common.membership_store import MembershipStore
 from clipper_common.records import Model
 from clipper_common.redis_client import RedisClient, StoreError, explain
@@ -31,7 +32,8 @@ from query_frontend.config import Config
 from query_frontend.http import inflation
 from query_frontend.http.connection_drain import IDLE_SECONDS, ConnectionDrain
 from query_frontend.http.decoder import Decoder
-from query_frontend.http.fast_path import FAST_PATH, FastPath, close_all_idle, make_runner
+from query_frontend.http.fast_path import FastPath
+from query_frontend.http.fast_path_connection import FAST_PATH, close_all_idle, make_runner
 from query_frontend.http.handlers import Handlers
 from query_frontend.monitoring.loop_meter import LoopMeter, Turns, can_measure
 from query_frontend.monitoring.metrics import SERVING_WORKERS, SystemMetrics
@@ -295,12 +297,12 @@ class Worker:
             await self._acceptor.open(shared=self._wanted > 1)
 
     @contextlib.asynccontextmanager
-    async def opened(self, runner: web.AppRunner) -> AsyncIterator[None]:
+    async def opened(self, runner: webapp.Runner) -> AsyncIterator[None]:
         """Accept connections, as many as the other workers do; then drain."""
         assert runner.server is not None
         server, limit = runner.server, self._parts.limits.connections
         self._parts.metrics.connections.read_with(
-            lambda: {"open_max": str(len(server.connections)), "limit": str(limit)}
+            lambda: {"open_max": str(len(server.open_connections)), "limit": str(limit)}
         )
         if not self._context.is_needed:
             await self._parts.readiness.wait()
@@ -330,7 +332,7 @@ class Worker:
         shutil.rmtree(self._context.folder, ignore_errors=True)
         os._exit(1)
 
-    async def _drain(self, acceptor: Acceptor, server: web.Server) -> None:
+    async def _drain(self, acceptor: Acceptor, server: Server) -> None:
         """Let clients go without a reset: an answer closes its connection, and idle ones are closed after a while.
 
         The idle connections of a worker that retires go to the other workers instead.
@@ -342,17 +344,17 @@ class Worker:
             acceptor.close()
             idle_until = time.monotonic() + min(self._config.timeout_request, IDLE_SECONDS)
             give_up = idle_until + _STRAGGLERS_SECONDS
-            while server.connections and self._waits_for_clients and time.monotonic() < give_up:
+            while server.open_connections and self._waits_for_clients and time.monotonic() < give_up:
                 acceptor.hand_over()
                 if time.monotonic() > idle_until:
-                    await long_work.finish(close_all_idle(server.connections))
+                    await long_work.finish(close_all_idle(server.open_connections))
                 await asyncio.sleep(_POLL_SECONDS)
         else:
             await asyncio.sleep(self._config.drain_seconds)
             acceptor.close()
         give_up = time.monotonic() + _FAREWELL_SECONDS
-        while server.connections and time.monotonic() < give_up:
-            await long_work.finish(close_all_idle(server.connections))
+        while server.open_connections and time.monotonic() < give_up:
+            await long_work.finish(close_all_idle(server.open_connections))
             await asyncio.sleep(_POLL_SECONDS)
 
 
