@@ -92,8 +92,11 @@ class Connection:
         else:
             self._take(data, monotonic())
 
-    def eof_received(self) -> None:
-        """The client has hung up; the transport closes."""
+    def eof_received(self) -> bool:
+        """Close soon, since the client has hung up. Return that the transport is not to close by itself at once."""
+        self._ends = True
+        self._server.close_soon(self)
+        return True
 
     def pause_writing(self) -> None:
         self._is_paused = True

@@ -1,6 +1,7 @@
 """A server whose connections are ours, with aiohttp's handlers behind them."""
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, Final, cast
@@ -14,6 +15,8 @@ from clipper_common.http_framing import Heads
 
 _NEVER_SECONDS: Final = 1e9
 """aiohttp closes no connection for being idle: `ConnectionKeeper` does."""
+_CLOSED_AT_ONCE: Final = 64
+"""The most connections of clients that hung up which are closed in one turn of the event loop."""
 
 
 class Server(web.Server):
@@ -37,6 +40,7 @@ class Server(web.Server):
         self._open: dict[Connection, asyncio.Transport] = {}
         self.keeper = ConnectionKeeper(limits, cast(dict[Kept, asyncio.Transport], self._open), idle_seconds)
         self._enforcing: asyncio.Task[None] | None = None
+        self._closing: deque[Connection] = deque()
 
     def start(self) -> None:
         """Begin to enforce the limits."""
@@ -57,6 +61,18 @@ class Server(web.Server):
     def remove(self, connection: Connection) -> None:
         self._open.pop(connection, None)
         self.keeper.remove_unread(connection)
+
+    def close_soon(self, connection: Connection) -> None:
+        """Close a connection in this turn of the event loop, or a later one if there are many."""
+        if not self._closing:
+            self.loop.call_soon(self._close_some)
+        self._closing.append(connection)
+
+    def _close_some(self) -> None:
+        for _ in range(min(len(self._closing), _CLOSED_AT_ONCE)):
+            self._closing.popleft().shut()
+        if self._closing:
+            self.loop.call_soon(self._close_some)
 
     def pre_shutdown(self) -> None:
         for connection in list(self._open):

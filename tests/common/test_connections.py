@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 from aiohttp import web
 
-from clipper_common import connections, http_connection, long_work, webapp
+from clipper_common import connections, http_connection, http_server, long_work, webapp
 from clipper_common.connections import ConnectionKeeper, Kept, Limits, default_limit
 from clipper_common.constants import MAX_CONNECTIONS
 from clipper_common.sockets import most_descriptors
@@ -247,6 +247,23 @@ async def test_others_have_their_turn_while_many_connections_are_lost(monkeypatc
             await asyncio.sleep(0)
             seen.append(server.open)
         assert max(before - after for before, after in zip(seen, seen[1:], strict=False)) == 1
+
+
+async def test_others_have_their_turn_while_many_clients_hang_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_server, "_CLOSED_AT_ONCE", 10)
+    async with serving(Limits()) as server:
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(MANY):
+                await stack.enter_async_context(connected(server))
+            await until(lambda: server.open == MANY)
+            assert server.runner.server is not None
+            transports = list(server.runner.server.open_connections.values())
+        closing = [0]
+        while server.open:
+            await asyncio.sleep(0)
+            closing.append(sum(transport.is_closing() for transport in transports))
+        assert closing[-1] == MANY
+        assert max(after - before for before, after in zip(closing, closing[1:], strict=False)) <= 10
 
 
 async def test_others_have_their_turn_while_many_connections_are_looked_after(monkeypatch: pytest.MonkeyPatch) -> None:
