@@ -12,7 +12,7 @@ import asyncio
 from collections import deque
 from collections.abc import Iterator
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import StreamReader, web
 
@@ -242,7 +242,6 @@ class Connection:
             if self.transport is None:
                 return b""
             handler = self._handler = self._server.make_handler(self)
-            handler.connection_made(HandlerTransport(self))
             if self._is_paused:
                 handler.pause_writing()
         if size >= len(data):
@@ -259,9 +258,11 @@ class Connection:
         self._adjust_reading()
 
     def _put_back(self, data: bytes) -> None:
-        self._held.appendleft(data)
-        self._held_bytes += len(data)
-        self._adjust_reading()
+        """Hold data that are earlier than those which are held."""
+        if data:
+            self._held.appendleft(data)
+            self._held_bytes += len(data)
+            self._adjust_reading()
 
     def _go_on(self) -> None:
         """Look at what was held, until a request is under way."""
@@ -293,10 +294,12 @@ class Connection:
             data = self._held.popleft()
             self._held_bytes -= len(data)
             for begin in range(0, len(data), PIECE_BYTES):
+                piece = data[begin : begin + PIECE_BYTES]
+                end = self._find_end(piece)
+                self._feed(piece, end)
                 if not self._is_aiohttps():
-                    self._put_back(data[begin:])
+                    self._put_back(data[begin + end :])
                     break
-                self._take(data[begin : begin + PIECE_BYTES], monotonic())
                 yield
         self._is_parsing = False
         self._go_on()
@@ -393,62 +396,3 @@ class Connection:
                 handler.close()
             await handler.shutdown(seconds)
         self.shut()
-
-
-class HandlerTransport(asyncio.Transport):
-    """The transport that aiohttp's handler of a connection sees."""
-
-    def __init__(self, connection: Connection) -> None:
-        super().__init__()
-        self._connection = connection
-
-    def _real(self) -> asyncio.Transport | None:
-        return self._connection.transport
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        real = self._real()
-        return default if real is None else real.get_extra_info(name, default)
-
-    def is_closing(self) -> bool:
-        real = self._real()
-        return real is None or real.is_closing()
-
-    def write(self, data: Any) -> None:
-        real = self._real()
-        if real is not None:
-            real.write(data)
-
-    def writelines(self, list_of_data: Any) -> None:
-        real = self._real()
-        if real is not None:
-            real.writelines(list_of_data)
-
-    def can_write_eof(self) -> bool:
-        real = self._real()
-        return real is not None and real.can_write_eof()
-
-    def write_eof(self) -> None:
-        real = self._real()
-        if real is not None:
-            real.write_eof()
-
-    def get_write_buffer_size(self) -> int:
-        real = self._real()
-        return 0 if real is None else real.get_write_buffer_size()
-
-    def pause_reading(self) -> None:
-        self._connection.set_full(True)
-
-    def resume_reading(self) -> None:
-        self._connection.set_full(False)
-
-    def is_reading(self) -> bool:
-        return not self._connection.is_full()
-
-    def close(self) -> None:
-        self._connection.shut()
-
-    def abort(self) -> None:
-        real = self._real()
-        if real is not None:
-            real.abort()

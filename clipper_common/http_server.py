@@ -86,7 +86,10 @@ class Server(web.Server):
     # --- aiohttp ---
 
     def make_handler(self, connection: Connection) -> web.RequestHandler:
-        return Handler(connection, self)
+        """Return a handler for requests of `connection`, which has a transport to write to."""
+        handler = Handler(connection, self)
+        handler.connection_made(HandlerTransport(connection))
+        return handler
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request, and tell its connection when all of the answer is written."""
@@ -147,6 +150,65 @@ class Handler(web.RequestHandler):
         response = json_response({"error": reason, "cause": cause}, status)
         response.force_close()
         return response
+
+
+class HandlerTransport(asyncio.Transport):
+    """The transport that aiohttp's handler of a connection sees."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__()
+        self._connection = connection
+
+    def _real(self) -> asyncio.Transport | None:
+        return self._connection.transport
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        real = self._real()
+        return default if real is None else real.get_extra_info(name, default)
+
+    def is_closing(self) -> bool:
+        real = self._real()
+        return real is None or real.is_closing()
+
+    def write(self, data: Any) -> None:
+        real = self._real()
+        if real is not None:
+            real.write(data)
+
+    def writelines(self, list_of_data: Any) -> None:
+        real = self._real()
+        if real is not None:
+            real.writelines(list_of_data)
+
+    def can_write_eof(self) -> bool:
+        real = self._real()
+        return real is not None and real.can_write_eof()
+
+    def write_eof(self) -> None:
+        real = self._real()
+        if real is not None:
+            real.write_eof()
+
+    def get_write_buffer_size(self) -> int:
+        real = self._real()
+        return 0 if real is None else real.get_write_buffer_size()
+
+    def pause_reading(self) -> None:
+        self._connection.set_full(True)
+
+    def resume_reading(self) -> None:
+        self._connection.set_full(False)
+
+    def is_reading(self) -> bool:
+        return not self._connection.is_full()
+
+    def close(self) -> None:
+        self._connection.shut()
+
+    def abort(self) -> None:
+        real = self._real()
+        if real is not None:
+            real.abort()
 
 
 def json_response(value: object, status: int = 200) -> web.Response:
