@@ -13,7 +13,8 @@ from clipper_common import long_work
 from clipper_common.body_budget import BodyBudget, Held, OverBudgetError
 from clipper_common.datatypes import ModelId
 from clipper_common.errors import JsonError, QueryError, RequestError
-from clipper_common.webapp import Handler, is_compressed, json_response, late_body, read_in_parts
+from clipper_common.http_server import connection_of, json_response
+from clipper_common.webapp import Handler, is_compressed, late_body, read_in_parts
 from query_frontend.cluster.readiness import NOT_LOADED, Readiness
 from query_frontend.http import inflation, schemas
 from query_frontend.http.connection_drain import ConnectionDrain
@@ -164,7 +165,7 @@ class Handlers:
     async def close_those_that_leave(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """A client learns by ``Connection: close`` that its next request needs another connection."""
         response = await handler(request)
-        if not self._draining.is_empty and request.protocol in self._draining:
+        if not self._draining.is_empty and connection_of(request) in self._draining:
             response.force_close()
         return response
 
@@ -199,8 +200,8 @@ class Handlers:
             raise late_body(self._content_seconds) from None
 
     def _seconds_for_body(self, request: web.Request) -> float:
-        take_body_due: Callable[[], float | None] = getattr(request.protocol, "take_body_due", lambda: None)
-        due = take_body_due()  # of a request that waited in the fast path before
+        connection = connection_of(request)
+        due, connection.body_due = connection.body_due, None  # of a request that waited in the fast path before
         return self._content_seconds if due is None else max(due - time.monotonic(), 0.0)
 
 
