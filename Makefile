@@ -93,7 +93,7 @@ format: $(VENV)/.has-check
 IMAGES_PYTHON ?= $(VERSION)
 images: $(VENV)/.has-examples
 	$(BIN)/python -W ignore::RuntimeWarning:runpy -m clipper_admin.images --python-version $(IMAGES_PYTHON) $(FRAMEWORKS) > $(VENV)/images
-	set -e; while read -r arguments; do docker build $$arguments $(BUILD_ARGS) .; done < $(VENV)/images
+	set -e; build="$$($(BIN)/python -m clipper_admin.docker.buildx)"; while read -r arguments; do $$build $$arguments $(BUILD_ARGS) .; done < $(VENV)/images
 
 bench: $(VENV)/.has-bench
 	$(BIN)/python -m bench.compare

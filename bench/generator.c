@@ -3,7 +3,8 @@
    Open loop: query i is due at the i-th of the times (doubles, seconds) on stdin. It leaves then, whatever became of
    earlier ones; if no connection is free it waits for one and its time runs. Closed loop: each connection sends its
    next query when it has its answer. Ten digits MARK in the body are replaced by FIRST_NUMBER + the query's number, so
-   that no two inputs are the same. Writes a line of JSON, then a `struct record` for each query. */
+   that no two inputs are the same. At SIGTERM no further query leaves, and those that wait for answers get them. Writes a
+   line of JSON, then a `struct record` for each query that was due until then. */
 
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -11,6 +12,7 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <netinet/tcp.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -28,7 +30,7 @@
 #define FIRST_NUMBER 1000000000L
 #define LEAD_SECONDS 0.1      /* from when all connections are open until the first query can be due */
 #define BACK_OFF_SECONDS 0.02 /* a connection that failed rests as long */
-#define MAX_REASONS 16
+#define MAX_REASONS 64
 #define REASON_SIZE 160
 #define ANSWER_SIZE 65536
 #define EVENTS 256
@@ -41,7 +43,7 @@ struct record { /* generator.py reads these */
     float latency;  /* seconds after due */
     float lateness; /* written so many seconds after due */
     int32_t outcome;
-    int32_t spare;
+    int32_t reason; /* its place among the reasons, or -1 */
 };
 
 struct connection {
@@ -65,9 +67,9 @@ static struct {
     int port, connections;
     long queries, first;
     double seconds, grace;
-    bool open_loop, echo;
-    const char *path, *body;
-} load = {.connections = 64, .grace = 3, .path = "/"};
+    bool open_loop, echo, outputs;
+    const char *host, *path, *body;
+} load = {.connections = 64, .grace = 3, .host = "127.0.0.1", .path = "/"};
 
 static struct record *records;
 static struct { char text[REASON_SIZE]; long count; } reasons[MAX_REASONS];
@@ -78,6 +80,7 @@ static size_t request_size;
 static long mark_at = -1, next_query, finished, surplus;
 static double started;
 static int poller;
+static volatile sig_atomic_t told_to_end;
 
 static void fail(const char *what) {
     fprintf(stderr, "generator: %s: %s\n", what, strerror(errno));
@@ -103,14 +106,15 @@ static struct connection *pop(struct ring *ring) {
 
 /* --- answers --- */
 
-static void count_reason(const char *text, size_t size) {
+static int count_reason(const char *text, size_t size) {
     if (size >= REASON_SIZE) size = REASON_SIZE - 1;
     for (int i = 0; i < MAX_REASONS; i++) {
         if (!reasons[i].count) memcpy(reasons[i].text, text, size);
         else if (strlen(reasons[i].text) != size || memcmp(reasons[i].text, text, size)) continue;
         reasons[i].count++;
-        return;
+        return i;
     }
+    return -1;
 }
 
 /* A connection that has no query any more is free again, at once or after a rest. */
@@ -118,7 +122,7 @@ static void finish(struct connection *c, enum outcome outcome, const char *reaso
     struct record *r = &records[c->query];
     r->latency = now() - started - r->due;
     r->outcome = outcome;
-    if (reason) count_reason(reason, size);
+    r->reason = reason ? count_reason(reason, size) : -1;
     c->query = -1;
     finished++;
     if (outcome == ERROR && c->state == CLOSED) {
@@ -152,6 +156,12 @@ static void judge(struct connection *c, char *body, size_t size) {
     } else if (load.echo) {
         int digits = sprintf(number, "\"output\":%ld,", FIRST_NUMBER + load.first + c->query);
         finish(c, memmem(body, size, number, digits) ? OK : WRONG, NULL, 0);
+    } else if (load.outputs) {
+        static const char key[] = "\"output\":";
+        char *end = memmem(body, size, ",\"default\":", 11);
+        found = memmem(body, size, key, sizeof key - 1);
+        found = found && end ? found + sizeof key - 1 : NULL;
+        finish(c, OK, found, found && end > found ? end - found : 0);
     } else {
         finish(c, OK, NULL, 0);
     }
@@ -212,7 +222,7 @@ static void write_request(struct connection *c) {
 static void start_connection(struct connection *c) {
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(load.port)};
     int yes = 1;
-    inet_pton(AF_INET, "127.0.0.1", &address.sin_addr);
+    inet_pton(AF_INET, load.host, &address.sin_addr);
     c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
     if (c->fd < 0) fail("socket");
     setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
@@ -268,6 +278,10 @@ static void offer(void) {
     double end = last_due + load.grace;
     for (;;) {
         double at = now() - started, wake = end;
+        if (told_to_end && next_query < load.queries) {
+            load.queries = next_query;
+            wake = end = at + load.grace;
+        }
         while (resting.count && resting.items[resting.first]->rested <= at + started) push(&idle, pop(&resting));
         while (idle.count && next_query < load.queries && (load.open_loop ? records[next_query].due : 0) <= at
                && (load.open_loop || at < load.seconds)) {
@@ -308,10 +322,10 @@ static void make_request(void) {
     fseek(file, 0, SEEK_END);
     long size = ftell(file);
     rewind(file);
-    request = allocate(size + strlen(load.path) + 256, 1);
+    request = allocate(size + strlen(load.path) + strlen(load.host) + 256, 1);
     request_size = sprintf(request,
-        "POST %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Type: application/json\r\nContent-Length: %ld\r\n\r\n",
-        load.path, load.port, size);
+        "POST %s HTTP/1.1\r\nHost: %s:%d\r\nContent-Type: application/json\r\nContent-Length: %ld\r\n\r\n",
+        load.path, load.host, load.port, size);
     request_size += fread(request + request_size, 1, size, file);
     fclose(file);
     char *mark = memmem(request, request_size, MARK, DIGITS);
@@ -335,7 +349,10 @@ static void open_connections(void) {
 }
 
 static void print_json(const char *text) {
-    for (; *text; text++) putchar(*text == '"' || *text == '\\' || (unsigned char)*text < ' ' ? '?' : *text);
+    for (; *text; text++) {
+        if (*text == '"' || *text == '\\') putchar('\\');
+        putchar((unsigned char)*text < ' ' ? '?' : *text);
+    }
 }
 
 static void report(void) {
@@ -358,7 +375,7 @@ static void parse(int count, char **arguments) {
     static const struct option known[] = {
         {"port", 1, 0, 'p'}, {"path", 1, 0, 'P'}, {"body", 1, 0, 'b'}, {"connections", 1, 0, 'c'}, {"queries", 1, 0, 'q'},
         {"seconds", 1, 0, 's'}, {"grace", 1, 0, 'g'}, {"first", 1, 0, 'f'}, {"open-loop", 0, 0, 'o'},
-        {"echo", 0, 0, 'e'}, {0, 0, 0, 0}};
+        {"echo", 0, 0, 'e'}, {"host", 1, 0, 'h'}, {"outputs", 0, 0, 'O'}, {0, 0, 0, 0}};
     for (int option; (option = getopt_long(count, arguments, "", known, NULL)) != -1;) switch (option) {
         case 'p': load.port = atoi(optarg); break;
         case 'P': load.path = optarg; break;
@@ -370,6 +387,8 @@ static void parse(int count, char **arguments) {
         case 'f': load.first = atol(optarg); break;
         case 'o': load.open_loop = true; break;
         case 'e': load.echo = true; break;
+        case 'h': load.host = optarg; break;
+        case 'O': load.outputs = true; break;
         default: exit(2);
     }
     if (!load.port || !load.body || load.connections < 1) {
@@ -378,12 +397,18 @@ static void parse(int count, char **arguments) {
     }
 }
 
+static void on_signal(int number) {
+    (void)number;
+    told_to_end = true;
+}
+
 int main(int count, char **arguments) {
     parse(count, arguments);
+    sigaction(SIGTERM, &(struct sigaction){.sa_handler = on_signal}, NULL);
     prctl(PR_SET_TIMERSLACK, 1000); /* nanoseconds; 50,000 is usual */
     if (load.open_loop) read_due_times();
     else records = allocate(load.queries, sizeof *records);
-    for (long i = 0; i < load.queries; i++) records[i].outcome = UNANSWERED, records[i].latency = -1;
+    for (long i = 0; i < load.queries; i++) records[i].outcome = UNANSWERED, records[i].latency = -1, records[i].reason = -1;
     make_request();
     poller = epoll_create1(0);
     open_connections();

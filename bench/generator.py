@@ -22,7 +22,7 @@ from bench.workloads import write_body
 _SOURCE: Final = ROOT / "bench" / "generator.c"
 _PROGRAM: Final = ROOT / "bench" / ".build" / "generator"
 _RECORD: Final = np.dtype(
-    [("due", "f8"), ("latency", "f4"), ("lateness", "f4"), ("outcome", "i4"), ("spare", "i4")]
+    [("due", "f8"), ("latency", "f4"), ("lateness", "f4"), ("outcome", "i4"), ("reason", "i4")]
 )  # `struct record` of the source
 
 
@@ -39,7 +39,7 @@ class Records:
     surplus: int
     """Answers that nobody asked for."""
     reasons: dict[str, int]
-    """Of defaults and errors."""
+    """Of defaults and errors; with ``outputs``, also the outputs of right answers."""
     due: Any
     """Seconds after the start."""
     latency: Any
@@ -47,6 +47,8 @@ class Records:
     lateness: Any
     """How much later than due it was written to its connection."""
     outcome: Any
+    reason: Any
+    """Its place among `reasons`; -1 without one."""
 
 
 class Running:
@@ -75,6 +77,10 @@ class Running:
     def has_ended(self) -> bool:
         return self._process.poll() is not None
 
+    def end(self) -> None:
+        """Send no further queries."""
+        self._process.terminate()
+
     def result(self, seconds: float) -> Records:
         """Wait so long at most for the end."""
         if self._process.wait(seconds):
@@ -82,7 +88,7 @@ class Running:
         with self._output.open("rb") as output:
             head = orjson.loads(output.readline())
             records = np.fromfile(output, _RECORD)
-        fields: Any = {name: np.ascontiguousarray(records[name]) for name in ("due", "latency", "lateness", "outcome")}
+        fields: Any = {name: np.ascontiguousarray(records[name]) for name in _RECORD.names or ()}
         return Records(**head, **fields)
 
     def __enter__(self) -> Self:

@@ -23,7 +23,7 @@ import psutil
 
 from bench import report
 from bench.cluster import SLEEPER
-from bench.open_loop import Load, Outcome, Result, RunningLoad
+from bench.open_loop import TABLED, Load, Outcome, Result, RunningLoad
 from bench.programs import ProgramFailed, http, listens, wait_until
 from bench.report import Table, progress
 from clipper_admin import ClipperConnection, ClipperException, ProcessContainerManager
@@ -233,7 +233,7 @@ def table(seen: list[Seen], arguments: Namespace) -> Table:
         + ["program back after s"],
     )
     for kill in seen:
-        counts = [kill.after.count(outcome) for outcome in Outcome]
+        counts = [kill.after.count(outcome) for outcome in TABLED]
         times = [kill.after.latency_millis(99, Outcome.OK), kill.client_well_seconds, kill.program_back_seconds]
         made.rows.append([kill.name, kill.after.offered, *counts, *times])
     return made

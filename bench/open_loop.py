@@ -13,7 +13,7 @@ from typing import Any, Final, Self
 import numpy as np
 
 from bench import generator, report
-from bench.programs import Program, free_port, listens, python, wait_until
+from bench.programs import HOST, Program, free_port, listens, python, wait_until
 from bench.report import Table, percentile, progress
 from bench.workloads import MARK
 
@@ -35,6 +35,12 @@ class Outcome(IntEnum):
     ERROR = 2
     """Another status than 200, or a connection that failed."""
     UNANSWERED = 3
+    WRONG = 4
+    """Answered by the model with another output than the number in the input, where that is looked for."""
+
+
+TABLED: Final = (Outcome.OK, Outcome.DEFAULT, Outcome.ERROR, Outcome.UNANSWERED)
+"""The columns of tables."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,12 @@ class Load:
     """The same again: the same inputs."""
     grace_seconds: float = 3.0
     """How long answers are waited for after the last query."""
+    host: str = HOST
+    """The IPv4 address of the query frontend."""
+    is_echoed: bool = False
+    """Whether the model is to answer with the number in the input."""
+    keeps_outputs: bool = False
+    """Whether outputs, of which there are a few different ones, are counted among the reasons."""
 
 
 @dataclass
@@ -73,8 +85,10 @@ class Result:
     lateness: Any
     """How much later than due it was written to its connection."""
     outcome: Any
+    reason: Any
+    """Its place among `reasons`; -1 without one."""
     reasons: dict[str, int]
-    """Of defaults and errors."""
+    """Of defaults and errors, and the outputs that were kept."""
     surplus: int
     """Answers that nobody asked for."""
     cpu_seconds: float
@@ -83,7 +97,7 @@ class Result:
     def after(self, seconds: float) -> "Result":
         """Only the queries that were due since then."""
         late = self.due >= seconds
-        kept = {name: getattr(self, name)[late] for name in ("due", "latency", "lateness", "outcome")}
+        kept = {name: getattr(self, name)[late] for name in ("due", "latency", "lateness", "outcome", "reason")}
         return Result(**(vars(self) | kept))
 
     @property
@@ -120,7 +134,13 @@ class RunningLoad:
             arrivals(load),
             first=load.first_input,
             grace=load.grace_seconds,
+            host=load.host,
+            **{name: True for name, on in (("echo", load.is_echoed), ("outputs", load.keeps_outputs)) if on},
         )
+
+    def end(self) -> None:
+        """Offer no further queries. The result has those that were due until now."""
+        self._generator.end()
 
     def result(self) -> Result:
         """Wait for the end of the load."""
@@ -175,7 +195,7 @@ def summary(results: list[Result], title: str) -> Table:
     )
     for result in results:
         latencies = [result.latency_millis(50), result.latency_millis(99), result.lateness_millis(99)]
-        counts = [result.count(outcome) for outcome in Outcome]
+        counts = [result.count(outcome) for outcome in TABLED]
         micros = 1e6 * result.cpu_seconds / max(1, result.offered)
         made.rows.append([result.load.rate, result.offered, *counts, *latencies, micros])
     return made

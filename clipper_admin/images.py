@@ -1,4 +1,4 @@
-"""Names of Clipper's images: ``[registry/]name:version``, in one place for managers, deployers and the Makefile.
+"""Images for container managers, deployers and the Makefile: Clipper's, ``[registry/]name:version``, and others.
 
 ``python -m clipper_admin.images`` prints the arguments with which ``docker build`` makes each of them.
 """
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from clipper_common import __version__
+from clipper_common import __version__, constants
 
 __registry__ = os.environ.get("CLIPPER_REGISTRY", "clipper")
 
@@ -22,6 +22,15 @@ NOOP_CONTAINER = "noop-container"
 SUM_CONTAINER = "sum-container"
 R_CONTAINER = "r-container-base"
 
+REDIS_IMAGE: Final = "redis:alpine"
+# The log of changes brings the configuration back when the container, or the machine, starts again.
+REDIS_COMMAND: Final = (
+    *("redis-server", "--port", str(constants.REDIS_PORT), "--protected-mode", "no"),
+    *("--save", "", "--appendonly", "yes"),
+)
+PROMETHEUS_IMAGE: Final = "prom/prometheus:v2.42.0"
+FLUENTD_IMAGE: Final = "fluent/fluentd:v1.16-debian-1"
+
 RUNNING_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
@@ -31,7 +40,7 @@ def image_name(component: str) -> str:
 
 
 def python_suffix(python_version: str = RUNNING_PYTHON) -> str:
-    """The mark of a Python version in the names of images, such as ``311``."""
+    """Return a Python version as it is written in the names of images, such as ``311``."""
     return python_version.replace(".", "")
 
 
@@ -41,10 +50,10 @@ def rpc_component(python_version: str = RUNNING_PYTHON) -> str:
 
 
 class ModelImage(NamedTuple):
-    """The image that serves what a deployer saves."""
+    """The image that serves the models of a deployer."""
 
     pattern: str
-    """The pattern of its name, in whose braces the Python version is put."""
+    """The format string of its name, in whose braces the Python version is put."""
     module: str
     """The program, in `clipper_containers`."""
     dockerfile: str
@@ -75,11 +84,11 @@ FRAMEWORKS = {
     "mxnet": MXNET,
     "pyspark": PYSPARK,
 }
-"""By the names of their deployers."""
+"""The images of frameworks, by the names of their deployers."""
 
 
 def served_by(image: str) -> tuple[str, str] | None:
-    """Of which Python an image of ours serves the models, and of which framework; none for other images."""
+    """Return the version of Python, and the framework, of the models that an image of Clipper serves, or None."""
     for framework, ours in [("", PYTHON), *FRAMEWORKS.items()]:
         if match := re.fullmatch(ours.pattern.format(r"(\d)(\d+)"), component_of(image)):
             return f"{match[1]}.{match[2]}", framework
@@ -103,7 +112,7 @@ class Recipe(NamedTuple):
     base: str = ""
     """The component that it builds on, if it is one of ours."""
     base_argument: str = "RPC_IMAGE"
-    """How its Dockerfile calls that."""
+    """The name of the build argument for the base."""
 
 
 def recipes(python_version: str = RUNNING_PYTHON) -> list[Recipe]:
@@ -124,7 +133,7 @@ def framework_recipes(names: Iterable[str], python_version: str = RUNNING_PYTHON
     """The components of these frameworks, each after the one that it builds on."""
     rpc = rpc_component(python_version)
     wanted = [FRAMEWORKS[name] for name in names]
-    needed = [TENSORFLOW] if KERAS in wanted else []  # which brings Keras along
+    needed = [TENSORFLOW] if KERAS in wanted else []  # whose image has Keras
     return [
         Recipe(
             image.component(python_version), image.dockerfile, TENSORFLOW.component(python_version), "TENSORFLOW_IMAGE"

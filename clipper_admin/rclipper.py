@@ -58,7 +58,7 @@ def _check_image(image: str) -> None:
 
 def _build_for_docker(options: Namespace) -> None:
     from clipper_admin.docker.engine import Engine
-    from clipper_admin.image_builder import ImageBuilder
+    from clipper_admin.docker.image_builder import ImageBuilder
 
     engine = Engine(logger)
     base_image = options.base_image or images.image_name(images.R_CONTAINER)

@@ -14,6 +14,7 @@ import pytest
 from docker.errors import DockerException
 
 from clipper_admin import images
+from clipper_admin.docker import buildx
 from tests.waiting import wait_for
 
 ROOT = Path(__file__).parents[1]
@@ -56,9 +57,9 @@ def built_images(docker_client: docker.DockerClient) -> dict[str, str]:
 
 
 def build(arguments: Sequence[str], context: Path) -> None:
-    """``docker build``, as the Makefile has it."""
+    """Build an image with the command that the Makefile uses."""
     result = subprocess.run(
-        ["docker", "build", *arguments, str(context)],
+        [*buildx.command(), *arguments, str(context)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

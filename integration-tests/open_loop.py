@@ -1,20 +1,32 @@
-"""An application that asks at a steady rate over connections that it keeps, whatever becomes of earlier queries."""
+"""An application that asks at a steady rate, whatever becomes of earlier queries: `bench.open_loop`, step by step."""
 
-import asyncio
+import json
+import shutil
+import socket
+import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
-import aiohttp
+import pytest
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from bench.open_loop import Load, Outcome, Result, RunningLoad
+from bench.workloads import MARK
+
+NEEDS_COMPILER: Final = pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
 LATE: Final = "default: Failed to retrieve a prediction response within the specified latency SLO"
 _MOST_LATE: Final = 0.005
 _PRESSURE: Final = Path("/proc/pressure/cpu")
+_LONGEST_SECONDS: Final = 1200.0
+_GRACE_SECONDS: Final = 30.0
 
 
 @dataclass
@@ -26,10 +38,22 @@ class Step:
     """``ok``, or what was wrong."""
     outputs: Counter[Any] = field(default_factory=Counter)
     latencies: list[float] = field(default_factory=list)
-    """Seconds since each query was due."""
+    """Seconds from when each query was due to its answer."""
     seconds: float = 0.0
     pressure: float = 0.0
     """The share of the time in which something on this machine waited for a processor (PSI of the Linux kernel)."""
+
+    def add(self, result: Result) -> None:
+        """Count what became of the queries of a load."""
+        reasons = list(result.reasons)
+        for outcome, place in zip(result.outcome.tolist(), result.reason.tolist(), strict=True):
+            reason = reasons[place] if place >= 0 else ""
+            if outcome == Outcome.OK and reason:
+                self.outputs[json.loads(reason)] += 1
+            name = Outcome(outcome).name.lower()
+            self.outcomes[f"{name}: {reason}" if reason and outcome != Outcome.OK else name] += 1
+        self.outcomes += Counter({"answers that nobody asked for": result.surplus})
+        self.latencies += result.latency[result.latency >= 0].tolist()
 
     @property
     def mishaps(self) -> dict[str, int]:
@@ -56,69 +80,77 @@ class Step:
 
 
 class OpenLoop:
-    """Asks `url` `rate` times a second, each time for another input. What it sees is noted in `step`."""
+    """Asks `url` `rate` times a second, each time for another input: a number of its own, and 1.
 
-    def __init__(self, url: str, rate: float = 100.0, connections: int = 32) -> None:
+    Each step has a load of its own, and so has the time between them. With `is_echoed`, the output is to be that
+    number; with `keeps_outputs`, steps count the outputs, of which there are a few different ones.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        rate: float = 100.0,
+        connections: int = 32,
+        is_echoed: bool = False,
+        keeps_outputs: bool = False,
+    ) -> None:
         self.steps: list[Step] = []
         self.between = Step("between the steps")
-        self._url = url
-        self._rate = rate
-        self._connections = connections
-        self._ends = threading.Event()
-        self._step = self.between
+        parts = urlsplit(url)
+        self._load = Load(
+            parts.port or 80,
+            parts.path,
+            rate,
+            _LONGEST_SECONDS,
+            connections,
+            body=b'{"input":[%b,1.0]}' % MARK,
+            arrivals="uniform",
+            grace_seconds=_GRACE_SECONDS,
+            host=socket.gethostbyname(parts.hostname or ""),
+            is_echoed=is_echoed,
+            keeps_outputs=keeps_outputs,
+        )
+        self._num_queries = 0
 
     @contextmanager
     def running(self) -> Iterator["OpenLoop"]:
-        thread = threading.Thread(target=lambda: asyncio.run(self._run()))
-        thread.start()
+        self._running = self._begin()
         try:
             yield self
         finally:
-            self._ends.set()
-            thread.join(60)
+            self._end(self.between)
 
     @contextmanager
     def step(self, name: str, before: float = 1.0, after: float = 2.0) -> Iterator[Step]:
         """Note apart what happens during the block, and for some seconds around it."""
-        self._step = step = Step(name)
+        self._end(self.between)
+        step = Step(name)
         self.steps.append(step)
         started, stalled = time.monotonic(), _stalled_seconds()
-        self._wait(before)
-        yield step
-        self._wait(after)
-        step.seconds = time.monotonic() - started
-        step.pressure = (_stalled_seconds() - stalled) / step.seconds
-        self._step = self.between
-        self._wait(1.0)  # for answers that are due
+        self._running = self._begin()
+        try:
+            self._wait(before)
+            yield step
+            self._wait(after)
+        finally:
+            self._end(step)
+            step.seconds = time.monotonic() - started
+            step.pressure = (_stalled_seconds() - stalled) / step.seconds
+            self._running = self._begin()
 
     @staticmethod
     def _wait(seconds: float) -> None:
         threading.Event().wait(seconds)
 
-    async def _run(self) -> None:
-        connector = aiohttp.TCPConnector(limit=self._connections, keepalive_timeout=60)
-        async with aiohttp.ClientSession(connector=connector) as session, asyncio.TaskGroup() as queries:
-            start = time.monotonic()
-            number = 0
-            while not self._ends.is_set():
-                due = start + number / self._rate
-                await asyncio.sleep(due - time.monotonic())
-                queries.create_task(self._ask(session, self._step, float(number), due))
-                number += 1
+    def _begin(self) -> RunningLoad:
+        return RunningLoad(replace(self._load, first_input=self._num_queries))
 
-    async def _ask(self, session: aiohttp.ClientSession, step: Step, number: float, due: float) -> None:
-        try:
-            async with session.post(self._url, json={"input": [number, 1.0]}) as response:
-                answer = await response.json()
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            outcome = f"{type(error).__name__}: {error}"
-        else:
-            outcome = f"{response.status}: {answer}" if response.status != 200 else "ok"
-            if response.status == 200 and answer["default"]:
-                outcome = f"default: {answer['default_explanation']}"
-            step.outputs[answer.get("output")] += 1
-        step.outcomes[outcome] += 1
-        step.latencies.append(time.monotonic() - due)
+    def _end(self, step: Step) -> None:
+        with self._running as running:
+            running.end()
+            result = running.result()
+        self._num_queries += result.offered
+        step.add(result)
 
 
 def check_harms_nobody(load: OpenLoop, name: str, slo_seconds: float, attack: Callable[[], None]) -> Step:
@@ -129,7 +161,7 @@ def check_harms_nobody(load: OpenLoop, name: str, slo_seconds: float, attack: Ca
     for attempt in (1, 2):
         with load.step("alone", before=0.5, after=0.5) as alone:
             pass
-        with load.step(name, before=0.1, after=0.5) as beside:
+        with load.step(name, before=0.3, after=0.5) as beside:
             attack()
         print(alone, beside, sep="\n")
         assert beside.mishaps.keys() <= {LATE}

@@ -493,7 +493,7 @@ def redis_with_volume(docker_client: DockerClient, monkeypatch: pytest.MonkeyPat
     """The public image of Redis has a volume."""
     dockerfile = io.BytesIO(b"FROM redis:alpine\nVOLUME /data\n")
     docker_client.images.build(fileobj=dockerfile, tag="clipper-test-redis:volume", rm=True)
-    monkeypatch.setattr(containers, "REDIS_IMAGE", "clipper-test-redis:volume")
+    monkeypatch.setattr(images, "REDIS_IMAGE", "clipper-test-redis:volume")
 
 
 @pytest.mark.long

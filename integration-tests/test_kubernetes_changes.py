@@ -9,7 +9,7 @@ from typing import Any
 import kubernetes_support
 import pytest
 from kubernetes_support import kubectl
-from open_loop import OpenLoop, Step
+from open_loop import NEEDS_COMPILER, OpenLoop, Step
 
 from clipper_admin import ClipperConnection, ContainerManager, KubernetesContainerManager
 from clipper_admin.deployers import python as python_deployer
@@ -17,7 +17,7 @@ from clipper_admin.kubernetes import names
 from clipper_admin.kubernetes.spec import RedisVolume
 from tests.waiting import wait_for
 
-pytestmark = [*kubernetes_support.MARKS, pytest.mark.integration]
+pytestmark = [*kubernetes_support.MARKS, pytest.mark.integration, NEEDS_COMPILER]
 
 CLUSTER = "changing"
 SLO_MICROS = 500_000
@@ -156,7 +156,7 @@ def test_redis_with_a_volume_is_deleted(
 @contextmanager
 def load(conn: ClipperConnection, report: list[Step]) -> Iterator[OpenLoop]:
     """Queries throughout the block, none of which may end otherwise than with an output."""
-    loop = OpenLoop(f"http://{conn.get_query_addr()}/app/predict")
+    loop = OpenLoop(f"http://{conn.get_query_addr()}/app/predict", keeps_outputs=True)
     with loop.running():
         try:
             yield loop

@@ -1,24 +1,25 @@
 """Unmodified containers of Clipper 0.4, each connected to a single query frontend or worker, serve all of them."""
 
-import contextlib
-import http.client
 import io
-import itertools
-import json
+import socket
 import tarfile
-import threading
 import time
 import uuid
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+from open_loop import NEEDS_COMPILER, Load, Outcome, RunningLoad
 
 from clipper_admin import ClipperConnection, ProcessContainerManager, images
 
-pytestmark = [pytest.mark.integration, pytest.mark.alone]
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.alone,
+    NEEDS_COMPILER,
+]
 
 OLD_CONTAINER = Path(__file__).with_name("old_container.py")
 RATE = 300.0
@@ -68,51 +69,20 @@ def conn(new_manager: Any) -> Iterator[ClipperConnection]:
     conn.stop_all()
 
 
-class PacedLoad:
-    """Clients with a connection each, which together ask `RATE` queries per second, no two with the same input."""
+def load(conn: ClipperConnection, seconds: float) -> RunningLoad:
+    address = urlsplit(f"http://{conn.get_query_addr()}")
+    host = socket.gethostbyname(address.hostname or "")
+    return RunningLoad(
+        Load(address.port or 80, "/app/predict", RATE, seconds, CONNECTIONS, host=host, arrivals="uniform")
+    )
 
-    def __init__(self, conn: ClipperConnection, seconds: float) -> None:
-        self.answered = 0
-        self._failures: Counter[str] = Counter()
-        self._address = conn.get_query_addr()
-        self._until = time.monotonic() + seconds
-        self._threads = [threading.Thread(target=self._ask, args=(client,)) for client in range(CONNECTIONS)]
 
-    def _ask(self, client: int) -> None:
-        connection = http.client.HTTPConnection(self._address, timeout=10)
-        with contextlib.closing(connection):
-            due = time.monotonic() + client / RATE
-            for number in itertools.count():
-                time.sleep(max(0.0, due - time.monotonic()))
-                if due > self._until:
-                    return
-                due += CONNECTIONS / RATE
-                try:
-                    connection.request("POST", "/app/predict", json.dumps({"input": [client + number / 2**16]}))
-                    answer = json.loads(connection.getresponse().read())
-                except (OSError, http.client.HTTPException) as error:
-                    self._failures[repr(error)] += 1
-                    connection.close()
-                    continue
-                self.answered += 1
-                if answer["default"]:
-                    self._failures[answer["default_explanation"]] += 1
-
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for thread in self._threads:
-            thread.join(60)
-
-    def failures(self) -> dict[str, int]:
-        """Return the failures and their numbers."""
-        self.__exit__()
-        assert self.answered + self._failures.total() > RATE / 2
-        print(f"{self.answered} answers, failures: {dict(self._failures)}")  # pytest shows it with -s
-        return dict(self._failures)
+def failures(load: RunningLoad) -> dict[str, int]:
+    """Return the failures and their numbers."""
+    result = load.result()
+    assert result.offered > RATE / 2
+    unanswered = result.count(Outcome.UNANSWERED)
+    return result.reasons | ({"unanswered": unanswered} if unanswered else {})
 
 
 def deploy_and_scale(conn: ClipperConnection, image: str, version: str, seconds: float) -> list[dict[str, int]]:
@@ -120,14 +90,14 @@ def deploy_and_scale(conn: ClipperConnection, image: str, version: str, seconds:
     conn.deploy_model("old", version, "doubles", image, num_replicas=2)
     if version == "1":
         conn.link_model_to_app("app", "old")
-    with PacedLoad(conn, seconds) as load:
-        deployed = load.failures()
-    with PacedLoad(conn, 2 * seconds) as load:
+    with load(conn, seconds) as running:
+        deployed = failures(running)
+    with load(conn, 2 * seconds) as running:
         time.sleep(0.2 * seconds)  # of steady load
         conn.set_num_replicas("old", 1)
         time.sleep(0.2 * seconds)
         conn.set_num_replicas("old", 2)
-        scaled = load.failures()
+        scaled = failures(running)
     return [deployed, scaled]
 
 
@@ -140,11 +110,11 @@ def test_no_query_fails_while_query_frontends_come_and_go(conn: ClipperConnectio
     conn.deploy_model("old", "1", "doubles", image)
     conn.link_model_to_app("app", "old")
     before = conn.get_num_frontend_replicas()
-    with PacedLoad(conn, 12.0) as load:
+    with load(conn, 12.0) as running:
         for number in (before + 1, 1, before):
             time.sleep(1.0)  # of steady load
             conn.set_num_frontend_replicas(number)
-        assert load.failures() == {}
+        assert failures(running) == {}
 
 
 @pytest.mark.long

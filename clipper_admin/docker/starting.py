@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from clipper_admin import container_manager as labels
-from clipper_admin import http_client
+from clipper_admin import http_client, images
 from clipper_admin.docker import containers, inspection, metric_file
 from clipper_admin.docker.containers import Cluster
 from clipper_admin.docker.engine import Engine, in_parallel
@@ -38,9 +38,9 @@ class Plan:
         """All that the machine must have."""
         options = self.options
         of_clipper = [options.query_frontend_image, options.mgmt_frontend_image, options.frontend_exporter_image]
-        redis = [containers.REDIS_IMAGE] if self.has_own_redis else []
-        fluentd = [containers.FLUENTD_IMAGE] if isinstance(self.fluentd, int) else []
-        return [*of_clipper, containers.PROMETHEUS_IMAGE, *redis, *fluentd]
+        redis = [images.REDIS_IMAGE] if self.has_own_redis else []
+        fluentd = [images.FLUENTD_IMAGE] if isinstance(self.fluentd, int) else []
+        return [*of_clipper, images.PROMETHEUS_IMAGE, *redis, *fluentd]
 
 
 def claim(engine: Engine, plan: Plan) -> Any:

@@ -5,8 +5,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, Final
 
-from clipper_admin.docker.containers import REDIS_COMMAND
 from clipper_admin.frontend_options import FrontendOptions
+from clipper_admin.images import REDIS_COMMAND
 from clipper_admin.kubernetes import names, network, objects, pods, prometheus, resources
 from clipper_admin.kubernetes.pods import Manifest
 from clipper_admin.kubernetes.spec import Cluster, Images

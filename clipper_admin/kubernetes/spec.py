@@ -7,7 +7,6 @@ from typing import Any, Final
 
 from clipper_admin import images
 from clipper_admin.arguments import check_text, check_texts, check_whole_number
-from clipper_admin.docker.containers import PROMETHEUS_IMAGE, REDIS_IMAGE
 from clipper_admin.kubernetes import names
 from clipper_common import constants
 from clipper_common.errors import ClipperException
@@ -126,8 +125,8 @@ class Images:
     query_frontend: str = images.image_name(images.QUERY_FRONTEND)
     mgmt_frontend: str = images.image_name(images.MANAGEMENT_FRONTEND)
     frontend_exporter: str = images.image_name(images.FRONTEND_EXPORTER)
-    redis: str = REDIS_IMAGE
-    prometheus: str = PROMETHEUS_IMAGE
+    redis: str = images.REDIS_IMAGE
+    prometheus: str = images.PROMETHEUS_IMAGE
 
 
 # --- checks ---

@@ -3,7 +3,6 @@
 import base64
 import http.client
 import json
-import math
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,12 +10,12 @@ from typing import Any
 
 import pytest
 from managers import MANAGERS
-from open_loop import OpenLoop, check_harms_nobody
+from open_loop import NEEDS_COMPILER, OpenLoop, check_harms_nobody
 
 from clipper_admin import ClipperConnection
 from clipper_admin.deployers.python import create_endpoint
 
-pytestmark = [pytest.mark.integration, pytest.mark.alone, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.integration, pytest.mark.alone, pytest.mark.timeout(180), NEEDS_COMPILER]
 
 RATE = 200.0
 SLO_MICROS = 500_000
@@ -28,7 +27,7 @@ def conn(clipper_home: Path) -> Iterator[ClipperConnection]:
     conn = ClipperConnection(MANAGERS["process"]("bounded"))
     conn.start_clipper()
     try:
-        create_endpoint(conn, "neighbour", "doubles", sums, slo_micros=SLO_MICROS)
+        create_endpoint(conn, "neighbour", "doubles", echo, slo_micros=SLO_MICROS)
         for kind in ("ints", "floats", "doubles", "strings", "bytes"):
             create_endpoint(conn, kind, kind, lengths, slo_micros=20_000_000)
         yield conn
@@ -36,8 +35,8 @@ def conn(clipper_home: Path) -> Iterator[ClipperConnection]:
         conn.stop_all()
 
 
-def sums(inputs: Any) -> Any:
-    return [float(sum(each)) for each in inputs]
+def echo(inputs: Any) -> Any:
+    return [int(each[0]) for each in inputs]
 
 
 def lengths(inputs: Any) -> Any:
@@ -46,7 +45,7 @@ def lengths(inputs: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def load(conn: ClipperConnection) -> Iterator[OpenLoop]:
-    with OpenLoop(f"http://{conn.get_query_addr()}/neighbour/predict", RATE).running() as load:
+    with OpenLoop(f"http://{conn.get_query_addr()}/neighbour/predict", RATE, is_echoed=True).running() as load:
         yield load
 
 
@@ -99,5 +98,4 @@ def test_a_large_body_harms_nobody_else(name: str, conn: ClipperConnection, load
         assert status == (200 if is_answered else 400), answer
         assert not is_answered or not any(each["default"] for each in answer.get("batch_predictions", [answer]))
 
-    beside = check_harms_nobody(load, name, SLO_MICROS / 1e6, attack)
-    assert all(output == math.floor(output) for output in beside.outputs if output != "None")
+    check_harms_nobody(load, name, SLO_MICROS / 1e6, attack)

@@ -1,20 +1,24 @@
 """An input that ends the process of a model costs the queries beside it a moment, not their answers."""
 
-import asyncio
-import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-import aiohttp
 import pytest
 from managers import MANAGERS
+from open_loop import NEEDS_COMPILER, Load, Outcome, RunningLoad
 
+from bench.workloads import MARK
 from clipper_admin import ClipperConnection
 from clipper_admin.deployers.python import create_endpoint
 
-pytestmark = [pytest.mark.integration, pytest.mark.alone, pytest.mark.timeout(120)]
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.alone,
+    NEEDS_COMPILER,
+    pytest.mark.timeout(120),
+]
 
 RATE = 200
 SECONDS = 14
@@ -27,7 +31,7 @@ def fragile(inputs: Any) -> Any:
 
     if any(each[0] == POISON for each in inputs):
         os._exit(7)
-    return [float(each[0]) for each in inputs]
+    return [int(each[0]) for each in inputs]
 
 
 @pytest.fixture
@@ -42,28 +46,17 @@ def conn(clipper_home: Path) -> Iterator[ClipperConnection]:
 
 
 def test_every_tenth_query_is_poison(conn: ClipperConnection) -> None:
-    early, late = asyncio.run(ask_steadily(f"http://{conn.get_query_addr()}/app/predict"))
-    print(early, late, sep="\n")
-    assert set(early) <= {"right", "default"}, "nothing is lost or wrong"
-    assert set(late) == {"right"}
+    port = urlsplit(f"http://{conn.get_query_addr()}").port or 0
+    good = _load(port, 0.9, b'{"input":[%b]}' % MARK)
+    poison = _load(port, 0.1, b'{"input":[%g]}' % POISON)
+    with RunningLoad(good) as running, RunningLoad(poison):
+        result = running.result()
+    late = result.after(GRACE_SECONDS)
+    print(result.reasons, late.count(Outcome.OK))
+    assert set(result.outcome) <= {Outcome.OK, Outcome.DEFAULT}, "nothing is lost or wrong"
+    assert set(late.outcome) == {Outcome.OK}
+    assert not result.surplus
 
 
-async def ask_steadily(url: str) -> tuple[Counter[str], Counter[str]]:
-    """Count the outcomes of the other queries, apart for the first seconds and the time after them."""
-    outcomes: tuple[Counter[str], Counter[str]] = Counter(), Counter()
-    connector = aiohttp.TCPConnector(limit=100)
-    async with aiohttp.ClientSession(connector=connector) as session, asyncio.TaskGroup() as queries:
-
-        async def ask(number: int, is_late: bool) -> None:
-            value = POISON if number % 10 == 0 else float(number)
-            async with session.post(url, json={"input": [value]}) as response:
-                answer = await response.json()
-            if value != POISON:
-                outcome = "default" if answer["default"] else "right" if answer["output"] == value else f"{answer}"
-                outcomes[is_late][outcome] += 1
-
-        start = time.monotonic()
-        for number in range(RATE * SECONDS):
-            await asyncio.sleep(start + number / RATE - time.monotonic())
-            queries.create_task(ask(number, number / RATE > GRACE_SECONDS))
-    return outcomes
+def _load(port: int, share: float, body: bytes) -> Load:
+    return Load(port, "/app/predict", share * RATE, SECONDS, 100, body=body, arrivals="uniform", is_echoed=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from open_loop import OpenLoop, check_harms_nobody
+from open_loop import NEEDS_COMPILER, OpenLoop, check_harms_nobody
 
 from clipper_common import changes, wire
 from clipper_common.changes import Write
@@ -25,7 +25,7 @@ from clipper_common.records import Application, Model
 from tests.conftest import OwnRedis
 from tests.query_frontend.conftest import Frontend, RawContainer, http, running_frontend, wait_for
 
-pytestmark = [pytest.mark.integration, pytest.mark.alone, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.integration, pytest.mark.alone, pytest.mark.timeout(180), NEEDS_COMPILER]
 
 SEED = 20
 SECONDS = 10.0
@@ -348,7 +348,7 @@ def test_a_random_attack_harms_nobody(frontend: Frontend) -> None:
     with in_threads(*(replica.run for replica in (*steady, *wild))):
         frontend.wait_for_replicas(len(steady) + len(wild))
         wait_for(lambda: all(is_answered(frontend) for _ in range(20)), "each worker reaches the neighbour's replicas")
-        with OpenLoop(f"{frontend.url}/neighbour/predict", RATE).running() as load:
+        with OpenLoop(f"{frontend.url}/neighbour/predict", RATE, keeps_outputs=True).running() as load:
 
             def attack() -> None:
                 works = [again_and_again(attack_as_client, frontend, next(rngs)) for _ in range(CLIENTS)]

@@ -22,7 +22,8 @@ from types import CodeType, FrameType
 from typing import Any, Final, NamedTuple
 
 from clipper_common import long_work
-from query_frontend.monitoring.metrics import Counter, Leaves, SystemMetrics
+from query_frontend.monitoring.metric_kinds import Counter, Leaves
+from query_frontend.monitoring.metrics import SystemMetrics
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,8 @@ from time import monotonic
 from typing import Any, Final
 
 from clipper_common import jsontext
-from query_frontend.monitoring.metrics import CATEGORIES, LASTING, Line, SystemMetrics, depart
+from query_frontend.monitoring.metric_kinds import CATEGORIES, LASTING, depart
+from query_frontend.monitoring.metrics import Line, SystemMetrics
 
 _PIECE_SECONDS: Final = 0.002
 _MAX_SENT_AT_ONCE: Final = 64 * 1024

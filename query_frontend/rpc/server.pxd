@@ -1,5 +1,5 @@
 # cython: language_level=3
-from query_frontend.monitoring.metrics cimport Histogram
+from query_frontend.monitoring.metric_kinds cimport Histogram
 
 
 cdef class RpcServer:

@@ -1,7 +1,8 @@
 # cython: language_level=3
 cimport cython
 
-from query_frontend.monitoring.metrics cimport Counter, ModelMetrics
+from query_frontend.monitoring.metric_kinds cimport Counter
+from query_frontend.monitoring.metrics cimport ModelMetrics
 from query_frontend.serving.batch_wait cimport BatchWait
 from query_frontend.serving.cache cimport PredictionCache, CachePartition
 from query_frontend.serving.delivery cimport Delivery
@@ -26,6 +27,7 @@ cdef class ServedModel:
     cdef object _blame
     cdef readonly int filling
     cdef Py_ssize_t _num_filled
+    cdef bint _has_direct
     cdef bint _dispatch_due
     cdef BatchWait _wait
     cdef bint _is_registered
@@ -41,4 +43,5 @@ cdef class ServedModel:
     cpdef bint _send(self, ConnectedReplica replica, list tasks)
     @cython.locals(size=Py_ssize_t)
     cpdef take_answer(self, ConnectedReplica replica, batch, response)
+    cpdef deliver(self, ConnectedReplica replica, batch, response)
     cpdef on_rest(self, ConnectedReplica replica, bint is_quick)

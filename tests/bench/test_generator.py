@@ -165,3 +165,38 @@ def test_query_without_an_answer_is_unanswered() -> None:
         finally:
             never.set()
     assert list(records.outcome) == [OK, UNANSWERED, OK]
+
+
+def test_a_load_that_is_told_to_end_waits_for_its_answers() -> None:
+    asked = threading.Event()
+
+    def slow(number: int) -> bytes:
+        if number == FIRST_NUMBER + 5:
+            asked.set()
+            time.sleep(0.3)
+        return echo(number)
+
+    due = [number / 100 for number in range(100_000)]
+    with serving(slow) as server, Running(server.port, "/x/predict", BODY, 4, due) as running:
+        assert asked.wait(20)
+        running.end()
+        records = running.result(30)
+    assert 6 <= len(records.due) < 1000
+    assert set(records.outcome) == {OK}
+    assert len(server.numbers) == len(records.due)
+
+
+def test_outputs_and_reasons_are_told_of_each_query() -> None:
+    texts = {0: '"a \\"b\\""', 1: "2.5", 2: '"a \\"b\\""'}
+
+    def answer(number: int) -> bytes:
+        place = number - FIRST_NUMBER
+        if place == 3:
+            return response("{}", "503 Service Unavailable")
+        return response(f'{{"query_id":0,"output":{texts[place]},"default":false}}')
+
+    with serving(answer) as server:
+        records = open_loop(server, [0.0, 0.1, 0.2, 0.3], outputs=True)
+    names = list(records.reasons)
+    assert [names[place] for place in records.reason] == ['"a \\"b\\""', "2.5", '"a \\"b\\""', "status 503"]
+    assert list(records.outcome) == [OK, OK, OK, ERROR]

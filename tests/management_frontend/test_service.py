@@ -18,17 +18,18 @@ from clipper_common.membership_store import MembershipStore
 from clipper_common.records import Application, FrontendReport, Model
 from clipper_common.redis_client import RedisClient
 from clipper_common.snapshot import Snapshot
-from management_frontend import app, service
+from management_frontend import app, rules, service
 from management_frontend.config import Config
+from management_frontend.rules import Change
 from management_frontend.schemas import AddApplication, AddModel, ModelLinks, SetBatching, VersionedModel
-from management_frontend.service import BusyError, Change, ChangeService, LostConfigurationError
+from management_frontend.service import BusyError, ChangeService, LostConfigurationError
 
 WANTED = AddApplication("app", InputType.INTS, "-1", 20000)
 APP = Application("app", InputType.INTS, "-1", 20000)
 
 
 def add_application(snapshot: Snapshot) -> Change:
-    return service.add_application(snapshot, WANTED)
+    return rules.add_application(snapshot, WANTED)
 
 
 class ContestedStore:
@@ -163,20 +164,20 @@ def with_models(*models: Model, current: str | None = None) -> Snapshot:
 
 def test_without_a_current_version_all_versions_must_fit_the_application() -> None:
     versions = model("1", InputType.INTS), model("2", InputType.BYTES)
-    with pytest.raises(service.QueryError, match="incompatible input_type 'bytes'"):
-        service.add_model_links(with_models(*versions), ModelLinks("app", ("m",)))
+    with pytest.raises(QueryError, match="incompatible input_type 'bytes'"):
+        rules.add_model_links(with_models(*versions), ModelLinks("app", ("m",)))
 
 
 @pytest.mark.parametrize("current", [None, "1", "gone"])
 def test_a_model_can_be_linked_whatever_its_current_version(current: str | None) -> None:
     snapshot = with_models(model("1", InputType.INTS), current=current)
-    change = service.add_model_links(snapshot, ModelLinks("app", ("m",)))
+    change = rules.add_model_links(snapshot, ModelLinks("app", ("m",)))
     assert change.writes == [changes.put_link("app", "m")]
 
 
 def test_only_the_current_version_must_fit_the_application() -> None:
     snapshot = with_models(model("1", InputType.BYTES), model("2", InputType.INTS), current="2")
-    assert service.add_model_links(snapshot, ModelLinks("app", ("m",))).writes
+    assert rules.add_model_links(snapshot, ModelLinks("app", ("m",))).writes
 
 
 async def test_links_that_clipper_0_4_left_behind_do_not_come_back(
@@ -200,31 +201,31 @@ def models(*ids: ModelId) -> Snapshot:
 
 def test_a_name_that_was_accepted_once_stays_good_for_everything() -> None:
     before = models(ModelId(OLD_NAME, "1"))
-    assert service.add_model(before, ADD, "r").writes
-    assert service.add_model_links(before, ModelLinks("app", (OLD_NAME,))).writes
-    assert service.set_batching(before, SetBatching(OLD_NAME, "1", batch_size=2)).writes
-    assert service.set_model_version(before, VersionedModel(OLD_NAME, "1")).writes
-    assert service.delete_versioned_model(before, VersionedModel(OLD_NAME, "1")).writes
+    assert rules.add_model(before, ADD, "r").writes
+    assert rules.add_model_links(before, ModelLinks("app", (OLD_NAME,))).writes
+    assert rules.set_batching(before, SetBatching(OLD_NAME, "1", batch_size=2)).writes
+    assert rules.set_model_version(before, VersionedModel(OLD_NAME, "1")).writes
+    assert rules.delete_versioned_model(before, VersionedModel(OLD_NAME, "1")).writes
     with pytest.raises(QueryError, match="Invalid model name supplied"):
-        service.add_model(models(), ADD, "r")
+        rules.add_model(models(), ADD, "r")
     with pytest.raises(QueryError, match="Invalid model version supplied"):
-        service.add_model(before, replace(ADD, model_version="1/2"), "r")
+        rules.add_model(before, replace(ADD, model_version="1/2"), "r")
 
 
 def test_there_is_a_limit_for_new_model_versions_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "MAX_MODEL_VERSIONS", 2)
+    monkeypatch.setattr(rules, "MAX_MODEL_VERSIONS", 2)
     wanted = replace(ADD, model_name="m")
-    assert service.add_model(models(ModelId("m", "1")), wanted, "r").writes
+    assert rules.add_model(models(ModelId("m", "1")), wanted, "r").writes
     full = models(ModelId("m", "1"), ModelId("n", "1"), ModelId("o", "1"))
     with pytest.raises(QueryError, match="There are 3 model versions, and no more can be added"):
-        service.add_model(full, wanted, "r")
-    assert service.set_batching(full, SetBatching("m", "1", batch_size=2)).writes
+        rules.add_model(full, wanted, "r")
+    assert rules.set_batching(full, SetBatching("m", "1", batch_size=2)).writes
 
 
 def test_there_is_a_limit_for_new_applications_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "MAX_APPLICATIONS", 1)
-    assert service.add_application(Snapshot(), WANTED).writes
+    monkeypatch.setattr(rules, "MAX_APPLICATIONS", 1)
+    assert rules.add_application(Snapshot(), WANTED).writes
     with pytest.raises(QueryError, match="There are 1 applications, and no more can be added"):
-        service.add_application(models(), replace(WANTED, name="other"))
+        rules.add_application(models(), replace(WANTED, name="other"))
     with pytest.raises(QueryError, match="already exists"):
-        service.add_application(models(), WANTED)
+        rules.add_application(models(), WANTED)

@@ -13,7 +13,7 @@ import pytest
 
 from clipper_admin import ClipperException
 from clipper_admin.docker.engine import Engine
-from clipper_admin.image_builder import ImageBuilder, dockerfile, write_context
+from clipper_admin.docker.image_builder import ImageBuilder, dockerfile, write_context
 
 
 def context_of(folder: Path) -> tuple[str, dict[str, tarfile.TarInfo], dict[str, bytes]]:
@@ -82,6 +82,11 @@ def test_packages_pass_through_no_shell() -> None:
     assert lines[2].endswith(', "a; rm -rf \\"/\\"", "b\\nRUN c"]')
     assert lines[3:] == ["USER 10001", "COPY model /model/"]
     assert dockerfile("base", [], "10001") == "FROM base\nCOPY model /model/\n"
+
+
+@pytest.fixture(autouse=True)
+def classic_builder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_BUILDKIT", "0")
 
 
 class FakeApi:

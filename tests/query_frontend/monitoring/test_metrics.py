@@ -8,16 +8,8 @@ import pytest
 from clipper_common import jsontext
 from clipper_common.datatypes import ModelId
 from query_frontend.monitoring import reporting
-from query_frontend.monitoring.metrics import (
-    Counter,
-    Gauge,
-    Histogram,
-    Line,
-    Meter,
-    RatioCounter,
-    SystemMetrics,
-    percentile,
-)
+from query_frontend.monitoring.metric_kinds import Counter, Gauge, Histogram, Meter, RatioCounter, percentile
+from query_frontend.monitoring.metrics import Line, SystemMetrics
 from query_frontend.monitoring.reporting import Pauses, Report, from_text, to_text
 
 

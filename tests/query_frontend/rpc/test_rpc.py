@@ -22,7 +22,7 @@ from clipper_common.rpc_client import RpcClient, tcp_address
 from clipper_common.wire import Metadata
 from clipper_containers.session import receive_one
 from clipper_containers.zmq_transport import ZmqTransport
-from query_frontend.monitoring.metrics import Histogram
+from query_frontend.monitoring.metric_kinds import Histogram
 from query_frontend.rpc.dealer import Dealer, DealerEvents
 from query_frontend.rpc.server import Connection, RpcEvents, RpcServer
 from tests.query_frontend.conftest import Frontend, RawContainer, running_container, wait_for

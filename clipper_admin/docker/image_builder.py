@@ -12,16 +12,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final, Protocol
 
+from clipper_admin.docker import buildx
 from clipper_admin.docker.engine import Engine, translated
 from clipper_admin.model_spec import ImageSpec
 from clipper_common.errors import ClipperException
 
 _MODEL_FOLDER: Final = "model"
-_STEP: Final = re.compile(r"Step (\d+)/(\d+) : (.*)")
+_STEP: Final = re.compile(r"(?:Step |#\d+ \[(?:\S+ )?)(\d+)/(\d+)(?: : |\] )(.*)")
+"""The first line of a step, as the classic builder and buildx write it."""
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
 _IMAGE_NAME: Final = re.compile(r"[A-Za-z0-9][\w.:/@-]*")
 _SILENCE_SECONDS: Final = 1800
-"""A step that wrote nothing for so long hangs."""
+"""Seconds without output after which a step is taken to hang."""
 _OUTPUT_LINES: Final = 40
 _SPOOLED_BYTES: Final = 16 * 1024 * 1024
 
@@ -37,7 +39,7 @@ class ImageBuilder:
         self._logger = logger
 
     def make(self, wanted: ImageSpec) -> None:
-        """Build an image, and push it if there is a registry to push it to."""
+        """Build an image, and push it if a registry is given."""
         self.build(wanted.image, wanted.model_data_path, wanted.base_image, wanted.pkgs_to_install)
         if wanted.container_registry is not None:
             self.push(wanted.image)
@@ -56,19 +58,25 @@ class ImageBuilder:
         old = self._id_of(image)
         text = dockerfile(base_image, packages, user=base.attrs["Config"].get("User") or "", steps=steps)
         with write_context(model, text) as context, translated(f"build image '{image}'"):
-            events = self._engine.client.api.build(
-                fileobj=context,
-                custom_context=True,
-                tag=image,
-                rm=True,
-                forcerm=True,
-                decode=True,
-                use_config_proxy=True,
-                timeout=_SILENCE_SECONDS,
-            )
-            self._follow_build(image, events)
+            self._follow_build(image, self._build(image, context))
         self._remove_replaced(old, image)
         self._logger.info("Built model image %s", image)
+
+    def _build(self, image: str, context: IO[bytes]) -> Events:
+        command = buildx.command()
+        if command != buildx.CLASSIC:
+            return buildx.build(command, image, context, _SILENCE_SECONDS)
+        events: Events = self._engine.client.api.build(
+            fileobj=context,
+            custom_context=True,
+            tag=image,
+            rm=True,
+            forcerm=True,
+            decode=True,
+            use_config_proxy=True,
+            timeout=_SILENCE_SECONDS,
+        )
+        return events
 
     def _follow_build(self, image: str, events: Events) -> None:
         step_output: deque[str] = deque(maxlen=_OUTPUT_LINES)
@@ -84,7 +92,8 @@ class ImageBuilder:
                 step_output.append(text)
 
     def remove(self, image: str) -> None:
-        """Take the name from an image; what has no name goes, unless stopped replicas still need it for their logs."""
+        """Remove the name of an image. The image is deleted too, unless stopped replicas, which are kept for logs, use
+        it."""
         from docker.errors import APIError, ImageNotFound
 
         try:
@@ -153,7 +162,7 @@ class _Progress(Protocol):
 
 
 class _Bar:
-    """A bar in a terminal or notebook."""
+    """Shows the progress as a bar in a terminal or notebook."""
 
     def __init__(self, bar: Any) -> None:
         self._bar = bar
@@ -165,7 +174,7 @@ class _Bar:
 
 
 class _Lines:
-    """Lines in the log, for what has a name."""
+    """Shows the progress as lines of the log, for steps that have a name."""
 
     def __init__(self, logger: Logger) -> None:
         self._logger = logger
@@ -179,7 +188,7 @@ class _Lines:
 
 
 def dockerfile(base_image: str, packages: Sequence[str], user: str, steps: Sequence[str] = ()) -> str:
-    """What to do with a context. Nothing of it passes through a shell."""
+    """Return the Dockerfile for a build context. None of its commands runs in a shell."""
     lines = [f"FROM {base_image}"]
     if packages:
         pip = ["python", "-m", "pip", "install", "--no-cache-dir", "--no-input", "--disable-pip-version-check"]
@@ -200,7 +209,7 @@ def write_context(model: Path, dockerfile_text: str) -> Iterator[IO[bytes]]:
 
 
 def _entry(name: str, size: int = 0, kind: bytes = tarfile.REGTYPE, executable: bool = False) -> tarfile.TarInfo:
-    """Readable by everyone, whatever the permissions were here: containers run as another user."""
+    """Return the entry of a file that everyone may read, because containers run as another user."""
     entry = tarfile.TarInfo(name)
     entry.size = size
     entry.type = kind
@@ -219,7 +228,7 @@ def _add(archive: tarfile.TarFile, path: Path, name: str, root: Path) -> None:
         entry = _entry(name, kind=tarfile.SYMTYPE)
         entry.linkname = str(path.readlink())
         archive.addfile(entry)
-    elif path.is_file():  # also where a link leads out of the folder: then it is what stands there
+    elif path.is_file():  # a link that leads out of the folder is replaced by its target
         status = path.stat()
         with path.open("rb") as file:
             archive.addfile(_entry(name, status.st_size, executable=bool(status.st_mode & 0o100)), file)
