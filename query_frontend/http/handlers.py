@@ -15,7 +15,7 @@ from clipper_common.datatypes import ModelId
 from clipper_common.errors import JsonError, QueryError, RequestError
 from clipper_common.webapp import Handler, is_compressed, json_response, late_body, read_in_parts
 from query_frontend.cluster.readiness import NOT_LOADED, Readiness
-from query_frontend.http import inflation, schemas
+from query_frontend.http import answer_body, inflation, schemas
 from query_frontend.http.connection_drain import ConnectionDrain
 from query_frontend.http.decoder import SMALL_BODY_BYTES, Decoder
 from query_frontend.monitoring.reporting import Pauses, Report, in_small_parts
@@ -117,8 +117,8 @@ class Handlers:
             await done.wait()
         finally:  # also when the client hung up, which cancels us
             asked.abandon()
-        answer = await long_work.finish(answers.render(asked.answers, self._query_ids))
-        response = web.Response(body=answer, content_type="application/json")
+        parts = await long_work.finish(answers.render(asked.answers, self._query_ids))
+        response = web.Response(body=answer_body.of(parts, self._budget), content_type="application/json")
         if asked.answering_model is not None:
             response.headers[MODEL_HEADER] = model_header(asked.answering_model)
         return response
