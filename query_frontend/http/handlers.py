@@ -97,7 +97,7 @@ class Handlers:
     async def _predict(self, request: web.Request, app: AppState, arrival: float, held: Held) -> web.Response:
         parts = await self._read_inflated(request, held)
         try:
-            inputs, version = await self._decoder.predict(parts, app.input_type, app.missing_values)
+            inputs, version = await self._decoder.predict(parts, app.input_type, app.missing_values, app.record.name)
             model = self._registry.choose_model(app, version)
         except JsonError as error:
             return _error_response(error, schemas.explain(error, schemas.PREDICT_SCHEMA))
@@ -135,7 +135,7 @@ class Handlers:
     async def _update(self, request: web.Request, app: AppState, held: Held) -> web.Response:
         body = await self._read_inflated(request, held)
         try:
-            feedback = await self._decoder.update(body, app.input_type, app.missing_values)
+            feedback = await self._decoder.update(body, app.input_type, app.missing_values, app.record.name)
         except JsonError as error:
             return web.Response(text=schemas.explain(error, schemas.UPDATE_SCHEMA), status=error.status)
         return web.Response(text=f"Feedback received? {int(feedback.uid == 0)}")
