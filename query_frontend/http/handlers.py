@@ -16,7 +16,7 @@ from clipper_common.errors import JsonError, QueryError, RequestError
 from clipper_common.http_server import connection_of, json_response
 from clipper_common.webapp import Handler, is_compressed, late_body, read_in_parts
 from query_frontend.cluster.readiness import NOT_LOADED, Readiness
-from query_frontend.http import inflation, schemas
+from query_frontend.http import answer_body, inflation, schemas
 from query_frontend.http.connection_drain import ConnectionDrain
 from query_frontend.http.decoder import SMALL_BODY_BYTES, Decoder
 from query_frontend.monitoring.reporting import Pauses, Report, in_small_parts
@@ -98,7 +98,7 @@ class Handlers:
     async def _predict(self, request: web.Request, app: AppState, arrival: float, held: Held) -> web.Response:
         parts = await self._read_inflated(request, held)
         try:
-            inputs, version = await self._decoder.predict(parts, app.input_type, app.missing_values)
+            inputs, version = await self._decoder.predict(parts, app.input_type, app.missing_values, app.record.name)
             model = self._registry.choose_model(app, version)
         except JsonError as error:
             return _error_response(error, schemas.explain(error, schemas.PREDICT_SCHEMA))
@@ -118,8 +118,8 @@ class Handlers:
             await done.wait()
         finally:  # also when the client hung up, which cancels us
             asked.abandon()
-        answer = await long_work.finish(answers.render(asked.answers, self._query_ids))
-        response = web.Response(body=answer, content_type="application/json")
+        parts = await long_work.finish(answers.render(asked.answers, self._query_ids))
+        response = web.Response(body=answer_body.of(parts, self._budget), content_type="application/json")
         if asked.answering_model is not None:
             response.headers[MODEL_HEADER] = model_header(asked.answering_model)
         return response
@@ -136,7 +136,7 @@ class Handlers:
     async def _update(self, request: web.Request, app: AppState, held: Held) -> web.Response:
         body = await self._read_inflated(request, held)
         try:
-            feedback = await self._decoder.update(body, app.input_type, app.missing_values)
+            feedback = await self._decoder.update(body, app.input_type, app.missing_values, app.record.name)
         except JsonError as error:
             return web.Response(text=schemas.explain(error, schemas.UPDATE_SCHEMA), status=error.status)
         return web.Response(text=f"Feedback received? {int(feedback.uid == 0)}")
