@@ -1,4 +1,4 @@
-"""Checks of what users pass to the SDK: errors that name the argument, before anything is done."""
+"""Checks of the arguments of the SDK, before anything is done. Errors name the argument."""
 
 import os
 import re
@@ -13,11 +13,11 @@ from clipper_common.datatypes import BatchPolicy, InputType, is_dns_subdomain, i
 from clipper_common.errors import ClipperException
 
 INT32_MAX: Final = 2**31 - 1
-"""The management frontend takes no larger numbers."""
+"""The largest number that the management frontend accepts."""
 
 
 def check_name(value: object) -> str:
-    """A model's name that containers and image tags can carry."""
+    """Return a model's name, if names of containers and images may contain it."""
     if not isinstance(value, str) or not is_dns_subdomain(value):
         raise ClipperException(
             f"Invalid value: name={value!r}. A model's name has at most 63 lower case letters, digits, '-' and single "
@@ -27,7 +27,7 @@ def check_name(value: object) -> str:
 
 
 def check_version(value: object) -> str:
-    """A version that containers and image tags can carry, as text."""
+    """Return a version as a string, if names of containers and tags of images may contain it."""
     version = str(value)
     if not is_dns_version(version):
         raise ClipperException(
@@ -56,7 +56,7 @@ def check_whole_number(what: str, value: object, least: int, most: int | None = 
 
 
 def check_load_timeout(value: object) -> float:
-    """How long replicas may take to load their model, in seconds."""
+    """Return a time limit for loading a model, in seconds."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not is_number or not 0 < float(value) <= INT32_MAX:  # type: ignore[arg-type]
         raise ClipperException(
@@ -131,7 +131,7 @@ def check_labels(what: str, value: Iterable[str] | None) -> tuple[str, ...]:
 
 
 def check_packages(value: Iterable[str] | None) -> list[str]:
-    """What pip shall install: packages, and none of its options."""
+    """Return requirements for pip, which must not be options of pip."""
     packages = check_texts("pkgs_to_install", value)
     for package in packages:
         if not package.strip() or package.strip().startswith("-"):
@@ -143,7 +143,7 @@ _HOST_AND_PORT: Final = re.compile(r"[^:]*:\d+|\[.*\]:\d+")
 
 
 def check_model_versions(value: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Model names with lists of versions; one version stands for a list of it."""
+    """Return model names with lists of versions. A single version stands for a list of one."""
     if not isinstance(value, Mapping):
         raise ClipperException(
             f"Invalid value: model_versions_dict={value!r}. "

@@ -1,4 +1,4 @@
-"""ClipperConnection: what a user can do with a Clipper cluster."""
+"""ClipperConnection, the interface by which users start, change, inspect and stop a Clipper cluster."""
 
 import logging
 import tempfile
@@ -42,30 +42,30 @@ from clipper_common.waiting import TimeLimit
 
 DEFAULT_LABEL: Final[list[str]] = []
 CLIPPER_TEMP_DIR: Final = tempfile.gettempdir()
-"""Where model folders stand while they are packaged."""
+"""The folder for temporary model folders while they are packaged."""
 
 Version = str | int | float
-"""A model's version; its text is what counts."""
+"""A model's version. It is converted by ``str()``: 1 and ``"1"`` are the same version."""
 
 
 class ClipperConnection:
     """The handle to a Clipper cluster: starts it, deploys models to it, inspects and stops it.
 
-    A new connection must first `start_clipper` a cluster or `connect` to one. All methods raise
-    ``ClipperException`` with a text that says what was wrong, and those that need a cluster raise
-    ``UnconnectedException`` before that. None waits without a limit.
+    Call `start_clipper` to start a cluster, or `connect` for one that runs already. Before that, methods that need a
+    cluster raise ``UnconnectedException``. All errors are a ``ClipperException`` whose text says what was wrong. Every
+    method has a time limit.
 
     Parameters
     ----------
     container_manager : ContainerManager
-        What runs the programs of the cluster, such as ``ProcessContainerManager()``.
+        Starts and stops the programs of the cluster, such as ``ProcessContainerManager()``.
 
     Attributes
     ----------
     cm : ContainerManager
-        As given.
+        The container manager.
     connected : bool
-        Whether there is a cluster to speak to.
+        Whether this connection has started, or connected to, a cluster.
 
     Examples
     --------
@@ -122,33 +122,33 @@ class ClipperConnection:
         query_frontend_image, mgmt_frontend_image, frontend_exporter_image : str, optional
             Images to use instead of Clipper's own. They must speak the same interfaces.
         cache_size : int, optional
-            Size of the prediction cache in bytes; 0 turns it off. The default is 32 MiB.
+            Size of the prediction cache of each worker in bytes, 32 MiB by default. 0 turns the cache off.
         qf_http_thread_pool_size : int, optional
-            Accepted for scripts of Clipper 0.4: the query frontend answers from one event loop, without a pool.
+            Has no effect. It is accepted for scripts of Clipper 0.4; the query frontend has an event loop and no thread
+            pool.
         qf_http_timeout_request : int, optional
-            Seconds after which the query frontend closes an idle connection: 75, where Clipper 0.4 had 5. A proxy or
-            a client pool in front should close its own idle connections earlier.
+            Seconds after which the query frontend closes an idle connection, 75 by default (5 in Clipper 0.4). A proxy
+            or a client with a connection pool should close its idle connections earlier.
         qf_http_timeout_content : int, optional
-            Seconds that the body of a request may take to arrive.
+            Seconds that the body of a request may take to arrive, 300 by default.
         num_frontend_replicas : int, optional
-            How many query frontends to start. Clients see one address.
+            Number of query frontends to start, 1 by default. Clients use one address for all of them.
         workers : int, optional
-            Of how many processes each query frontend consists, which share the queries: one for each core that
-            queries may keep busy.
+            Number of processes of each query frontend, which share its queries; 1 by default. Start as many as there
+            are cores for queries.
         query_frontend_flags : dict, optional
             Further flags of the query frontend by their names: its limits (``max_body_bytes``, ``max_connections``,
-            ``body_memory``), ``blame_seconds`` and ``slow_turn_millis``, which are whole numbers, and
-            ``inflate_bodies`` and ``fast_lane``, which are booleans. ``python -m query_frontend --help`` says what
-            each means and which default it has.
+            ``body_memory``), ``blame_seconds`` and ``slow_turn_millis``, which are integers, and ``inflate_bodies`` and
+            ``fast_lane``, which are booleans. ``python -m query_frontend --help`` has their meanings and defaults.
         mgmt_frontend_flags : dict, optional
-            Further flags of the management frontend: ``allowed_origins`` and ``allowed_hosts``, lists of str, for web
-            pages and names that it serves.
+            Further flags of the management frontend: ``allowed_origins`` and ``allowed_hosts``, lists of str, the
+            origins of web pages and the host names from which it accepts requests.
 
         Raises
         ------
         ClipperException
             When an argument is wrong, a cluster of this name runs already, or the cluster does not answer within
-            a minute. Nothing is left running; the text holds what the programs wrote last.
+            a minute. All programs are stopped again; the text has the last lines of their logs.
         """
         older_calls.check_start_call(frontend_exporter_image, cache_size)
         options = check_frontend_options(
@@ -171,7 +171,7 @@ class ClipperConnection:
         self.logger.info("Clipper is running")
 
     def connect(self) -> None:
-        """Connect to a cluster that runs already, also one that another program started.
+        """Connect to a running cluster, which another program may have started.
 
         Raises
         ------
@@ -179,23 +179,23 @@ class ClipperConnection:
             When no cluster of this name is found, or its management frontend does not answer within ten seconds.
         """
         self.cm.connect()
-        self.cm.get_admin_addr()  # no address is nothing to wait for
+        self.cm.get_admin_addr()  # without an address, fail now and do not wait
         startup.repeat(self._management_client.ping, TimeLimit(startup.CONNECT_SECONDS))
         self.connected = True
         self.logger.info("Successfully connected to Clipper cluster at %s", self.cm.get_query_addr())
 
     def get_num_frontend_replicas(self) -> int:
-        """Return how many query frontends the cluster should have.
+        """Return the number of query frontends that the cluster should have.
 
         Returns
         -------
         int
-            The number.
+            The number that was last set; it may differ from the number that is running.
 
         Raises
         ------
         UnconnectedException
-            When there is no cluster to speak to.
+            When not connected to a cluster.
         """
         self._check_connected()
         return self.cm.get_num_frontend_replicas()
@@ -203,17 +203,17 @@ class ClipperConnection:
     def set_num_frontend_replicas(self, num_frontend_replicas: int) -> None:
         """Start or stop query frontends until there are `num_frontend_replicas`. No query fails meanwhile.
 
-        Returns when those that were started answer queries. Those that are stopped finish what they were asked.
+        Returns when new query frontends answer queries. Those that are stopped finish their requests first.
 
         Parameters
         ----------
         num_frontend_replicas : int
-            How many there should be.
+            The number of query frontends, at least 1.
 
         Raises
         ------
         UnconnectedException
-            When there is no cluster to speak to.
+            When not connected to a cluster.
         ClipperException
             When the argument is wrong, or a new query frontend does not start in time.
 
@@ -250,30 +250,30 @@ class ClipperConnection:
         missing_values: bool = False,
         max_body_bytes: int | None = None,
     ) -> None:
-        """Create the REST endpoint ``http://<query address>/<name>/predict``.
+        """Register an application: create the endpoint ``http://<query address>/<name>/predict``.
 
         Parameters
         ----------
         name : str
-            The application's name: letters, digits, ``-``, ``_``, ``.`` and ``~``. No two have the same.
+            A unique name of letters, digits, ``-``, ``_``, ``.`` and ``~``.
         input_type : str
-            What a query holds: ``integers``, ``floats``, ``doubles``, ``bytes`` or ``strings``.
+            Type of an input: ``integers``, ``floats``, ``doubles``, ``bytes`` or ``strings``.
         default_output : str
-            What is answered, with the reason, when no prediction is there by the deadline.
+            The answer, with the reason, when there is no prediction by the deadline.
         slo_micros : int
-            The deadline: microseconds from the receipt of a query to its answer, without the time that the network
-            takes. 100000 (100 ms) is a good first value.
+            The deadline (service level objective) in microseconds, from the receipt of a query to its answer, without
+            the time in the network. 100000 (100 ms) is a good first value.
         missing_values : bool, optional
-            Whether inputs of the types ``floats`` and ``doubles`` may hold missing values: ``null``, which the model
-            gets as NaN, ``NaN``, ``Infinity`` and ``-Infinity``. They are refused otherwise.
+            Whether inputs of the types ``floats`` and ``doubles`` may contain ``null`` (which the model gets as NaN),
+            ``NaN``, ``Infinity`` and ``-Infinity``. By default they are refused.
         max_body_bytes : int, optional
-            The largest body of a request, from 65536 to 1073741824 bytes; by default what the query frontend allows,
-            which is 32 MiB if it was not told otherwise.
+            Size of the largest body of a request in bytes, from 65536 to 1073741824. By default it is the limit of the
+            query frontend, which is 32 MiB unless the flag ``max_body_bytes`` sets it.
 
         Raises
         ------
         UnconnectedException
-            When there is no cluster to speak to.
+            When not connected to a cluster.
         ClipperException
             When an argument is wrong or the name is taken.
         """
@@ -291,7 +291,7 @@ class ClipperConnection:
         self.logger.info("Application %s was successfully registered", name)
 
     def unregister_application(self, name: str) -> None:
-        """Remove an application, its endpoint and its links. Models stay.
+        """Remove an application, its endpoint and its link. Its model stays.
 
         Parameters
         ----------
@@ -301,7 +301,7 @@ class ClipperConnection:
         Raises
         ------
         UnconnectedException
-            When there is no cluster to speak to.
+            When not connected to a cluster.
         ClipperException
             When the application is unknown.
         """
@@ -309,44 +309,44 @@ class ClipperConnection:
         self.logger.info("Application %s was successfully unregistered", name)
 
     def delete_application(self, name: str) -> None:
-        """Do what `unregister_application` does, under its old name (deprecated)."""
+        """Call `unregister_application`, whose old name this is (deprecated)."""
         self.logger.warning("delete_application is deprecated: call unregister_application instead")
         self.unregister_application(name)
 
     def link_model_to_app(self, app_name: str, model_name: str) -> None:
-        """Answer the queries of an application with the current version of a model.
+        """Link a model to an application: the model's current version answers the application's queries.
 
         Parameters
         ----------
         app_name : str
             A registered application.
         model_name : str
-            A model that is deployed or registered, with the same input type.
+            A deployed or registered model with the same input type.
 
         Raises
         ------
         UnconnectedException
-            When there is no cluster to speak to.
+            When not connected to a cluster.
         ClipperException
-            When one of them is unknown, their input types differ, or the application has a link already.
+            When either is unknown, their input types differ, or the application is linked to a model already.
         """
         self._management.add_model_link(check_text("app_name", app_name), check_text("model_name", model_name))
         self.logger.info("Model %s is now linked to application %s", model_name, app_name)
 
     def unlink_model_from_app(self, app_name: str, model_name: str) -> None:
-        """Undo `link_model_to_app`: the application answers with its default from now on.
+        """Remove the link of an application to a model. The application then answers with its default output.
 
         Parameters
         ----------
         app_name : str
             A registered application.
         model_name : str
-            The model that it is linked to.
+            The model that the application is linked to.
 
         Raises
         ------
         UnconnectedException
-            When there is no cluster to speak to.
+            When not connected to a cluster.
         ClipperException
             When there is no such link.
         """
@@ -362,32 +362,33 @@ class ClipperConnection:
     def predict(
         self, app: str, input: Any = None, version: Version | None = None, input_batch: Any = None
     ) -> dict[str, Any] | list[dict[str, Any]]:
-        """Ask an application for a prediction, or for those of several inputs.
+        """Query an application for the prediction for one input, or for several.
 
         Parameters
         ----------
         app : str
             The application's name.
         input : list, numpy.ndarray, str or bytes
-            One input, of the application's type. Bytes are sent in Base64. NaN and None are missing values, for
-            applications that were registered with ``missing_values=True``.
+            One input of the application's type. Bytes are sent as Base64. None and NaN are missing values, which an
+            application takes if it was registered with ``missing_values=True``.
         version : str, optional
-            The version of the linked model that should answer, instead of the current one.
+            The version of the linked model that should answer; by default the current one.
         input_batch : list or numpy.ndarray, optional
             Several inputs, instead of `input`.
 
         Returns
         -------
         dict
-            ``query_id``; ``output``; ``default``, whether the output is the application's default; and
-            ``default_explanation``, why, when it is. For `input_batch` a list of these, in the order of the inputs.
+            ``query_id``; ``output``; ``default``, whether the output is the application's default output; and in that
+            case ``default_explanation``, the reason. For `input_batch`, a list of such dictionaries in the order of
+            the inputs.
 
         Raises
         ------
         UnconnectedException
-            When there is no cluster to speak to.
+            When not connected to a cluster.
         ClipperException
-            When the query is refused. The text holds the reason.
+            When the query is refused; the text has the reason. Also when the frontend cannot be reached.
 
         Examples
         --------
@@ -429,17 +430,17 @@ class ClipperConnection:
         max_output_bytes: int | None = None,
         batch_wait: bool = True,
     ) -> None:
-        """Package a model folder (see `build_model`) and deploy it (see `deploy_model`, also for the parameters).
+        """Package a model folder and deploy it. See `build_model` and `deploy_model` for the parameters.
 
-        Whether the version could be registered is checked before anything is built.
+        Before anything is built, it is checked that the version can be registered.
 
         Raises
         ------
         UnconnectedException
-            When there is no cluster to speak to.
+            When not connected to a cluster.
         ClipperException
-            When an argument is wrong, the version exists, or a step fails. Nothing that was started or built is left,
-            except in a registry that it was pushed to.
+            When an argument is wrong, the version exists, or a step fails. Replicas and the image are removed again,
+            but an image that was pushed to a registry stays there.
         """
         management = self._management
         model = ModelSpec.checked(
@@ -475,22 +476,23 @@ class ClipperConnection:
         container_registry: str | None = None,
         pkgs_to_install: Iterable[str] | None = None,
     ) -> str:
-        """Package a model folder with the program that serves it. Needs no cluster.
+        """Build an image of a model folder and the program that serves it. This needs no running cluster.
 
         Parameters
         ----------
         name : str
             The model's name: lower case letters, digits and ``-``.
         version : str
-            The model's version: as the name, and ``.``.
+            The model's version: lower case letters, digits, ``-`` and ``.``.
         model_data_path : str
-            A folder. The program finds its content at the path in the environment variable ``CLIPPER_MODEL_PATH``.
+            The model folder. In a replica, the environment variable ``CLIPPER_MODEL_PATH`` has the path of its copy.
         base_image : str
-            What holds the program.
+            The image with the program that serves the model.
         container_registry : str, optional
-            A registry to push to. Machines that run containers must be able to pull from there.
+            The registry to push the image to. Machines that run containers must be able to pull from there. By default
+            the image is not pushed.
         pkgs_to_install : list of str, optional
-            Python packages that the model needs beyond those of the base image, as pip names them.
+            Requirements, as for pip, of the Python packages to install beyond those of the base image.
 
         Returns
         -------
@@ -500,7 +502,7 @@ class ClipperConnection:
         Raises
         ------
         ClipperException
-            When an argument is wrong or a step fails. The text holds what the failing step wrote.
+            When an argument is wrong or a step fails. The text has the output of the failed step.
         """
         image = self._image(name, version, container_registry)
         check_text("base_image", base_image)
@@ -536,55 +538,57 @@ class ClipperConnection:
     ) -> None:
         """Start replicas of a model version, wait until they serve, and register it as the current version.
 
-        Applications that are linked to the model are answered by the version before until then.
+        Until then, the previous version answers the queries of linked applications.
 
         Parameters
         ----------
         name : str
             The model's name: lower case letters, digits and ``-``.
         version : str
-            A version that this model has not had: as the name, and ``.``.
+            A version that is not registered: lower case letters, digits, ``-`` and ``.``.
         input_type : str
             What an input is: ``integers``, ``floats``, ``doubles``, ``bytes`` or ``strings``.
         image : str
-            What `build_model` returned, or another image that serves a model.
+            The name that `build_model` returned, or another image that serves a model.
         labels : list of str, optional
             Notes for humans.
         num_replicas : int, optional
-            How many replicas to start. With 0 the version is registered only.
+            Number of replicas to start, 1 by default. With 0 the version is only registered.
         batch_size : int, optional
-            The most inputs that a replica is given at once; -1 lets Clipper learn a good number for each replica,
-            by `batch_policy`.
+            Largest number of inputs in a batch. With -1, the default, Clipper learns it for each replica by
+            `batch_policy`.
         make_current : bool, optional
-            False leaves the current version what it is. The new one answers queries that ask for it, or when
-            `set_model_version` makes it the current one.
+            Whether the new version becomes the current one, which is the default. If not, it answers only queries that
+            name it, until `set_model_version` makes it current.
         resources : dict, optional
-            The most that each replica may use: ``{"memory": "512m", "cpus": 1.5}``, or one of them. Replicas that are
-            added later are limited in the same way.
+            Limits of each replica: ``{"memory": "512m", "cpus": 1.5}``, or one of the two. They apply also to replicas
+            that are added later. There are no limits by default.
         gpus : int, str or list of str, optional
-            The GPUs that each replica sees: how many, ``"all"``, or a list of their identifiers.
+            The GPUs of each replica: a number, ``"all"``, or a list of their identifiers. None by default.
         batch_policy : str, optional
-            How the batch size is learned: ``"learned"`` (the default), ``"aimd"`` or ``"quantile"``. With a positive
-            `batch_size` it is ``"fixed"``. `set_batching` changes it later.
+            The policy that learns the batch size: ``"learned"`` (the default), ``"aimd"`` or ``"quantile"``. With a
+            positive `batch_size` it is ``"fixed"``. `set_batching` can change it later.
         batch_delay_micros : int, optional
-            How long a free replica waits for a batch to fill, in microseconds; never beyond what the deadline allows.
+            Microseconds that a query waits, counted from its arrival, for a batch to fill; 0 turns the delay off. A
+            query never waits longer than its deadline allows.
         load_timeout : float, optional
-            Seconds that the replicas may take from their start until they serve; 300 by default. When they are over,
-            the error holds the last lines that the replicas wrote, and the replicas are stopped.
+            Seconds from the start of the replicas within which they must serve; 300 by default. Otherwise they are
+            stopped, and the error has the last lines of their logs.
         max_output_bytes : int, optional
-            The largest output for one input, from 65536 to 1073741824 bytes; 32 MiB by default. In the place of a
-            larger one the default output is answered, with the reason.
+            Size of the largest output for one input in bytes, from 65536 to 1073741824; 32 MiB by default. For a larger
+            output, the answer is the default output, with the reason.
         batch_wait : bool, optional
-            Whether a free replica waits, for a fraction of the time of a batch, for clients that were just answered
-            and are expected to ask again. It never does with a positive `batch_size` or a `batch_delay_micros`.
+            Whether an idle replica waits, for a fraction of the time of a batch, for clients that were just answered
+            and are expected to send another query. It never does with a positive `batch_size` or a
+            `batch_delay_micros`.
 
         Raises
         ------
         UnconnectedException
-            When there is no cluster to speak to.
+            When not connected to a cluster.
         ClipperException
-            When an argument is wrong, the version exists, its type does not fit a linked application, or a replica
-            dies or does not serve in time. Replicas that were started are stopped again.
+            When an argument is wrong, the version exists, its input type differs from that of a linked application, or
+            a replica dies or does not serve in time. Replicas that were started are stopped again.
 
         Examples
         --------
@@ -623,7 +627,7 @@ class ClipperConnection:
         with replicas.removed_on_failure():
             self.cm.deploy_model(model)
             replicas.wait_until_connected(model.num_replicas, model.load_seconds)
-            # Only now: registering sends queries there.
+            # Register only now, because registration routes queries to the replicas.
             self._register(model)
 
     def _refuse_running(self, model: ModelSpec) -> None:
@@ -651,18 +655,18 @@ class ClipperConnection:
         max_output_bytes: int | None = None,
         batch_wait: bool = True,
     ) -> None:
-        """Register a model version whose containers you start yourself, and make it the current version.
+        """Register a model version whose containers you start yourself, as the current version. No replica is started.
 
         Parameters
         ----------
         name : str
             The model's name, without ``,`` and ``:``.
         version : str
-            A version that this model has not had, without ``,`` and ``:``.
+            A version that is not registered, without ``,`` and ``:``.
         input_type : str
             What an input is: ``integers``, ``floats``, ``doubles``, ``bytes`` or ``strings``.
         image : str, optional
-            Recorded, and used by `set_num_replicas`. Nothing is started.
+            The image that `set_num_replicas` starts. Without it, Clipper cannot start replicas of this version.
         labels : list of str, optional
             Notes for humans.
         batch_size, batch_policy, batch_delay_micros, max_output_bytes, batch_wait
@@ -671,7 +675,7 @@ class ClipperConnection:
         Raises
         ------
         UnconnectedException
-            When there is no cluster to speak to.
+            When not connected to a cluster.
         ClipperException
             When an argument is wrong or the version exists.
         """
@@ -697,7 +701,7 @@ class ClipperConnection:
         num_replicas: int | None = None,
         load_timeout: float = LOAD_SECONDS,
     ) -> None:
-        """Make another version the current one: roll back, or forward again.
+        """Make a registered version of a model the current one, for instance to roll back.
 
         Parameters
         ----------
@@ -706,14 +710,15 @@ class ClipperConnection:
         version : str
             A version that was deployed or registered before.
         num_replicas : int, optional
-            How many replicas the version should have. They serve before the switch.
+            Number of replicas of the version, which serve before it becomes current. By default the number is not
+            changed.
         load_timeout : float, optional
             Seconds that replicas which are started may take until they serve.
 
         Raises
         ------
         UnconnectedException
-            When there is no cluster to speak to.
+            When not connected to a cluster.
         ClipperException
             When the version is unknown or does not fit a linked application, or a replica does not start.
         """
@@ -731,9 +736,10 @@ class ClipperConnection:
         batch_delay_micros: int | None = None,
         batch_wait: bool | None = None,
     ) -> None:
-        """Change how a model version is batched, while it serves: nothing that is queued or cached is lost.
+        """Change the batching of a model version while it serves. Queued queries and cached outputs are kept.
 
-        What is left out stays as it is. But a policy that learns ends a fixed size, and a fixed size ends learning.
+        Settings that are not given do not change, with two exceptions: a policy that learns removes a fixed size, and a
+        positive size sets the policy to ``"fixed"``.
 
         Parameters
         ----------
@@ -742,18 +748,20 @@ class ClipperConnection:
         version : str, optional
             The version; by default the current one.
         batch_policy : str, optional
-            How the batch size is learned: ``"learned"``, ``"aimd"`` or ``"quantile"``; or ``"fixed"``.
+            The policy that learns the batch size, ``"learned"``, ``"aimd"`` or ``"quantile"``; or ``"fixed"`` with a
+            `batch_size`.
         batch_size : int, optional
-            The most inputs that a replica is given at once; -1 lets Clipper learn it again, as it did before.
+            Largest number of inputs in a batch; -1 returns to the policy that learned it before.
         batch_delay_micros : int, optional
-            How long a free replica waits for a batch to fill, in microseconds; never beyond what the deadline allows.
+            Microseconds that a query waits, counted from its arrival, for a batch to fill; 0 turns the delay off. A
+            query never waits longer than its deadline allows.
         batch_wait : bool, optional
-            Whether a free replica waits for clients that are expected back, as in `deploy_model`.
+            Whether an idle replica waits for clients that are expected to send another query, as in `deploy_model`.
 
         Raises
         ------
         UnconnectedException
-            When there is no cluster to speak to.
+            When not connected to a cluster.
         ClipperException
             When the version is unknown, or the arguments contradict each other.
 
@@ -774,7 +782,7 @@ class ClipperConnection:
         management.set_batching(name, version, **wanted)
 
     def get_current_model_version(self, name: str) -> str:
-        """Return the version of a model that answers queries.
+        """Return the current version of a model, which answers the queries of linked applications.
 
         Parameters
         ----------
@@ -789,7 +797,7 @@ class ClipperConnection:
         Raises
         ------
         UnconnectedException
-            When there is no cluster to speak to.
+            When not connected to a cluster.
         ClipperException
             When the model has no current version.
         """
@@ -801,7 +809,7 @@ class ClipperConnection:
     # --- replicas ---
 
     def get_num_replicas(self, name: str, version: Version | None = None) -> int:
-        """Return how many replicas a model version should have.
+        """Return the number of replicas that a model version should have.
 
         Parameters
         ----------
@@ -813,12 +821,12 @@ class ClipperConnection:
         Returns
         -------
         int
-            The number, 0 for a version that is not known.
+            The number; 0 for an unknown version.
 
         Raises
         ------
         UnconnectedException
-            When there is no cluster to speak to.
+            When not connected to a cluster.
         ClipperException
             When no version is given and the model has no current one.
         """
@@ -839,7 +847,7 @@ class ClipperConnection:
         name : str
             The model's name.
         num_replicas : int
-            How many there should be. With 0 the version answers nothing.
+            The number of replicas. With 0, queries for the version get the default output.
         version : str, optional
             The version; by default the current one.
         load_timeout : float, optional
@@ -848,10 +856,10 @@ class ClipperConnection:
         Raises
         ------
         UnconnectedException
-            When there is no cluster to speak to.
+            When not connected to a cluster.
         ClipperException
-            When the version is unknown or its containers are not Clipper's, or a new replica dies or does not serve
-            in time. Replicas that run are left alone.
+            When the version is unknown or was registered without an image, or a new replica dies or does not serve in
+            time. Replicas that ran before go on running.
         """
         management = self._management
         options = check_options(num_replicas=num_replicas, load_seconds=check_load_timeout(load_timeout))
@@ -897,8 +905,8 @@ class ClipperConnection:
         Returns
         -------
         dict or None
-            ``name``, ``input_type``, ``default_output``, ``latency_slo_micros`` and ``linked_models``; None when it is
-            unknown.
+            ``name``, ``input_type``, ``default_output``, ``latency_slo_micros``, ``missing_values``, ``linked_models``,
+            and ``max_body_bytes`` if it was given; None for an unknown application.
         """
         return self._management.get_application(check_text("name", name))
 
@@ -951,8 +959,8 @@ class ClipperConnection:
         -------
         dict or None
             ``model_name``, ``model_version``, ``input_type``, ``labels``, ``container_name``, ``model_data_path``,
-            ``is_current_version``, ``batch_policy``, ``batch_size``, ``batch_delay_micros`` and ``batch_wait``; None
-            when it is unknown.
+            ``is_current_version``, ``batch_policy``, ``batch_size``, ``batch_delay_micros``, ``batch_wait``, and
+            ``max_output_bytes`` if it is not the default; None for an unknown version.
         """
         return self._management.get_model(check_text("name", name), str(version))
 
@@ -986,20 +994,20 @@ class ClipperConnection:
         Returns
         -------
         dict or None
-            ``model_id``, ``model_name``, ``model_version``, ``model_replica_id`` and ``input_type``; None when it is
-            unknown.
+            ``model_id``, ``model_name``, ``model_version``, ``model_replica_id`` and ``input_type``; None for an
+            unknown replica.
         """
         management = self._management
         number = check_whole_number("replica_id", replica_id, least=0)
         return management.get_container(check_text("name", name), str(version), number)
 
     def get_clipper_logs(self, logging_dir: str = "clipper_logs/") -> list[str]:
-        """Fetch the logs of all programs of the cluster, also of those that have stopped.
+        """Write the logs of all programs of the cluster into a folder, also of programs that have stopped.
 
         Parameters
         ----------
         logging_dir : str, optional
-            The folder to write to. It is made if need be.
+            The folder, which is created if it does not exist.
 
         Returns
         -------
@@ -1022,7 +1030,8 @@ class ClipperConnection:
         Returns
         -------
         dict
-            Lists under ``counters``, ``ratio_counters``, ``meters``, ``histograms`` and ``gauges``.
+            The keys ``counters``, ``ratio_counters``, ``meters``, ``histograms`` and ``gauges``, each with a list of
+            metrics as in the documentation of the HTTP API.
         """
         return self._query.metrics()
 
@@ -1032,7 +1041,9 @@ class ClipperConnection:
         return self.cm.get_query_addr()
 
     def get_metric_addr(self) -> str:
-        """Return ``host:port`` of the metrics of the whole cluster."""
+        """Return ``host:port`` of the metrics of all programs: a page ``/metrics`` for Prometheus with
+        ``ProcessContainerManager``, and a Prometheus server with the other managers.
+        """
         self._check_connected()
         return self.cm.get_metric_addr()
 
@@ -1044,10 +1055,9 @@ class ClipperConnection:
         inputs: str = modeldir.ARRAY_INPUTS,
         outputs: str = modeldir.JSON_OUTPUTS,
     ) -> Any:
-        """Try a function without deploying it. Needs no cluster.
+        """Call a function as a model container would, without deploying it. This needs no cluster.
 
-        The function is pickled, and a fresh process of this Python, in another folder, reads it and gives it the
-        inputs by the code of a model container.
+        The function is pickled. A new process of this Python, in another folder, reads it and calls it with the inputs.
 
         Parameters
         ----------
@@ -1059,20 +1069,20 @@ class ClipperConnection:
         input_type : str
             What an input is: ``integers``, ``floats``, ``doubles``, ``bytes`` or ``strings``.
         inputs, outputs : str, optional
-            As in the deployers: ``list`` gives the function a list of arrays, and ``text`` answers with ``str()`` of
-            each output.
+            As in the deployers: ``inputs="list"`` gives the function a list of arrays, and ``outputs="text"`` answers
+            with ``str()`` of each output.
 
         Returns
         -------
         list, tuple or array
-            What the function returned: one output for each input. That a client gets one of them as something else,
-            as ``None`` is the text ``"None"``, is logged.
+            The return value of the function, one output for each input. If a client would get another value than such
+            an output, for instance the text ``"None"`` for ``None``, a warning is logged.
 
         Raises
         ------
         ClipperException
-            When the function cannot be pickled, raises, or does not return one output per input, or the query is not
-            of this type. The text says which, and where.
+            When the function cannot be pickled, raises, or does not return one output per input, or an input is not of
+            `input_type`. The text says where.
 
         Examples
         --------
@@ -1097,15 +1107,15 @@ class ClipperConnection:
         Raises
         ------
         UnconnectedException
-            When there is no cluster to speak to.
+            When not connected to a cluster.
         ClipperException
-            When something could not be stopped.
+            When a program could not be stopped.
         """
         registered = self._registered(self._management.get_all_models(verbose=True))
         self._unregister_and_stop(self._of_names(registered, model_names), registered)
 
     def stop_versioned_models(self, model_versions_dict: Mapping[str, Version | Iterable[Version]]) -> None:
-        """Stop and unregister these versions, also when they are the current ones.
+        """Stop and unregister these versions, even if they are current.
 
         Parameters
         ----------
@@ -1115,9 +1125,9 @@ class ClipperConnection:
         Raises
         ------
         UnconnectedException
-            When there is no cluster to speak to.
+            When not connected to a cluster.
         ClipperException
-            When a version is neither registered nor running (nothing is stopped then), or something could not be
+            When a version is neither registered nor running (then nothing is stopped), or a replica could not be
             stopped.
 
         Examples
@@ -1141,29 +1151,30 @@ class ClipperConnection:
         model_names : list of str
             Names of models, or one name. Models that are not registered are skipped.
         unregister : bool, optional
-            False keeps the versions registered, without replicas, so that a rollback to them stays possible:
-            ``set_model_version(name, version, num_replicas=1)`` starts their containers again.
+            Whether to unregister the versions, which is the default. If not, they stay registered, without replicas;
+            ``set_model_version(name, version, num_replicas=1)`` starts replicas again.
 
         Raises
         ------
         UnconnectedException
-            When there is no cluster to speak to.
+            When not connected to a cluster.
         ClipperException
-            When something could not be stopped.
+            When a program could not be stopped.
         """
         models = self._management.get_all_models(verbose=True)
         inactive = self._registered(model for model in models if not model["is_current_version"])
         self._unregister_and_stop(self._of_names(inactive, model_names), inactive if unregister else {})
 
     def stop_all_model_containers(self) -> None:
-        """Stop the replicas of all models and unregister these.
+        """Stop the replicas of all models and unregister the models.
 
-        Works without `connect`, and when the frontends or Redis are dead: what could not be unregistered is warned of.
+        It works without `connect`, and when the frontends or Redis are dead; then a warning is logged that models could
+        not be unregistered.
 
         Raises
         ------
         ClipperException
-            When something could not be stopped.
+            When a program could not be stopped.
         """
         try:
             if not self.connected:
@@ -1175,19 +1186,19 @@ class ClipperConnection:
         self.logger.info("Stopped all Clipper model containers")
 
     def stop_all(self, graceful: bool = True) -> None:
-        """Stop everything of this cluster, models too. Works without `connect`.
+        """Stop all programs of this cluster, models included, and remove their files. It works without `connect`.
 
-        A Redis that was not started by Clipper goes on.
+        A Redis that Clipper did not start goes on running.
 
         Parameters
         ----------
         graceful : bool, optional
-            False kills at once instead of letting programs finish what they do.
+            Whether programs finish their requests and batches first, which is the default; otherwise they are killed.
 
         Raises
         ------
         ClipperException
-            When something could not be stopped.
+            When a program could not be stopped.
         """
         self.cm.stop_all(graceful=graceful)
         self.connected = False
@@ -1208,7 +1219,7 @@ class ClipperConnection:
         return {name: models[name] for name in wanted if name in models}
 
     def _unregister_and_stop(self, models: Mapping[str, list[str]], registered: Mapping[str, list[str]]) -> None:
-        # In this order: nothing is sent to replicas that are about to stop, and what they were sent is answered.
+        # Unregister first: no query is sent to a replica that is about to stop, and its last batch is answered.
         self._unregister(
             {name: set(versions).intersection(registered.get(name, ())) for name, versions in models.items()}
         )

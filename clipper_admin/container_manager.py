@@ -1,4 +1,4 @@
-"""ContainerManager: what Clipper asks of the machinery that runs its programs, written as a contract."""
+"""The interface of container managers, which start and stop the programs of a cluster."""
 
 import logging
 from abc import ABC, abstractmethod
@@ -73,11 +73,11 @@ def parse_model_container_label(label: str) -> tuple[str, str]:
 
 
 class Unreachable(ClipperException):
-    """What runs the programs does not answer. It may do so later."""
+    """The Docker engine or API server does not answer now. It may do so later."""
 
 
 class AlreadyExists(ClipperException):
-    """Somebody else made this meanwhile: it is not to be removed as one's own when that fails."""
+    """Somebody else created this object meanwhile, so it must not be removed when the own creation fails."""
 
 
 class ClusterAdapter(logging.LoggerAdapter[logging.Logger]):
@@ -91,39 +91,38 @@ class ClusterAdapter(logging.LoggerAdapter[logging.Logger]):
 
 @dataclass(frozen=True)
 class ReplicaFailure:
-    """How a replica died, for the user who waits for it."""
+    """The death of a replica, for the user who waits for it."""
 
     replica: str
     """Name of the process, container or pod."""
     reason: str
-    """Such as ``exited with code 3``."""
+    """The reason, such as ``exited with code 3``."""
     log_tail: str
-    """The last lines that it wrote."""
+    """The last lines of its log."""
 
 
 class ContainerManager(ABC):
     """Starts, finds, scales, reads the logs of and stops the programs of one Clipper cluster.
 
-    ``ClipperConnection`` uses a manager through this class alone. A method that cannot do what it says raises
-    ``ClipperException`` with a text that says what to do next; none waits without a limit. All but
-    ``start_clipper``, ``connect``, ``build_model`` and ``stop_all`` want a connected manager, and the two
-    ``stop_all...`` methods connect by themselves if they must.
+    ``ClipperConnection`` uses a manager only through this class. A method that fails raises ``ClipperException`` with a
+    text that says what to do next. Every method has a time limit. All methods except ``start_clipper``, ``connect``,
+    ``build_model`` and ``stop_all`` need a connected manager; the two ``stop_all...`` methods connect if necessary.
 
     Parameters
     ----------
     cluster_name : str
-        Several clusters with different names can stand side by side.
+        The name of the cluster. Clusters with different names can run at the same time.
     cluster_identifier : str, optional
-        What tells the cluster from others, where its name alone does not.
+        A unique name of the cluster, if its name alone is not unique.
 
     Attributes
     ----------
     cluster_name : str
         As given.
     cluster_identifier : str
-        Stands in the names of images that are built for this cluster, and in front of log messages.
+        The prefix of the names of images that are built for this cluster, and of log messages.
     logger : logging.LoggerAdapter
-        Where the manager logs.
+        The logger of the manager.
     """
 
     def __init__(self, cluster_name: str, cluster_identifier: str | None = None) -> None:
@@ -135,26 +134,26 @@ class ContainerManager(ABC):
     def start_clipper(self, options: FrontendOptions) -> None:
         """Start Redis (unless an external one was named), the frontends and the metrics, and connect to them.
 
-        All query frontends are behind one address. Returns once the programs were started, not once they answer.
+        All query frontends are behind one address. Returns when the programs have been started, before they answer.
         Raises ClipperException, and leaves nothing running, when the cluster exists already or a program cannot be
         started or dies at once.
         """
 
     @abstractmethod
     def get_num_frontend_replicas(self) -> int:
-        """How many query frontends the cluster should have."""
+        """Return the number of query frontends that the cluster should have."""
 
     @abstractmethod
     def set_num_frontend_replicas(self, num_frontend_replicas: int) -> None:
-        """Make exactly `num_frontend_replicas` query frontends answer, while clients go on asking.
+        """Start or stop query frontends until exactly `num_frontend_replicas` answer, without failing a query.
 
-        Idempotent. Those that are started answer queries on return. Those to be stopped finish what they were asked,
-        and may still do so on return. Raises ClipperException when a new one does not start.
+        Idempotent. On return, new query frontends answer queries. Those to be stopped finish their requests first,
+        perhaps after the return. Raises ClipperException when a new one does not start.
         """
 
     @abstractmethod
     def connect(self) -> None:
-        """Find a running cluster of this name, also one that another process started.
+        """Find a running cluster of this name, which another process may have started.
 
         Idempotent. Raises ClipperException when there is none.
         """
@@ -163,57 +162,57 @@ class ContainerManager(ABC):
     def build_model(self, wanted: ImageSpec) -> None:
         """Package the folder `wanted.model_data_path` with its base image and extra pip packages.
 
-        Needs no running cluster. Building a name again replaces it. With a registry the image is pushed.
-        Raises ClipperException with the failing step's output, and leaves no half-built image.
+        This needs no running cluster. An existing image of this name is replaced. With a registry, the image is pushed.
+        Raises ClipperException with the output of the failed step, and leaves no incomplete image.
         """
 
     @abstractmethod
     def remove_model(self, image: str) -> None:
-        """Undo `build_model`, because what it made could not be deployed. What a registry got stays there.
+        """Remove an image that `build_model` made and that could not be deployed. It stays in the registry.
 
-        Idempotent. A failure is logged: whoever calls this has another one to tell of.
+        Idempotent. A failure is only logged, so that it does not hide the one of the deployment.
         """
 
     @abstractmethod
     def deploy_model(self, model: ModelSpec) -> None:
         """Start `model.num_replicas` replicas of a model version that has none.
 
-        Returns once they were started, not once they serve. The manager leaves them alone for `model.load_seconds`, in
-        which they load their model. Replicas that `set_num_replicas` adds later get the same `model.resources`. A
-        manager that cannot limit them warns of it. Raises ClipperException when the image cannot be found, and
-        `AlreadyExists` if it sees that somebody else deploys the same.
+        Returns when they have been started, before they serve. For `model.load_seconds` the manager does not restart a
+        replica for not serving yet. Replicas that `set_num_replicas` adds later get the same `model.resources`. A
+        manager that cannot limit resources logs a warning. Raises ClipperException when the image cannot be found, and
+        `AlreadyExists` if somebody else deploys the same version.
         """
 
     @abstractmethod
     def get_num_replicas(self, name: str, version: str) -> int:
-        """How many replicas the model version should have (0 when it is unknown)."""
+        """Return the number of replicas that the model version should have, 0 if it is unknown."""
 
     @abstractmethod
     def set_num_replicas(self, model: ModelSpec) -> None:
-        """Make exactly `model.num_replicas` replicas of the model version run.
+        """Start or stop replicas until exactly `model.num_replicas` of the model version run.
 
-        Those that are started get the resources with which the version was deployed, whatever `model.resources` are.
+        New replicas get the resources with which the version was deployed; `model.resources` is ignored.
         Idempotent. Replicas to be stopped finish their batch first; those that are started may not serve yet on
         return. Raises ClipperException when the image cannot be found.
         """
 
     @abstractmethod
     def find_failures(self, name: str, version: str) -> list[ReplicaFailure]:
-        """The replicas of a model version that died, or cannot start, since they were asked for.
+        """Return the replicas of a model version that died, or could not start, since they were requested.
 
-        Raises `Unreachable` when that cannot be known now.
+        Raises `Unreachable` when this cannot be found out now.
         """
 
     def read_last_lines(self, name: str, version: str) -> dict[str, str]:
         """Return the last lines of a model version's replicas by their names, the newest replica first.
 
-        Raises ClipperException when that cannot be known now.
+        Raises ClipperException when the logs cannot be read now.
         """
         return {}
 
     @abstractmethod
     def get_logs(self, logging_dir: str) -> list[str]:
-        """Write the log of each program of the cluster, stopped ones too, into a folder; the paths of the files."""
+        """Write the log of each program of the cluster, stopped ones too, into a folder, and return the paths."""
 
     @abstractmethod
     def stop_models(self, models: ModelVersions) -> None:
@@ -225,24 +224,24 @@ class ContainerManager(ABC):
 
     @abstractmethod
     def stop_all(self, graceful: bool = True) -> None:
-        """Stop everything of the cluster and remove what it left: nothing of it is found afterwards.
+        """Stop all programs of the cluster, and remove all its objects and files.
 
-        Idempotent; works on a cluster that is damaged, or was started by another process.
+        Idempotent. It works on a damaged cluster, and on one that another process started.
 
         Parameters
         ----------
         graceful : bool, optional
-            False kills at once instead of letting programs finish what they do.
+            Whether programs finish their requests and batches first, which is the default; otherwise they are killed.
         """
 
     @abstractmethod
     def get_admin_addr(self) -> str:
-        """``host:port`` of the management frontend."""
+        """Return ``host:port`` of the management frontend."""
 
     @abstractmethod
     def get_query_addr(self) -> str:
-        """``host:port`` of the query frontend."""
+        """Return ``host:port`` of the query frontend."""
 
     @abstractmethod
     def get_metric_addr(self) -> str:
-        """``host:port`` of the metrics."""
+        """Return ``host:port`` of the metrics."""

@@ -1,4 +1,4 @@
-"""Names what of a function, a class or an object cannot be pickled."""
+"""Finds the part of a function, a class or an object that cannot be pickled."""
 
 import functools
 import inspect
@@ -14,12 +14,12 @@ from clipper_admin.own_modules import is_own, is_own_or_main
 _OF_EVERY_CLASS: Final = {"__dict__", "__weakref__", "__module__", "__doc__", "__abstractmethods__", "_abc_impl"}
 
 _MOST_ITEMS: Final = 1000
-"""How many items of a collection are tried one by one."""
+"""The largest number of items of a collection that are tried one by one."""
 
 
 def because(value: Any) -> str:
-    """The part of an error that names what of `value` cannot be pickled, if it can be told."""
-    with suppress(Exception):  # objects may do anything when they are looked at, and the error is what matters
+    """Return the end of an error text that names the part of `value` that cannot be pickled, if it can be found."""
+    with suppress(Exception):  # inspecting an object may run any code; its failure must not hide the error
         return next((f" because of {what}" for what in _unpicklable_parts(value)), "")
     return ""
 

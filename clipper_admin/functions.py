@@ -1,4 +1,4 @@
-"""Prediction functions: whether they survive pickling, and the inputs that they are tried with."""
+"""Checks of prediction functions, and encoding of the inputs with which they are tried."""
 
 import inspect
 import json
@@ -33,7 +33,7 @@ def check_function(func: object, arguments: Sequence[str]) -> None:
         raise ClipperException(f"Invalid value: func. {name_of(func)}{_line_of(func)} {reason}.")
     try:
         signature = inspect.signature(func)
-    except ValueError:  # a built-in function that does not tell
+    except ValueError:  # a built-in function without a signature
         return
     try:
         signature.bind(*arguments)
@@ -56,7 +56,7 @@ def check_settings(inputs: object, outputs: object) -> modeldir.FunctionSettings
 
 
 def check_names(func: PredictFunction, check_modules: bool, logger: logging.LoggerAdapter[Any]) -> None:
-    """Raise ClipperException for a name that every call of `func` uses and nobody defines; log the other ones.
+    """Raise ClipperException for an undefined name that every call of `func` uses; log those that only some calls use.
 
     With `check_modules`, modules that it imports and that are not installed are treated the same.
     """
@@ -72,7 +72,7 @@ def check_names(func: PredictFunction, check_modules: bool, logger: logging.Logg
 
 
 def _never_returns_outputs(func: Callable[..., Any]) -> str:
-    """Why a call of `func` does not return a list, tuple or array, where that shows without calling it."""
+    """Return why a call of `func` does not return a list, tuple or array, if this can be seen without calling it."""
     if inspect.isclass(func):
         is_sequence = issubclass(func, list | tuple) or hasattr(func, "__array__")
         return "" if is_sequence else "is a class, which returns an object of itself: pass an object, or its method"
@@ -101,7 +101,7 @@ def _not_picklable(func: PredictFunction, error: Exception) -> ClipperException:
 
 
 def asks_for_list(func: PredictFunction) -> int:
-    """The line in which `func` asks whether its inputs are a list; 0 if it does not."""
+    """Return the line in which `func` tests whether its inputs are a list; 0 if it does not."""
     code = getattr(func, "__code__", None)
     if not isinstance(code, types.CodeType) or not code.co_argcount:
         return 0

@@ -44,7 +44,8 @@ def call(
 
 
 def encode(body: Mapping[str, Any], allow_nan: bool = False) -> bytes:
-    """`body` as JSON, in which numpy values are welcome; with `allow_nan`, NaN and infinities as Python writes them."""
+    """Return `body`, which may have numpy values, as JSON. With `allow_nan`, NaN and infinities are written as Python
+    does."""
     try:
         return json.dumps(body, default=_as_plain_value, allow_nan=allow_nan).encode()
     except (TypeError, ValueError) as error:
@@ -56,7 +57,7 @@ def _as_plain_value(value: Any) -> Any:
         return base64.b64encode(bytes(value)).decode()
     if hasattr(value, "tolist"):  # numpy's arrays and numbers, without importing numpy
         plain = value.tolist()
-        return float(value) if type(plain) is type(value) else plain  # a longdouble stays one
+        return float(value) if type(plain) is type(value) else plain  # `item()` of a longdouble returns a longdouble
     raise TypeError(f"a value of type {type(value).__name__}")
 
 
@@ -74,7 +75,7 @@ def _exchange(address: str, path: str, data: bytes | None, answer_seconds: float
 
 
 def _unreachable(program: str, address: str, error: Exception) -> ClipperException:
-    cause = error.__cause__ if isinstance(error.__cause__, OSError) else error  # the system's words are plainer
+    cause = error.__cause__ if isinstance(error.__cause__, OSError) else error  # the system's message is plainer
     return ClipperException(
         f"The {program} at {address} could not be reached: {cause or type(cause).__name__}. "
         "Check that the cluster runs and that this address can be reached from here; "

@@ -40,7 +40,7 @@ def image_name(component: str) -> str:
 
 
 def python_suffix(python_version: str = RUNNING_PYTHON) -> str:
-    """The mark of a Python version in the names of images, such as ``311``."""
+    """Return a Python version as it is written in the names of images, such as ``311``."""
     return python_version.replace(".", "")
 
 
@@ -50,10 +50,10 @@ def rpc_component(python_version: str = RUNNING_PYTHON) -> str:
 
 
 class ModelImage(NamedTuple):
-    """The image that serves what a deployer saves."""
+    """The image that serves the models of a deployer."""
 
     pattern: str
-    """The pattern of its name, in whose braces the Python version is put."""
+    """The format string of its name, in whose braces the Python version is put."""
     module: str
     """The program, in `clipper_containers`."""
     dockerfile: str
@@ -84,11 +84,11 @@ FRAMEWORKS = {
     "mxnet": MXNET,
     "pyspark": PYSPARK,
 }
-"""By the names of their deployers."""
+"""The images of frameworks, by the names of their deployers."""
 
 
 def served_by(image: str) -> tuple[str, str] | None:
-    """Of which Python an image of ours serves the models, and of which framework; none for other images."""
+    """Return the version of Python, and the framework, of the models that an image of Clipper serves, or None."""
     for framework, ours in [("", PYTHON), *FRAMEWORKS.items()]:
         if match := re.fullmatch(ours.pattern.format(r"(\d)(\d+)"), component_of(image)):
             return f"{match[1]}.{match[2]}", framework
@@ -112,7 +112,7 @@ class Recipe(NamedTuple):
     base: str = ""
     """The component that it builds on, if it is one of ours."""
     base_argument: str = "RPC_IMAGE"
-    """How its Dockerfile calls that."""
+    """The name of the build argument for the base."""
 
 
 def recipes(python_version: str = RUNNING_PYTHON) -> list[Recipe]:
@@ -133,7 +133,7 @@ def framework_recipes(names: Iterable[str], python_version: str = RUNNING_PYTHON
     """The components of these frameworks, each after the one that it builds on."""
     rpc = rpc_component(python_version)
     wanted = [FRAMEWORKS[name] for name in names]
-    needed = [TENSORFLOW] if KERAS in wanted else []  # which brings Keras along
+    needed = [TENSORFLOW] if KERAS in wanted else []  # whose image has Keras
     return [
         Recipe(
             image.component(python_version), image.dockerfile, TENSORFLOW.component(python_version), "TENSORFLOW_IMAGE"

@@ -31,15 +31,15 @@ _lock: Final = threading.Lock()
 
 
 def add_metric(name: str, metric_type: str, description: str, buckets: Sequence[float] = DEFAULT_BUCKETS) -> None:
-    """Make a metric known. Adding it again changes nothing.
+    """Define a metric. Adding it again changes nothing.
 
     Parameters
     ----------
     name : str
-        Letters, digits and ``_``; no digit first. Prometheus shows a counter under this name, and under
-        ``<name>_total`` as is its convention.
+        A name of letters, digits and ``_`` that does not begin with a digit. Prometheus shows a counter under this
+        name, and under ``<name>_total``, as is its convention.
     metric_type : str
-        ``Counter`` (only grows), ``Gauge`` (a value of now), ``Histogram`` or ``Summary``.
+        ``Counter`` (it only grows), ``Gauge`` (a present value), ``Histogram`` or ``Summary``.
     description : str
         Shown as the metric's help text.
     buckets : sequence of float, optional
@@ -48,8 +48,8 @@ def add_metric(name: str, metric_type: str, description: str, buckets: Sequence[
     Raises
     ------
     ClipperException
-        When the name, the type, the description or the buckets are not as they should be, or the name is taken: by a
-        metric of another type, or by one of the container's own. Nothing is added then.
+        When the name, the type, the description or the buckets are invalid, or the name belongs to a metric of another
+        type or of the container. Then nothing is added.
     """
     with _lock:
         known = _metrics.get(name) if isinstance(name, str) else None
@@ -60,19 +60,19 @@ def add_metric(name: str, metric_type: str, description: str, buckets: Sequence[
 
 
 def report_metric(name: str, val: float) -> None:
-    """Report a value.
+    """Report a value of a metric.
 
     Parameters
     ----------
     name : str
         A name that was given to `add_metric`.
     val : float
-        What is added to a counter, set on a gauge, or observed by a histogram or summary.
+        The value to add to a counter, to set on a gauge, or to be observed by a histogram or summary.
 
     Raises
     ------
     ClipperException
-        When the metric is unknown, or the value is not one that it takes.
+        When the metric is unknown, or the value is invalid for its type.
     """
     metric = _metrics.get(name)
     if metric is None:

@@ -1,4 +1,4 @@
-"""How a model version is packaged, deployed and registered: one value for each, from the public call to its effect."""
+"""The specification of a model version, which the SDK packages, deploys and registers."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -43,8 +43,8 @@ _number: Final = partial(arguments.check_whole_number, least=0)
 class ModelSpec:
     """A model version as it is deployed and registered; `ClipperConnection.deploy_model` says what each option means.
 
-    `checked` makes one of what a user passed. A container manager reads what it starts replicas with, and the
-    management client sends what is registered.
+    `checked` makes one of what a user passed. A container manager reads the fields that it needs to start replicas, and
+    the management client sends those that are registered.
     """
 
     name: str = field(metadata=_registered(arguments.check_text, "model_name"))
@@ -54,7 +54,7 @@ class ModelSpec:
     num_replicas: int = field(default=1, metadata=_checked(_number))
     resources: Resources = UNLIMITED
     load_seconds: float = constants.LOAD_SECONDS
-    """How long a replica may take from its start until it serves."""
+    """Seconds from the start of a replica within which it must serve."""
     labels: tuple[str, ...] = field(default=(), metadata=_registered(arguments.check_labels))
     make_current: bool = field(default=True, metadata=_registered(_as_it_is))
     batch_size: int = field(default=constants.DEFAULT_BATCH_SIZE, metadata=_registered(arguments.check_batch_size))
@@ -78,7 +78,7 @@ class ModelSpec:
         return f"{self.name}:{self.version}"
 
     def to_json(self) -> dict[str, Any]:
-        """Return what the management frontend is told, by its names. An option that is not chosen is left to it."""
+        """Return the registered fields by their names in JSON, without options that were not chosen."""
         told = [option for option in fields(self) if _JSON_NAME in option.metadata]
         values = [(option, getattr(self, option.name)) for option in told]
         return {

@@ -1,4 +1,4 @@
-"""Which modules are the user's own, and where they are."""
+"""Finds out which modules are the user's own, and where their files are."""
 
 import importlib
 import importlib.metadata

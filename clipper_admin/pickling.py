@@ -1,8 +1,8 @@
-"""Pickles functions and models, and with them what of the user's they need elsewhere.
+"""Pickles functions and models together with the user's modules that they need.
 
 Installed packages are imported again where the pickle is read. Modules from the user's folders are not there: they
 travel in the pickle, with all that they import from these folders in turn. The notebook or script is not there either:
-behind the pickle of the value, the file holds a second one, which `clipper_common.namespace` makes ``__main__`` of.
+after the pickle of the value, the file has a second one, from which `clipper_common.namespace` makes ``__main__``.
 """
 
 import io
@@ -21,15 +21,16 @@ from clipper_admin.own_modules import check_source, home, is_own, own_module, wi
 from clipper_common import modeldir, namespace
 
 _EVERYWHERE: Final = {"clipper_common", "clipper_admin", "clipper_containers", "cloudpickle", "rpc"}
-"""In every container."""
+"""The packages that every container has."""
 _NOT_CONTENT: Final = {"__builtins__", "__spec__", "__loader__", "__cached__"}
 """The attributes of a module that belong to the interpreter."""
 _MOST_BYTES_OF_A_DEFINITION: Final = 4 << 20
 _MOST_BYTES_OF_DEFINITIONS: Final = 64 << 20
-"""Counting those that turned out to be too large, so that a large variable is not pickled again and again."""
+"""The limit of all definitions together. Those that were too large count too, so that a large variable is not pickled
+many times."""
 
 _one_at_a_time: Final = threading.RLock()
-"""cloudpickle knows one set of modules that travel, for all threads."""
+"""A lock, because cloudpickle has one set of modules to pickle by value for all threads."""
 
 
 def dump(value: Any, file: IO[bytes], definitions: bool = True) -> set[str]:
@@ -111,7 +112,7 @@ class _Accompanied:
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """Meets every function, class and module in a value."""
+    """A pickler that collects every function, class and module in a value."""
 
     def __init__(self, file: IO[bytes], own: _OwnModules, imported_later: Iterable[str] = ()) -> None:
         super().__init__(file)
@@ -197,7 +198,7 @@ def _sent_along(pickler: _Pickler, own: _OwnModules, definitions: bool) -> dict[
 
 
 class _DefinitionPickler(_Pickler):
-    """Pickles what the value does not use. What the value does use is there already, and is meant."""
+    """Pickles definitions that the value does not use, and refers to those that it uses."""
 
     def __init__(self, file: IO[bytes], own: _OwnModules, there: Mapping[int, tuple[str, str]]) -> None:
         super().__init__(file, own)

@@ -9,8 +9,7 @@ from clipper_admin import http_client
 from clipper_admin.arguments import INT32_MAX
 
 _PREDICTION_SECONDS: Final = INT32_MAX / 1e6 + 60
-"""An answer comes by the application's deadline, of which this is longer; it bounds the wait for a frontend that is no
-more."""
+"""A time limit longer than any deadline, for a frontend that has died."""
 
 
 class QueryClient:

@@ -84,7 +84,7 @@ def _run(folder: Path, kind: InputType, inputs: Sequence[bytes], func: PredictFu
 
 def _run_program(command: Sequence[str], folder: Path) -> int:
     """Run a program in the folder, where its output is kept. Returns its exit code; what it started ends with it."""
-    with open(folder / _OUTPUT_FILE, "wb") as output:  # a pipe would stay open for as long as what it started runs
+    with open(folder / _OUTPUT_FILE, "wb") as output:  # a pipe would stay open while child processes run
         process = subprocess.Popen(
             command,
             cwd=folder,  # as a replica: not in the user's folder, whose files it will not have
@@ -105,7 +105,7 @@ def _returned(folder: Path, report: Rehearsal) -> Any:
     """Return the result of the function, or its texts where the result cannot be unpickled here."""
     try:
         return pickle.loads((folder / modeldir.RETURNED_FILE).read_bytes())
-    except Exception:  # whatever the user's own types raise
+    except Exception:  # types of the user may raise anything
         return list(report.texts)
 
 

@@ -1,4 +1,4 @@
-"""Waiting until the replicas of a model version serve, or one of them shows that they will not."""
+"""Waits until the replicas of a model version serve, or one of them fails."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -60,7 +60,7 @@ class Replicas:
             self._wait_until_reached()
 
     def _wait_until_reached(self) -> None:
-        """Wait until every query frontend reaches a replica, by itself or by way of another, but not for long."""
+        """Wait until every query frontend reaches a replica, directly or relayed, for at most `_REACH_SECONDS`."""
         limit = TimeLimit(_REACH_SECONDS)
         for _ in limit.attempts(_POLL_SECONDS):
             unreached = _ask(self._management.frontends_without_replica, self._name, self._version, limit)

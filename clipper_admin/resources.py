@@ -16,19 +16,20 @@ _UNITS: Final = " kmgt"
 
 @dataclass(frozen=True)
 class Resources:
-    """The most that each replica of a model version may use; None is as much as the machine has."""
+    """The limits of each replica of a model version; None is no limit."""
 
     memory_bytes: int | None = None
     cpus: float | None = None
     gpus: int | tuple[str, ...] | None = None
-    """How many, `ALL_GPUS`, or the identifiers of some."""
+    """A number of GPUs, `ALL_GPUS`, or a list of identifiers."""
 
 
 UNLIMITED: Final = Resources()
 
 
 def check_resources(resources: Mapping[str, Any] | None, gpus: Any) -> Resources:
-    """Limits of a replica, from ``{"memory": "512m", "cpus": 1.5}`` and a number of GPUs, "all" or a list of them."""
+    """Return the limits of a replica, given ``{"memory": "512m", "cpus": 1.5}`` and a number of GPUs, "all" or a
+    list."""
     if not isinstance(resources, (Mapping, type(None))) or (resources or {}).keys() - {"memory", "cpus"}:
         raise ClipperException(
             f"Invalid value: resources={resources!r}. It should be a dictionary with 'memory', 'cpus' or both, "

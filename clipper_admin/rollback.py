@@ -1,4 +1,4 @@
-"""Rollback of what was begun when a later step fails, without hiding why that failed."""
+"""Undoes earlier steps when a later one fails, without hiding the reason of the failure."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ def rollback_on_failure(
 ) -> Iterator[None]:
     """Call `undo` when the block fails or is interrupted, other than by one of `but_for`.
 
-    What the block raised is raised whatever comes of that; that `undo` failed is logged, after the `complaint`.
+    The exception of the block is always raised. A failure of `undo` is only logged, after the `complaint`.
     """
     try:
         yield

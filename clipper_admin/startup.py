@@ -1,4 +1,4 @@
-"""Waiting until a cluster that was just started answers, and what its programs said when it does not."""
+"""Waits until a cluster that was just started answers, and reports the logs of its programs if it does not."""
 
 import tempfile
 from collections import deque

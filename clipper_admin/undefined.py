@@ -1,7 +1,7 @@
-"""Names that a function uses and nobody defines, and modules that it imports and nobody has.
+"""Finds undefined names that a function uses, and modules that it imports and that are not installed.
 
-Only the code is read; nothing is called. What every call of the function reaches is *certain* to fail. The rest may
-stand in a branch that is never taken.
+Only the code is read; nothing is called. A name that every call of the function reaches is *certain* to fail; any other
+may be in a branch that is never taken.
 """
 
 import builtins
@@ -20,7 +20,7 @@ from clipper_admin.bytecode import codes
 _OF_NOTEBOOKS: Final = {"display", "get_ipython"}
 """Names that IPython adds to the built-in ones."""
 _DYNAMIC: Final = {"eval", "exec", "globals", "setattr"}
-"""Functions that define names unseen."""
+"""Functions that define names in a way that the code does not show."""
 _COMPREHENSIONS: Final = {"<listcomp>", "<setcomp>", "<dictcomp>"}
 
 
@@ -136,7 +136,7 @@ def _certain(code: types.CodeType) -> Iterator[tuple[str, int]]:
         return
     line = code.co_firstlineno
     history: list[dis.Instruction] = []
-    has_called = False  # what is called may install a module, or change where modules are looked for
+    has_called = False  # a function that is called may install a module, or change the path of modules
     for instruction in dis.get_instructions(code):
         line = bytecode.line_of(instruction) or line
         has_called = has_called or "CALL" in instruction.opname

@@ -18,7 +18,7 @@ _GAUGE: Final = "internal:workers"
 
 
 def total(num_frontend_replicas: int, workers: int) -> int:
-    """How many workers these are. Raises ClipperException when that is more than one port can have."""
+    """Return the total number of workers. Raises ClipperException for more than one port can have."""
     if num_frontend_replicas * workers > MAX_WORKERS:
         raise ClipperException(
             f"num_frontend_replicas={num_frontend_replicas}, workers={workers}: together they must not be more than "
@@ -28,14 +28,14 @@ def total(num_frontend_replicas: int, workers: int) -> int:
 
 
 def wanted(management_address: str) -> int | None:
-    """How many workers there should be; None if that was not changed since the start."""
+    """Return the number of workers that was set; None if it was not changed since the start."""
     answer = http_client.call("management frontend", management_address, "/admin/get_query_frontend_workers", {})
     number: int | None = json.loads(answer)["workers"]
     return number
 
 
 def change(management_address: str, query_address: str, number: int) -> None:
-    """Have `number` workers. Those that are new serve on return; raises ClipperException when they do not in time."""
+    """Set the number of workers. New ones serve on return; raises ClipperException when they do not in time."""
     call = "/admin/set_query_frontend_workers"
     http_client.call("management frontend", management_address, call, {"workers": number})
     for _ in TimeLimit(SERVE_SECONDS).attempts(_POLL_SECONDS):

@@ -23,7 +23,7 @@ _NOT_BASE64: Final = re.compile(r"[^A-Za-z0-9+/=]")
 _DATA_URL: Final = re.compile(r"data:([^,]*),", re.IGNORECASE)
 
 
-def decode_strictly(text: str | bytes) -> bytes:
+def decode_strictly(text: str | bytes | memoryview) -> bytes:
     """Decode like `binascii.a2b_base64` in strict mode, with the same errors. Raises ValueError for malformed text."""
     if len(text) < _WORTH_IT or _decode_whole is None:
         return binascii.a2b_base64(text, strict_mode=True)

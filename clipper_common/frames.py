@@ -1,7 +1,7 @@
 """Numbers, text and sizes in the frames of messages. Each reader raises `WireError`, which names what is wrong."""
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final, TypeVar
 
 from clipper_common.datatypes import View, is_plain_text, printable
@@ -14,10 +14,23 @@ MAX_TEXT_BYTES: Final = 1024
 Frame = TypeVar("Frame", bound=View)
 
 
-def read_u64s(frame: View, what: str) -> tuple[int, ...]:
-    if len(frame) % 8:
-        raise WireError(f"{what} of {len(frame)} bytes, not a multiple of 8")
-    return struct.unpack(f"<{len(frame) // 8}Q", frame)
+def read_u64s(frame: View, what: str, count: int | None = None) -> tuple[int, ...]:
+    """Read all numbers in a frame, of which there must be `count` if that is given."""
+    return _read_numbers(frame, what, "Q", U64.size, count)
+
+
+def read_u32s(frame: View, what: str, count: int) -> tuple[int, ...]:
+    """Read `count` numbers, which must be all in a frame."""
+    return _read_numbers(frame, what, "I", U32.size, count)
+
+
+def _read_numbers(frame: View, what: str, code: str, size: int, count: int | None) -> tuple[int, ...]:
+    found, left = divmod(len(frame), size)
+    if left:
+        raise WireError(f"{what} of {len(frame)} bytes, not a multiple of {size}")
+    if count is not None and found != count:
+        raise WireError(f"{found} {what} for {count}")
+    return struct.unpack(f"<{found}{code}", frame)
 
 
 def read_u32(frame: View, what: str) -> int:
@@ -39,8 +52,16 @@ def read_text(frame: View, what: str) -> str:
     return text
 
 
+def pack_u32s(numbers: Collection[int]) -> bytes:
+    return struct.pack(f"<{len(numbers)}I", *numbers)
+
+
+def pack_u64s(numbers: Collection[int]) -> bytes:
+    return struct.pack(f"<{len(numbers)}Q", *numbers)
+
+
 def pack_sizes(parts: Sequence[View]) -> bytes:
-    return struct.pack(f"<{len(parts)}Q", *map(len, parts))
+    return pack_u64s(list(map(len, parts)))
 
 
 def check_frames(frames: Sequence[Frame], count: int, sizes: Sequence[int], what: str) -> list[Frame]:

@@ -26,8 +26,11 @@ from clipper_common.frames import (
     Frame,
     check_frames,
     pack_sizes,
+    pack_u32s,
+    pack_u64s,
     read_text,
     read_u32,
+    read_u32s,
     read_u64s,
 )
 
@@ -36,6 +39,8 @@ RPC_VERSION_4: Final = 4
 MESSAGE_ID_LIMIT: Final = 1 << 32
 RELAY_PREFIX: Final = "peer:"
 """The beginning of the replica id of a frontend that relays to replicas of its own."""
+_TAKES_DEADLINES: Final = b"deadlines"
+"""The last frame of the metadata of a container that takes deadlines."""
 
 Frames = Sequence[bytes]
 Views = Sequence[View]
@@ -55,8 +60,8 @@ OutFrames = list[bytes | Parts]
 _HEADER: Final = struct.Struct("<II")
 """Begins that of version 4: a message id, and the input type of a batch or the number of its outputs."""
 _DIGITS: Final = re.compile(rb"\d+")
-_MAX_JOINED_BYTES: Final = 1 << 20
-"""The inputs of a batch up to this size, in bytes, are joined; those of a larger one stay apart."""
+MAX_COPIED_BYTES: Final = 1 << 20
+"""The inputs of a batch of at most this size, in bytes, are joined, and its outputs copied; larger ones are not."""
 
 
 class MessageType(IntEnum):
@@ -99,6 +104,8 @@ class Metadata(NamedTuple):
     """Chosen by a version 4 container once in its life, so that it is known again after a reconnect."""
     key: str | None = None
     """Chosen at random with it, and told to no other container, so that none takes its place. Older ones have none."""
+    takes_deadlines: bool = False
+    """Whether requests may hold the remaining time of each input. It may answer these in parts then."""
 
     @property
     def is_relay(self) -> bool:
@@ -110,8 +117,11 @@ class Response(NamedTuple):
     """A container's answer to a batch. Where `failed` is set, the output is ``Type: message`` of the error."""
 
     message_id: int
-    outputs: list[bytes]
+    outputs: list[bytes] | list[View]
+    """Outputs of more than `MAX_COPIED_BYTES` together may be views, since it takes long to copy them."""
     failed: list[bool]
+    positions: Sequence[int] | None = None
+    """The places in the batch of the inputs that are answered; the others are answered later. None: all inputs are."""
 
 
 class FrontendsRequest(NamedTuple):
@@ -130,6 +140,8 @@ class PredictRequest(NamedTuple):
     message_id: int
     input_type: InputType
     inputs: Sequence[View]
+    remaining_micros: Sequence[int] | None = None
+    """How long the output of each input is waited for, only if the container takes deadlines."""
 
 
 class Refused(NamedTuple):
@@ -166,6 +178,8 @@ def encode_metadata(metadata: Metadata) -> list[bytes]:
         frames.append(metadata.replica_id.encode())
         if metadata.key is not None:
             frames.append(metadata.key.encode())
+            if metadata.takes_deadlines:
+                frames.append(_TAKES_DEADLINES)
     return frames
 
 
@@ -173,7 +187,8 @@ def encode_response(response: Response, rpc_version: int) -> list[bytes]:
     outputs = response.outputs
     if rpc_version >= RPC_VERSION_4:
         header = _HEADER.pack(response.message_id, len(outputs)) + pack_sizes(outputs) + bytes(response.failed)
-        return [header, b"".join(outputs)]
+        parts = [] if response.positions is None else [pack_u32s(response.positions)]
+        return [header, b"".join(outputs), *parts]
     sizes = U64.pack(len(outputs)) + pack_sizes(outputs)
     return [b"", _CONTENT, U32.pack(response.message_id), U64.pack(len(sizes)), sizes, *outputs]
 
@@ -218,11 +233,13 @@ def _decode_metadata(frames: Frames) -> Metadata:
         raise WireError("metadata of version 4 without a replica id")
     try:
         model = ModelId(_read_model_text(frames[0], "model name"), _read_model_text(frames[1], "model version"))
-        replica_id = key = None
-        if rpc_version == RPC_VERSION_4:
-            replica_id = read_text(frames[4], "replica id")
-            key = read_text(frames[5], "key") if len(frames) > 5 else None
-        return Metadata(model, _read_input_type(frames[2]), rpc_version, replica_id, key)
+        input_type = _read_input_type(frames[2])
+        if rpc_version == RPC_VERSION_3:
+            return Metadata(model, input_type, rpc_version)
+        replica_id = read_text(frames[4], "replica id")
+        key = read_text(frames[5], "key") if len(frames) > 5 else None
+        takes_deadlines = len(frames) > 6 and frames[6] == _TAKES_DEADLINES
+        return Metadata(model, input_type, rpc_version, replica_id, key, takes_deadlines)
     except WireError as error:
         raise MetadataError(str(error), rpc_version) from None
 
@@ -255,14 +272,16 @@ def _decode_response(frames: Frames) -> Response:
 
 
 def _decode_packed_response(frames: Frames) -> Response:
-    header, data = _check_packed(frames, "response")
+    header, data, *rest = _check_packed(frames, "response")
     message_id, count = _HEADER.unpack_from(header)
     statuses_at = _HEADER.size + count * U64.size
     if len(header) != statuses_at + count:
         raise WireError("a response does not hold one size and one status per output")
     sizes = _read_sizes(header[:statuses_at], data, "output")
-    outputs = [data[end - size : end] for size, end in zip(sizes, accumulate(sizes), strict=True)]
-    return Response(message_id, outputs, list(map(bool, header[statuses_at:])))
+    whole: View = data if len(data) <= MAX_COPIED_BYTES else memoryview(data)
+    outputs = [whole[end - size : end] for size, end in zip(sizes, accumulate(sizes), strict=True)]
+    positions = read_u32s(rest[0], "positions", count) if rest else None
+    return Response(message_id, outputs, list(map(bool, header[statuses_at:])), positions)
 
 
 # --- frontend -> container -----------------------------------------------------------------------
@@ -276,9 +295,12 @@ def encode_predict_request(request: PredictRequest, rpc_version: int) -> OutFram
     inputs = request.inputs
     if rpc_version >= RPC_VERSION_4:
         lengths = list(map(len, inputs))
-        header = _HEADER.pack(request.message_id, request.input_type) + struct.pack(f"<{len(lengths)}Q", *lengths)
+        header = _HEADER.pack(request.message_id, request.input_type) + pack_u64s(lengths)
         size = sum(lengths)
-        return [header, b"".join(inputs) if size <= _MAX_JOINED_BYTES else Parts(size, list(map(bytes, inputs)))]
+        data = b"".join(inputs) if size <= MAX_COPIED_BYTES else Parts(size, list(map(bytes, inputs)))
+        if request.remaining_micros is None:
+            return [header, data]
+        return [header, data, pack_u64s(request.remaining_micros)]
     sizes = U64.pack(request.input_type) + U64.pack(len(inputs)) + pack_sizes(inputs)
     message_id, length = U32.pack(request.message_id), U64.pack(len(sizes))
     return [b"", U32.pack(rpc_version), _CONTENT, message_id, _PREDICT, length, sizes, *map(bytes, inputs)]
@@ -349,9 +371,11 @@ def _decode_predict_request(frames: Views) -> PredictRequest:
 
 
 def _decode_packed_request(frames: Views) -> PredictRequest:
-    header, data = _check_packed(frames, "request")
+    header, data, *rest = _check_packed(frames, "request")
     message_id, kind = _HEADER.unpack_from(header)
-    return PredictRequest(message_id, _as_input_type(kind), Packed(data, _read_sizes(header, data, "input")))
+    sizes = _read_sizes(header, data, "input")
+    remaining = read_u64s(rest[0], "remaining times", len(sizes)) if rest else None
+    return PredictRequest(message_id, _as_input_type(kind), Packed(data, sizes), remaining)
 
 
 def _as_input_type(number: int) -> InputType:
@@ -365,14 +389,12 @@ def _as_input_type(number: int) -> InputType:
 
 
 def _check_packed(frames: Sequence[Frame], what: str) -> Sequence[Frame]:
-    """Version 4: a header and one frame for all."""
-    if len(frames) != 2 or len(frames[0]) < _HEADER.size:
+    if len(frames) not in (2, 3) or len(frames[0]) < _HEADER.size:
         raise WireError(f"a {what} of version 4 is a header and its data")
     return frames
 
 
 def _read_sizes(header: View, data: View, what: str) -> tuple[int, ...]:
-    """Return the integers that follow the beginning of the header."""
     sizes = read_u64s(header[_HEADER.size :], f"{what} sizes")
     if len(data) != sum(sizes):
         raise WireError(f"the {what} sizes that a message announces are not those of its {what}s")

@@ -80,7 +80,7 @@ _ORDER: Final = {
         )
     ),
 }
-"""In the order of Clipper 0.4, in which scripts may give them by position. Each name counts where it comes first."""
+"""The options in the order of Clipper 0.4, in which scripts may give them by position."""
 
 # --- documentation ---
 
@@ -90,55 +90,55 @@ clipper_conn : ClipperConnection
 name : str
     The model's name.
 version : str
-    A version that this model has not had.
+    A version that is not registered.
 input_type : str
-    What an input is: ``integers``, ``floats``, ``doubles``, ``bytes`` or ``strings``."""
-_INPUTS: Final = """Inputs are a numpy array with a row for each, of a type that fits `input_type`, or a list where they
-    cannot be one array. It returns a list, tuple or array with as many outputs: strings and numbers are answered as
-    they are, dictionaries, lists and arrays as JSON. The function is pickled, with what it captured and the modules of
-    your own that it uses."""
+    Type of an input: ``integers``, ``floats``, ``doubles``, ``bytes`` or ``strings``."""
+_INPUTS: Final = """The inputs are a numpy array of `input_type` with a row for each input, or a list if they cannot
+form one array. The function returns a list, tuple or array with one output for each input: strings and numbers are
+answered as they are, dictionaries, lists and arrays as JSON. The function is pickled, with the variables that it
+captured and the modules of your own that it uses."""
 _OPTIONS: Final = """
 base_image : str, optional
-    What holds the program that serves the model; by default Clipper's own for the running Python.
+    The image with the program that serves the model; by default Clipper's image for the running Python.
 registry : str, optional
-    A container registry to push the image to.
+    The container registry to push the image to. By default the image is not pushed.
 pkgs_to_install : list of str, optional
-    Python packages that the function or the model needs, as pip names them.
+    Requirements, as for pip, of the Python packages that the function or the model needs.
 inputs : str, optional
-    ``array``, or ``list``: the function is given a list of one-dimensional arrays also where the inputs are equally
-    long; ``numpy.asarray`` makes the two-dimensional array of it without a copy.
+    ``array``, the default; or ``list``: the function always gets a list of one-dimensional arrays, of which
+    ``numpy.asarray`` makes a two-dimensional array without a copy if they are equally long.
 outputs : str, optional
-    ``json``, or ``text``: each output becomes its ``str()``, as in Clipper 0.4.
+    ``json``, the default; or ``text``: each output is converted by ``str()``, as in Clipper 0.4.
 """
-"""Other than those of `ClipperConnection.deploy_model`."""
+"""The options that `ClipperConnection.deploy_model` does not have."""
 _RAISES: Final = """
 Raises
 ------
 UnconnectedException
-    When there is no cluster to speak to.
+    When not connected to a cluster.
 ClipperException
     When an argument is wrong, the function or the model cannot be saved, the version exists, or a replica does
-    not start. Nothing is left of what was begun."""
+    not start. Completed steps are undone."""
 _ENDPOINT: Final = """
 clipper_conn : ClipperConnection
     A connection to a running cluster.
 name : str
     Name of the application and of the model.
 default_output : str, optional
-    What is answered, with the reason, when no prediction is there by the deadline.
+    The answer, with the reason, when there is no prediction by the deadline.
 slo_micros : int, optional
-    The deadline of a query, in microseconds.
+    The deadline of a query in microseconds, from its receipt to its answer.
 missing_values : bool, optional
-    As in ``ClipperConnection.register_application``: whether floats and doubles may be null, NaN and infinite.
+    Whether floats and doubles may be null, NaN and infinite, as in ``ClipperConnection.register_application``.
 max_body_bytes : int, optional
-    As there: the size of the largest request."""
+    Size of the largest body of a request in bytes, as in ``ClipperConnection.register_application``."""
 _ENDPOINT_RAISES: Final = """
 Raises
 ------
 UnconnectedException
-    When there is no cluster to speak to.
+    When not connected to a cluster.
 ClipperException
-    When an argument is wrong or a step fails. What was begun is undone."""
+    When an argument is wrong or a step fails. Completed steps are undone."""
 
 
 def _described_in(text: str) -> dict[str, str]:
@@ -152,8 +152,8 @@ _DESCRIBED_OF_ENDPOINTS: Final = _described_in(f"{_ENDPOINT}\n")
 
 
 def _documentation(function: Callable[..., None], signature: inspect.Signature) -> str:
-    """Return the docstring of a deployer, with the texts that all share in the place of names in braces."""
-    text = inspect.cleandoc(function.__doc__ or "")  # python -OO leaves none
+    """Return the docstring of a deployer, in which the texts that all share replace the names in braces."""
+    text = inspect.cleandoc(function.__doc__ or "")  # python -OO removes docstrings
     own = inspect.signature(function).parameters
     options = [name for name in signature.parameters if name not in own]
     common = {
@@ -171,7 +171,7 @@ def _documentation(function: Callable[..., None], signature: inspect.Signature) 
 
 def _as_there(names: Iterable[str]) -> str:
     lines = textwrap.wrap(", ".join(names), _NAMES_WIDTH)
-    return "".join(f"{line.rstrip(',')}\n    As there.\n" for line in lines)
+    return "".join(f"{line.rstrip(',')}\n    As in the function that deploys.\n" for line in lines)
 
 
 # --- signatures ---
@@ -180,7 +180,7 @@ def _as_there(names: Iterable[str]) -> str:
 def with_options(
     *, own_after: str = "", **defaults: Any
 ) -> Callable[[Callable[Parameters, None]], Callable[Parameters, None]]:
-    """Give a function that ends with ``**options: Unpack[DeployOptions]`` these arguments one by one.
+    """Give a function that ends with ``**options: Unpack[DeployOptions]`` an argument for each of the options.
 
     Its signature and its docstring name them all, and they can be given by position. Keyword-only arguments of its
     own stand after the one that `own_after` names. `defaults` replace the common ones.
@@ -211,7 +211,7 @@ def _signature(function: Callable[..., None], own_after: str, defaults: Mapping[
     tail = [
         inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=defaults[name], annotation=types[name])
         for name in _ORDER[kind]
-        if name not in signature.parameters  # `inputs` of the deployer for ONNX are others
+        if name not in signature.parameters  # the deployer for ONNX has another argument `inputs`
     ]
     own = [parameter for parameter in head if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
     head = head[: len(head) - len(own)]

@@ -34,24 +34,25 @@ class DockerContainerManager(ContainerManager):
     """Runs Clipper as containers on a Docker engine: the one that the command ``docker`` speaks to.
 
     The cluster outlives the interpreter that started it: ``connect()`` finds it again from another. Docker restarts
-    containers that crash, also after the machine was restarted; what ``docker stop`` or ``docker kill`` ended stays so.
+    containers that crash, also after a reboot, but not those that ``docker stop`` or ``docker kill`` ended.
 
-    A port of the host that is taken is replaced by a free one; ``get_query_addr()`` and its like return what it became.
+    A port of the host that is taken is replaced by a free one; ``get_query_addr()`` and similar methods return the
+    address in use.
 
     Parameters
     ----------
     cluster_name : str
-        Several clusters with different names can stand side by side, also on one network.
+        The name of the cluster. Clusters with different names can run at the same time, also on one network.
     docker_ip_address : str
-        Where the ports that Docker publishes can be reached from here.
+        The address at which the ports that Docker publishes can be reached from here.
     use_centralized_log : bool
-        Send what the containers write to Fluentd as well, by Docker's log driver for it.
+        Whether the logs of the containers are also sent to Fluentd, by Docker's log driver for it.
     fluentd_port : int
         The host's port for the cluster's own Fluentd.
     clipper_query_port : int
-        The host's port where applications ask for predictions.
+        The host's port of the query frontend for prediction requests.
     clipper_management_port : int
-        The host's port where ``ClipperConnection`` manages the cluster.
+        The host's port of the management frontend, which ``ClipperConnection`` uses.
     clipper_rpc_port : int
         The host's port for model containers that run elsewhere; those of this cluster do not use it.
     redis_ip : str, optional
@@ -62,7 +63,7 @@ class DockerContainerManager(ContainerManager):
     prometheus_port : int
         The host's port of Prometheus.
     docker_network : str
-        The network of the containers, which is made, and removed in the end, if it does not exist.
+        The network of the containers, which is created if it does not exist, and removed again by ``stop_all()``.
     extra_container_kwargs : dict, optional
         Further arguments of docker's ``containers.run`` for each container. ``labels`` and ``environment`` are added
         to those of Clipper.
@@ -197,7 +198,7 @@ class DockerContainerManager(ContainerManager):
 
     @property
     def clipper_query_port(self) -> int:
-        """The host's port of the query frontend; before the cluster runs, the port that was wished for."""
+        """The host's port of the query frontend; before the cluster runs, the port that the constructor was given."""
         return self._state.query_port if self._state else self._ports["query_port"]
 
     @property
@@ -268,13 +269,13 @@ class DockerContainerManager(ContainerManager):
     # --- frontends ---
 
     def get_num_frontend_replicas(self) -> int:
-        """How many query frontends there should be: the workers of all, divided by those of one."""
+        """Return the number of query frontends: the number of all workers, divided by that of one frontend."""
         state = self._connected
         total = frontend_workers.wanted(self.get_admin_addr())
         return math.ceil((state.total_workers if total is None else total) / state.workers)
 
     def set_num_frontend_replicas(self, num_frontend_replicas: int) -> None:
-        """Start or stop workers of the query frontend, as many as so many query frontends have."""
+        """Start or stop workers, until there are as many as this number of query frontends has."""
         total = frontend_workers.total(num_frontend_replicas, self._connected.workers)
         frontend_workers.change(self.get_admin_addr(), self.get_query_addr(), total)
 
@@ -293,7 +294,7 @@ class DockerContainerManager(ContainerManager):
         self._scale(model)
 
     def get_num_replicas(self, name: str, version: str) -> int:
-        """How many replicas the model version should have: those that Docker runs, or is about to restart."""
+        """Return the number of replicas that Docker runs, or is about to restart."""
         _ = self._connected
         return len(self._replicas.wanted(name, version))
 
@@ -365,7 +366,7 @@ class DockerContainerManager(ContainerManager):
         self._state = None
 
     def _stop_in_order(self, found: Sequence[Any]) -> None:
-        # Replicas first: what they compute is still answered. Fluentd last: it takes the last words of the others.
+        # Replicas stop first, so that their batches are still answered; Fluentd last, because it gets the others' logs.
         def rank(container: Any) -> int:
             if labels.CLIPPER_MODEL_CONTAINER_LABEL in container.labels:
                 return 0

@@ -23,7 +23,7 @@ _STEP: Final = re.compile(r"(?:Step |#\d+ \[(?:\S+ )?)(\d+)/(\d+)(?: : |\] )(.*)
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
 _IMAGE_NAME: Final = re.compile(r"[A-Za-z0-9][\w.:/@-]*")
 _SILENCE_SECONDS: Final = 1800
-"""A step that wrote nothing for so long hangs."""
+"""Seconds without output after which a step is taken to hang."""
 _OUTPUT_LINES: Final = 40
 _SPOOLED_BYTES: Final = 16 * 1024 * 1024
 
@@ -39,7 +39,7 @@ class ImageBuilder:
         self._logger = logger
 
     def make(self, wanted: ImageSpec) -> None:
-        """Build an image, and push it if there is a registry to push it to."""
+        """Build an image, and push it if a registry is given."""
         self.build(wanted.image, wanted.model_data_path, wanted.base_image, wanted.pkgs_to_install)
         if wanted.container_registry is not None:
             self.push(wanted.image)
@@ -92,7 +92,8 @@ class ImageBuilder:
                 step_output.append(text)
 
     def remove(self, image: str) -> None:
-        """Take the name from an image; what has no name goes, unless stopped replicas still need it for their logs."""
+        """Remove the name of an image. The image is deleted too, unless stopped replicas, which are kept for logs, use
+        it."""
         from docker.errors import APIError, ImageNotFound
 
         try:
@@ -161,7 +162,7 @@ class _Progress(Protocol):
 
 
 class _Bar:
-    """A bar in a terminal or notebook."""
+    """Shows the progress as a bar in a terminal or notebook."""
 
     def __init__(self, bar: Any) -> None:
         self._bar = bar
@@ -173,7 +174,7 @@ class _Bar:
 
 
 class _Lines:
-    """Lines in the log, for what has a name."""
+    """Shows the progress as lines of the log, for steps that have a name."""
 
     def __init__(self, logger: Logger) -> None:
         self._logger = logger
@@ -187,7 +188,7 @@ class _Lines:
 
 
 def dockerfile(base_image: str, packages: Sequence[str], user: str, steps: Sequence[str] = ()) -> str:
-    """What to do with a context. Nothing of it passes through a shell."""
+    """Return the Dockerfile for a build context. None of its commands runs in a shell."""
     lines = [f"FROM {base_image}"]
     if packages:
         pip = ["python", "-m", "pip", "install", "--no-cache-dir", "--no-input", "--disable-pip-version-check"]
@@ -208,7 +209,7 @@ def write_context(model: Path, dockerfile_text: str) -> Iterator[IO[bytes]]:
 
 
 def _entry(name: str, size: int = 0, kind: bytes = tarfile.REGTYPE, executable: bool = False) -> tarfile.TarInfo:
-    """Readable by everyone, whatever the permissions were here: containers run as another user."""
+    """Return the entry of a file that everyone may read, because containers run as another user."""
     entry = tarfile.TarInfo(name)
     entry.size = size
     entry.type = kind
@@ -227,7 +228,7 @@ def _add(archive: tarfile.TarFile, path: Path, name: str, root: Path) -> None:
         entry = _entry(name, kind=tarfile.SYMTYPE)
         entry.linkname = str(path.readlink())
         archive.addfile(entry)
-    elif path.is_file():  # also where a link leads out of the folder: then it is what stands there
+    elif path.is_file():  # a link that leads out of the folder is replaced by its target
         status = path.stat()
         with path.open("rb") as file:
             archive.addfile(_entry(name, status.st_size, executable=bool(status.st_mode & 0o100)), file)

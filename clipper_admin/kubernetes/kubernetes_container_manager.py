@@ -51,13 +51,13 @@ class KubernetesContainerManager(ManifestFiles, ContainerManager):
     """Runs Clipper as Deployments on a Kubernetes cluster: the one that the command ``kubectl`` speaks to.
 
     Credentials come from the file that ``KUBECONFIG`` names, from ``~/.kube/config``, or, in a pod, from its service
-    account. The cluster outlives the interpreter that started it: ``connect()`` finds it again from another, with all
-    that was chosen when it was started.
+    account. The cluster outlives the interpreter that started it: ``connect()`` finds it again from another, with the
+    arguments with which it was started.
 
     Parameters
     ----------
     cluster_name : str
-        Several clusters with different names can stand side by side, also in one namespace.
+        The name of the cluster. Clusters with different names can run at the same time, also in one namespace.
     kubernetes_proxy_addr : str, optional
         ``host:port`` of a ``kubectl proxy``, through which all services are then reached.
     redis_ip : str, optional
@@ -65,33 +65,35 @@ class KubernetesContainerManager(ManifestFiles, ContainerManager):
     redis_port : int
         The port of Redis.
     useInternalIP : bool
-        Reach node ports at the internal address of a node, if none has an external one.
+        Whether node ports are reached at the internal address of a node if none has an external one.
     namespace : str
-        Where all objects of the cluster are.
+        The namespace of all objects of the cluster.
     service_types : dict, optional
         ``NodePort``, ``LoadBalancer`` or ``ClusterIP`` for some of ``redis``, ``management``, ``query``,
         ``query-rpc`` and ``metric``. By default Redis is a ``ClusterIP`` and the others are ``NodePort``.
     create_namespace_if_not_exists : bool
-        Make the namespace if there is none. ``stop_all()`` removes it again once nothing else is in it.
+        Whether the namespace is created if it does not exist. ``stop_all()`` removes it again once nothing else is in
+        it.
     image_pull_secrets : list of str, optional
         Secrets of the namespace with which nodes pull images.
     node_selector : dict, optional
         Labels of the nodes that pods may run on.
     tolerations : list of dict, optional
-        Taints of nodes that pods bear, as Kubernetes writes them.
+        Tolerations of all pods, in Kubernetes' notation.
     ingress : Ingress, optional
-        Reach the query frontends by a host name, through the Kubernetes cluster's ingress controller as well.
+        A host name by which the query frontends can be reached as well, through the ingress controller.
     redis_volume : RedisVolume, optional
-        Keep what the cluster's own Redis holds on a volume, which outlives its pod, until ``stop_all()``.
+        A volume for the data of the cluster's own Redis, which outlives its pod and is kept until ``stop_all()``.
     resources : dict, optional
-        Requests and limits, as Kubernetes writes them, for some of ``redis``, ``mgmt-frontend``, ``query-frontend``,
+        Requests and limits, in Kubernetes' notation, for some of ``redis``, ``mgmt-frontend``, ``query-frontend``,
         ``frontend-exporter``, ``metrics`` and ``model``, instead of the usual ones.
     network_policies : bool
-        False lets everything in the Kubernetes cluster reach all ports of Clipper's pods.
+        Whether network policies restrict which pods may connect to Clipper's pods.
     isolate_models : bool
-        Let models speak to the query frontends alone, where the Kubernetes cluster enforces network policies.
+        Whether models may connect only to the query frontends, where the network enforces network policies.
     restrict_models : bool
-        False lets models run with the user and the rights that their images ask for, such as those of Clipper 0.4.
+        Whether models run without privileges, as a user that is not root. With False they run as their images say,
+        which images of Clipper 0.4 need.
     redis_image, prometheus_image : str
         Images to run instead of the usual ones, such as copies in a registry that your nodes can reach.
     """
@@ -325,10 +327,10 @@ class KubernetesContainerManager(ManifestFiles, ContainerManager):
     # --- logs ---
 
     def get_logs(self, logging_dir: str) -> list[str]:
-        """Write the log of each container into a folder, also that of the one before it if it was started again.
+        """Write the log of each container into a folder, also that of the previous container if it was restarted.
 
-        Kubernetes forgets the logs of deleted pods. Those of the replicas that this manager stopped with their model,
-        the last three of each version, are written too.
+        Kubernetes deletes the logs of deleted pods. For replicas that this manager stopped with their model, it also
+        writes the logs of the last three of each version.
         """
         _ = self._connected
         return self._logs.write(self._labels, Path(logging_dir).expanduser().absolute())
@@ -338,7 +340,7 @@ class KubernetesContainerManager(ManifestFiles, ContainerManager):
     def stop_all(self, graceful: bool = True) -> None:
         """Delete everything of the cluster, wait until it is gone, and delete the namespace if Clipper made it.
 
-        A namespace in which anything else is stays.
+        A namespace in which there are other objects stays.
         """
         removal.remove_cluster(self._api, self._labels, graceful)
         namespaces.remove_if_unused(self._api, self.namespace)

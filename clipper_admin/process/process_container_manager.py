@@ -57,26 +57,26 @@ class ProcessContainerManager(ContainerManager):
     """Runs Clipper as processes on this machine. It listens on 127.0.0.1 only.
 
     The cluster outlives the interpreter that started it: ``connect()`` finds it again from another. A supervisor
-    restarts programs that crash. Everything lies in ``~/.clipper`` (or ``$CLIPPER_HOME``) until ``stop_all()``.
+    restarts programs that crash. All files are in ``~/.clipper`` (or ``$CLIPPER_HOME``) until ``stop_all()``.
 
-    A port that is taken is replaced by a free one; ``get_query_addr()`` and its like return what it became.
+    A port that is taken is replaced by a free one; ``get_query_addr()`` and similar methods return the address in use.
 
     Parameters
     ----------
     cluster_name : str
-        Several clusters with different names can stand side by side.
+        The name of the cluster. Clusters with different names can run at the same time.
     clipper_query_port : int
-        Where applications ask for predictions.
+        The port of the query frontend for prediction requests.
     clipper_management_port : int
-        Where ``ClipperConnection`` manages the cluster.
+        The port of the management frontend, which ``ClipperConnection`` uses.
     clipper_rpc_port : int
-        Where model containers connect to the query frontend.
+        The port of the query frontend for model containers.
     redis_ip : str, optional
         The host of a Redis to use. If it is not given, the cluster gets a Redis of its own.
     redis_port : int
         The port of that Redis, or the port for the cluster's own.
     prometheus_port : int
-        Where the metrics of all programs are served as Prometheus text.
+        The port of the metrics of all programs, as Prometheus text.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class ProcessContainerManager(ContainerManager):
 
     @_explains_files
     def start_clipper(self, options: FrontendOptions) -> None:
-        """Start the cluster and connect to it. The names of images mean nothing here."""
+        """Start the cluster and connect to it. Names of images are ignored."""
         frontend_workers.total(options.num_frontend_replicas, options.workers)
         self._wanted = replace(
             self._wanted, workers=options.workers, num_frontend_replicas=options.num_frontend_replicas
@@ -135,7 +135,7 @@ class ProcessContainerManager(ContainerManager):
         self.logger.info("Clipper listens on %s", self.get_query_addr())
 
     def _start_on_free_ports(self, options: FrontendOptions) -> None:
-        """Start; again, with others, when somebody took a port between our look and our program's."""
+        """Start the programs, and again with other ports if another program took a port after it was found free."""
         cluster = starting.choose_ports(self._wanted, self.logger)
         for attempts_left in reversed(range(_START_ATTEMPTS)):
             try:
@@ -181,7 +181,7 @@ class ProcessContainerManager(ContainerManager):
     def _cluster(self) -> Cluster:
         if not self._is_connected:
             raise UnconnectedException()
-        # Read each time: another interpreter may have stopped the cluster, and started it anew.
+        # Read it each time, because another interpreter may have stopped the cluster and started it again.
         cluster = self._files.read_cluster()
         if cluster is None:
             raise ClipperException(f"Cluster {self.cluster_name} is gone: its record in {home()} cannot be read")
@@ -191,7 +191,7 @@ class ProcessContainerManager(ContainerManager):
 
     @property
     def clipper_query_port(self) -> int:
-        """Where applications ask for predictions; before the cluster runs, the port that was wished for."""
+        """Where applications ask for predictions; before the cluster runs, the port that the constructor was given."""
         return self._present().query_port
 
     @property
@@ -225,13 +225,13 @@ class ProcessContainerManager(ContainerManager):
     # --- frontends ---
 
     def get_num_frontend_replicas(self) -> int:
-        """How many query frontends there should be: the workers of all, divided by those of one."""
+        """Return the number of query frontends: the number of all workers, divided by that of one frontend."""
         cluster = self._cluster()
         total = frontend_workers.wanted(self.get_admin_addr())
         return cluster.num_frontend_replicas if total is None else math.ceil(total / cluster.workers)
 
     def set_num_frontend_replicas(self, num_frontend_replicas: int) -> None:
-        """Start or stop workers of the query frontend, as many as so many query frontends have."""
+        """Start or stop workers, until there are as many as this number of query frontends has."""
         total = frontend_workers.total(num_frontend_replicas, self._cluster().workers)
         frontend_workers.change(self.get_admin_addr(), self.get_query_addr(), total)
 
@@ -241,7 +241,7 @@ class ProcessContainerManager(ContainerManager):
     def build_model(self, wanted: ImageSpec) -> None:
         """Copy the model folder, and install the packages in front of those of the running Python.
 
-        A registry means nothing here: nothing is pushed.
+        A registry is ignored: nothing is pushed.
         """
         bundles.build(self._files, wanted.image, wanted.model_data_path, wanted.base_image, wanted.pkgs_to_install)
 
@@ -251,13 +251,13 @@ class ProcessContainerManager(ContainerManager):
         bundles.remove(self._files, image)
 
     def deploy_model(self, model: ModelSpec) -> None:
-        """Start replicas of a model version that has none. They share the machine: nothing limits them."""
+        """Start replicas of a model version that has none. Their resources are not limited."""
         if model.resources != UNLIMITED:
             self.logger.warning("ProcessContainerManager cannot limit processes: resources and gpus have no effect")
         self.set_num_replicas(model)
 
     def get_num_replicas(self, name: str, version: str) -> int:
-        """How many replicas the model version should have."""
+        """Return the number of replicas that the model version should have."""
         self._cluster()
         return len(self._files.replicas(name, version))
 

@@ -26,7 +26,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
 from clipper_admin import files
 from clipper_admin.process.processes import ENV_CLUSTER_DIRECTORY, ENV_CLUSTER_ID, Identity
@@ -217,11 +217,18 @@ class ClusterFiles:
         return [p for p in self.programs().values() if (p.model_name, p.model_version) == (name, version)]
 
     def write_program(self, program: Program) -> None:
-        write_json(self.programs_folder / f"{program.id}.json", asdict(program))
+        write_json(self._program(program.id), asdict(program))
+
+    def has_program(self, id_: str) -> bool:
+        """Return whether there is a record of a program, damaged or not."""
+        return self._program(id_).exists()
 
     def delete_programs(self, ids: Iterable[str]) -> None:
         for id_ in ids:
-            (self.programs_folder / f"{id_}.json").unlink(missing_ok=True)
+            self._program(id_).unlink(missing_ok=True)
+
+    def _program(self, id_: str) -> Path:
+        return self.programs_folder / f"{id_}.json"
 
     def statuses(self) -> dict[str, Status]:
         found = ((path.stem, read_record(path, Status)) for path in self._status.glob("*.json"))
@@ -290,7 +297,24 @@ _R = TypeVar("_R", bound=_Record)
 
 
 def read_record(path: Path, kind: type[_R]) -> _R | None:
+    """Return the record in a file; None if there is none, or its fields are not of the types of `kind`."""
     try:
-        return kind(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):
+        record = kind(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
+    types = get_type_hints(kind)
+    return record if all(_is_of(value, types[name]) for name, value in vars(record).items()) else None
+
+
+def _is_of(value: object, wanted: Any) -> bool:
+    """Return whether a value that was read from JSON has the type of a field of a record."""
+    match value:
+        case list():
+            return get_origin(wanted) is list and all(_is_of(item, get_args(wanted)[0]) for item in value)
+        case dict():
+            return get_origin(wanted) is dict and all(_is_of(item, get_args(wanted)[1]) for item in value.values())
+        case bool():
+            return wanted is bool
+        case int():
+            return wanted in (int, float)
+    return wanted is type(value)

@@ -78,7 +78,7 @@ class Child:
         self.was_stopped = False
         try:
             self.process = self._run()
-        except OSError as error:
+        except (OSError, ValueError, IndexError) as error:  # a null byte in an argument, or no argument at all
             self._retry_later(f"could not be started: {error}", now)
             return
         # Only macOS hides the start time of a process that has ended already.
@@ -242,7 +242,11 @@ class Supervisor:
     def _reconcile(self, now: float) -> None:
         programs = self.files.programs()
         for id_, child in self.children.items():
-            if id_ not in programs:
+            if id_ in programs:
+                continue
+            if self.files.has_program(id_):
+                logger.error("the record of %s is damaged: it goes on as it was started", id_)
+            else:
                 child.stop(now)
         for id_ in programs.keys() - self.children.keys():
             self.children[id_] = child = Child(programs[id_], self.files, self.marks)

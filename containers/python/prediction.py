@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from clipper_common.datatypes import InputType, to_model_inputs
-from clipper_common.wire import PredictRequest, Response
+from clipper_common.wire import PredictRequest, Response, Views
+
+from .isolation import Isolation, Outcome, RaisingLengths
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +43,7 @@ class BatchReport(NamedTuple):
 class Predictor:
     """Answers batches with the function `predict` of a model.
 
-    If the model raises on a batch, each input is tried again alone, once, so that only those it raises on fail.
+    If the model raises on a batch, the batch is tried again in halves, so that only those inputs fail it raises on.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Predictor:
         self._input_type = input_type
         self._report = report
         self._predicting_at = 0.0
+        self._raising = RaisingLengths()
         to_model_inputs(input_type, [bytes(input_type.element_bytes)])  # imports numpy now, not with the first query
 
     def answer(self, request: PredictRequest, received_at: float) -> Response:
@@ -61,41 +64,48 @@ class Predictor:
         return response
 
     def _answer(self, request: PredictRequest) -> Response:
+        if request.input_type is not self._input_type:
+            ours, theirs = self._input_type.canonical_name, request.input_type.canonical_name
+            return _fail_all(request, PredictionError(f"this model takes {ours}, and was sent {theirs}"))
+        if self._raising.has_suspects:
+            return self._isolate(request, True)
         try:
-            outputs, errors = self._run(request)
+            outputs, errors = self._run(request.inputs)
         except PredictionError as error:
             return _fail_all(request, error)
         # A model may also raise SystemExit, CancelledError or a panic of native code, which must not end the process.
         # Neither must KeyboardInterrupt, which no signal raises where `StopRequest` handles signals.
         except BaseException as error:
-            if len(request.inputs) < 2:
+            if len(request.inputs) == 1:
+                self._raising.note_failure(len(request.inputs[0]))
                 return _fail_all(request, error)
         else:
+            self._raising.note_outputs(request.inputs)
             return _response(request, outputs, errors)
-        return self._answer_one_by_one(request)
+        return self._isolate(request, False)
 
-    def _run(self, request: PredictRequest) -> tuple[list[bytes], Errors]:
-        if request.input_type is not self._input_type:
-            ours, theirs = self._input_type.canonical_name, request.input_type.canonical_name
-            raise PredictionError(f"this model takes {ours}, and was sent {theirs}")
-        inputs = to_model_inputs(self._input_type, request.inputs)
+    def _run(self, inputs: Views) -> tuple[list[bytes], Errors]:
+        # Each time inputs are parsed again, since the model may have changed the array before it raised.
+        parsed = to_model_inputs(self._input_type, inputs)
         self._predicting_at = time.monotonic()
-        return encode_outputs(self._predict(inputs), len(request.inputs))
+        return encode_outputs(self._predict(parsed), len(inputs))
 
-    def _answer_one_by_one(self, request: PredictRequest) -> Response:
-        outputs: list[bytes] = []
-        errors: list[BaseException | None] = []
-        for item in request.inputs:
-            try:
-                # The input is parsed again, since the model may have changed the array before it raised.
-                output, failure = encode_outputs(self._predict(to_model_inputs(self._input_type, [item])), 1)
-            except BaseException as error:
-                output, failure = [describe(error)], [error]
-            outputs += output
-            errors += failure or [None]
-        if not any(errors):
+    def _isolate(self, request: PredictRequest, may_work: bool) -> Response:
+        outcomes = Isolation(self._attempt, request.inputs, self._raising).run(may_work)
+        errors = [None if isinstance(outcome, bytes) else outcome for outcome in outcomes]
+        if not (may_work or any(errors)):
             logger.warning("The model raised on a batch of %d inputs, but on none of them alone.", len(errors))
+        outputs = [outcome if isinstance(outcome, bytes) else describe(outcome) for outcome in outcomes]
         return _response(request, outputs, errors)
+
+    def _attempt(self, inputs: Views) -> list[Outcome]:
+        try:
+            outputs, errors = self._run(inputs)
+        except PredictionError as error:
+            return [error] * len(inputs)
+        if not errors:
+            return list(outputs)
+        return [output if error is None else error for output, error in zip(outputs, errors, strict=True)]
 
 
 def encode_outputs(outputs: Any, num_inputs: int) -> tuple[list[bytes], Errors]:

@@ -76,8 +76,8 @@ class ModelContainerBase:
     """The base class of models. Override the method of the input type that the model takes.
 
     Each method gets a batch of inputs and returns a list of ``str``, one for each input, in their order. An
-    exception is sent to the clients, and the container goes on; if a batch of several inputs raised it, each input
-    is tried again alone.
+    exception is sent to the clients, and the container goes on; if a batch of several inputs raised it, the batch is
+    tried again in halves.
     """
 
     def predict_ints(self, inputs: Any) -> list[str]:

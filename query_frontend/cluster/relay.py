@@ -1,10 +1,10 @@
 """Relays, by which replicas that are connected only to this frontend serve the other frontends.
 
 Containers of RPC version 3 have one connection, and others may be unable to reach a peer. This frontend connects to the
-peer like a replica, and the replicas here answer the peer's batches. A peer without a replica of the model gets a relay
-for each replica here. A peer that has some gets one relay of a version 3 replica in reserve, for when it loses its own.
-Version 4 containers connect to each frontend themselves, so they are relayed only to a peer that stays without a
-replica. Relays are not recorded as replicas in Redis, so nothing is relayed twice.
+peer like a replica, and the replicas here answer the peer's batches. A peer gets a relay for each version 3 replica
+here. Version 4 containers connect to each frontend themselves, so they are relayed only to a peer that stays without a
+replica. Relays are not recorded as replicas in Redis, and they get no inputs that were relayed, so nothing is relayed
+twice.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from query_frontend.serving.cache import key_of
 from query_frontend.serving.deadlines import Slot
 from query_frontend.serving.model_queue import Task
 from query_frontend.serving.query import QueryContext
-from query_frontend.serving.reasons import SLO_MISSED
+from query_frontend.serving.reasons import LAST_REPLICA_DIED, NO_MODELS, SLO_MISSED
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def wanted_relays(peers: Iterable[Frontend], direct: Mapping[ModelId, Sequence[C
         for model, replicas in direct.items():
             has_own = model in peer.models
             single = sum(replica.rpc_version < wire.RPC_VERSION_4 for replica in replicas)
-            at_once = min(single, 1 if has_own else _MAX_RELAYS)
+            at_once = min(single, _MAX_RELAYS)
             later = 0 if has_own else min(len(replicas), _MAX_RELAYS)
             for number in range(max(at_once, later)):
                 yield WantedRelay(Place(peer.rpc_address, model, number), 0.0 if number < at_once else _STEADY_SECONDS)
@@ -77,9 +77,10 @@ class RelayedInput(Task):
     """An input of a relayed batch: a task of the executor with a slot of the deadline wheel."""
 
     __slots__ = ("_batch", "_index", "_slot")
+    is_relayed = True
 
-    def __init__(self, batch: "RelayedBatch", index: int, payload: bytes) -> None:
-        super().__init__(payload, batch.deadline)
+    def __init__(self, batch: "RelayedBatch", index: int, payload: bytes, deadline: float) -> None:
+        super().__init__(payload, deadline)
         self.key = key_of(payload)
         self._batch = batch
         self._index = index
@@ -90,7 +91,7 @@ class RelayedInput(Task):
         context = self._batch.context
         context.executor.submit(self._batch.model, self)
         if self.wanted:
-            self._slot = context.wheel.add(self, self._batch.deadline)
+            self._slot = context.wheel.add(self, self.deadline)
 
     def take(self, output: bytes | None, reason: str, now: float) -> None:
         """Take the output, or the reason why there is none."""
@@ -109,38 +110,63 @@ class RelayedInput(Task):
 
 
 class RelayedBatch:
-    """A batch of a peer. Once it is submitted, `done` is called when each input has an output or failed."""
+    """A batch of a peer, of which each input has a deadline.
+
+    Once it is submitted, `send` is called with the answers that there are in a turn of the event loop, until each input
+    has an output or failed. A peer that takes parts gets these at once, any other gets all of them together. `give_up`
+    is called when there is no replica for an input any more.
+    """
 
     def __init__(
         self,
         context: QueryContext,
         model: ModelId,
         request: wire.PredictRequest,
-        deadline: float,
-        done: Callable[[wire.Response], None],
+        deadlines: Sequence[float],
+        send: Callable[[wire.Response], None],
+        give_up: Callable[[], None],
     ) -> None:
         self.context = context
         self.model = model
-        self.deadline = deadline
-        self._done = done
+        self._message_id = request.message_id
+        self._takes_parts = request.remaining_micros is not None
+        self._send = send
+        self._give_up = give_up
         self._inputs = request.inputs
-        self._missing = len(request.inputs)
-        self._response = wire.Response(request.message_id, [b""] * self._missing, [True] * self._missing)
+        self._deadlines = deadlines
+        self._missing = self._size = len(request.inputs)
+        self._answers: dict[int, tuple[bytes, bool]] = {}
+        """The answers that were not sent yet, by the positions of their inputs: an output, or why there is none, and
+        whether it is the latter."""
 
     def submit(self) -> None:
         """Ask the model version for all outputs."""
         inputs, self._inputs = self._inputs, []  # the message that they are parts of is not kept
-        for index, payload in enumerate(inputs):
-            RelayedInput(self, index, bytes(payload)).submit()
+        for index, (payload, deadline) in enumerate(zip(inputs, self._deadlines, strict=True)):
+            RelayedInput(self, index, bytes(payload), deadline).submit()
         if not inputs:
-            self._done(self._response)
+            self._send_answers()
 
     def answer(self, index: int, output: bytes | None, reason: str) -> None:
-        self._response.outputs[index] = reason.encode() if output is None else output
-        self._response.failed[index] = output is None
+        """Take the output of an input, or the reason why there is none."""
+        if output is None and reason in (NO_MODELS, LAST_REPLICA_DIED):
+            self._give_up()
+            return
+        if self._takes_parts and not self._answers:
+            asyncio.get_running_loop().call_soon(self._send_answers)
+        self._answers[index] = (reason.encode(), True) if output is None else (output, False)
         self._missing -= 1
         if not self._missing:
-            self._done(self._response)
+            self._send_answers()
+
+    def _send_answers(self) -> None:
+        if not self._answers and self._size:  # they were the last ones, which are sent at once
+            return
+        answers, self._answers = self._answers, {}
+        positions = None if len(answers) == self._size else list(answers)
+        ordered = [answers[index] for index in positions or range(self._size)]
+        outputs, failed = [output for output, _ in ordered], [is_failed for _, is_failed in ordered]
+        self._send(wire.Response(self._message_id, outputs, failed, positions))
 
 
 class Relay:
@@ -153,7 +179,7 @@ class Relay:
         self._loop = asyncio.get_running_loop()
         self._context = context
         self._model = place.model
-        metadata = wire.Metadata(place.model, input_type, wire.RPC_VERSION_4, name, key)
+        metadata = wire.Metadata(place.model, input_type, wire.RPC_VERSION_4, name, key, takes_deadlines=True)
         self._dealer = Dealer(place.address)
         self.client = RpcClient(self._dealer, metadata, self, deque(maxlen=1))
         self._ticked_at = 0.0
@@ -164,6 +190,7 @@ class Relay:
         self._dealer.start(DealerEvents(client.take, client.send_heartbeat, client.on_lost))
 
     def close(self) -> None:
+        """Disconnect. The peer sends what it has no answers for to another replica, if there is one."""
         self.client.close()
 
     def tick(self, now: float) -> None:
@@ -185,20 +212,23 @@ class Relay:
     def on_batch(self, client: RpcClient[Dealer], request: wire.PredictRequest, received_at: float) -> None:
         executor = self._context.executor
         if self._model not in executor.direct_replicas():
-            self.close()  # the peer sends the batch to another replica, if there is one
+            self.close()
             return
         slo_seconds = executor.slo_seconds(self._model)
         if slo_seconds is None and time.monotonic() - received_at < _UNREGISTERED_SECONDS:
             self._loop.call_later(_UNREGISTERED_POLL_SECONDS, self._retry, client.registration, request, received_at)
             return
         registration = client.registration
-        deadline = received_at + (slo_seconds or 0.0)
+        if request.remaining_micros is None:
+            deadlines = [received_at + (slo_seconds or 0.0)] * len(request.inputs)
+        else:
+            deadlines = [received_at + micros / 1e6 for micros in request.remaining_micros]
 
-        def done(response: wire.Response) -> None:
+        def send(response: wire.Response) -> None:
             if not client.closed:
                 client.answer(response, registration)
 
-        RelayedBatch(self._context, self._model, request, deadline, done).submit()
+        RelayedBatch(self._context, self._model, request, deadlines, send, self.close).submit()
 
     def _retry(self, registration: int, request: wire.PredictRequest, received_at: float) -> None:
         if not self.client.closed and self.client.registration == registration:

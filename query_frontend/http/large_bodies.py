@@ -160,7 +160,7 @@ def _room_for(size: int) -> io.BytesIO:
     return io.BytesIO(bytes(size))
 
 
-def _pieces(spans: list[Span], cut: Callable[[bytes, int, int, int], int], skipped: int = 0) -> Iterator[bytes]:
+def _pieces(spans: list[Span], cut: Callable[[bytes, int, int], int], skipped: int = 0) -> Iterator[bytes]:
     """The text in `spans`, in pieces. Each ends where `cut` says, and `skipped` bytes follow that are in none."""
     (data, at, end), *others = spans
     if not others and end - at <= PIECE_BYTES:
@@ -170,7 +170,7 @@ def _pieces(spans: list[Span], cut: Callable[[bytes, int, int, int], int], skipp
     for data, at, end in spans:
         for begin in range(at, end, PIECE_BYTES):
             stop = min(begin + PIECE_BYTES, end)
-            if (cut_at := cut(data, begin, stop, len(begun))) > begin:
+            if (cut_at := cut(data, begin, stop)) > begin:
                 yield begun + data[begin:cut_at]
                 begun, begin = b"", cut_at + skipped
             begun += data[begin:stop]
@@ -202,7 +202,7 @@ def _numbers(spans: list[Span], size: int, input_type: InputType) -> Generator[N
     return value.getvalue()
 
 
-def _last_comma(data: bytes, begin: int, stop: int, _: int) -> int:
+def _last_comma(data: bytes, begin: int, stop: int) -> int:
     return data.rfind(b",", begin, stop)
 
 
@@ -238,18 +238,33 @@ def _in_32_bits(numbers: bytes) -> bytes:
 
 def _base64(spans: list[Span], size: int) -> Generator[None, None, bytes]:
     value = _room_for(size * 3 // 4)
-    for text in _pieces(spans, _last_quartet):
+    for text in _quartets(spans):
         if value.tell() % 3:  # there was padding, and more follows
             raise _NotPlainError
-        value.write(base64text.decode_strictly(text + b"=" * (-len(text) % 4)))
+        value.write(base64text.decode_strictly(text))
         yield
     value.truncate()
     return value.getvalue()
 
 
-def _last_quartet(_: bytes, begin: int, stop: int, begun: int) -> int:
-    """Leave four characters at most, since the last ones of all may be padded."""
-    return stop - ((begun + stop - begin) % 4 or 4)
+def _quartets(spans: list[Span]) -> Iterator[bytes | memoryview]:
+    """The text in `spans`, padded, in pieces of whole quartets. Only the last, and those of two spans, are copied."""
+    begun = b""
+    for data, at, end in spans:
+        if begun:
+            first = at
+            at = min(first + 4 - len(begun), end)
+            begun += data[first:at]
+            if len(begun) < 4:
+                continue
+            yield begun
+        stop = end - (end - at) % 4
+        view = memoryview(data)
+        for begin in range(at, stop, PIECE_BYTES):
+            yield view[begin : min(begin + PIECE_BYTES, stop)]
+        begun = data[stop:end]
+    if begun:
+        yield begun + b"=" * (-len(begun) % 4)
 
 
 def _string(spans: list[Span], size: int) -> Generator[None, None, bytes]:
@@ -266,7 +281,7 @@ def _string(spans: list[Span], size: int) -> Generator[None, None, bytes]:
     return value.getvalue()
 
 
-def _last_character(data: bytes, begin: int, stop: int, _: int) -> int:
+def _last_character(data: bytes, begin: int, stop: int) -> int:
     """Where the last character begins of which the first byte is there; `begin` if none is."""
     for at in range(stop - 1, max(begin, stop - _MAX_CHARACTER_BYTES), -1):
         if data[at] & 0xC0 != 0x80:

@@ -52,6 +52,8 @@ class Connection:
     """Monotonic time at which the last batch was sent."""
     awaited: int | None = field(default=None)
     """The message id of the batch in flight, or None. With one, the container is not expected to send heartbeats."""
+    missing: set[int] = field(default_factory=set)
+    """The positions of the inputs that are not answered yet, of a batch that may be answered in parts."""
     longest_seconds: float = field(default=0.0)
     """Seconds that its longest batch took; 0 before the first, which may be a slow one."""
     follows_frontends: bool = field(default=False)
@@ -60,6 +62,14 @@ class Connection:
     @property
     def rpc_version(self) -> int:
         return self.metadata.rpc_version
+
+    def note_answered(self, positions: Sequence[int]) -> bool:
+        """Note which inputs of the batch in flight are answered. Return False if it cannot be these."""
+        answered = set(positions)
+        if not answered or len(answered) != len(positions) or not answered <= self.missing:
+            return False
+        self.missing -= answered
+        return True
 
     def __str__(self) -> str:
         return f"replica {self.metadata.replica_id or self.number} of {self.metadata.model}"
@@ -74,7 +84,8 @@ class RpcEvents:
     left: Callable[[Connection, str], None]
     """Called when a registration ends, with the reason."""
     answered: Callable[[Connection, Response], None]
-    """Called with the answer to the batch that was sent last."""
+    """Called with the answer to the batch that was sent last, or with a part of it: while `Connection.awaited` is set,
+    others follow."""
     draining: Callable[[Connection], None]
     """Called when a container asks for no more batches. It waits for `RpcServer.release`."""
     held: Callable[[int], None] = lambda change: None
@@ -121,6 +132,8 @@ class RpcServer:
         if sent:
             connection.asked_at = started
             connection.awaited = request.message_id
+            if request.remaining_micros is not None:
+                connection.missing = set(range(len(request.inputs)))
         return sent
 
     def disconnect(self, connection: Connection, reason: str) -> None:
@@ -194,6 +207,13 @@ class RpcServer:
         if response.message_id != connection.awaited:
             self._handle_unexpected_answer(connection, response.message_id)
             return
+        if response.positions is not None:
+            if not connection.note_answered(response.positions):
+                self.disconnect(connection, "it answered inputs of its batch that it was not sent, or had answered")
+                return
+            if connection.missing:
+                self._events.answered(connection, response)
+                return
         connection.awaited = None
         seconds = connection.heard_at - connection.asked_at
         if seconds > connection.longest_seconds:

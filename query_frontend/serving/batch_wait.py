@@ -2,6 +2,7 @@
 
 from asyncio import AbstractEventLoop, TimerHandle
 from collections.abc import Callable
+from typing import Final
 
 from clipper_common.datatypes import BatchPolicy
 from clipper_common.records import Model
@@ -9,6 +10,10 @@ from query_frontend.monitoring.metrics import ModelMetrics
 from query_frontend.serving.model_queue import ModelQueue
 from query_frontend.serving.replica import Batch, ConnectedReplica, ReplicaPool
 from query_frontend.serving.waiting import Returns
+
+_MARGIN: Final = 2
+"""Between the expected end of a batch that waited and its first deadline, answers can be delivered this many times. The
+queue asks for once, and timers are late."""
 
 
 class BatchWait:
@@ -70,14 +75,15 @@ class BatchWait:
             return now
         if not self._is_on:
             self._delay_ends = queue.first_arrival() + self._delay_seconds
-        return min(self._delay_ends, queue.first_deadline() - replicas.idle[0].sizer.expect(most) - delivery_seconds)
+        seconds = replicas.idle[0].sizer.expect(most)
+        return min(self._delay_ends, queue.first_deadline() - seconds - _MARGIN * delivery_seconds)
 
     def _end_of_returns(
         self, queue: ModelQueue, replicas: ReplicaPool, most: int, delivery_seconds: float, now: float
     ) -> float:
         """Return until when the only idle replica should wait for clients, who otherwise wait for the next one."""
         seconds = replicas.idle[0].sizer.expect(min(len(queue), most))
-        latest = queue.first_deadline() - seconds - delivery_seconds
+        latest = queue.first_deadline() - seconds - _MARGIN * delivery_seconds
         busy = [replica.seconds_busy(now) for replica in replicas if replica.batch is not None]
         return self.returns.wait_until(len(queue), most, min(seconds, min(busy, default=seconds)), latest, now)
 

@@ -6,10 +6,11 @@ was answered together came together and goes together, so most of the work is do
 """
 
 from collections import deque
-from collections.abc import Collection, Generator, Iterable, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from itertools import repeat
 from typing import Any, Final, NamedTuple
 
+from clipper_common import long_work
 from clipper_common.long_work import finish_at_once
 
 _ENTRY_OVERHEAD_BYTES: Final = 190
@@ -18,8 +19,10 @@ _BATCH_OVERHEAD_BYTES: Final = 170
 """The same for a batch."""
 _PARTS: Final = 64
 """No batch is a larger part of the cache, unless it is a single entry."""
-
-
+_SPARED_ENTRIES: Final = 1024
+"""The entries of which those that were used are spared when room is made; more would take long."""
+_DROPPED_ENTRIES: Final = 1024
+"""The entries of a removed model version that are dropped in one step."""
 _LARGE_BYTES: Final = 1 << 18
 """The hash of a larger input is made in steps of this size."""
 
@@ -129,18 +132,20 @@ class PredictionCache:
         elif keys:
             partition.entries.update(zip(keys, outputs, strict=True))
             self._append(_Batch(partition, keys, size))
+            left = _SPARED_ENTRIES
             while self._bytes > self._max_bytes:
-                self._judge_oldest()
+                left -= len(self._batches[0].keys)
+                self._judge_oldest(left >= 0)
 
     def _append(self, batch: _Batch) -> None:
         self._batches.append(batch)
         self._bytes += batch.size
 
-    def _judge_oldest(self) -> None:
-        """Forget the oldest batch, except what of it was used."""
+    def _judge_oldest(self, spares: bool) -> None:
+        """Forget the oldest batch, except what of it was used if `spares`."""
         partition, keys, size = self._batches.popleft()
         self._bytes -= size
-        if partition.used and (used := partition.used.intersection(keys)):
+        if spares and partition.used and (used := partition.used.intersection(keys)):
             partition.used -= used
             keys = [key for key in keys if key not in used]
             kept = {key: output for key in used if isinstance(output := partition.entries.get(key), bytes)}
@@ -148,16 +153,26 @@ class PredictionCache:
         _forget(partition, keys)
 
     def forget(self, partition: CachePartition) -> None:
-        """Drop everything of a model version that is no more."""
-        self._batches = deque(batch for batch in self._batches if batch.partition is not partition)
-        self._bytes = sum(batch.size for batch in self._batches)
-        partition.entries.clear()
-        partition.used.clear()
+        """Answer nothing more from what is kept of a model version, and drop it in steps.
+
+        Its batches, which have the inputs, are counted until they are the oldest: to find them would take long.
+        """
+        long_work.begin(_drop(partition.entries, partition.used))
+        partition.entries, partition.used = {}, set()
 
 
 def _size(keys: Collection[Key], outputs: Collection[bytes]) -> int:
     entries = sum(map(len, keys)) + sum(map(len, outputs)) + len(keys) * _ENTRY_OVERHEAD_BYTES
     return entries + _BATCH_OVERHEAD_BYTES
+
+
+def _drop(entries: dict[Key, Any], used: set[Key]) -> Iterator[None]:
+    while True:
+        for _ in range(min(_DROPPED_ENTRIES, len(entries))):
+            used.discard(entries.popitem()[0])
+        if not entries:
+            return
+        yield
 
 
 def _forget(partition: CachePartition, keys: Iterable[Key]) -> None:

@@ -13,6 +13,7 @@ cdef class DeadlineWheel:
     cdef dict _last_slot
     cdef object _timer
     cdef long long _timer_number
+    cdef bint _has_read
     cdef object _due
 
     @cython.locals(number="long long", slot=dict)

@@ -18,6 +18,10 @@ from clipper_common.long_work import TURN_SECONDS
 logger = logging.getLogger(__name__)
 
 _SLOTS_PER_SECOND: Final = 1000
+_STALL_SECONDS: Final = 0.005
+"""A timer that is so late was held up together with all else that the loop does."""
+_READING_SECONDS: Final = 0.001
+"""The loop reads its sockets before a timer of so many seconds."""
 _FEW: Final = 64
 _AT_ONCE: Final = 32
 """As many deadlines are handled before it is looked how long that took."""
@@ -47,6 +51,8 @@ class DeadlineWheel:
         self._last_slot: Slot = {}
         self._timer: TimerHandle | None = None
         self._timer_number = 0
+        self._has_read = False
+        """Whether the loop has read its sockets since it was held up."""
         self._due: deque[Slot] = deque()
         """The slots whose time has come, as long as not everything in them has expired."""
 
@@ -91,6 +97,11 @@ class DeadlineWheel:
     def _turn(self) -> None:
         self._timer = None
         now = time.monotonic()
+        if self._is_held_up(now):
+            self._has_read = True
+            self._timer = self._loop.call_later(_READING_SECONDS, self._turn)
+            return
+        self._has_read = False
         while self._order and self._order[0] <= now * _SLOTS_PER_SECOND:
             self._due.append(self._slots.pop(heappop(self._order)))
         self._last_number = -1  # it may be one of these: what is added meanwhile needs another
@@ -107,6 +118,11 @@ class DeadlineWheel:
             self._arm_at(0)
         elif self._order and self._timer is None:
             self._arm()
+
+    def _is_held_up(self, now: float) -> bool:
+        """Whether answers may have arrived that the loop had no time to read: nothing is to expire before these."""
+        late = now - self._timer_number / _SLOTS_PER_SECOND
+        return late > _STALL_SECONDS and not self._due and not self._has_read
 
     @staticmethod
     def _expire_some(slot: Slot) -> None:

@@ -4,13 +4,14 @@ What takes a few milliseconds is delivered at once, and all else in steps, betwe
 event loop.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from math import inf
 from time import monotonic
-from typing import Final
+from typing import Final, cast
 
 from clipper_common import jsontext, long_work
 from clipper_common.constants import SIZE_LIMITS
+from clipper_common.datatypes import View
 from clipper_common.wire import Response
 from query_frontend.serving import large_outputs
 from query_frontend.serving.answers import LARGE_OUTPUT_BYTES, embed_large
@@ -52,7 +53,8 @@ class Delivery:
         if size > STEP_BYTES:
             return self._deliver_large(tasks, response, raised)
         until = inf if len(tasks) <= STEP_TASKS else monotonic() + long_work.seconds_left()
-        values = self._values(tasks, response, raised, size)
+        outputs = cast(list[bytes], response.outputs)  # only large ones are views
+        values = self._values(tasks, outputs, response.failed, raised, size)
         given = self._give(tasks, values, 0, until)
         return None if given == len(tasks) else self._give_rest(tasks, values, given)
 
@@ -60,31 +62,37 @@ class Delivery:
         for begin, end in _parts(response.outputs):
             if begin:
                 yield
-            part = Response(response.message_id, response.outputs[begin:end], response.failed[begin:end])
-            size = sum(map(len, part.outputs))
+            part, failed = tasks[begin:end], response.failed[begin:end]
+            outputs = list(map(bytes, response.outputs[begin:end]))
+            size = sum(map(len, outputs))
             embedded = None
-            if STEP_BYTES < size <= self._max_output_bytes and not part.failed[0]:  # it is only one
-                embedded = yield from large_outputs.embed(part.outputs[0])
-            values = self._values(tasks[begin:end], part, raised, size, embedded)
-            given = self._give(tasks[begin:end], values, 0, 0.0)
-            yield from self._give_rest(tasks[begin:end], values, given)
+            if STEP_BYTES < size <= self._max_output_bytes and not failed[0]:  # it is only one
+                embedded = yield from large_outputs.embed(outputs[0])
+            values = self._values(part, outputs, failed, raised, size, embedded)
+            yield from self._give_rest(part, values, self._give(part, values, 0, 0.0))
 
     def _values(
-        self, tasks: list[Task], response: Response, raised: str, size: int, embedded: bytes | None = None
+        self,
+        tasks: list[Task],
+        outputs: list[bytes],
+        failed: list[bool],
+        raised: str,
+        size: int,
+        embedded: bytes | None = None,
     ) -> list[Value]:
         """Return what each task gets, and keep the outputs. A single one that is large was `embedded` before."""
         if size > _SMALLEST_LIMIT and size > self._max_output_bytes:
-            response = _without_oversized(response, self._max_output_bytes)
+            outputs, failed = _without_oversized(outputs, failed, self._max_output_bytes)
         embed = jsontext.embed if size < LARGE_OUTPUT_BYTES else embed_large
         if embedded is not None:
             values: list[Value] = [embedded]
-        elif any(response.failed):
+        elif any(failed):
             values = [
-                raised + output.decode(errors="replace") if failed else embed(output)
-                for output, failed in zip(response.outputs, response.failed, strict=True)
+                raised + output.decode(errors="replace") if has_failed else embed(output)
+                for output, has_failed in zip(outputs, failed, strict=True)
             ]
         else:
-            values = list(map(embed, response.outputs))
+            values = list(map(embed, outputs))
         if self._keeps:
             keys = [task.key for task, value in zip(tasks, values, strict=True) if isinstance(value, bytes)]
             self._cache.put(self._partition, keys, [value for value in values if isinstance(value, bytes)])
@@ -125,7 +133,7 @@ class Delivery:
                 _resolve(task, None, why(task))
 
 
-def _parts(outputs: list[bytes]) -> Iterator[tuple[int, int]]:
+def _parts(outputs: Sequence[View]) -> Iterator[tuple[int, int]]:
     """Where the parts of a batch begin and end that are of `STEP_BYTES` at most, or a single output."""
     begin = size = 0
     for index, output in enumerate(outputs):
@@ -156,11 +164,11 @@ def _give(waiting: list[Task], output: bytes | None, reason: str) -> None:
         task.take(output, reason, monotonic())
 
 
-def _without_oversized(response: Response, most: int) -> Response:
-    """Return the response with an error in the place of each output that is larger than outputs may be."""
-    outputs, failed = list(response.outputs), list(response.failed)
+def _without_oversized(outputs: list[bytes], failed: list[bool], most: int) -> tuple[list[bytes], list[bool]]:
+    """Return the outputs, and which have failed, with an error in the place of each that is larger than they may be."""
+    outputs, failed = list(outputs), list(failed)
     for index, output in enumerate(outputs):
         if len(output) > most:
             text = f"OutputError: an output is of {len(output)} bytes, and the most are {most}"
             outputs[index], failed[index] = text.encode(), True
-    return response._replace(outputs=outputs, failed=failed)
+    return outputs, failed

@@ -27,6 +27,11 @@ _DEFAULT_SLO_SECONDS: Final = 1.0
 """This SLO is taken for a model version that no application asks."""
 
 
+def _message_ids() -> Iterator[int]:
+    """Yield the ids of batches, again from 0 after the last. (`itertools.cycle` would keep all that it has yielded.)"""
+    return map(MESSAGE_ID_LIMIT.__rmod__, itertools.count())
+
+
 class Executor:
     """The executor gets each task done by some replica of its model version."""
 
@@ -44,8 +49,7 @@ class Executor:
         self._replicas_changed = replicas_changed
         """It is called when replicas came or went."""
         self._metrics = metrics
-        message_ids = itertools.cycle(range(MESSAGE_ID_LIMIT))
-        self._context = ModelContext(loop, cache, message_ids, metrics.aggregate_outputs, blame_seconds)
+        self._context = ModelContext(loop, cache, _message_ids(), metrics.aggregate_outputs, blame_seconds)
         self._models: dict[ModelId, ServedModel] = {}
         self._replicas: dict[Connection, ConnectedReplica] = {}
         self.uses_keys = cache.enabled
@@ -131,7 +135,9 @@ class Executor:
         replica = self._replicas[connection]
         batch = replica.batch
         assert batch is not None, "the RPC server hands over answers to the batch that a replica has"
-        if len(response.outputs) == len(batch.tasks):
+        if connection.awaited is not None:
+            batch.model.deliver(replica, batch, response)
+        elif response.positions is not None or len(response.outputs) == len(batch.tasks):
             batch.model.take_answer(replica, batch, response)
         else:
             reason = f"it answered {len(batch.tasks)} inputs with {len(response.outputs)} outputs"

@@ -38,7 +38,7 @@ cdef class ModelQueue:
     @cython.locals(entries=list, deadline=double, size="long long")
     cpdef bint put(self, Task task)
     @cython.locals(drawn=list, late=list, in_time=double, looked_at=Py_ssize_t, size="long long", entry=tuple, task=Task)
-    cpdef list draw(self, long most, double now, double seconds=*)
+    cpdef list draw(self, long most, double now, double seconds=*, bint for_relay=*)
     cpdef bint let_join(self, Task task, Task host)
     cpdef drop(self, Task task)
     cpdef put_back(self, Task task)

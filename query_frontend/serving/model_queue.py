@@ -2,6 +2,7 @@
 
 from bisect import insort
 from collections.abc import Iterable
+from heapq import merge
 from math import inf
 
 from clipper_common.constants import MAX_QUEUED_BYTES, MAX_QUEUED_QUERIES
@@ -30,6 +31,8 @@ class Task:
         "sent_at",
         "wanted",
     )
+    is_relayed = False
+    """Whether another frontend relayed it here. It is not relayed on then, nor does it wait for what is."""
 
     def __init__(self, payload: bytes, deadline: float, arrival: float = -inf) -> None:
         self.arrival = arrival
@@ -148,11 +151,14 @@ class ModelQueue:
         """The arrival of the task that came first. There must be one."""
         return min(task.arrival for _, task in self._entries if task.queued)
 
-    def draw(self, most: int, now: float, seconds: float = 0.0) -> list[Task]:
+    def draw(self, most: int, now: float, seconds: float = 0.0, for_relay: bool = False) -> list[Task]:
         """Take at most `most` tasks that can still be answered in time, if that takes `seconds`.
 
-        If there is none, take those with the most time left: what was expected of the model may be wrong.
+        If there is none, take those with the most time left: what was expected of the model may be wrong. None that was
+        relayed here is taken `for_relay`.
         """
+        if for_relay:
+            return self._draw_direct(most, now, seconds)
         drawn: list[Task] = []
         late: list[Entry] = []
         in_time = now + seconds
@@ -180,6 +186,13 @@ class ModelQueue:
         self._entries[:looked_at] = late
         return drawn
 
+    def _draw_direct(self, most: int, now: float, seconds: float) -> list[Task]:
+        relayed = [entry for entry in self._entries if entry[1].is_relayed]
+        self._entries = [entry for entry in self._entries if not entry[1].is_relayed]
+        drawn = self.draw(most, now, seconds)
+        self._entries = list(merge(self._entries, relayed, key=_deadline))
+        return drawn
+
     def _take_last(self, late: list[Entry], most: int) -> list[Task]:
         drawn: list[Task] = []
         while late and len(drawn) < most:
@@ -197,12 +210,12 @@ class ModelQueue:
         if len(self._entries) > 64 and len(self._entries) > 2 * self._tasks:
             self._entries = [entry for entry in self._entries if entry[1].queued]
 
-    def clear(self) -> Iterable[Task]:
-        """Take out everything."""
-        tasks = {id(task): task for _, task in self._entries if task.queued}
+    def clear(self, only_relayed: bool = False) -> Iterable[Task]:
+        """Take out everything, or only what was relayed here."""
+        tasks = {id(task): task for _, task in self._entries if task.queued and (task.is_relayed or not only_relayed)}
         for task in tasks.values():
             self._remove(task)
-        self._entries.clear()
+        self._entries = [entry for entry in self._entries if entry[1].queued]
         return tasks.values()
 
     def _remove(self, task: Task) -> None:

@@ -23,7 +23,11 @@ from query_frontend.serving.answers import Default
 logger = logging.getLogger(__name__)
 
 _AT_ONCE: Final = 25
-"""How many applications or model versions are made in one step."""
+"""The model versions, or the records of a change, that are looked at in one step."""
+_COST_AT_ONCE: Final = 1 << 16
+"""The cost of the applications that are made in one step, in characters of default outputs, which are made JSON."""
+_COST_OF_APP: Final = _COST_AT_ONCE // 25
+"""The cost of an application beside its default output."""
 
 ModelsChanged = Callable[[Mapping[ModelId, Model | None], Mapping[ModelId, float]], None]
 """Takes model versions as they are now (None for what is gone), and the shortest SLO of those who ask each."""
@@ -104,16 +108,16 @@ class Registry:
 
     def _apply(self, changed: Iterable[Place]) -> Steps[None]:
         apps, models = yield from self._affected_by(changed)
+        slos: dict[str, float | None] = {}
         for some_models in _parts(models):  # first the queues, then who asks them
-            slos = {name: self._shortest_slo(name) for name in {model.name for model in some_models}}
+            for name in {model.name for model in some_models} - slos.keys():
+                slos[name] = self._shortest_slo(name)
             self._models_changed(
                 {model: self._snapshot.models.get(model) for model in some_models},
                 {model: slo for model in some_models if (slo := slos[model.name]) is not None},
             )
             yield
-        for some_apps in _parts(apps):
-            self._make_apps(some_apps)
-            yield
+        yield from self._make_apps(apps)
 
     def _affected_by(self, changed: Iterable[Place]) -> Steps[tuple[set[str], set[ModelId]]]:
         """The applications and the model versions that are to be made anew; the indices by model follow."""
@@ -134,6 +138,15 @@ class Registry:
         model_names.update(model.name for model in models)
         for name in model_names:
             apps |= self._asked_by.get(name, set())
+        for name in (yield from self._index_links(apps)):
+            for versions in _parts(self._versions.get(name, ())):
+                models.update(ModelId(name, version) for version in versions)
+                yield
+        return apps, models
+
+    def _index_links(self, apps: Iterable[str]) -> Steps[set[str]]:
+        """Follow the links of applications. Return the names of all models that one of them asks, or asked before."""
+        asked: set[str] = set()
         for number, app in enumerate(apps, 1):
             if number % _AT_ONCE == 0:
                 yield
@@ -141,8 +154,8 @@ class Registry:
             now = self._snapshot.links.get(app, ()) if app in self._snapshot.applications else ()
             for name in (*before, *now):
                 self._index(self._asked_by, name, app, name in now)
-                models.update(ModelId(name, version) for version in self._versions.get(name, ()))
-        return apps, models
+                asked.add(name)
+        return asked
 
     @staticmethod
     def _index(index: dict[str, set[str]], name: str, entry: str, is_there: bool) -> None:
@@ -153,13 +166,19 @@ class Registry:
             if not index[name]:
                 del index[name]
 
-    def _make_apps(self, names: Iterable[str]) -> None:
+    def _make_apps(self, names: Iterable[str]) -> Steps[None]:
+        cost = 0
         for name in names:
             app = self._snapshot.applications.get(name)
             if app is not None:
                 self._apps[name] = self._make_app(app)
+                cost += len(app.default_output)
             elif self._apps.pop(name, None) is not None:
                 self._metrics.remove_app(name)
+            cost += _COST_OF_APP
+            if cost >= _COST_AT_ONCE:
+                cost = 0
+                yield
 
     def _make_app(self, app: Application) -> AppState:
         linked = self._snapshot.links.get(app.name, ())

@@ -8,6 +8,7 @@ cdef class ConnectedReplica:
     cdef public object connection
     cdef object _transport
     cdef public bint is_relay
+    cdef public bint takes_deadlines
     cdef public object model
     cdef public object sizer
     cdef public object batch
@@ -27,5 +28,4 @@ cdef class ReplicaPool:
     cdef list _all
     cdef readonly bint is_served
     cdef readonly bint has_own
-    cdef readonly bint is_counted
     cdef readonly object idle

@@ -6,7 +6,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from clipper_common.datatypes import BatchPolicy, InputType
-from clipper_common.wire import PredictRequest
+from clipper_common.wire import PredictRequest, Response
 from query_frontend.rpc.server import Connection
 from query_frontend.serving.batching import BatchSizer, batch_sizer
 from query_frontend.serving.model_queue import Task
@@ -38,10 +38,21 @@ class Batch(NamedTuple):
     sent_at: float
     clients: BatchClients
 
+    def tasks_of(self, response: Response) -> list[Task]:
+        """Return the tasks that a response answers."""
+        if response.positions is None:
+            return self.tasks
+        return [self.tasks[position] for position in response.positions]
+
     def last_deadline(self, now: float) -> float | None:
         """The last deadline of those who wait for the batch; None if no deadline is later than `now`."""
         deadlines = (task.deadline for task in self.tasks if task.wanted or task.joined)
         return max((deadline for deadline in deadlines if deadline > now), default=None)
+
+    def remaining_micros(self) -> list[int]:
+        """Return how long the output of each task is waited for from now on."""
+        now = monotonic()
+        return [max(int((task.deadline - now) * 1e6), 0) for task in self.tasks]
 
 
 class ConnectedReplica:
@@ -51,6 +62,7 @@ class ConnectedReplica:
         self.connection = connection
         self._transport = transport
         self.is_relay = connection.metadata.is_relay
+        self.takes_deadlines = connection.metadata.takes_deadlines
         self.model: ServedModel | None = None
         """It is None while its model version is not registered."""
         self.sizer = batch_sizer(BatchPolicy.LEARNED, 0)
@@ -86,7 +98,8 @@ class ConnectedReplica:
     def send(self, batch: Batch, input_type: InputType) -> bool:
         """Send it a batch; False when it is gone, and then it has left."""
         self.batch = batch
-        request = PredictRequest(batch.message_id, input_type, [task.payload for task in batch.tasks])
+        remaining = batch.remaining_micros() if self.takes_deadlines else None
+        request = PredictRequest(batch.message_id, input_type, [task.payload for task in batch.tasks], remaining)
         return self._transport.send_batch(self.connection, request)
 
     def seconds_busy(self, now: float) -> float:
@@ -140,27 +153,42 @@ class ReplicaPool:
         self.is_served = False
         """Whether one of them takes batches."""
         self.has_own = False
-        """Whether one of these is connected to us itself. Then relays are held in reserve, and get no batches."""
-        self.is_counted = True
-        """Whether what is queued is counted here: not if only relays take it, since their frontends count it."""
+        """Whether one of these is connected to us itself, not relayed."""
         self.idle: deque[ConnectedReplica] = deque()
-        """The idle replicas; the one that has been idle for longest comes first."""
+        """The idle replicas: our own first, and of each kind the one that has been idle for longest."""
 
     def __iter__(self) -> Iterator[ConnectedReplica]:
         return iter(self._all)
+
+    def serves(self, task: Task) -> bool:
+        """Whether one of them may take a task."""
+        return self.has_own if task.is_relayed else self.is_served
 
     def num_serving(self) -> int:
         return sum(not replica.is_draining for replica in self._all)
 
     def in_use(self) -> list[ConnectedReplica]:
         """Return all replicas but those that are held in reserve."""
-        return [replica for replica in self._all if not (replica.is_relay and self.has_own)]
+        return [replica for replica in self._all if not self._is_in_reserve(replica)]
+
+    def _is_in_reserve(self, replica: ConnectedReplica) -> bool:
+        """Whether a replica gets no batches while there is one of our own: a relay of an older frontend, which would
+        give all queries the same time."""
+        return self.has_own and replica.is_relay and not replica.takes_deadlines
 
     def add(self, replica: ConnectedReplica) -> None:
         self._all.append(replica)
         self._review()
         if replica.batch is None and not replica.is_draining and not replica.is_relay:
-            self.idle.append(replica)
+            self.put_idle(replica)
+
+    def put_idle(self, replica: ConnectedReplica) -> bool:
+        """Let a replica have a batch, since it has none. Return False if it is held in reserve."""
+        if self._is_in_reserve(replica):
+            return False
+        relays = 0 if replica.is_relay else sum(other.is_relay for other in self.idle)
+        self.idle.insert(len(self.idle) - relays, replica)
+        return True
 
     def remove(self, replica: ConnectedReplica) -> None:
         self._all.remove(replica)
@@ -176,9 +204,7 @@ class ReplicaPool:
         serving = [replica for replica in self._all if not replica.is_draining]
         self.is_served = bool(serving)
         self.has_own = any(not replica.is_relay for replica in serving)
-        self.is_counted = not serving or self.has_own
-        if self.has_own:
-            self.idle = deque(replica for replica in self.idle if not replica.is_relay)
-        else:
-            free = (replica for replica in serving if replica.batch is None and replica not in self.idle)
-            self.idle.extend(free)
+        self.idle = deque(replica for replica in self.idle if not self._is_in_reserve(replica))
+        for replica in serving:
+            if replica.is_relay and replica.batch is None and replica not in self.idle:
+                self.put_idle(replica)

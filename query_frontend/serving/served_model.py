@@ -79,6 +79,8 @@ class ServedModel:
         """As many requests have inputs that are not queued yet."""
         self._num_filled = 0
         """As many queued tasks are of such requests, or were; it is no more than there are."""
+        self._has_direct = False
+        """Whether tasks may be queued that were asked for here. Relays get only these."""
         self._dispatch_due = False
         self._wait = BatchWait(context.loop, metrics, self._dispatch)
         self._wait.configure(record)
@@ -105,7 +107,7 @@ class ServedModel:
         if not (replicas.is_served and self._blame.is_empty) and (reason := self._why_refused(task)):
             task.take(None, reason, monotonic())
             return
-        if known is not None and self._may_join(known):
+        if known is not None and (known.is_relayed or not task.is_relayed) and self._may_join(known):
             if not self.queue.let_join(task, known):
                 task.take(None, reasons.QUEUE_FULL, monotonic())
             return
@@ -114,7 +116,8 @@ class ServedModel:
             return
         if is_cached:
             self.partition.entries[task.key] = task
-        if replicas.is_counted:
+        if not task.is_relayed:  # else the frontend that was asked counts it
+            self._has_direct = True
             self.metrics.num_predictions.count += 1
         if replicas.idle and not self._dispatch_due:
             self._dispatch_soon()
@@ -143,6 +146,8 @@ class ServedModel:
         if host.wanted or host.joined or host.sent_at is not None:
             return
         self.queue.drop(host)
+        if not self.queue:
+            self._wait.end(0, monotonic())
         self.partition.give_up(host.key, host)
 
     def _may_join(self, task: Task) -> bool:
@@ -174,7 +179,7 @@ class ServedModel:
         while replicas.idle and (self.queue or self._suspects):
             if self._suspects and self._try_suspects():
                 continue
-            if not self.queue:
+            if not self.queue or (replicas.idle[0].is_relay and not self._has_direct):
                 return
             sizer = replicas.idle[0].sizer
             most = sizer.choose(self._batch_budget_seconds)
@@ -188,12 +193,13 @@ class ServedModel:
                 most = min(most, -(-len(self.queue) // len(replicas.idle)))  # leave the other idle ones their part
             seconds = sizer.expect(min(most, len(self.queue))) + self._delivery_seconds
             replica = replicas.idle.popleft()
-            tasks = self.queue.draw(most, now, seconds)
+            tasks = self.queue.draw(most, now, seconds, replica.is_relay)
             self._num_filled = min(self._num_filled, len(self.queue))
             if tasks:
                 self._send(replica, tasks)
-            else:
-                replicas.idle.append(replica)  # all that it drew had expired
+            else:  # all that it drew had expired
+                replicas.put_idle(replica)
+                self._has_direct = self._has_direct and not replica.is_relay
 
     @property
     def _batch_budget_seconds(self) -> float:
@@ -226,9 +232,12 @@ class ServedModel:
             self.metrics.add_batch(size, seconds)
             self._num_outputs.count += size
         replica.rest(size > 1 and seconds < QUICK_SECONDS)
-        # The error of a relayed input has its reason already.
-        raised = "" if replica.is_relay else reasons.MODEL_RAISED
-        steps = self._delivery.deliver(batch.tasks, response, raised, sum(map(len, response.outputs)))
+        self.deliver(replica, batch, response)
+
+    def deliver(self, replica: ConnectedReplica, batch: Batch, response: Response) -> None:
+        """Deliver the outputs in a response: those of a batch, or of a part of one that is relayed."""
+        raised = "" if replica.is_relay else reasons.MODEL_RAISED  # that of a relayed input is in its output
+        steps = self._delivery.deliver(batch.tasks_of(response), response, raised, sum(map(len, response.outputs)))
         if steps is not None:
             long_work.begin(replica.hold_while(steps))
 
@@ -238,9 +247,8 @@ class ServedModel:
         Except that a quick model waits for what comes while they are written, and in the turn of the loop after that:
         half of what a query costs is its part of a batch, so batches should be large where that delays nobody.
         """
-        if replica.is_relay and self.replicas.has_own:
+        if not self.replicas.put_idle(replica):
             return
-        self.replicas.idle.append(replica)
         if not is_quick or len(self.queue) >= replica.sizer.choose(self._batch_budget_seconds):
             self._dispatch()
         elif not self._dispatch_due:
@@ -269,7 +277,7 @@ class ServedModel:
         lost: list[Task] = []
         for task in batch.tasks:
             task.sent_at = None
-            has_chance = self.replicas.is_served and task.deadline > now and (has_ended or task.sends < _MAX_SENDS)
+            has_chance = self.replicas.serves(task) and task.deadline > now and (has_ended or task.sends < _MAX_SENDS)
             if self._is_registered and has_chance and not is_blamed and (task.wanted or task.joined):
                 left.append(task)
             else:
@@ -280,6 +288,7 @@ class ServedModel:
             half = (len(left) + 1) // 2
             self._suspects.extend(part for part in (left[:half], left[half:]) if part)
         else:
+            self._has_direct = True
             for task in left:
                 self.queue.put_back(task)
         self._dispatch_soon()
@@ -312,14 +321,15 @@ class ServedModel:
         return True
 
     def give_up_if_unserved(self) -> None:
-        """Give what is queued, if the last replica was lost, the answer that new queries get at once."""
-        if not self.replicas.is_served:
-            self._give_up_waiting()
+        """Give what is queued, if the last replica for it was lost, the answer that new queries get at once."""
+        if not self.replicas.has_own:
+            self._give_up_waiting(only_relayed=self.replicas.is_served)
 
-    def _give_up_waiting(self) -> None:
-        suspects = [task for part in self._suspects for task in part]
-        self._suspects.clear()
-        waiting = [*self.queue.clear(), *suspects]
+    def _give_up_waiting(self, only_relayed: bool = False) -> None:
+        waiting = [*self.queue.clear(only_relayed)]
+        for part in self._suspects:
+            waiting += (task for task in part if task.is_relayed or not only_relayed)
+            part[:] = (task for task in part if only_relayed and not task.is_relayed)
         long_work.begin(self._delivery.give_up(waiting, lambda _: reasons.NO_MODELS))
 
     # --- replicas ---

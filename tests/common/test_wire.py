@@ -1,6 +1,7 @@
 """The wire format: Clipper 0.4's bytes, its lenient forms, round trips and garbage."""
 
 import struct
+import tracemalloc
 from array import array
 
 import pytest
@@ -73,6 +74,17 @@ def test_the_inputs_of_a_large_batch_are_not_put_together() -> None:
     assert list(message.inputs) == inputs
     small = PredictRequest(7, InputType.BYTES, [bytes(1 << 19), bytes(1 << 19)])
     assert wire.encode_predict_request(small, 4)[1] == bytes(1 << 20)
+
+
+def test_large_outputs_are_not_copied_in_one_go() -> None:
+    outputs = [b"x" * wire.MAX_COPIED_BYTES, b"y"]
+    sent = wire.encode_response(Response(7, outputs, [False, True]), 4)
+    tracemalloc.start()
+    decoded = wire.decode_from_container(sent)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < wire.MAX_COPIED_BYTES
+    assert decoded == Response(7, outputs, [False, True])
 
 
 @pytest.mark.parametrize(
@@ -193,6 +205,33 @@ def test_version_4_metadata_is_that_of_3_a_replica_id_and_a_key(key: str | None)
     assert wire.decode_from_container(sent) == ours
     if key:
         assert wire.decode_from_container([*sent, b"a frame of a later version"]) == ours
+        able = ours._replace(takes_deadlines=True)
+        assert wire.encode_metadata(able) == [*sent, b"deadlines"]
+        assert wire.decode_from_container([*sent, b"deadlines", b"a frame of a later version"]) == able
+
+
+def test_remaining_times_are_a_third_frame_of_a_batch() -> None:
+    timed = INTS._replace(remaining_micros=(20_000, 1))
+    sent = wire.encode_predict_request(timed, 4)
+    assert sent[:2] == wire.encode_predict_request(INTS, 4)
+    assert sent[2:] == frames("204e000000000000 0100000000000000")
+    assert wire.decode_from_frontend(sent) == timed
+    for wrong in (bytes(8), bytes(15), bytes(24)):
+        with pytest.raises(WireError):
+            wire.decode_from_frontend([*sent[:2], wrong])
+    with pytest.raises(WireError):
+        wire.decode_from_frontend([*sent, b""])
+
+
+def test_the_positions_of_a_part_are_a_third_frame_of_an_answer() -> None:
+    part = ANSWER._replace(positions=(5, 2))
+    sent = wire.encode_response(part, 4)
+    assert sent[:2] == wire.encode_response(ANSWER, 4)
+    assert sent[2:] == frames("05000000 02000000")
+    assert wire.decode_from_container(sent) == part
+    for wrong in (bytes(4), bytes(7), bytes(12)):
+        with pytest.raises(WireError):
+            wire.decode_from_container([*sent[:2], wrong])
 
 
 def test_version_4_batches_are_a_header_and_all_inputs() -> None:
@@ -301,8 +340,9 @@ PARTS = st.lists(st.binary(max_size=40), max_size=20)
 
 
 @given(
-    st.builds(Metadata, MODELS, KINDS, st.just(3), st.none(), st.none())
-    | st.builds(Metadata, MODELS, KINDS, st.just(4), NAMES, st.none() | NAMES)
+    st.builds(Metadata, MODELS, KINDS, st.just(3), st.none(), st.none(), st.just(False))
+    | st.builds(Metadata, MODELS, KINDS, st.just(4), NAMES, st.none() | NAMES, st.just(False))
+    | st.builds(Metadata, MODELS, KINDS, st.just(4), NAMES, NAMES, st.just(True))
 )
 def test_metadata_round_trip(message: Metadata) -> None:
     assert wire.decode_from_container(wire.encode_metadata(message)) == message
@@ -316,7 +356,7 @@ def test_response_round_trip(message_id: int, outputs: list[bytes], version: int
     assert wire.decode_from_container(wire.encode_response(message, version)) == message
 
 
-@given(st.builds(PredictRequest, IDS, KINDS, PARTS), st.sampled_from([3, 4]))
+@given(st.builds(PredictRequest, IDS, KINDS, PARTS, st.none()), st.sampled_from([3, 4]))
 def test_predict_request_round_trip(message: PredictRequest, version: int) -> None:
     assert wire.decode_from_frontend(wire.encode_predict_request(message, version)) == message
 

@@ -4,6 +4,7 @@ import asyncio
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 import urllib.error
@@ -126,6 +127,18 @@ class Frontend:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait(10)
+
+    def pause(self) -> None:
+        """Stop the supervisor and its workers, until `resume` is called."""
+        self._send_to_all(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._send_to_all(signal.SIGCONT)
+
+    def _send_to_all(self, number: signal.Signals) -> None:
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        for pid in (self.process.pid, *map(int, children)):
+            os.kill(pid, number)
 
     # --- what a client does ---
 

@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import subprocess
@@ -376,6 +377,60 @@ def test_a_waiting_program_goes_on_waiting_with_the_next_supervisor(
     boss.step({signal.SIGHUP}, time.monotonic())
     assert is_running(files, "sleeper", starts=4)
     assert status(files, "sleeper").last_exit == "exited with code 1"
+
+
+WRONG_RECORDS = [
+    {"argv": 7},
+    {"argv": ["/bin/sleep", 1]},
+    {"argv": []},
+    {"argv": ["/bin/sleep", "1\0"]},
+    {"environment": None},
+    {"environment": {"NAME": 1}},
+    {"environment": {"NA=ME": "1"}},
+    {"id": ["list"]},
+    {"working_directory": True},
+    {"kind": "\0"},
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG_RECORDS, ids=range(len(WRONG_RECORDS)))
+def test_a_wrong_record_harms_no_other_program(
+    files: ClusterFiles, inside: Callable[[], Supervisor], wrong: dict[str, object]
+) -> None:
+    files.write_program(sleeper())
+    record = {"id": "wrong", "kind": Kind.MODEL, "argv": ["/bin/sleep", "1000"], "working_directory": "/"}
+    (files.programs_folder / "wrong.json").write_text(json.dumps(record | wrong))
+    boss = inside()
+    boss.step({signal.SIGHUP}, 0.0)
+    assert is_running(files, "sleeper")
+    boss.step(set(), 1.0)
+    assert is_running(files, "sleeper")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"start_time": "now"}, {"pid": None}, {"starts": [1]}, {"last_exit": 0}], ids=range(4)
+)
+def test_a_wrong_status_is_none(
+    files: ClusterFiles, inside: Callable[[], Supervisor], wrong: dict[str, object]
+) -> None:
+    files.write_program(sleeper())
+    files.write_status("sleeper", Status(State.WAITING))
+    path = next(path for path in files.directory.rglob("sleeper.json") if path.parent != files.programs_folder)
+    path.write_text(json.dumps({"state": State.WAITING} | wrong))
+    inside().step({signal.SIGHUP}, 0.0)
+    assert is_running(files, "sleeper")
+
+
+def test_a_program_whose_record_gets_damaged_goes_on(files: ClusterFiles, inside: Callable[[], Supervisor]) -> None:
+    files.write_program(sleeper())
+    boss = inside()
+    boss.step({signal.SIGHUP}, 0.0)
+    (files.programs_folder / "sleeper.json").write_text('{"argv": 7}')
+    boss.step({signal.SIGHUP}, 1.0)
+    assert is_running(files, "sleeper")
+    files.delete_programs(["sleeper"])
+    boss.step({signal.SIGHUP}, 2.0)
+    assert boss.children["sleeper"].stopping
 
 
 def test_damaged_files_are_skipped(files: ClusterFiles, inside: Callable[[], Supervisor]) -> None:

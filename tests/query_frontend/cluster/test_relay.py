@@ -6,8 +6,8 @@ import re
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -17,16 +17,18 @@ import pytest
 import zmq
 import zmq.asyncio
 
-from clipper_common import wire
+from clipper_common import changes, wire
 from clipper_common.datatypes import InputType, ModelId
 from clipper_common.membership_store import MembershipStore
 from clipper_common.records import Frontend as Peer
+from clipper_common.records import Model
 from clipper_common.wire import Metadata
 from query_frontend.cluster.relay import Place, Relay, wanted_relays
 from query_frontend.monitoring.metrics import SystemMetrics
 from query_frontend.serving.cache import PredictionCache
 from query_frontend.serving.deadlines import DeadlineWheel
 from query_frontend.serving.executor import Executor
+from query_frontend.serving.model_queue import Task
 from query_frontend.serving.query import QueryContext
 from tests.conftest import OwnRedis
 from tests.query_frontend.cluster.test_frontends import Clients, Start, is_served, numbers, start, wait_until_served
@@ -133,7 +135,7 @@ def test_a_relayed_query_counts_once(start: Start) -> None:
             assert second.predict("app", input=[float(number)])["default"] is False
         assert first.predict("app", input=[0.5])["default"] is False
         assert counts(first, second) == [known + 11 for known in before]
-        assert counts(second) == [before_second[0] + 10, 0, 0, 0]
+        assert counts(second) == [*(known + 10 for known in before_second[:3]), 0]
 
 
 async def test_a_stall_of_our_own_is_no_silence_of_the_peer() -> None:
@@ -193,6 +195,173 @@ def test_a_relayed_query_has_its_answer_by_its_deadline(start: Start) -> None:
         )
 
 
+class RelayAndPeer:
+    """A relay to a scripted peer, with an executor that keeps the tasks."""
+
+    def __init__(self, peer: Any) -> None:
+        self.peer = peer
+        self.tasks: list[Task] = []
+        executor = Mock()
+        executor.direct_replicas.return_value = {MODEL: [Mock()]}
+        executor.slo_seconds.return_value = 0.05
+        executor.submit = lambda model, task: self.tasks.append(task)
+        context = QueryContext(executor, DeadlineWheel(asyncio.get_running_loop()))
+        port = peer.bind_to_random_port("tcp://127.0.0.1")
+        self.relay = Relay(context, Place(f"tcp://127.0.0.1:{port}", MODEL, 0), InputType.DOUBLES, "peer:x", "key")
+        self.relay.start()
+
+    async def receive(self, kind: type[Any]) -> Any:
+        async with asyncio.timeout(10):
+            while True:
+                self.identity, *frames = await self.peer.recv_multipart()
+                if isinstance(message := wire.decode_from_container(frames), kind):
+                    return message
+
+    async def send(self, frames: list[Any]) -> None:
+        await self.peer.send_multipart([self.identity, *frames])
+
+    async def ask(self, *remaining_seconds: float) -> None:
+        """Send a batch with the remaining time of each input, or of two inputs without."""
+        micros = [int(seconds * 1e6) for seconds in remaining_seconds] or None
+        request = wire.PredictRequest(7, InputType.DOUBLES, [bytes(8)] * (len(remaining_seconds) or 2), micros)
+        await self.send(wire.encode_predict_request(request, 4))
+        async with asyncio.timeout(10):
+            while len(self.tasks) < len(request.inputs):
+                await asyncio.sleep(0.002)
+
+
+@pytest.fixture
+async def scripted() -> AsyncIterator[RelayAndPeer]:
+    with zmq.asyncio.Context() as zmq_context, zmq_context.socket(zmq.ROUTER) as peer:
+        peer.setsockopt(zmq.LINGER, 0)
+        both = RelayAndPeer(peer)
+        await both.receive(wire.Heartbeat)
+        await both.send(wire.encode_heartbeat_reply(wire.HeartbeatType.REQUEST_METADATA, 3))
+        assert (await both.receive(Metadata)).takes_deadlines
+        yield both
+        both.relay.close()
+
+
+async def test_the_remaining_time_of_each_query_travels_along(scripted: RelayAndPeer) -> None:
+    asked_at = time.monotonic()
+    await scripted.ask(3.0, 0.02, 1.0)
+    since = [task.deadline - asked_at for task in scripted.tasks]
+    assert [round(seconds - since[1], 6) for seconds in since] == [2.98, 0.0, 0.98]
+    assert 0.02 <= since[1] < 5.0
+    assert (await scripted.receive(wire.Response)).positions == (1,), "its time is over"
+    scripted.tasks[0].take(b"0", "", 0.0)
+    assert (await scripted.receive(wire.Response)) == wire.Response(7, [b"0"], [False], (0,))
+
+
+async def test_a_relayed_batch_is_answered_query_by_query(scripted: RelayAndPeer) -> None:
+    await scripted.ask(9.0, 9.0, 9.0, 9.0)
+    first, second, third, fourth = scripted.tasks
+    third.take(b"3", "", 0.0)
+    first.take(None, "no", 0.0)
+    answer = await scripted.receive(wire.Response)
+    assert answer == wire.Response(7, [b"3", b"no"], [False, True], (2, 0)), (
+        "those of a turn of the loop travel together"
+    )
+    fourth.take(b"4", "", 0.0)
+    second.take(b"2", "", 0.0)
+    assert await scripted.receive(wire.Response) == wire.Response(7, [b"4", b"2"], [False, False], (3, 1))
+
+
+async def test_a_batch_that_is_answered_at_once_is_answered_as_a_whole(scripted: RelayAndPeer) -> None:
+    await scripted.ask(9.0, 9.0)
+    for task, output in zip(scripted.tasks, (b"1", b"2"), strict=True):
+        task.take(output, "", 0.0)
+    assert await scripted.receive(wire.Response) == wire.Response(7, [b"1", b"2"], [False, False])
+
+
+async def test_a_frontend_that_tells_no_deadlines_is_answered_as_a_whole(scripted: RelayAndPeer) -> None:
+    """As those do that were built before deadlines travelled: the model's shortest SLO is taken."""
+    asked_at = time.monotonic()
+    await scripted.ask()
+    first, second = scripted.tasks
+    assert first.deadline == second.deadline and 0.05 <= first.deadline - asked_at < 5.0
+    first.take(b"1", "", 0.0)
+    assert await scripted.receive(wire.Response) == wire.Response(
+        7, [b"1", b"Failed to retrieve a prediction response within the specified latency SLO"], [False, True]
+    )
+
+
+def test_a_patient_query_has_its_own_time_behind_a_relay(start: Start) -> None:
+    first, second = start(), start()
+    first.serve("hasty", slo_ms=50)
+    first.serve("patient", slo_ms=5000)
+    with old_container(first, seconds=0.3):
+        wait_for(lambda: is_served(second, "patient"), "it is served", 15)
+        for number in range(3):
+            answer = second.predict("patient", input=[float(number)])
+            assert answer["default"] is False and answer["output"] == number
+
+
+@contextmanager
+def scripted_relay(frontend: Frontend) -> Iterator[RawContainer]:
+    """A relay by hand, as which a frontend that takes deadlines introduces itself."""
+    relay = RawContainer(frontend.rpc_port)
+    relay.join(Metadata(MODEL, InputType.DOUBLES, 4, "peer:x", "key", takes_deadlines=True))
+    assert wire.decode_from_frontend(relay.receive()) == wire.HeartbeatReply(wire.HeartbeatType.KEEP_ALIVE)
+    try:
+        yield relay
+    finally:
+        relay.close()
+
+
+@contextmanager
+def asked(frontend: Frontend, relay: RawContainer) -> Iterator[tuple[dict[float, Future[Any]], wire.PredictRequest]]:
+    """Three queries in one batch of the relay, and the batch."""
+
+    def lookups() -> int:
+        return int((frontend.metric("counters", "internal:prediction_cache_lookups") or {"count": "0"})["count"])
+
+    with ThreadPoolExecutor() as pool:
+        blocking = pool.submit(frontend.predict, "app", input=[0.0])
+        request = relay.receive_batch()
+        assert request.remaining_micros is not None and 0 < request.remaining_micros[0] <= 10_000_000
+        before = lookups()
+        replies = {number: pool.submit(frontend.predict, "app", input=[number]) for number in (1.0, 2.0, 3.0)}
+        wait_for(lambda: lookups() == before + 3, "all are queued")
+        relay.answer(request, [b"0.0"], 4)
+        assert blocking.result()["output"] == 0.0
+        yield replies, relay.receive_batch()
+
+
+def test_parts_of_a_batch_are_delivered_as_they_come(start: Start) -> None:
+    frontend = start()
+    frontend.serve("app", slo_ms=10_000, batch_size=3)
+    with scripted_relay(frontend) as relay, asked(frontend, relay) as (replies, request):
+        numbers = [struct.unpack("<d", payload)[0] for payload in request.inputs]
+        relay.answer(request, [echo(request.inputs[2])], 4, positions=[2])
+        assert replies[numbers[2]].result(5)["output"] == numbers[2]
+        assert not replies[numbers[0]].done() and not replies[numbers[1]].done()
+        relay.answer(request, [b"ValueError: no", echo(request.inputs[0])], 4, positions=[1, 0], failed=[True, False])
+        assert replies[numbers[0]].result(5)["output"] == numbers[0]
+        assert replies[numbers[1]].result(5)["default_explanation"] == "ValueError: no"
+        next_reply = threading.Thread(target=frontend.predict, args=["app"], kwargs={"input": [4.0]})
+        next_reply.start()
+        relay.answer(relay.receive_batch(), [b"4.0"], 4)
+        next_reply.join()
+
+
+@pytest.mark.parametrize("positions", [[2], [0, 0], [3], []])
+def test_parts_that_make_no_sense_end_the_relay_and_what_is_left_goes_to_another(
+    start: Start, positions: list[int]
+) -> None:
+    frontend = start()
+    frontend.serve("app", slo_ms=10_000, batch_size=3)
+    with scripted_relay(frontend) as relay, asked(frontend, relay) as (replies, request):
+        relay.answer(request, [b"2.5"], 4, positions=[2])
+        with old_container(frontend):
+            frontend.wait_for_replicas(1)
+            relay.answer(request, [b"0"] * len(positions), 4, positions=positions)
+            outputs = sorted(reply.result(10)["output"] for reply in replies.values())
+        assert "it answered inputs of its batch that it was not sent, or had answered" in frontend.log.read_text()
+        last = struct.unpack("<d", request.inputs[2])[0]
+        assert outputs == sorted({1.0, 2.0, 3.0} - {last} | {2.5})
+
+
 def test_when_the_container_dies_the_next_one_serves(start: Start) -> None:
     first, second = start(), start()
     first.serve("app", slo_ms=500)
@@ -236,20 +405,76 @@ def test_when_the_only_relaying_frontend_dies_there_are_defaults(start: Start) -
         )
 
 
-def test_a_relay_stays_in_reserve_while_the_peer_has_replicas_of_its_own(start: Start) -> None:
+def test_a_replica_of_its_own_leaves_a_frontend_those_of_the_others(start: Start) -> None:
     first, second = start(), start()
-    first.serve("app", slo_ms=3000)
-    with old_container(first) as theirs:
+    first.serve("app", slo_ms=5000, batch_size=1)
+    with ExitStack() as stack:
+        own = stack.enter_context(old_container(second, seconds=0.01))
+        theirs = [stack.enter_context(old_container(first, seconds=0.01)) for _ in range(2)]
+        wait_for(lambda: len(relays(first)) == 2, "a relay for each replica there")
+        wait_for(lambda: len(relays(second)) == 1, "and one for its own")
+        wait_until_served(first, second)
+        with Clients("app", [second], of_each=6) as clients:
+            clients.wait_for(150)
+        assert clients.defaults() == []
+        shares = [len(container.batches) for container in (own, *theirs)]
+        assert min(shares) > max(shares) / 2, shares
+
+
+def test_when_its_own_replica_is_gone_those_of_the_others_serve(start: Start) -> None:
+    first, second = start(), start()
+    first.serve("app", slo_ms=5000)
+    with old_container(first):
         wait_until_served(second)
         with Clients("app", [second], of_each=4) as clients:
             with old_container(second) as own:
                 wait_for(lambda: own.batches, "its own replica serves it")
-                seen = len(theirs.batches)
                 clients.wait_for(50)
-                assert len(theirs.batches) <= seen + 1, "the relay is not used"
             clients.wait_for(50)  # its own is gone
         assert clients.defaults() == []
         assert relays(first) == [""]
+
+
+def test_frontends_that_relay_to_each_other_do_not_wait_for_each_other(start: Start) -> None:
+    """The same inputs are asked of both at the same time, so each could have the other's query join its own."""
+    frontends = first, second = start(), start()
+    first.serve("app", slo_ms=5000, batch_size=1)
+    with (
+        old_container(first, seconds=0.002),
+        old_container(second, seconds=0.002),
+        ThreadPoolExecutor(16) as pool,
+    ):
+        wait_for(lambda: len(relays(first)) == len(relays(second)) == 1, "each relays for the other")
+        wait_until_served(first, second)
+        began = time.monotonic()
+        asked = [(number, frontend) for number in range(300) for frontend in frontends]
+        answers = pool.map(lambda one: one[1].predict("app", input=[float(one[0])]), asked)
+        assert [answer["output"] for answer in answers] == [number for number, _ in asked]
+        assert time.monotonic() - began < 5, "none waited for its deadline"
+
+
+def test_what_was_relayed_is_not_lost_with_the_last_replica_there(start: Start) -> None:
+    """The peer gives it to its own."""
+    first, second = start(), start()
+    first.serve("app", slo_ms=10_000, batch_size=1)
+    with old_container(second, seconds=0.01), Clients("app", [second], of_each=8) as clients:
+        clients.wait_for(20)
+        for _ in range(3):
+            with old_container(first, seconds=0.01) as theirs:
+                wait_for(lambda: len(theirs.batches) > 10, "it answers those of the other")
+            clients.wait_for(20)
+    assert clients.defaults() == []
+
+
+def test_a_relayed_batch_is_delayed_once(start: Start) -> None:
+    first, second = start(), start()
+    first.serve("app", slo_ms=5000)
+    first.configure(changes.put_model(Model(MODEL, InputType.DOUBLES, batch_delay_micros=400_000)))
+    with old_container(first):
+        wait_until_served(second)
+        began = time.monotonic()
+        assert second.predict("app", input=[0.25])["output"] == 0.25
+        assert 0.4 <= time.monotonic() - began < 0.7
 
 
 def test_a_replica_is_reached_by_all_before_its_model_is_registered(start: Start) -> None:
@@ -277,7 +502,7 @@ def test_which_relays_are_wanted() -> None:
         return [(wish.place.address, wish.place.number, wish.delay > 0) for wish in found]
 
     assert wanted([peer], 3, 3) == [("tcp://peer:1", 0, False), ("tcp://peer:1", 1, False)]
-    assert wanted([with_own], 3, 3) == [("tcp://other:1", 0, False)], "one in reserve"
+    assert wanted([with_own], 3, 3, 4) == [("tcp://other:1", 0, False), ("tcp://other:1", 1, False)]
     assert wanted([peer], 4, 4) == [("tcp://peer:1", 0, True), ("tcp://peer:1", 1, True)]
     assert wanted([peer], 3, 4) == [("tcp://peer:1", 0, False), ("tcp://peer:1", 1, True)]
     assert wanted([with_own, unreachable], 4) == wanted([unreachable], 3) == []

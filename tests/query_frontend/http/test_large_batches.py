@@ -177,6 +177,20 @@ async def test_large_outputs_are_delivered_one_by_one() -> None:
     assert await bench.largest_part(5) == 1
 
 
+async def test_outputs_that_are_too_large_to_be_copied_at_once_are_delivered() -> None:
+    bench = Bench()
+    bench.ask(3)
+    request = await bench.sent()
+    outputs = [b'"%b"' % (b"%d" % each * wire.MAX_COPIED_BYTES) for each in range(2)]
+    response = wire.Response(request.message_id, [*outputs, b"ValueError: no"], [False, False, True])
+    decoded = wire.decode_from_container(wire.encode_response(response, wire.RPC_VERSION_4))
+    assert isinstance(decoded, wire.Response)
+    bench.executor.on_answered(bench.replica, decoded)
+    await bench.largest_part(3)
+    assert [bench.answers[b"0"], bench.answers[b"1"]] == [[outputs[0]], [outputs[1]]]
+    assert bench.answers[b"2"] == [Default(b'"default"', "The model raised ValueError: no")]
+
+
 async def test_a_query_whose_batch_is_being_delivered_has_one_answer_by_its_deadline() -> None:
     bench = Bench()
     *_, late, last = bench.ask()

@@ -1,3 +1,5 @@
+import asyncio
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -124,8 +126,6 @@ def test_what_is_answered_twice_is_forgotten_once() -> None:
         put(cache, partition, b"%d" % number, b"x")
     assert known(partition, b"b") == [None]
     assert cache.size_bytes <= 100_000
-    cache.forget(partition)
-    assert cache.size_bytes == 0
 
 
 Puts = st.lists(
@@ -150,9 +150,47 @@ def test_never_exceeds_its_bytes(puts: list[tuple[int, list[tuple[bytes, bytes]]
         assert sum(ENTRY + len(key) + len(value) for key, value in kept) <= cache.size_bytes <= 2000
         for payload, output in dict(pairs).items():
             assert partition.entries.get(payload) in (None, output)
-    for partition in partitions:
-        cache.forget(partition)
-    assert cache.size_bytes == 0
+
+
+def test_making_room_looks_at_a_bounded_number_of_entries() -> None:
+    cache, partition = PredictionCache(4000 * (ENTRY + BATCH + 5)), CachePartition()
+    inputs = [b"%04d" % number for number in range(4000)]
+    for payload in inputs:
+        put(cache, partition, payload, b"x")
+    partition.used.update(inputs)
+    put(cache, partition, b"more", b"x")
+    assert 0 < 4000 - len(partition.used) <= 2 * 1024
+    assert 3998 < len(partition.entries) <= 4001
+    assert cache.size_bytes <= 4000 * (ENTRY + BATCH + 5)
+    assert known(partition, b"more") == [b"x"]
+
+
+async def test_a_large_partition_is_dropped_in_steps() -> None:
+    cache, partition = PredictionCache(1 << 24), CachePartition()
+    inputs = [b"%05d" % number for number in range(10_000)]
+    for payload in inputs:
+        put(cache, partition, payload, b"x")
+    entries = partition.entries
+    cache.forget(partition)
+    assert not partition.entries and not partition.used
+    assert 0 < len(entries) < len(inputs), "only a step is made at once"
+    await wait_until_dropped(entries)
+
+
+async def wait_until_dropped(entries: dict[Key, object]) -> None:
+    while entries:
+        await asyncio.sleep(0)
+
+
+def test_batches_of_a_removed_model_version_make_room_in_their_turn() -> None:
+    cache, partition, other = PredictionCache(10 * (ENTRY + BATCH + 2)), CachePartition(), CachePartition()
+    for number in range(10):
+        put(cache, partition, b"%d" % number, b"x")
+    cache.forget(partition)
+    for number in range(10):
+        put(cache, other, b"%d" % number, b"y")
+    assert len(other.entries) == 10
+    assert cache.size_bytes <= 10 * (ENTRY + BATCH + 2)
 
 
 def steps_of(payloads: list[bytes]) -> tuple[list[Key], int]:

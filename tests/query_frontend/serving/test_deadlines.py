@@ -162,6 +162,26 @@ def test_expiring_may_add_what_is_over_too(clock: Clock, wheel: DeadlineWheel) -
     assert [len(item.expired) for item in (first, second, third, last)] == [1, 1, 1, 1]
 
 
+def test_after_a_stall_what_arrived_meanwhile_is_read_before_anything_expires(
+    clock: Clock, wheel: DeadlineWheel
+) -> None:
+    answered, unanswered = Item(clock), Item(clock)
+    slot = wheel.add(answered, clock.now + 0.010)
+    wheel.add(unanswered, clock.now + 0.020)
+    clock.advance(0.1, step=0.1)
+    assert not answered.expired and not unanswered.expired
+    del slot[answered]  # its answer lay in the buffer of a socket
+    clock.advance(0.002)
+    assert not answered.expired and len(unanswered.expired) == 1
+
+
+def test_stalls_that_follow_each_other_put_nothing_off_for_ever(clock: Clock, wheel: DeadlineWheel) -> None:
+    item = Item(clock)
+    wheel.add(item, clock.now + 0.010)
+    clock.advance(0.3, step=0.1)
+    assert len(item.expired) == 1
+
+
 def test_one_that_fails_does_not_harm_the_others(
     clock: Clock, wheel: DeadlineWheel, caplog: pytest.LogCaptureFixture
 ) -> None:

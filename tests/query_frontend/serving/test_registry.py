@@ -14,6 +14,7 @@ from clipper_common.snapshot import Snapshot
 from query_frontend.monitoring.metrics import SystemMetrics
 from query_frontend.serving import registry as module
 from query_frontend.serving.registry import Registry
+from tests.steps import in_steps
 
 MANY = 1000
 GIVE_UP_TURNS = 10_000
@@ -77,3 +78,35 @@ async def test_a_single_change_waits_for_nobody() -> None:
     registry = Registry(SystemMetrics(), Models().change)
     await registry.apply(many(1))
     assert registry.revision == 7 and registry.app("app-0") is not None
+
+
+VERSIONS = ASKING = 300
+
+
+async def test_a_change_costs_the_sum_of_versions_and_applications_not_their_product() -> None:
+    """A new current version affects each application that asks the model, and its versions, once each."""
+    models = {ModelId("shared", str(version)) for version in range(VERSIONS)}
+    apps = [Application(f"app-{each}", InputType.DOUBLES, "default", 1000) for each in range(ASKING)]
+    snapshot = Snapshot(
+        applications={app.name: app for app in apps},
+        models={model: Model(model, InputType.DOUBLES) for model in models},
+        current_versions={"shared": "1"},
+        links={app.name: ("shared",) for app in apps},
+        revision=1,
+    )
+    places = {place for app in apps for place in (LAYOUT.application_place(app.name), LAYOUT.links_place(app.name))}
+    places |= {LAYOUT.model_place(model) for model in models} | {LAYOUT.current_version_place("shared")}
+    registry = Registry(SystemMetrics(), Models().change)
+    await registry.apply(Update(snapshot, frozenset(places)))
+    affected, steps = in_steps(registry._affected_by([LAYOUT.current_version_place("shared")]))
+    assert affected == ({app.name for app in apps}, set(models))
+    assert steps == (ASKING + VERSIONS) // module._AT_ONCE
+
+
+async def test_applications_with_large_defaults_are_made_one_by_one() -> None:
+    large = '"' + "x" * (1 << 20) + '"'
+    apps = [Application(f"app-{each}", InputType.DOUBLES, large, 1000) for each in range(5)]
+    registry = Registry(SystemMetrics(), Models().change)
+    registry._snapshot = Snapshot(applications={app.name: app for app in apps})
+    _, steps = in_steps(registry._make_apps([app.name for app in apps]))
+    assert steps == len(apps)

@@ -14,13 +14,13 @@ from query_frontend.serving.waiting import BatchClients
 MODEL = ModelId("m", "1")
 
 
-def replica(name: str = "r", transport: Any = None) -> ConnectedReplica:
-    metadata = wire.Metadata(MODEL, InputType.BYTES, wire.RPC_VERSION_4, name, "key")
+def replica(name: str = "r", transport: Any = None, takes_deadlines: bool = False) -> ConnectedReplica:
+    metadata = wire.Metadata(MODEL, InputType.BYTES, wire.RPC_VERSION_4, name, "key", takes_deadlines)
     return ConnectedReplica(Connection(0, cast(Any, None), metadata, 0.0), transport or Mock())
 
 
-def relay() -> ConnectedReplica:
-    return replica(f"{wire.RELAY_PREFIX}peer/m:1/0")
+def relay(takes_deadlines: bool = True) -> ConnectedReplica:
+    return replica(f"{wire.RELAY_PREFIX}peer/m:1/0", takes_deadlines=takes_deadlines)
 
 
 def batch(*deadlines: float) -> Batch:
@@ -29,18 +29,45 @@ def batch(*deadlines: float) -> Batch:
     )
 
 
-def test_relays_are_held_in_reserve_while_there_is_a_replica_of_our_own() -> None:
-    pool, own, other = ReplicaPool(), replica(), relay()
-    assert not pool.is_served and pool.is_counted
+def test_relays_of_older_frontends_are_held_in_reserve_while_there_is_a_replica_of_our_own() -> None:
+    pool, own, other = ReplicaPool(), replica(), relay(takes_deadlines=False)
+    assert not pool.is_served
     pool.add(other)
-    assert pool.is_served and not pool.is_counted
+    assert pool.is_served and not pool.has_own
     assert list(pool.idle) == pool.in_use() == [other]
     pool.add(own)
-    assert pool.is_counted and list(pool.idle) == pool.in_use() == [own]
+    assert pool.has_own and list(pool.idle) == pool.in_use() == [own]
+    assert not pool.put_idle(other)
     pool.remove(own)
-    assert not pool.is_counted and list(pool.idle) == pool.in_use() == [other]
+    assert not pool.has_own and list(pool.idle) == pool.in_use() == [other]
     pool.remove(other)
     assert not pool.is_served and not pool.idle
+
+
+def test_relays_get_batches_while_our_own_replicas_are_busy() -> None:
+    pool, other, another, own, busy = ReplicaPool(), relay(), relay(), replica(), replica()
+    assert busy.send(batch(1.0), InputType.BYTES)
+    for one in (other, another, own, busy):
+        pool.add(one)
+    assert list(pool.idle) == [own, other, another] and len(pool.in_use()) == 4
+    busy.finish(batch(1.0))
+    assert pool.put_idle(busy)
+    assert list(pool.idle) == [own, busy, other, another]
+    pool.remove(own)
+    pool.remove(busy)
+    assert list(pool.idle) == [other, another] and not pool.has_own
+
+
+def test_who_may_take_what_was_relayed() -> None:
+    pool, relayed = ReplicaPool(), Relayed(b"", 1.0)
+    pool.add(relay())
+    assert pool.serves(Task(b"", 1.0)) and not pool.serves(relayed)
+    pool.add(replica())
+    assert pool.serves(relayed)
+
+
+class Relayed(Task):
+    is_relayed = True
 
 
 def test_a_replica_that_drains_gets_no_more_batches() -> None:

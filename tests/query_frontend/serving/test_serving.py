@@ -357,6 +357,56 @@ def test_a_delay_that_is_taken_back_ends_at_once(frontend: Frontend, raw_contain
         assert reply.result()["output"] == 1
 
 
+def test_a_delay_is_brought_forward_by_a_query_with_less_time(frontend: Frontend, raw_container: MakeContainer) -> None:
+    frontend.serve("patient", slo_ms=20_000)
+    frontend.configure(*changes.put_application(Application("hasty", InputType.DOUBLES, "late", 1_000_000)))
+    frontend.configure(changes.put_link("hasty", "m"))
+    change_batching(frontend, batch_delay_micros=10_000_000)
+    container = join(frontend, raw_container)
+    with ThreadPoolExecutor() as pool:
+        patient = pool.submit(frontend.predict, "patient", input=[0.0])
+        assert container.is_silent()
+        hasty = pool.submit(frontend.predict, "hasty", input=[1.0])
+        container.answer(container.receive_batch(), [b"1", b"1"])
+        assert [reply.result()["default"] for reply in (hasty, patient)] == [False, False]
+
+
+def test_a_delay_ends_with_the_last_client_that_waits(frontend: Frontend, raw_container: MakeContainer) -> None:
+    """Whoever comes after that waits for a delay of its own, not for the rest of that one."""
+    frontend.serve("app", slo_ms=20_000)
+    change_batching(frontend, batch_delay_micros=1_000_000)
+    container = join(frontend, raw_container)
+    leaves = HTTPConnection("127.0.0.1", frontend.port)
+    leaves.request("POST", "/app/predict", json.dumps({"input": [0.0]}))
+    assert container.is_silent(0.4)
+    leaves.close()
+    assert container.is_silent(0.1)
+    with ThreadPoolExecutor() as pool:
+        started = time.monotonic()
+        reply = pool.submit(frontend.predict, "app", input=[1.0])
+        request = container.receive_batch()
+        assert time.monotonic() - started > 0.9
+        container.answer(request, [b"1"])
+        assert reply.result()["default"] is False
+
+
+def test_answers_that_arrived_while_the_frontend_stood_still_are_read_before_queries_expire(
+    frontend: Frontend, raw_container: MakeContainer
+) -> None:
+    frontend.serve("app", slo_ms=300)
+    container = join(frontend, raw_container)
+    with ThreadPoolExecutor() as pool:
+        reply = pool.submit(frontend.predict, "app", input=[0.0])
+        request = container.receive_batch()
+        frontend.pause()
+        try:
+            container.answer(request, [b"1"])
+            assert container.is_silent(0.5), "the deadline passes"
+        finally:
+            frontend.resume()
+        assert reply.result()["output"] == 1
+
+
 def ask_again_and_again(frontend: Frontend, number: int, ends: threading.Event, outputs: list[int]) -> None:
     """Ask on one connection, each time when the last query is answered, with inputs that nobody else asks for."""
     connection = HTTPConnection("127.0.0.1", frontend.port)
