@@ -17,6 +17,12 @@ def unacknowledged_bytes(connection: socket.socket) -> int:
     return many[0]
 
 
+def keep_alive(connection: socket.socket) -> None:
+    """Have the kernel find out in time that the other side is gone for good."""
+    with suppress(OSError):
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+
 def has_unread_bytes(connection: socket.socket) -> bool:
     """Whether the kernel has received bytes that have not been read."""
     poll = select.poll()

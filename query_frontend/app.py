@@ -19,6 +19,7 @@ from clipper_common.body_budget import BodyBudget, default_limit
 from clipper_common.config_store import ConfigStore
 from clipper_common.datatypes import ModelId
 from clipper_common.errors import ClipperException
+from clipper_common.http_server import Server
 from clipper_common.membership_store import MembershipStore
 from clipper_common.records import Model
 from clipper_common.redis_client import RedisClient, StoreError, explain
@@ -31,7 +32,8 @@ from query_frontend.config import Config
 from query_frontend.http import inflation
 from query_frontend.http.connection_drain import IDLE_SECONDS, ConnectionDrain
 from query_frontend.http.decoder import Decoder
-from query_frontend.http.fast_path import FAST_PATH, FastPath, close_all_idle, make_runner
+from query_frontend.http.fast_path import FastPath
+from query_frontend.http.fast_path_connection import FAST_PATH, close_all_idle, make_runner
 from query_frontend.http.handlers import Handlers
 from query_frontend.monitoring.loop_meter import LoopMeter, Turns, can_measure
 from query_frontend.monitoring.metric_kinds import SERVING_WORKERS
@@ -296,12 +298,12 @@ class Worker:
             await self._acceptor.open(shared=self._wanted > 1)
 
     @contextlib.asynccontextmanager
-    async def opened(self, runner: web.AppRunner) -> AsyncIterator[None]:
+    async def opened(self, runner: webapp.Runner) -> AsyncIterator[None]:
         """Accept a fair share of the connections during the block; then drain."""
         assert runner.server is not None
         server, limit = runner.server, self._parts.limits.connections
         self._parts.metrics.connections.read_with(
-            lambda: {"open_max": str(len(server.connections)), "limit": str(limit)}
+            lambda: {"open_max": str(len(server.open_connections)), "limit": str(limit)}
         )
         if not self._context.is_needed:
             await self._parts.readiness.wait()
@@ -331,7 +333,7 @@ class Worker:
         shutil.rmtree(self._context.folder, ignore_errors=True)
         os._exit(1)
 
-    async def _drain(self, acceptor: Acceptor, server: web.Server) -> None:
+    async def _drain(self, acceptor: Acceptor, server: Server) -> None:
         """Close all connections without a reset: with the next answer, or after a while if they are idle.
 
         The idle connections of a worker that retires are handed over to the other workers instead.
@@ -344,18 +346,18 @@ class Worker:
             idle_seconds = min(self._config.timeout_request, IDLE_SECONDS)
             limit = TimeLimit(idle_seconds + _STRAGGLERS_SECONDS)
             async for _ in limit.attempts(_POLL_SECONDS):
-                if not (server.connections and self._waits_for_clients):
+                if not (server.open_connections and self._waits_for_clients):
                     break
                 acceptor.hand_over()
                 if limit.elapsed_seconds > idle_seconds:
-                    await long_work.finish(close_all_idle(server.connections))
+                    await long_work.finish(close_all_idle(server.open_connections))
         else:
             await asyncio.sleep(self._config.drain_seconds)
             acceptor.close()
         async for _ in TimeLimit(_FAREWELL_SECONDS).attempts(_POLL_SECONDS):
-            if not server.connections:
+            if not server.open_connections:
                 break
-            await long_work.finish(close_all_idle(server.connections))
+            await long_work.finish(close_all_idle(server.open_connections))
 
 
 def run(config: Config, context: WorkerContext) -> None:

@@ -13,9 +13,10 @@ from clipper_common import long_work
 from clipper_common.body_budget import BodyBudget, Held, OverBudgetError
 from clipper_common.datatypes import ModelId
 from clipper_common.errors import JsonError, QueryError, RequestError
-from clipper_common.webapp import Handler, is_compressed, json_response, late_body, read_in_parts
+from clipper_common.http_server import connection_of, json_response
+from clipper_common.webapp import Handler, is_compressed, late_body, read_in_parts
 from query_frontend.cluster.readiness import NOT_LOADED, Readiness
-from query_frontend.http import inflation, schemas
+from query_frontend.http import answer_body, inflation, schemas
 from query_frontend.http.connection_drain import ConnectionDrain
 from query_frontend.http.decoder import SMALL_BODY_BYTES, Decoder
 from query_frontend.monitoring.reporting import Pauses, Report, in_small_parts
@@ -97,7 +98,7 @@ class Handlers:
     async def _predict(self, request: web.Request, app: AppState, arrival: float, held: Held) -> web.Response:
         parts = await self._read_inflated(request, held)
         try:
-            inputs, version = await self._decoder.predict(parts, app.input_type, app.missing_values)
+            inputs, version = await self._decoder.predict(parts, app.input_type, app.missing_values, app.record.name)
             model = self._registry.choose_model(app, version)
         except JsonError as error:
             return _error_response(error, schemas.explain(error, schemas.PREDICT_SCHEMA))
@@ -117,8 +118,8 @@ class Handlers:
             await done.wait()
         finally:  # also when the client hung up, which cancels us
             asked.abandon()
-        answer = await long_work.finish(answers.render(asked.answers, self._query_ids))
-        response = web.Response(body=answer, content_type="application/json")
+        parts = await long_work.finish(answers.render(asked.answers, self._query_ids))
+        response = web.Response(body=answer_body.of(parts, self._budget), content_type="application/json")
         if asked.answering_model is not None:
             response.headers[MODEL_HEADER] = model_header(asked.answering_model)
         return response
@@ -135,7 +136,7 @@ class Handlers:
     async def _update(self, request: web.Request, app: AppState, held: Held) -> web.Response:
         body = await self._read_inflated(request, held)
         try:
-            feedback = await self._decoder.update(body, app.input_type, app.missing_values)
+            feedback = await self._decoder.update(body, app.input_type, app.missing_values, app.record.name)
         except JsonError as error:
             return web.Response(text=schemas.explain(error, schemas.UPDATE_SCHEMA), status=error.status)
         return web.Response(text=f"Feedback received? {int(feedback.uid == 0)}")
@@ -164,7 +165,7 @@ class Handlers:
     async def close_those_that_leave(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """A client learns by ``Connection: close`` that its next request needs another connection."""
         response = await handler(request)
-        if not self._draining.is_empty and request.protocol in self._draining:
+        if not self._draining.is_empty and connection_of(request) in self._draining:
             response.force_close()
         return response
 
@@ -199,8 +200,8 @@ class Handlers:
             raise late_body(self._content_seconds) from None
 
     def _seconds_for_body(self, request: web.Request) -> float:
-        take_body_due: Callable[[], float | None] = getattr(request.protocol, "take_body_due", lambda: None)
-        due = take_body_due()  # of a request that waited in the fast path before
+        connection = connection_of(request)
+        due, connection.body_due = connection.body_due, None  # of a request that waited in the fast path before
         return self._content_seconds if due is None else max(due - time.monotonic(), 0.0)
 
 

@@ -46,15 +46,23 @@ class BatchWait:
         if self._awaits_returns:
             self.returns.expect(batch.clients, now, replica.sizer.fixed())
 
-    def holds(self, queue: ModelQueue, replicas: ReplicaPool, most: int, delivery_seconds: float, now: float) -> bool:
+    def holds(
+        self,
+        queue: ModelQueue,
+        replicas: ReplicaPool,
+        replica: ConnectedReplica,
+        most: int,
+        delivery_seconds: float,
+        now: float,
+    ) -> bool:
         """Return whether the next batch, of `most` tasks, is to wait. Then `dispatch` is called when the wait is over.
 
-        There must be tasks, and an idle replica.
+        There must be tasks, and `replica` must be idle.
         """
         if self._delay_seconds:
-            until = self._end_of_delay(queue, replicas, most, delivery_seconds, now)
+            until = self._end_of_delay(queue, replicas, replica, most, delivery_seconds, now)
         elif self._awaits_returns and self.returns.are_likely() and len(replicas.idle) == 1:
-            until = self._end_of_returns(queue, replicas, most, delivery_seconds, now)
+            until = self._end_of_returns(queue, replicas, replica, most, delivery_seconds, now)
         else:
             return False
         if until <= now:
@@ -68,23 +76,35 @@ class BatchWait:
         return True
 
     def _end_of_delay(
-        self, queue: ModelQueue, replicas: ReplicaPool, most: int, delivery_seconds: float, now: float
+        self,
+        queue: ModelQueue,
+        replicas: ReplicaPool,
+        replica: ConnectedReplica,
+        most: int,
+        delivery_seconds: float,
+        now: float,
     ) -> float:
         """Return when the delay of the next batch ends: as the model's delay says, and the first deadline allows."""
         if len(queue) >= most:
             return now
         if not self._is_on:
             self._delay_ends = queue.first_arrival() + self._delay_seconds
-        seconds = replicas.idle[0].sizer.expect(most)
+        seconds = replica.sizer.expect(most)
         return min(self._delay_ends, queue.first_deadline() - seconds - _MARGIN * delivery_seconds)
 
     def _end_of_returns(
-        self, queue: ModelQueue, replicas: ReplicaPool, most: int, delivery_seconds: float, now: float
+        self,
+        queue: ModelQueue,
+        replicas: ReplicaPool,
+        replica: ConnectedReplica,
+        most: int,
+        delivery_seconds: float,
+        now: float,
     ) -> float:
         """Return until when the only idle replica should wait for clients, who otherwise wait for the next one."""
-        seconds = replicas.idle[0].sizer.expect(min(len(queue), most))
+        seconds = replica.sizer.expect(min(len(queue), most))
         latest = queue.first_deadline() - seconds - _MARGIN * delivery_seconds
-        busy = [replica.seconds_busy(now) for replica in replicas if replica.batch is not None]
+        busy = [other.seconds_busy(now) for other in replicas if other.batch is not None]
         return self.returns.wait_until(len(queue), most, min(seconds, min(busy, default=seconds)), latest, now)
 
     def end(self, queued: int, now: float) -> None:

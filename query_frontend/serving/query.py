@@ -11,7 +11,7 @@ from query_frontend.serving.cache import Key
 from query_frontend.serving.deadlines import DeadlineWheel, Slot
 from query_frontend.serving.executor import Executor
 from query_frontend.serving.model_queue import Task
-from query_frontend.serving.reasons import NO_MODELS, SLO_MISSED
+from query_frontend.serving.reasons import NO_MODELS, SLO_MISSED, cause_of
 from query_frontend.serving.registry import AppState
 
 
@@ -75,8 +75,12 @@ class Query(Task):
             return
         self.wanted = False
         app = self.app
-        self.answer = output if output is not None else app.default_answer(reason)
-        app.metrics.add_answer(output is None, now - self.arrival)
+        if output is not None:
+            self.answer = output
+            app.metrics.add_answer(now - self.arrival)
+        else:
+            self.answer = app.default_answer(reason)
+            app.metrics.add_default(cause_of(reason), now - self.arrival)
         if self._slot is not None:
             self._slot.pop(self, None)
             self._slot = None
@@ -103,7 +107,7 @@ class Query(Task):
             self._context.executor.leave(self, self.model)
 
 
-_LARGE_OUTPUT_BYTES: Final = 1 << 16
+_COUNTED_OUTPUT_BYTES: Final = 1 << 12
 """Larger outputs are counted while they wait for the others of their request."""
 _STEP_QUERIES: Final = 64
 
@@ -111,7 +115,8 @@ _STEP_QUERIES: Final = 64
 class Request:
     """The inputs of one HTTP request: a query for each once it is asked, and `done` when the last of them is answered.
 
-    The queries are made and submitted by `ask`. `hold` is told the size of each large output.
+    The queries are made and submitted by `ask`. `hold` is told the size of each large output, once if several
+    inputs have the same.
     """
 
     def __init__(
@@ -131,6 +136,8 @@ class Request:
         self._hold = hold
         self._queries: list[Query] = []
         self._missing = 0
+        self._counted: set[int] = set()
+        """The identities of the outputs that are counted."""
 
     def ask(self, inputs: Sequence[bytes], keys: Sequence[Key]) -> Steps[None]:
         """Ask for all inputs, which have these keys in the cache, in steps of a fraction of a millisecond."""
@@ -147,16 +154,23 @@ class Request:
             query = Query(self._context, self._app, self._model, payload, self._arrival, key)
             query.submit(self._on_answered)
             self._queries.append(query)
-            self._missing -= query.answer is not None
+            if query.answer is not None:
+                self._missing -= 1
+                self._count(query.answer)
         if not self._missing:
             self._done()
 
     def _on_answered(self, query: Query, now: float) -> None:
         self._missing -= 1
-        if isinstance(query.answer, bytes) and len(query.answer) > _LARGE_OUTPUT_BYTES:
-            self._hold(len(query.answer))
+        if query.answer is not None:
+            self._count(query.answer)
         if not self._missing:
             self._done()
+
+    def _count(self, answer: Answer) -> None:
+        if isinstance(answer, bytes) and len(answer) > _COUNTED_OUTPUT_BYTES and id(answer) not in self._counted:
+            self._counted.add(id(answer))
+            self._hold(len(answer))
 
     @property
     def answers(self) -> list[Answer]:

@@ -12,10 +12,9 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
-from aiohttp import web
-
+from clipper_common.http_connection import Connection
+from clipper_common.http_server import Server
 from query_frontend.http.connection_drain import ConnectionDrain
-from query_frontend.http.fast_path import FastPathHandler
 from query_frontend.workers.context import WorkerContext
 
 logger = logging.getLogger(__name__)
@@ -39,7 +38,7 @@ _COMPLAINT_SECONDS: Final = 60.0
 
 
 class Acceptor:
-    def __init__(self, context: WorkerContext, server: web.Server, draining: ConnectionDrain, limit: int) -> None:
+    def __init__(self, context: WorkerContext, server: Server, draining: ConnectionDrain, limit: int) -> None:
         self._context = context
         self._server = server
         self._draining = draining
@@ -153,11 +152,11 @@ class Acceptor:
         if self._is_shared:
             counts = [mine, *self._context.counts.of_others(self._context.number)]
             share = math.ceil(sum(counts) / len(counts))
-            self._draining.add(mine - share if mine > share * _TOLERANCE + _LEAD else 0, self._server.connections)
+            self._draining.add(mine - share if mine > share * _TOLERANCE + _LEAD else 0, self._server.open_connections)
             self._balancing = self._loop.call_later(_BALANCE_SECONDS, self._balance)
 
     def _publish(self) -> int:
-        connections = len(self._server.connections) + len(self._arriving)
+        connections = len(self._server.open_connections) + len(self._arriving)
         self._context.counts.set(self._context.number, connections)
         return connections
 
@@ -168,11 +167,11 @@ class Acceptor:
 
     def hand_over(self) -> None:
         """Give the connections that are between two requests to the other workers. Their clients notice nothing."""
-        for connection in list(self._server.connections):
-            if isinstance(connection, FastPathHandler) and connection.is_between_requests():
+        for connection in list(self._server.open_connections):
+            if connection.is_between_requests():
                 self._hand_over(connection)
 
-    def _hand_over(self, connection: FastPathHandler) -> None:
+    def _hand_over(self, connection: Connection) -> None:
         transport = connection.transport
         if transport is not None and self._context.handover.give(transport.get_extra_info("socket").fileno()):
             transport.abort()  # closes our descriptor: the connection lives as long as there is another

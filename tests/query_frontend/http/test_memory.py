@@ -1,6 +1,7 @@
 """Requests with large bodies, and what large outputs hold, share a budget, against a real frontend."""
 
 import json
+import re
 import socket
 import struct
 from collections.abc import Iterator
@@ -161,8 +162,22 @@ def test_outputs_that_wait_for_the_others_of_a_request_are_counted(frontend: Fro
         second = container.receive_batch()
         wait_for(lambda: held(frontend) == len(OUTPUT), "the first output is counted")
         container.answer(second, [b"2"])
-        wait_for(lambda: 0 < held(frontend) < len(OUTPUT), "the answer is written, and the kernel has some of it")
+        wait_for(lambda: 0 < held(frontend) - len(OUTPUT) < MEGABYTE, "the answer is sent, in pieces")
     wait_for(lambda: held(frontend) == 0, "all is given back")
+
+
+def test_an_output_that_many_inputs_have_is_held_once(frontend: Frontend, container: RawContainer) -> None:
+    inputs = [[1]] * 4096
+    process = psutil.Process(frontend.process.pid)
+    with asking(frontend, json.dumps({"input_batch": inputs}).encode()) as client:
+        container.answer(container.receive_batch(), [b'"%b"' % (b"x" * MEGABYTE)])
+        wait_for(lambda: MEGABYTE < held(frontend) < 3 * MEGABYTE, "what is held of an answer of 4 GiB is counted")
+        assert sum(each.memory_info().rss for each in process.children(recursive=True)) < 4 * BUDGET
+        assert frontend.predict("large", input=[1.0])["default"], "others are served"
+        client.settimeout(20)
+        head = client.recv(1 << 16).split(b"\r\n\r\n")[0]
+        assert int(re.findall(rb"Content-Length: (\d+)", head)[0]) > len(inputs) * MEGABYTE
+    wait_for(lambda: held(frontend) == 0, "it is given back")
 
 
 @pytest.fixture
