@@ -212,6 +212,12 @@ FORMER_MODULES = {
 }
 
 
+def test_architecture_names_every_module_of_the_query_frontend() -> None:
+    drawing = read("architecture.md").partition("Inside query_frontend")[2].partition("```")[0]
+    modules = {path.stem for path in (ROOT / "query_frontend").rglob("*.py") if "exporter" not in path.parts}
+    assert modules - {"__init__", "__main__"} == set(re.findall(r"\w+", drawing)) & modules
+
+
 def test_modules_have_the_names_of_the_field() -> None:
     found = {path.stem for program in PROGRAMS for path in (ROOT / program).rglob("*.py")}
     assert found & FORMER_MODULES == set()
