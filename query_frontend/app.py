@@ -55,28 +55,28 @@ from query_frontend.workers.worker_metrics import WorkerMetrics
 logger = logging.getLogger(__name__)
 
 _FIRST_CONFIGURATION_SECONDS: Final = 2.0
-"""How long a start waits for Redis. After that, HTTP requests are answered with 503."""
+"""Seconds for which a start waits for Redis. After that, HTTP requests are answered with 503."""
 _RESTORE_SECONDS: Final = 5.0
 _STRAGGLERS_SECONDS: Final = 1.0
-"""For how many seconds a retiring worker waits for its clients, once its idle connections are closed."""
+"""Seconds for which a retiring worker waits for its clients after its idle connections are closed."""
 _FAREWELL_SECONDS: Final = 0.1
 """The same for a worker that ends with all others: requests that clients have just sent arrive meanwhile."""
 _POLL_SECONDS: Final = 0.05
 _SHORT_UNREAD_SECONDS: Final = 3.0
-"""How long a client may read nothing of its answer while memory is short."""
+"""Seconds after which a client that reads nothing of its answer is disconnected while memory is short."""
 
 
 class WorkerParts(NamedTuple):
-    """Worker parts are what a query frontend is given by the worker that it runs in."""
+    """The parts of a query frontend that depend on the worker in which it runs."""
 
     number: int
     metrics: WorkerMetrics
     kept: KeptConfiguration
-    """It keeps the configuration for whoever takes the place of this worker."""
+    """It keeps the configuration for the successor of this worker."""
     restore_seconds: float
-    """How long others, which know the configuration, are given to write it back into a Redis that lost it."""
+    """Seconds in which other frontends may write their configuration back into a Redis that lost it."""
     configured: Callable[[Snapshot], Awaitable[None]]
-    """It is told of each new configuration."""
+    """It is called with each new configuration."""
 
 
 class QueryFrontend:
@@ -162,7 +162,7 @@ class QueryFrontend:
         self.relays.update_peers(self.membership.peers)
 
     async def run(self, _: web.Application) -> AsyncIterator[None]:
-        """Everything but HTTP, from start to stop. HTTP comes after the start, when there is something to serve."""
+        """Run all parts except HTTP during the block. HTTP starts when there is a configuration."""
         self._listen()
         await self._claim_redis()
         tasks = [
@@ -173,7 +173,7 @@ class QueryFrontend:
         if self._worker is not None:
             tasks.append(_start(self._worker.kept.keep_writing()))
         try:
-            await self.registry.wait_until_loaded(_FIRST_CONFIGURATION_SECONDS)  # and may be stopped meanwhile
+            await self.registry.wait_until_loaded(_FIRST_CONFIGURATION_SECONDS)  # the start may be cancelled meanwhile
             with GarbageCollection(), self.loop_meter:
                 yield
         finally:
@@ -191,7 +191,7 @@ class QueryFrontend:
         await self.redis.close()
 
     async def _claim_redis(self) -> None:
-        """Refuse to share a Redis with another cluster. One that does not answer is waited for while serving."""
+        """Exit if another cluster uses this Redis. If Redis does not answer, go on: it is awaited while serving."""
         try:
             await self.membership.report()
         except ClipperException as error:
@@ -236,7 +236,7 @@ def _start(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
 
 
 def _die_of_failure(task: asyncio.Task[None]) -> None:
-    """A part that must run for ever failed: end visibly, so that whoever supervises us starts us anew."""
+    """Exit because a long-running task failed, so that the supervisor starts this program again."""
     if not task.cancelled() and (error := task.exception()) is not None:
         logger.critical("a part of the query frontend failed", exc_info=error)
         raise SystemExit(1)
@@ -299,7 +299,7 @@ class Worker:
 
     @contextlib.asynccontextmanager
     async def opened(self, runner: webapp.Runner) -> AsyncIterator[None]:
-        """Accept connections, as many as the other workers do; then drain."""
+        """Accept a fair share of the connections during the block; then drain."""
         assert runner.server is not None
         server, limit = runner.server, self._parts.limits.connections
         self._parts.metrics.connections.read_with(
@@ -334,9 +334,9 @@ class Worker:
         os._exit(1)
 
     async def _drain(self, acceptor: Acceptor, server: Server) -> None:
-        """Let clients go without a reset: an answer closes its connection, and idle ones are closed after a while.
+        """Close all connections without a reset: with the next answer, or after a while if they are idle.
 
-        The idle connections of a worker that retires go to the other workers instead.
+        The idle connections of a worker that retires are handed over to the other workers instead.
         """
         self._acceptor = None
         self._parts.readiness.drain()
@@ -361,7 +361,7 @@ class Worker:
 
 
 def run(config: Config, context: WorkerContext) -> None:
-    """Be a worker until SIGTERM, or until the supervisor retires it."""
+    """Run a worker until SIGTERM, or until the supervisor retires it."""
     allocator.keep_freed_memory()
     worker = Worker(config, context)
     webapp.serve(worker.make_app(), config.timeout_request, worker.opened, make_runner)

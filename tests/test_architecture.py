@@ -1,4 +1,4 @@
-"""Who may import whom (docs/architecture.md), read from the source."""
+"""Tests that imports in the source follow the rules in docs/architecture.md."""
 
 import ast
 import subprocess
@@ -97,10 +97,10 @@ IMPURE = {
     *("aiohttp", "asyncio", "http", "logging", "os", "pathlib", "random", "redis", "secrets", "selectors", "shutil"),
     *("signal", "socket", "subprocess", "tempfile", "threading", "time", "urllib", "uuid", "zmq"),
 }
-"""What reaches for the world, a clock or chance."""
+"""Modules that do input or output, read a clock or draw random numbers."""
 
 LAZY = {"docker", "kubernetes", "numpy", "prometheus_client", "redis", "tqdm", "yaml", "zmq", "aiohttp"}
-"""What `import clipper_admin` must not bring along."""
+"""Modules that `import clipper_admin` must not import."""
 
 
 class Import(NamedTuple):

@@ -1,4 +1,4 @@
-"""Documents and code say the same: facts that must stand in both are compared here."""
+"""Tests that documents and code agree about the facts that both state."""
 
 import ast
 import dataclasses

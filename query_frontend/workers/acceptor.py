@@ -32,9 +32,9 @@ _BALANCE_SECONDS: Final = 1.0
 _TOLERANCE: Final = 1.25
 """A worker sends connections away when it has more than this many times its share."""
 _EXHAUSTED_SECONDS: Final = 1.0
-"""How long nothing is accepted after the system ran out of file descriptors."""
+"""Seconds for which no connection is accepted after the system ran out of file descriptors."""
 _COMPLAINT_SECONDS: Final = 60.0
-"""How long the same warning is not logged again."""
+"""Seconds before the same warning is logged again."""
 
 
 class Acceptor:
@@ -46,9 +46,9 @@ class Acceptor:
         """The most connections of each worker. More are refused."""
         self._loop = asyncio.get_running_loop()
         self._is_shared: bool | None = None
-        """None while it is closed."""
+        """Whether other workers accept connections too; None while this acceptor is closed."""
         self._own: list[asyncio.Server] = []
-        """Accept for us while we are alone."""
+        """The server of the event loop, which accepts while this worker is alone."""
         self._changing = asyncio.Lock()
         self._yielded = False
         self._pauses: dict[socket.socket, asyncio.TimerHandle] = {}
@@ -77,7 +77,7 @@ class Acceptor:
                     self._own.append(own)
 
     def close(self) -> None:
-        """Accept no more. What has been accepted stays."""
+        """Stop accepting. Accepted connections stay open."""
         self._stop_accepting()
         self._is_shared = None
         self._context.counts.close(self._context.number)
@@ -97,10 +97,10 @@ class Acceptor:
             pause.cancel()
         self._pauses.clear()
 
-    # --- beside others ---
+    # --- beside other workers ---
 
     def _watch(self, source: socket.socket, take_next: Callable[[socket.socket], bool]) -> None:
-        """Take connections from `source`, each with `take_next`, which tells whether there was one."""
+        """Call `take_next` while `source` has connections. It returns whether there was one."""
         self._pauses.pop(source, None)
         self._loop.add_reader(source, self._on_connection, source, take_next)
 
@@ -121,7 +121,7 @@ class Acceptor:
         try:
             connection, _ = listener.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return False  # another was faster, or the client gave up
+            return False  # another worker was faster, or the client disconnected
         except OSError as error:
             if self._loop.time() - self._complained_at > _COMPLAINT_SECONDS:
                 self._complained_at = self._loop.time()
@@ -138,7 +138,7 @@ class Acceptor:
         task.add_done_callback(self._arriving.discard)
 
     def _others_first(self) -> bool:
-        """Whether another has fewer connections: not twice in a row, unless this one has no room."""
+        """Whether a worker with fewer connections accepts first: not twice in a row, unless this one is full."""
         mine = self._publish()
         others = min(self._context.counts.of_others(self._context.number), default=mine)
         if mine >= self._limit > others:
@@ -147,7 +147,7 @@ class Acceptor:
         return self._yielded
 
     def _balance(self) -> None:
-        """Once a second: send some away when others have far fewer, such as a worker that was just started."""
+        """Close some connections, once a second, if others have far fewer, such as a worker that was just started."""
         mine = self._publish()
         if self._is_shared:
             counts = [mine, *self._context.counts.of_others(self._context.number)]

@@ -1,4 +1,4 @@
-"""How requests with large bodies share the memory that there is for them."""
+"""Tests of how requests with large bodies share the memory for bodies."""
 
 import asyncio
 from contextlib import AsyncExitStack

@@ -1,4 +1,4 @@
-"""HTTP at the border, without a frontend behind it: what is refused before anybody looks at a body."""
+"""Tests of the HTTP server without a frontend: requests that are refused before their body is read."""
 
 import asyncio
 import json

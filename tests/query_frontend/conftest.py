@@ -32,7 +32,7 @@ from tests.waiting import wait_for
 GIVE_UP_SECONDS = 30.0
 
 ON_BOTH_LOOPS = {"test_router"}
-"""What leans on how an event loop tells of sockets. The query frontend runs on uvloop where there is one."""
+"""Tests that depend on how an event loop reports events of sockets; the query frontend prefers uvloop."""
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:

@@ -94,7 +94,7 @@ def old_container(frontend: Frontend, *arguments: Any, **options: Any) -> Iterat
 
 
 def relays(frontend: Frontend) -> list[str]:
-    """What came and went, in order, as the log of the frontend that relays says."""
+    """Return the relays that were opened and closed, in order, from the log of the frontend that relays."""
     return re.findall(r"relaying \S+ for the query frontend at \S+( no more)?", frontend.log.read_text())
 
 

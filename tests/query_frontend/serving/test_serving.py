@@ -683,7 +683,7 @@ def test_a_replica_may_come_before_its_model_is_registered(frontend: Frontend) -
 
 
 def test_outputs_are_strict_json(frontend: Frontend, raw_container: MakeContainer) -> None:
-    """What parses is embedded as it is, all else is a string."""
+    """An output that is JSON is embedded as it is; any other is a string."""
     cases = {
         b"1.10": "1.10",
         b"NaN": '"NaN"',

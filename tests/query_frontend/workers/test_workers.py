@@ -170,7 +170,7 @@ def two(redis_port: int, tmp_path: Path) -> Iterator[Frontend]:
 
 @pytest.fixture
 def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where a frontend puts its own; with a name that is short enough, as pytest's are not."""
+    """A folder for the private folders of frontends, with a shorter path than those of pytest."""
     with TemporaryDirectory(prefix="t-") as folder:
         monkeypatch.setenv("TMPDIR", folder)
         yield Path(folder)
