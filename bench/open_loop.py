@@ -57,7 +57,7 @@ class Load:
     body: bytes | None = None
     """The body to send instead of such inputs, with another number in place of `MARK` each time."""
     arrivals: str = "poisson"
-    """Poisson, uniform (equal gaps) or bursts, which are Poisson with a tenth of each second at four times the mean."""
+    """One of "poisson", "uniform" (equal gaps) and "bursts": Poisson, a tenth of each second at four times the mean."""
     seed: int = 1
     first_input: int = 0
     """The number of the first input; with the same number, the inputs are the same."""

@@ -13,7 +13,7 @@ from clipper_common.datatypes import ModelId, printable
 
 
 class Place(NamedTuple):
-    """Where a record is kept."""
+    """The database and the key of a record."""
 
     database: int
     key: str
