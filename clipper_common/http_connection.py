@@ -18,7 +18,7 @@ from aiohttp import StreamReader, web
 
 from clipper_common import long_work
 from clipper_common.http_framing import END_OF_HEAD, ChunkReader, Head, UnknownChunkError
-from clipper_common.sockets import has_unread_bytes, keep_alive
+from clipper_common.sockets import has_unread_bytes, prepare
 
 if TYPE_CHECKING:
     from clipper_common.http_server import Server
@@ -83,7 +83,7 @@ class Connection:
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         self.transport = transport
-        keep_alive(transport.get_extra_info("socket"))
+        prepare(transport.get_extra_info("socket"))
         self._server.add(self, transport)
 
     def data_received(self, data: bytes) -> None:

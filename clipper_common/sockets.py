@@ -17,10 +17,11 @@ def unacknowledged_bytes(connection: socket.socket) -> int:
     return many[0]
 
 
-def keep_alive(connection: socket.socket) -> None:
-    """Have the kernel find out in time that the other side is gone for good."""
+def prepare(connection: socket.socket) -> None:
+    """Have the kernel send each answer at once, and find out in time that the other side is gone for good."""
     with suppress(OSError):
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio does not for what others accepted
 
 
 def has_unread_bytes(connection: socket.socket) -> bool:

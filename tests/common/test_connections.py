@@ -126,6 +126,18 @@ async def test_one_too_many_is_told_to_come_back() -> None:
             assert (await receive(fourth)).startswith(b"HTTP/1.1 200")
 
 
+async def test_each_connection_is_kept_alive_and_sends_at_once() -> None:
+    """Also one that another process accepted, and asyncio knows nothing of but that it is a socket."""
+    async with serving(Limits()) as server:
+        assert server.runner.server is not None
+        with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()):
+            accepted, _ = listener.accept()
+            accepted.setblocking(False)
+            await asyncio.get_running_loop().connect_accepted_socket(server.runner.server, accepted)
+            assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 async def test_refusals_are_limited_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "_REFUSAL_SECONDS", 0.05)
     async with serving(Limits(1)) as server, connected(server, ask("waits")):
