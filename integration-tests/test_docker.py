@@ -474,7 +474,7 @@ def fluentd_image(docker_client: DockerClient, monkeypatch: pytest.MonkeyPatch) 
     command = json.dumps(["python3", "-uc", COLLECTOR])
     dockerfile = f"FROM python:3.11-slim\nRUN mkdir -p /fluentd/etc\nCMD {command}\n"
     docker_client.images.build(fileobj=io.BytesIO(dockerfile.encode()), tag="clipper-test-fluentd:1", rm=True)
-    monkeypatch.setattr(containers, "FLUENTD_IMAGE", "clipper-test-fluentd:1")
+    monkeypatch.setattr(images, "FLUENTD_IMAGE", "clipper-test-fluentd:1")
 
 
 def test_a_fluentd_of_the_clusters_own(docker_client: DockerClient, fluentd_image: None) -> None:
