@@ -258,7 +258,7 @@ class RpcServer:
         else:
             refusal = self._events.joined(connection)
         if refusal is not None:
-            self._warn_throttled(f"a container of {metadata.model} is refused: {refusal}")
+            self._warn_throttled(f"a container of {metadata.model} is refused: {refusal}", refusal)
             if metadata.rpc_version >= wire.RPC_VERSION_4:
                 peer.send(wire.encode_refused(refusal))
             return
@@ -267,6 +267,7 @@ class RpcServer:
         for other in same:
             self._forget(other, "it connected anew")
         self._connections[peer] = connection
+        self._router.leave_room_for(len(self._connections))
         peer.trust()
         if metadata.rpc_version >= wire.RPC_VERSION_4:
             self._send_keep_alive(connection)  # version 3 has no acknowledgement
@@ -318,6 +319,7 @@ class RpcServer:
     def _forget(self, connection: Connection, reason: str) -> None:
         if self._connections.get(connection.peer) is connection:
             del self._connections[connection.peer]
+            self._router.leave_room_for(len(self._connections))
             connection.peer.distrust()
             if connection.awaited is not None:
                 self._lost[connection.awaited] = _name(connection.metadata)
@@ -325,17 +327,18 @@ class RpcServer:
                     del self._lost[next(iter(self._lost))]
             self._events.left(connection, reason)
 
-    def _warn_throttled(self, text: str) -> None:
-        """Log a warning, but each text at most once in `_WARNING_SECONDS`, and at most `_MAX_WARNINGS` texts.
+    def _warn_throttled(self, text: str, kind: str = "") -> None:
+        """Log a warning, but each kind at most once in `_WARNING_SECONDS`, and at most `_MAX_WARNINGS` kinds.
 
-        A refused container retries each second, and any program may connect.
+        The kind is the text itself if it is not given. A refused container retries each second, and any program may
+        connect.
         """
-        now = time.monotonic()
+        now, kind = time.monotonic(), kind or text
         if len(self._warned_at) >= _MAX_WARNINGS:
             recent = now - _WARNING_SECONDS
             self._warned_at = {known: said_at for known, said_at in self._warned_at.items() if said_at > recent}
-        if now - self._warned_at.get(text, -inf) >= _WARNING_SECONDS and len(self._warned_at) < _MAX_WARNINGS:
-            self._warned_at[text] = now
+        if now - self._warned_at.get(kind, -inf) >= _WARNING_SECONDS and len(self._warned_at) < _MAX_WARNINGS:
+            self._warned_at[kind] = now
             logger.warning("%s", text)
 
 
