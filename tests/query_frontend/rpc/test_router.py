@@ -401,6 +401,27 @@ async def test_all_peers_that_nobody_knows_share_a_little_memory(room: Room, mon
     assert room.router._strangers._bytes == 0 and not room.router._strangers._peers
 
 
+@pytest.mark.parametrize(
+    ("descriptors", "containers", "most"),
+    [
+        (1024, 0, 128),
+        (1024, 100, 124),
+        (1024, 500, 32),
+        (256, 0, 32),
+        (16, 9, 1),
+        (1e6, 1000, 256),
+        (float("inf"), 1, 256),
+    ],
+)
+def test_peers_that_nobody_knows_have_the_descriptors_that_containers_leave(
+    monkeypatch: pytest.MonkeyPatch, descriptors: float, containers: int, most: int
+) -> None:
+    monkeypatch.setattr(strangers, "most_descriptors", lambda: descriptors)
+    peers = strangers.Strangers()
+    peers.leave_room_for(containers)
+    assert peers._most == most
+
+
 async def test_of_too_many_that_nobody_knows_the_oldest_goes(room: Room) -> None:
     room.router._strangers._most = 2
     hello = GREETING + READY
