@@ -153,7 +153,7 @@ class BodyBudget:
             waiting = self._waiting.take(lambda waiting: self._has_room(waiting.size))
             if waiting is None and self._beyond is None:
                 waiting = self._waiting.take(lambda _: True)
-                self._beyond = waiting and waiting.held
+                self._beyond = None if waiting is None or waiting.held.is_over else waiting.held
             if waiting is None:
                 return
             self._give(waiting.held, waiting.size)
