@@ -107,10 +107,11 @@ def _cause(request: web.Request, error: web.HTTPException) -> str:
     return error.reason
 
 
-async def read_in_parts(request: web.Request) -> list[bytes]:
+async def read_in_parts(request: web.Request, take: Callable[[int], Awaitable[None]] | None = None) -> list[bytes]:
     """Return the body in parts of at least `PART_BYTES` each, except the last.
 
-    Unlike `request.read`, which copies the body twice, this copies only small pieces, which it joins.
+    Unlike `request.read`, which copies the body twice, this copies only small pieces, which it joins. It awaits `take`
+    with the size of each piece before it reads the next one.
     Raises a 413 if the body is larger than the request's limit.
     """
     parts: list[bytes] = []
@@ -121,6 +122,8 @@ async def read_in_parts(request: web.Request) -> list[bytes]:
             size += len(piece)
             if size > request.client_max_size:
                 raise web.HTTPRequestEntityTooLarge(request.client_max_size, size)
+            if take is not None:
+                await take(len(piece))
             if len(piece) < PART_BYTES or begun.tell():
                 begun.write(piece)
                 if begun.tell() < PART_BYTES:

@@ -78,8 +78,8 @@ async def _read(request: web.Request, shape: type[AnyRequest]) -> AnyRequest:
     if length <= _SMALL_BYTES:
         return schemas.parse(shape, await read_body(request))
     budget = request.app[BUDGET]
-    async with budget.hold("", length):
-        return schemas.parse(shape, await read_body(request, read=budget.read))
+    with budget.count() as held:
+        return schemas.parse(shape, await read_body(request, read=partial(budget.read, held=held)))
 
 
 def changes(shape: type[AnyRequest], rule: Callable[[Snapshot, AnyRequest], Change]) -> Handler:

@@ -2,8 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Final
 from urllib.parse import quote
 
@@ -75,25 +74,10 @@ class Handlers:
         arrival = time.monotonic()
         app = self._app(request)
         try:
-            async with self._hold(app, request) as held:
+            with self._budget.count(app.record.name) as held:
                 return await self._predict(request, app, arrival, held)
         except OverBudgetError:
             return _busy()
-
-    @asynccontextmanager
-    async def _hold(self, app: AppState, request: web.Request) -> AsyncIterator[Held]:
-        """Memory for the body. Small ones are not counted, and a body of unknown length may be as large as any."""
-        length = request.content_length
-        if is_compressed(request):
-            length = request.client_max_size
-        elif length is None:
-            length = request.content.total_bytes if request.content.is_eof() else request.client_max_size
-        if length <= SMALL_BODY_BYTES:
-            with self._budget.count() as held:
-                yield held
-        else:
-            async with self._budget.hold(app.record.name, length) as held:
-                yield held
 
     async def _predict(self, request: web.Request, app: AppState, arrival: float, held: Held) -> web.Response:
         parts = await self._read_inflated(request, held)
@@ -128,7 +112,7 @@ class Handlers:
         """Feedback: checked and acknowledged. No selection policy makes use of it yet; only user 0 has a state."""
         app = self._app(request)
         try:
-            async with self._hold(app, request) as held:
+            with self._budget.count(app.record.name) as held:
                 return await self._update(request, app, held)
         except OverBudgetError:
             return _busy()
@@ -178,24 +162,31 @@ class Handlers:
         return app
 
     async def _read_inflated(self, request: web.Request, held: Held) -> list[bytes]:
-        """The body, in parts."""
+        """The body, in parts. Small ones are not counted."""
         parts = await self._read(request, held)
         if not is_compressed(request):
             return parts
         size = sum(map(len, parts))
+        await held.take(request.client_max_size)
         try:
-            return [await long_work.finish(inflation.inflate(parts, request.client_max_size))]
+            inflated = await long_work.finish(inflation.inflate(parts, request.client_max_size))
         except inflation.TooLargeError:
             raise web.HTTPRequestEntityTooLarge(request.client_max_size, size) from None
         except inflation.InflationError as error:
             raise web.HTTPBadRequest(text=f"The body cannot be inflated: {error}") from None
+        held.resize(len(inflated))
+        return [inflated]
 
     async def _read(self, request: web.Request, held: Held) -> list[bytes]:
         if request.content.is_eof():  # it came with the head: no timer is needed, which costs more than the rest here
-            return [await request.read()]
+            body = await request.read()
+            if len(body) > SMALL_BODY_BYTES:
+                await held.take(len(body))
+            return [body]
+        is_small = request.content_length is not None and request.content_length <= SMALL_BODY_BYTES
         try:
             async with asyncio.timeout(self._seconds_for_body(request)):
-                return await (self._budget.read(request) if held.size else read_in_parts(request))
+                return await (read_in_parts(request) if is_small else self._budget.read(request, held))
         except TimeoutError:
             raise late_body(self._content_seconds) from None
 
