@@ -100,11 +100,11 @@ class Dealer:
     async def _try_addresses(self) -> socket.socket | None:
         """Return a connection to one of the addresses that the host has, or None. Those of IPv4 are tried first."""
         loop = asyncio.get_running_loop()
-        with suppress(OSError):  # the name is not known at the moment
+        with suppress(OSError, UnicodeError):  # the name is not known at the moment, or cannot be one
             found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
             for family, *_, address in sorted(found, key=lambda one: one[0] != socket.AF_INET):
                 with suppress(OSError):
-                    return await _connect(family, address)
+                    return await _open(family, address)
         return None
 
     # --- callbacks of the connection ---
@@ -134,7 +134,7 @@ class Dealer:
             logger.warning("%s", text)
 
 
-async def _connect(family: int, address: tuple[Any, ...]) -> socket.socket:
+async def _open(family: int, address: tuple[Any, ...]) -> socket.socket:
     connection = socket.socket(family, socket.SOCK_STREAM)
     try:
         configure(connection)

@@ -117,7 +117,8 @@ async def test_a_connection_is_made_anew_at_once(connect: Connect) -> None:
         assert client.changes == ["connected", "lost"]
 
 
-async def test_waits_between_attempts_grow(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("host", ["127.0.0.1", f"{64 * 'a'}.example.org"])
+async def test_waits_between_attempts_grow(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
     sleep = asyncio.sleep
 
@@ -126,12 +127,13 @@ async def test_waits_between_attempts_grow(connect: Connect, monkeypatch: pytest
         await sleep(min(seconds, 0.001))
 
     monkeypatch.setattr(dealers.asyncio, "sleep", noting)
-    client = connect(find_free_port())
+    client = Client(tcp_address(host, find_free_port()))
     give_up = time.monotonic() + PATIENCE_SECONDS
     while len(pauses) < 6 and time.monotonic() < give_up:
         await sleep(0.002)
     assert pauses[:6] == [0.0, 0.05, 0.1, 0.2, 0.2, 0.2]
     assert client.changes == [] and pauses[1] == RECONNECT_MILLIS / 1000
+    client.dealer.close()
 
 
 async def test_who_is_no_router_is_warned_of_once(connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
