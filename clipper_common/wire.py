@@ -305,9 +305,8 @@ def encode_predict_request(request: PredictRequest, rpc_version: int) -> OutFram
         header = _HEADER.pack(request.message_id, request.input_type) + pack_u64s(lengths)
         size = sum(lengths)
         data = b"".join(inputs) if size <= MAX_COPIED_BYTES else Parts(size, list(map(bytes, inputs)))
-        if request.remaining_micros is None:
-            return [header, data]
-        return [header, data, pack_u64s(request.remaining_micros)]
+        remaining = request.remaining_micros
+        return [header, data] if remaining is None else [header, data, pack_u64s(remaining)]
     sizes = U64.pack(request.input_type) + U64.pack(len(inputs)) + pack_sizes(inputs)
     message_id, length = U32.pack(request.message_id), U64.pack(len(sizes))
     return [b"", U32.pack(rpc_version), _CONTENT, message_id, _PREDICT, length, sizes, *map(bytes, inputs)]
