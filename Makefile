@@ -49,7 +49,7 @@ compiled: $(BIN)/python
 
 # Those of what goes on between frontends, which is not compiled, take long.
 BESIDE_COMPILED := cluster workers http/test_connection_drain.py test_exporter.py
-COMMON_COMPILED := jsontext multipart wire
+COMMON_COMPILED := connections http_framing jsontext multipart webapp wire
 test-compiled: compiled $(VENV)/.has-test
 	cd $(COMPILED) && CLIPPER_REQUIRE=compiled $(abspath $(BIN))/pytest $(AT_ONCE) $(COMMON_COMPILED:%=tests/common/test_%.py) tests/query_frontend $(BESIDE_COMPILED:%=--ignore=tests/query_frontend/%)
 

@@ -70,7 +70,7 @@ setup(
     ],
     cmdclass={"build_ext": CompileQueryPath},
     install_requires=[
-        "aiohttp>=3.14.4,<3.15",
+        "aiohttp>=3.14.4",
         "cloudpickle>=3.1,<4",
         "docker>=7.2,<8",
         "hiredis>=3.1,<4; platform_python_implementation == 'CPython'",

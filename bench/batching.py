@@ -37,7 +37,7 @@ SWEEP_GROWTH: Final = 2.0
 """Between two rates of the search for the peak of a size."""
 CONFIRMED_RATES: Final = 3
 COMPARED: Final = 0.85
-"""At this part of G the share of good answers is compared; from it on, a run counts for a policy's own best goodput."""
+"""The part of G from which on runs count for a policy's best goodput, and at which good answers are compared."""
 DELAYED: Final = "linear-svm"
 DELAYS_MILLIS: Final = (0.0, 1.0, 2.0, 4.0)
 DELAYED_RATES: Final = (2500.0, 5000.0, 10000.0, 20000.0)
@@ -67,12 +67,12 @@ class Point(NamedTuple):
     errors: int
     p50_millis: float
     p99_millis: float
-    """Of answers by the model."""
+    """The latencies of answers by the model."""
     lateness_p99_millis: float
     limit: float
     """The most inputs that a batch could have, at the end."""
     cpu_micros: dict[str, float]
-    """Of each program, for each query offered."""
+    """CPU time of each program per offered query."""
     cores_of_others: float
     """Used by programs that have nothing to do with it."""
     seconds: float
@@ -195,7 +195,7 @@ def serving(name: str, arguments: Namespace) -> Iterator[tuple[str, Bench]]:
 
 
 class Findings(NamedTuple):
-    """What was measured of one model."""
+    """The measurements of one model."""
 
     name: str
     what: str
@@ -300,7 +300,7 @@ def summary_table(findings: Sequence[Findings]) -> Table:
 
 
 def cost_table(findings: Sequence[Findings]) -> Table:
-    """What bounds it: a program that uses a whole core does no more."""
+    """The bottleneck: a program that uses a whole core cannot do more."""
     made = Table(
         "What bounds it: CPU µs for each query, and the cores in use, of the query frontend and of the model",
         ["model", "no batches, at the best rate: frontend", "model", "cores: frontend", "model"]

@@ -50,7 +50,7 @@ class Batches:
             self._loop.call_soon(self._send)
 
     def _send(self) -> None:
-        """All that came in this turn of the event loop."""
+        """All queries that arrived in this turn of the event loop."""
         queue = self._queue
         if self._out or not queue:
             return

@@ -48,7 +48,7 @@ class Cluster:
         self._input_type = input_type
         self._workers = workers
         self._checkout = checkout
-        """Where the code of the query frontend and of model containers is."""
+        """The folder with the code of the query frontend and of model containers."""
         self._query_options = query_options
         self._programs: dict[str, Program] = {}
         self._stack = ExitStack()
@@ -178,7 +178,7 @@ class Cluster:
     # --- measurement ---
 
     def cpu_seconds(self) -> dict[str, float]:
-        """Of each program, since its start."""
+        """Return the CPU time of each program since its start."""
         for program in self._programs.values():
             program.check()
         return {name: program.cpu_seconds() for name, program in self._programs.items()}
@@ -200,7 +200,7 @@ class Cluster:
         return {name: _numbers(leaves) for entry in entries for name, leaves in entry.items()}
 
     def defaults(self, app: str) -> int:
-        """How many queries of `app` were answered with its default so far."""
+        """Return the number of queries of `app` that have got its default so far."""
         found = self.metrics()
         answered = found[f"app:{app}:num_predictions"]["count"]
         return round(answered * found[f"app:{app}:default_prediction_ratio"]["ratio"]) if answered else 0

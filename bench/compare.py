@@ -24,7 +24,7 @@ CLIPPER: Final = "clipper"
 _PEAK_CONNECTIONS: Final = 64
 _WARM_UP_CONNECTIONS: Final = 64
 _NUMBERS_PER_RUN: Final = 10_000_000
-"""No run asks more queries: the next has other inputs."""
+"""The most queries of a run. The inputs of the next run differ."""
 _NUMBERS: Final = 8_000_000_000
 _ATTEMPTS: Final = 3
 
@@ -84,7 +84,7 @@ class Comparison:
                 self._keep(partial(self._open, running, name, workload, round, rate))
 
     def peak(self, workload: Workload) -> float:
-        """Of the yardstick, in requests per second."""
+        """Requests per second of the yardstick."""
         rates = [
             run.requests_per_second
             for run in self.runs

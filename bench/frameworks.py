@@ -23,7 +23,7 @@ from framework_environments import environment_of
 
 _RUN: Final = ROOT / "integration-tests" / "frameworks" / "run.py"
 _PACKAGES: Final = {"onnx": "onnxruntime"}
-"""What serves, where it is not a package whose version must be that of the saved model."""
+"""The program that serves, if it is not a package whose version must be that of the saved model."""
 _COLUMNS: Final = [
     "model",
     "version",

@@ -28,14 +28,14 @@ _RECORD: Final = np.dtype(
 
 @dataclass(frozen=True)
 class Records:
-    """What happened, query by query in the order in which they were due."""
+    """The results of all queries, in the order in which they were due."""
 
     started: float
     """On the system's monotonic clock."""
     ended: float
     """Seconds after that."""
     cpu_seconds: float
-    """Of the generator."""
+    """CPU time of the generator."""
     surplus: int
     """Answers that nobody asked for."""
     reasons: dict[str, int]
@@ -45,7 +45,7 @@ class Records:
     latency: Any
     """Seconds since it was due; -1 without an answer."""
     lateness: Any
-    """How much later than due it was written to its connection."""
+    """Seconds by which it was sent later than due."""
     outcome: Any
     reason: Any
     """Its place among `reasons`; -1 without one."""

@@ -137,7 +137,7 @@ def _replica(victims: Victims, name: str) -> Kill:
 
 @dataclass
 class Seen:
-    """What a kill did."""
+    """The effects of a kill."""
 
     name: str
     load: Result
@@ -207,7 +207,7 @@ def started_cluster() -> Iterator[ClipperConnection]:
 
 
 def left_over(victims: Victims, home: Path) -> dict[str, Any]:
-    """What is still there of a stopped cluster."""
+    """Count the processes, files and listening ports that a stopped cluster left."""
     processes = [process.pid for process in psutil.process_iter() if _is_of(process, victims.cluster.id)]
     files = [str(path.relative_to(home)) for path in home.rglob("*")] if home.exists() else []
     return {

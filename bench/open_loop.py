@@ -27,7 +27,7 @@ _BURST_PART: Final = 0.1
 
 
 class Outcome(IntEnum):
-    """What became of a query."""
+    """The result of a query."""
 
     OK = 0
     """Answered by the model."""
@@ -45,7 +45,7 @@ TABLED: Final = (Outcome.OK, Outcome.DEFAULT, Outcome.ERROR, Outcome.UNANSWERED)
 
 @dataclass(frozen=True)
 class Load:
-    """What is offered: `rate` queries per second for `seconds`, no two with the same input."""
+    """The offered load: `rate` queries per second for `seconds`, no two with the same input."""
 
     port: int
     path: str
@@ -55,14 +55,14 @@ class Load:
     elements: int = 1
     """Numbers in an input."""
     body: bytes | None = None
-    """Sent instead of such inputs, with another number in place of `MARK` each time."""
+    """The body to send instead of such inputs, with another number in place of `MARK` each time."""
     arrivals: str = "poisson"
-    """Or uniform: with equal gaps. Or bursts: Poisson, with a tenth of each second at four times the mean rate."""
+    """One of "poisson", "uniform" (equal gaps) and "bursts": Poisson, a tenth of each second at four times the mean."""
     seed: int = 1
     first_input: int = 0
-    """The same again: the same inputs."""
+    """The number of the first input; with the same number, the inputs are the same."""
     grace_seconds: float = 3.0
-    """How long answers are waited for after the last query."""
+    """Seconds to wait for answers after the last query."""
     host: str = HOST
     """The IPv4 address of the query frontend."""
     is_echoed: bool = False
@@ -73,29 +73,29 @@ class Load:
 
 @dataclass
 class Result:
-    """What happened, query by query in the order in which they were due."""
+    """The results of all queries, in the order in which they were due."""
 
     load: Load
     started: float
-    """On the system's monotonic clock."""
+    """The time of the start on the system's monotonic clock."""
     due: Any
-    """Seconds since then."""
+    """Seconds from the start until each query was due."""
     latency: Any
-    """Seconds since it was due."""
+    """Seconds from when it was due until its answer."""
     lateness: Any
-    """How much later than due it was written to its connection."""
+    """Seconds by which it was sent later than due."""
     outcome: Any
     reason: Any
-    """Its place among `reasons`; -1 without one."""
+    """The index of its reason in `reasons`; -1 if it has none."""
     reasons: dict[str, int]
-    """Of defaults and errors, and the outputs that were kept."""
+    """The reasons of defaults and errors, and the outputs that were counted."""
     surplus: int
-    """Answers that nobody asked for."""
+    """Answers without a query."""
     cpu_seconds: float
-    """Of the generator."""
+    """CPU time of the generator."""
 
     def after(self, seconds: float) -> "Result":
-        """Only the queries that were due since then."""
+        """Return only the queries that were due since then."""
         late = self.due >= seconds
         kept = {name: getattr(self, name)[late] for name in ("due", "latency", "lateness", "outcome", "reason")}
         return Result(**(vars(self) | kept))

@@ -29,7 +29,7 @@ _LEAVE_SECONDS: Final = 1.0
 _POLL_SECONDS: Final = 0.02
 _TAIL_BYTES: Final = 2000
 DISTURBED: Final = 0.15
-"""So many cores used by others make a run worthless."""
+"""The number of cores used by other programs from which on a run is not valid."""
 
 
 class ProgramFailed(Exception):

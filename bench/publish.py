@@ -33,7 +33,7 @@ Document = dict[str, Any]
 
 
 class Claim(NamedTuple):
-    """That a server's figure is at least, or at most, so many times another's (or so many milliseconds above it)."""
+    """A claim that a server's figure is at least, or at most, a multiple of another's, or so many ms above it."""
 
     workload: str
     connections: int
@@ -135,7 +135,7 @@ def machine(documents: list[Document]) -> str:
 
 
 def tables(documents: list[Document]) -> str:
-    """Those of the newest run, as it printed them."""
+    """The tables of the newest run, as it printed them."""
     return _blocks(Table(**table).markdown() for table in documents[-1]["tables"])
 
 

@@ -1,4 +1,4 @@
-"""What every benchmark shares at its edges: its command line, its tables, and its file of results."""
+"""Shared by all benchmarks: the command line, tables, and the file of results."""
 
 import os
 import platform

@@ -23,7 +23,7 @@ WARM_UP_SLO_SECONDS: Final = 10.0
 
 
 def run_once(arguments: Namespace) -> dict[str, Any]:
-    """What is seen in a fresh cluster."""
+    """The results with a new cluster."""
     with Cluster(DEFAULT_PREDICTION_CACHE_SIZE_BYTES) as cluster:
         _prepare(cluster, arguments)
         before = _inputs_answered(cluster)

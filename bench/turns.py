@@ -28,7 +28,7 @@ _MIB: Final = 1 << 20
 _LARGE_BYTES: Final = 30 * _MIB
 _ROUNDS: Final = 3
 _REPEATS: Final = 6
-"""How often each client asks."""
+"""The number of queries of each client."""
 _INPUTS: Final = 4096
 _IDLE: Final = 3000
 _AT_ONCE: Final = 4096

@@ -84,7 +84,7 @@ def measure(cluster: Cluster, load: Load, round: int, connections: int, workers:
 
 
 def _batches(cluster: Cluster) -> float:
-    """How many the model has answered so far."""
+    """Return the number of batches that the model has answered so far."""
     found = cluster.metrics()
     return found[f"model:{_APP}:1:num_predictions"]["count"] / found[f"model:{_APP}:1:batch_size"]["mean"]
 

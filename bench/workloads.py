@@ -1,4 +1,4 @@
-"""What servers are asked: inputs of four kinds, as JSON in the words of each server.
+"""The requests of the comparison: inputs of four kinds, as JSON in the form of each server.
 
 A body holds the ten digits MARK once. wrk.lua and generator.c put another number there in each request, so that no two
 inputs are the same. `fixed` has a number there already: each request is the same.

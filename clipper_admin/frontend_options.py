@@ -1,4 +1,4 @@
-"""How the frontends of a cluster run: one value, from the call that starts it to the programs' command lines."""
+"""The options of a cluster's frontends: one value, from the call that starts it to the programs' command lines."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,9 +18,9 @@ QUERY_FRONTEND_FLAGS: Final = (
 )
 """The flags of ``python -m query_frontend`` that no other argument sets and no manager needs for itself."""
 BOOLEAN_FLAGS: Final = ("fast_lane", "inflate_bodies")
-"""Those of them that are on or off. They are passed as 1 and 0, which older images understand too."""
+"""The boolean flags of the query frontend. They are passed as 1 and 0, which older images understand too."""
 MGMT_FRONTEND_FLAGS: Final = ("allowed_hosts", "allowed_origins")
-"""The same of ``python -m management_frontend``. Their values are lists of texts."""
+"""The flags of ``python -m management_frontend`` that no other argument sets. Their values are lists of strings."""
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def check_function(func: object, arguments: Sequence[str]) -> None:
 
 
 def check_settings(inputs: object, outputs: object) -> modeldir.FunctionSettings:
-    """How a function is called. Raises ClipperException that names an argument which is not one of the choices."""
+    """Return how a function is called. Raises ClipperException that names an invalid argument."""
     choices = {
         "inputs": (inputs, (modeldir.ARRAY_INPUTS, modeldir.LIST_INPUTS)),
         "outputs": (outputs, (modeldir.JSON_OUTPUTS, modeldir.TEXT_OUTPUTS)),
@@ -178,5 +178,5 @@ _EXPECTED = {
 
 
 def name_of(func: PredictFunction) -> str:
-    """How errors call a function."""
+    """Return the name of a function in errors."""
     return f"The function '{getattr(func, '__qualname__', type(func).__name__)}'"

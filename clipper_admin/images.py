@@ -105,7 +105,7 @@ def component_of(image: str) -> str:
 
 
 class Recipe(NamedTuple):
-    """How a component is built."""
+    """The recipe for the image of a component."""
 
     component: str
     dockerfile: str

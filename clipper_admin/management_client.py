@@ -107,7 +107,7 @@ class ManagementClient:
         return self._read_object("get_container", model_name=name, model_version=version, replica_id=replica_id)
 
     def count_replicas(self, name: str, version: str) -> int:
-        """How many replicas of a model version are connected to the query frontend."""
+        """Return the number of replicas of a model version that are connected to the query frontend."""
         prefix = f"{name}:{version}:"
         return sum(replica.startswith(prefix) for replica in self.get_all_containers(verbose=False))
 

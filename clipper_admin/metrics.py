@@ -24,7 +24,7 @@ _REPORT_METHODS: Final = {"Counter": "inc", "Gauge": "set", "Histogram": "observ
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _CONTAINERS: Final = "clipper_containers"
 _CONTAINERS_OWN: Final = "clipper_mc_"
-"""How the metrics begin that Clipper's containers add themselves. The `rpc.py` of Clipper 0.4 adds its own here."""
+"""The prefix of the metrics of Clipper's containers. The `rpc.py` of Clipper 0.4 adds its metrics by this module."""
 
 _metrics: Final[dict[str, Any]] = {}
 _lock: Final = threading.Lock()

@@ -78,7 +78,7 @@ def _our_folders() -> Iterator[str]:
 
 @cache
 def _editable_folders(top: str) -> list[Path]:
-    """Where installed packages that have a module `top` come from, if they are installed in editable mode."""
+    """Return the folders of installed packages with a module `top` that are installed in editable mode."""
     found: list[Path] = []
     for name in _distributions().get(top, []):
         distribution = importlib.metadata.distribution(name)
@@ -121,7 +121,7 @@ def own_module(name: str) -> types.ModuleType | None:
 
 
 def _place_of_spec(name: str) -> str:
-    """Where the module `name` would come from. Imports the packages that it is in, and not itself."""
+    """Return the place of the module `name`. It imports the packages around the module, but not the module."""
     try:
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError, AttributeError):  # no module, or in what is no package

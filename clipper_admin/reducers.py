@@ -1,4 +1,4 @@
-"""How values are pickled that Python pickles as the name of a variable in a module, when that module stays behind.
+"""Pickles by value what Python pickles as the name of a variable in a module, for modules that do not travel.
 
 Also values of the standard library that cannot be pickled only for what they keep besides their meaning.
 """
@@ -24,7 +24,7 @@ _PARAMETERS: Final = tuple(getattr(typing, name) for name in ("ParamSpec", "Type
 
 
 def by_value(obj: Any, is_elsewhere: Callable[[str], bool], known: Container[type]) -> Any:
-    """How to make `obj` again, as ``__reduce__`` says it; NotImplemented if the pickler knows that.
+    """Return a reduction of `obj`, like ``__reduce__``; NotImplemented if the pickler has one.
 
     A string is the name of `obj` in its module, which is not there: see `of_named`. `is_elsewhere` says whether a
     module can be imported where the pickle is read. `known` are the types that others have said how to pickle.
@@ -72,7 +72,7 @@ def _says_how(kind: type) -> bool:
 
 
 def of_named(obj: Any, name: str) -> Any:
-    """How to make `obj`, which says that it is the variable `name` of a module that is not there.
+    """Return a reduction of `obj`, whose own says that it is the variable `name` of a module that does not travel.
 
     Raises PicklingError if it is of a type that only its own code can make.
     """

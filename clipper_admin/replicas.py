@@ -17,7 +17,7 @@ _REACH_SECONDS: Final = 10.0
 for a part of it."""
 _POLL_SECONDS: Final = 0.05
 _REPORT_SECONDS: Final = 30.0
-"""How often a wait that takes long is logged."""
+"""Seconds between two messages of the log about a long wait."""
 _MOST_SHOWN: Final = 3
 """The number of replicas whose last lines are shown."""
 

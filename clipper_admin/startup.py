@@ -12,7 +12,7 @@ from clipper_common.waiting import TimeLimit
 
 STARTUP_SECONDS: Final = 60.0
 CONNECT_SECONDS: Final = 10.0
-"""How long a management frontend that is there may refuse connections: it was just started, or a node just knows it."""
+"""Seconds for which a management frontend may refuse connections, because it, or the route to it, was just set up."""
 _POLL_SECONDS: Final = 0.05
 _TAIL_LINES: Final = 8
 

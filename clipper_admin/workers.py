@@ -12,7 +12,7 @@ from clipper_common.errors import ClipperException
 from clipper_common.waiting import TimeLimit
 
 SERVE_SECONDS: Final = 30.0
-"""How long new workers may take until they serve."""
+"""Seconds that new workers may take until they serve."""
 _POLL_SECONDS: Final = 0.05
 _GAUGE: Final = "internal:workers"
 

@@ -1,4 +1,4 @@
-"""How long programs that keep ending are kept waiting before they are started again."""
+"""The delays before programs that keep ending are restarted."""
 
 from typing import Final
 

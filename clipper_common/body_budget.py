@@ -1,22 +1,22 @@
 """The memory that large bodies and outputs may hold at a time, shared fairly by the applications that wait for it.
 
-Only bodies wait for memory. Outputs, unfinished answers of replicas and answers that clients have not read are only
-counted, since their size is not known before.
+Only bodies wait for memory, and hold what has arrived of them, whatever length is announced. Outputs, unfinished
+answers of replicas and answers that clients have not read are only counted, since their size is not known before.
 """
 
 import asyncio
 import os
 import time
-from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from math import inf
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from aiohttp import web
 
 from clipper_common.constants import MAX_BODY_BYTES
+from clipper_common.fair_queue import FairQueue
 from clipper_common.webapp import read_in_parts
 
 _LEAST_BYTES: Final = 8 * MAX_BODY_BYTES
@@ -34,15 +34,22 @@ _CGROUP_LIMITS: Final = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup
 
 
 class OverBudgetError(Exception):
-    """Earlier requests still hold the memory for bodies."""
+    """Other requests hold the memory for bodies."""
 
 
 class Held:
-    """The bytes that one request holds."""
+    """The bytes that one request of an application holds."""
 
-    def __init__(self, budget: "BodyBudget", size: int) -> None:
+    def __init__(self, budget: "BodyBudget", app_name: str) -> None:
         self._budget = budget
-        self.size = size
+        self.app_name = app_name
+        self.size = 0
+        self.is_over = False
+        """Whether the request has ended. The task that reads its body may have a turn of the event loop after it."""
+
+    async def take(self, size: int) -> None:
+        """Hold `size` more bytes when there is room. Raises `OverBudgetError` if there is none in `_WAIT_SECONDS`."""
+        await self._budget.take(self, size)
 
     def add(self, size: int) -> None:
         """Hold `size` more bytes, even beyond the limit."""
@@ -50,42 +57,67 @@ class Held:
 
     def resize(self, size: int) -> None:
         """Hold `size` bytes instead of the present number, even beyond the limit."""
-        self._budget.give_back(self.size - size)
-        self.size = size
+        released, self.size = self.size - size, size
+        self._budget.give_back(released)
+
+
+class _Waiting(NamedTuple):
+    """A request that waits for room for `size` more bytes."""
+
+    held: Held
+    size: int
+    admitted: asyncio.Future[None]
 
 
 class BodyBudget:
-    """Admits requests while there is memory for their bodies. Others wait, with applications taking turns."""
+    """Counts what has arrived of bodies. When the limit is reached, bodies wait, with applications taking turns.
+
+    If no body could go on, none would ever be whole. So one of those that wait may go beyond the limit at a time, which
+    is exceeded by one body at most.
+    """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.held_bytes = 0
         self._short_at = -inf
-        self._waiting: OrderedDict[str, deque[tuple[int, asyncio.Future[None]]]] = OrderedDict()
-        """The bytes that each waiting request needs, by application, the next application first."""
+        self._waiting: FairQueue[_Waiting] = FairQueue()
+        self._beyond: Held | None = None
+        """What may go beyond the limit until there is room again, or it holds nothing any more."""
 
-    @asynccontextmanager
-    async def hold(self, app_name: str, size: int) -> AsyncIterator[Held]:
-        """Hold `size` bytes during the block. Raises `OverBudgetError` if they are not free within `_WAIT_SECONDS`.
-
-        While nothing is held, a body of any size is admitted.
-        """
-        if self._waiting or not self._has_room(size):
-            await self._wait(app_name, size)
-        else:
-            self.held_bytes += size
-        held = Held(self, size)
+    @contextmanager
+    def count(self, app_name: str = "") -> Iterator[Held]:
+        """Hold, during the block, the bytes that are added to the result, which begins with none."""
+        held = Held(self, app_name)
         try:
             yield held
         finally:
+            held.is_over = True
             held.resize(0)
 
-    async def read(self, request: web.Request) -> list[bytes]:
-        """Read a body for which memory is held, in parts.
+    async def take(self, held: Held, size: int) -> None:
+        if held is self._beyond or (not self._waiting and self._has_room(size)):
+            self._give(held, size)
+            return
+        waiting = _Waiting(held, size, asyncio.get_running_loop().create_future())
+        number = self._waiting.put(held.app_name, waiting)
+        self._admit()
+        try:
+            if not waiting.admitted.done():
+                self._short_at = time.monotonic()
+                await asyncio.wait([waiting.admitted], timeout=_WAIT_SECONDS)
+        finally:
+            self._waiting.discard(held.app_name, number)
+        if not waiting.admitted.done():
+            held.resize(0)  # at once: others whose time is over in the same turn of the event loop get the room
+            raise OverBudgetError
 
-        Raises a 408 if it brings less than `_PROGRESS_BYTES` in `SHORT_SECONDS` while other requests wait for memory.
+    async def read(self, request: web.Request, held: Held) -> list[bytes]:
+        """Read a body in parts, and hold what has arrived. A client that sends faster than there is room has to wait.
+
+        Raises `OverBudgetError` like `Held.take`, and a 408 if the body brings less than `_PROGRESS_BYTES` in
+        `SHORT_SECONDS` while other requests wait for memory.
         """
-        reading = asyncio.create_task(read_in_parts(request))
+        reading = asyncio.create_task(read_in_parts(request, held.take))
         try:
             seen = 0
             while not (await asyncio.wait([reading], timeout=SHORT_SECONDS))[0]:
@@ -96,15 +128,6 @@ class BodyBudget:
         finally:
             reading.cancel()
             del reading  # avoids a reference cycle: its error has a traceback with this frame, and the body
-
-    @contextmanager
-    def count(self) -> Iterator[Held]:
-        """Hold, during the block, the bytes that are added to the result, which begins with none."""
-        held = Held(self, 0)
-        try:
-            yield held
-        finally:
-            held.resize(0)
 
     def count_more(self, change: int) -> None:
         """Count `change` more bytes of answers that clients have not read, or that replicas have not finished."""
@@ -121,38 +144,28 @@ class BodyBudget:
     def give_back(self, size: int) -> None:
         """Release `size` bytes, and admit waiting requests that there is memory for. A negative size holds more."""
         self.held_bytes -= size
+        if self.held_bytes <= self.limit or (self._beyond is not None and not self._beyond.size):
+            self._beyond = None
+        self._admit()
+
+    def _admit(self) -> None:
         while self._waiting:
-            app_name, requests = next(iter(self._waiting.items()))
-            size, admitted = requests[0]
-            if not admitted.done() and not self._has_room(size):
+            waiting = self._waiting.take(lambda waiting: self._has_room(waiting.size))
+            if waiting is None and self._beyond is None:
+                waiting = self._waiting.take(lambda _: True)
+                self._beyond = None if waiting is None or waiting.held.is_over else waiting.held
+            if waiting is None:
                 return
-            requests.popleft()
-            self._waiting.move_to_end(app_name)
-            if not requests:
-                del self._waiting[app_name]
-            if not admitted.done():
-                self.held_bytes += size
-                admitted.set_result(None)
+            self._give(waiting.held, waiting.size)
+            waiting.admitted.set_result(None)
 
     def _has_room(self, size: int) -> bool:
-        return self.held_bytes + size <= self.limit or not self.held_bytes
+        return self.held_bytes + size <= self.limit
 
-    async def _wait(self, app_name: str, size: int) -> None:
-        self._short_at = time.monotonic()
-        admitted = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(app_name, deque()).append((size, admitted))
-        try:
-            async with asyncio.timeout(_WAIT_SECONDS):
-                await admitted
-        except (TimeoutError, asyncio.CancelledError) as error:
-            if admitted.done() and not admitted.cancelled():  # it was admitted at the same moment
-                self.give_back(size)
-            else:
-                admitted.cancel()
-                self.give_back(0)  # the others may have waited for this one
-            if isinstance(error, TimeoutError):
-                raise OverBudgetError from None
-            raise
+    def _give(self, held: Held, size: int) -> None:
+        if not held.is_over:
+            held.size += size
+            self.held_bytes += size
 
 
 def default_limit(workers: int) -> int:

@@ -1,7 +1,8 @@
 """A copy of the configuration in Redis, brought up to date by what changed.
 
-Each commit notes in a journal which records it wrote, so that a change costs the same however much there is. Where the
-journal does not reach back, all is read, page by page: no call keeps Redis or its client busy for long.
+Each commit adds the records that it wrote to a journal, so that the cost of a change does not depend on the size of the
+configuration. If the journal does not reach back far enough, everything is read, page by page, so that no call keeps
+Redis or its client busy for long.
 """
 
 import time
@@ -16,46 +17,48 @@ from clipper_common.snapshot import Snapshot
 
 _ATTEMPTS: Final = 3
 _SHARE_OF_REREADING: Final = 0.05
-"""The most of the time that reading everything again may take."""
+"""The largest share of the time for reading everything again."""
 
 Eval = Callable[..., Awaitable[Any]]
 """Runs a script of `scripts` with its arguments and keys."""
 
 
 class Update(NamedTuple):
-    """A snapshot, and where it differs from the one before."""
+    """A snapshot, and the places in which it differs from the one before."""
 
     snapshot: Snapshot
     changed: frozenset[Place]
 
 
 class ConfigCopy:
-    """The configuration as it was read last. Calls raise what `evaluate` raises, and leave it as it was."""
+    """The configuration as it was read last. Calls raise the errors of `evaluate`, and then change nothing."""
 
     def __init__(self, evaluate: Eval, keeps_good: bool, kept: Snapshot | None = None) -> None:
-        """With `keeps_good`, a record that is wrong stays as it was (at first, in `kept`); without, it is left out."""
+        """With `keeps_good`, an invalid record keeps its last valid value (at first that in `kept`); without, it is
+        left out."""
         self.snapshot = kept or Snapshot()
         self.is_read = False
-        """Whether all was read once."""
+        """Whether everything has been read once."""
         self.head = (0, "")
-        """The revision and epoch in Redis up to which it knows all that was committed."""
+        """The revision and epoch of Redis up to which all commits have been read."""
         self._evaluate = evaluate
         self._keeps_good = keeps_good
         self._reread_at = 0.0
 
     @property
     def is_due(self) -> bool:
-        """Whether all should be read again, for writers that know no revision."""
+        """Whether everything should be read again, for writers that do not increment the revision."""
         return time.monotonic() >= self._reread_at
 
     async def update(self, places: Iterable[Place] = ()) -> frozenset[Place]:
-        """Read what was committed since, and what is in `places`. Answers what changed; at first, all there is."""
+        """Read the commits since the last call, and the records in `places`. Return the changes; at first,
+        everything."""
         draft = Draft(self.snapshot, self._keeps_good)
         head = await self._catch_up(draft, self.head, places) if self.is_read else None
         return self._take(draft, head) if head else await self.read_all()
 
     async def read_all(self) -> frozenset[Place]:
-        """Read everything. Answers what changed."""
+        """Read everything, and return the changes."""
         begun = time.monotonic()
         for _ in range(_ATTEMPTS):
             draft = Draft(self.snapshot, self._keeps_good)
@@ -69,7 +72,7 @@ class ConfigCopy:
                 break
         now = time.monotonic()
         self._reread_at = now + max(CONFIG_REREAD_SECONDS, (now - begun) / _SHARE_OF_REREADING)
-        # Without a head, a program that writes no journal is at it: what it changed since is read next time.
+        # Without a head, some program changes Redis without a journal; its later changes are read next time.
         return self._take(draft, head or before)
 
     async def _read_pages(self, draft: Draft, collection: Collection) -> None:
@@ -82,7 +85,7 @@ class ConfigCopy:
     async def _catch_up(
         self, draft: Draft, head: tuple[int, str], places: Iterable[Place] = ()
     ) -> tuple[int, str] | None:
-        """Put into `draft` what was committed since `head`. Answers the new head, or None if the journal lacks it."""
+        """Put the commits since `head` into `draft`. Return the new head, or None if the journal lacks them."""
         revision, epoch = head
         wanted, is_last = list(places), False
         databases, keys = jsontext.dumps([place.database for place in wanted]), [place.key for place in wanted]

@@ -1,4 +1,4 @@
-"""ConfigStore: the configuration in Redis, how it is changed, and the following of changes.
+"""ConfigStore reads, changes and follows the configuration in Redis.
 
 Configuration lives in several databases, which only a Lua script reads or writes as one. So a change is a list of
 `changes.Write` that one script carries out together with the revision counter, if nobody else changed the
@@ -43,7 +43,7 @@ class ConfigStore:
         self._faults = FaultLog()
 
     async def read(self) -> Snapshot:
-        """Read all configuration that can be used. The `faults` of the snapshot say what cannot."""
+        """Read the whole configuration. The `faults` of the snapshot name the invalid records."""
         await self._copy.read_all()
         self._faults.tell(self._copy.snapshot.faults)
         return self._copy.snapshot
@@ -54,24 +54,21 @@ class ConfigStore:
         return self._copy.snapshot
 
     async def read_latest(self, *places: Place) -> Snapshot:
-        """Read only what changed since this store read last, and what is in `places`.
+        """Read only the changes since this store's last read, and the records in `places`.
 
-        Elsewhere the snapshot may lack what was written by others than `commit`.
+        Other records in the snapshot may lack changes that were not made by `commit`.
         """
         await self._copy.update(places)
         self._faults.tell(self._copy.snapshot.faults)
         return self._copy.snapshot
 
     async def read_if_due(self) -> None:
-        """Call `read` if the last time was long ago."""
+        """Call `read` if its last call was `CONFIG_REREAD_SECONDS` ago, or longer."""
         if self._copy.is_due:
             await self.read()
 
     async def commit(self, based_on: Snapshot, writes: Iterable[Write]) -> int | None:
-        """Carry out all `writes`, or none and answer None when `based_on` is no longer the latest.
-
-        Answers the new revision.
-        """
+        """Carry out all `writes` and return the new revision, or none, and return None, if `based_on` is outdated."""
         writes = list(writes)
         without_keys = jsontext.dumps([(database, (command[0], *command[2:])) for database, command in writes])
         args, keys = (str(based_on.revision), based_on.epoch, without_keys), [write.key for write in writes]
@@ -79,15 +76,15 @@ class ConfigStore:
         return None if revision < 0 else revision
 
     async def follow(self, patience_seconds: float = 0.0, kept: Snapshot | None = None) -> AsyncIterator[Update]:
-        """Yield the configuration, and again each time that it changed.
+        """Yield the configuration, and again after each change.
 
-        A record that is wrong stays as it was yielded last. While Redis is away nothing is yielded. When Redis came
-        back empty, what was last yielded is written back. Who has yielded nothing yet lets others do that for
-        `patience_seconds`, before writing back what was `kept`, or else taking the Redis for a new one.
+        An invalid record keeps its last valid value. While Redis does not answer, nothing is yielded. When Redis came
+        back empty, the last configuration is written back. A frontend that has yielded none lets others do that for
+        `patience_seconds`; then it writes back `kept`, or else takes the Redis for a new one.
         """
         copy = ConfigCopy(self._redis.run, keeps_good=True, kept=kept)
         refused: str | None = None
-        """Why Redis does not answer, empty if it may be away; None while it answers."""
+        """The reason why Redis refuses; empty if it does not answer, None while it does."""
         while True:
             try:
                 async with aclosing(self._follow_while_reachable(copy, patience_seconds, kept)) as updates:
@@ -107,10 +104,10 @@ class ConfigStore:
     async def _follow_while_reachable(
         self, copy: ConfigCopy, patience_seconds: float, kept: Snapshot | None
     ) -> AsyncGenerator[Update | None, None]:
-        """Yield what is new, or None, after each message and at least each `CONFIG_POLL_SECONDS`."""
+        """Yield the changes, or None, after each message and at least every `CONFIG_POLL_SECONDS`."""
         async with aclosing(self._redis.listen(LAYOUT.changes_channel)) as messages:
             await anext(messages)
-            impatient_at = time.monotonic() + patience_seconds  # not while Redis is away: so it is for the others too
+            impatient_at = time.monotonic() + patience_seconds  # Redis has just answered
             while True:
                 update = None
                 head = await self._read_head()
@@ -128,7 +125,7 @@ class ConfigStore:
                 await anext(messages)
 
     async def _begin_epoch(self, last: Snapshot | None, following: str = "") -> None:
-        """Mark a Redis that is a new one, or lost all, if its epoch is still `following`."""
+        """Begin a new epoch in a Redis that is new or lost its data, if its epoch is still `following`."""
         if last is not None:
             logger.warning("Redis at %s lost the configuration: writing it back", self.address)
         epoch = uuid.uuid4().hex if last is not None else _UNKNOWING + uuid.uuid4().hex
@@ -142,5 +139,5 @@ class ConfigStore:
 
 
 def _is_to_begin(epoch: str, last: Snapshot | None) -> bool:
-    """Return whether a new epoch is due: there is none, or one of a frontend that did not know what this one knows."""
+    """Whether a new epoch is due: there is none, or one of a frontend without a configuration, and this one has one."""
     return not epoch or (last is not None and epoch.startswith(_UNKNOWING) and epoch != last.epoch)

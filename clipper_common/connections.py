@@ -14,12 +14,10 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Final, NoReturn, Protocol, cast
 
-from aiohttp.web_protocol import RequestHandler
-
 from clipper_common import long_work
 from clipper_common.constants import MAX_CONNECTIONS, UNREAD_SECONDS
 from clipper_common.long_work import Steps
-from clipper_common.sockets import has_unread_bytes, most_descriptors, unacknowledged_bytes
+from clipper_common.sockets import most_descriptors, unacknowledged_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +29,6 @@ _ROOMY: Final = 7 / 8
 _REFUSALS: Final = 1 / 16
 """The most connections that are answered with 503 at a time, as a share of the limit; others are aborted."""
 _REFUSAL_SECONDS: Final = 1.0
-_HALF_CLOSED_SECONDS: Final = 1.0
-"""Seconds that a half-closed connection waits for the client to close its half."""
 _CHECK_SECONDS: Final = 1.0
 _AT_ONCE: Final = 25
 """The number of connections that are examined, or closed, in one step."""
@@ -67,14 +63,16 @@ class Kept(Protocol):
         """Return the seconds since the last request was answered; None during a request."""
 
     def close_idle(self) -> bool:
-        """Close the connection like the function `close_idle`."""
+        """Half-close an idle connection, and close it later. Return False if data has just arrived on it."""
 
 
 class ConnectionKeeper:
     """Keeps the connections of a server within its limits."""
 
-    def __init__(self, limits: Limits, connections: Mapping[Kept, asyncio.Transport]) -> None:
+    def __init__(self, limits: Limits, connections: Mapping[Kept, asyncio.Transport], idle_seconds: float) -> None:
         self._limits = limits
+        self._idle_seconds = idle_seconds
+        """After so long an idle connection is closed."""
         self._connections = connections
         """The open connections, including those that are closing."""
         self._refusals = 0
@@ -108,18 +106,18 @@ class ConnectionKeeper:
             self._limits.unread_changed(-self._unread.pop(connection))
 
     async def enforce_limits(self) -> NoReturn:
-        """Close stuck connections, and idle ones when there are too many, once a second."""
+        """Close stuck connections, and those that are idle for long or when there are too many, once a second."""
         while True:
-            await asyncio.sleep(_CHECK_SECONDS)
+            await asyncio.sleep(min(_CHECK_SECONDS, self._idle_seconds / 2))
             try:
-                await long_work.finish(self._abort_stuck())
+                await long_work.finish(self._close_stuck_and_idle())
                 if len(self._connections) > self._limits.connections * _CROWDED:
                     await long_work.finish(self._make_room())
             except Exception:  # the next attempt may succeed; if this task ended, there would be no limits
                 logger.exception("the limits of connections could not be enforced")
 
-    def _abort_stuck(self) -> Steps[None]:
-        """Abort the connections whose clients have not read for `unread_seconds`."""
+    def _close_stuck_and_idle(self) -> Steps[None]:
+        """Abort the connections whose clients have not read for `unread_seconds`, and close the idle ones."""
         before, self._stuck = self._stuck, {}
         now, seconds = time.monotonic(), self._limits.unread_seconds()
         for at, (connection, transport) in enumerate(list(self._connections.items()), 1):
@@ -127,6 +125,8 @@ class ConnectionKeeper:
                 yield
             unsent = transport.get_write_buffer_size()
             if not unsent:
+                if (connection.seconds_idle() or 0.0) > self._idle_seconds:
+                    connection.close_idle()
                 continue
             unread = unsent + unacknowledged_bytes(transport.get_extra_info("socket"))
             known, since = before.get(connection, (-1, now))
@@ -182,37 +182,3 @@ class _Refusal(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._is_counted:
             self._keeper.count_refusal(-1)
-
-
-# --- idle connections ---
-
-
-def is_idle(connection: RequestHandler) -> bool:
-    """Whether aiohttp waits for the next request on a connection. Unread data of the socket are not considered."""
-    waiter = connection._waiter
-    is_waiting = waiter is not None and not waiter.done() and not connection._force_close
-    return is_waiting and not getattr(connection, "rests", False)
-
-
-def close_idle(connection: RequestHandler) -> bool:
-    """Half-close an idle connection, and close it later. Return False if data has just arrived on it."""
-    transport = connection.transport
-    if transport is None or transport.is_closing() or transport.get_protocol() is not connection:
-        return True  # it is closing already
-    if has_unread_bytes(transport.get_extra_info("socket")):
-        return False
-    transport.set_protocol(_HalfClosed(connection))
-    if transport.can_write_eof():
-        transport.write_eof()
-    asyncio.get_running_loop().call_later(_HALF_CLOSED_SECONDS, transport.close)
-    return True
-
-
-class _HalfClosed(asyncio.Protocol):
-    """Reads and discards the data of a half-closed connection, so that closing it causes no reset."""
-
-    def __init__(self, connection: RequestHandler) -> None:
-        self._connection = connection
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._connection.connection_lost(exc)

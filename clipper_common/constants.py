@@ -2,7 +2,7 @@
 
 from typing import Final
 
-# --- ports (the same in every container manager; the process manager may have to move them) ---
+# --- ports; the process manager replaces those that are taken ---
 QUERY_PORT: Final = 1337
 MANAGEMENT_PORT: Final = 1338
 RPC_PORT: Final = 7000
@@ -26,19 +26,20 @@ ENV_EXIT_SECONDS: Final = "CLIPPER_EXIT_SECONDS"
 # --- sizes ---
 DEFAULT_PREDICTION_CACHE_SIZE_BYTES: Final = 32 * 1024 * 1024
 DEFAULT_BATCH_SIZE: Final = -1
-"""The batch size that means: learn it."""
+"""The batch size with which the batch policy learns the size."""
 MAX_BODY_BYTES: Final = 32 * 1024 * 1024
 """Largest accepted HTTP body, unless the query frontend or the application says otherwise."""
 MAX_MANAGEMENT_BODY_BYTES: Final = 8 * 1024 * 1024
-"""A default output, the largest thing that is registered, takes 6 MiB where each character of it is escaped."""
+"""Largest body of a request to the management frontend. The longest default output takes 6 MiB if all of it is
+escaped."""
 MAX_OUTPUT_BYTES: Final = 32 * 1024 * 1024
 """Largest output of a model for one input, unless the model version says otherwise."""
 SIZE_LIMITS: Final = range(1 << 16, (1 << 30) + 1)
 """The range of a limit of bodies or outputs, in bytes. Smaller outputs are not checked one by one."""
 MAX_INPUTS_PER_REQUEST: Final = 4096
-"""One event loop serves all applications: no request may keep it for long."""
+"""Largest number of inputs in a request, so that no request keeps the event loop, which all share, for long."""
 MAX_NAME_LENGTH: Final = 255
-"""The longest names of applications and of models, their versions and their labels."""
+"""Most characters of a name of an application or a model, of a version and of a label."""
 MAX_LABELS: Final = 64
 """The most labels of one model version."""
 MAX_PATH_LENGTH: Final = 4096
@@ -50,50 +51,51 @@ MAX_INT32: Final = 2**31 - 1
 """The largest whole number in a request of the management frontend, as in 0.4."""
 MAX_DEFAULT_OUTPUT_BYTES: Final = 1024 * 1024
 MAX_BATCH_SIZE: Final = 4096
-"""No policy asks a model for more inputs than this at once."""
+"""Largest batch of a policy that learns."""
 MAX_QUEUED_QUERIES: Final = 16384
-"""Per model version in each worker of a query frontend; one more is answered with the default at once."""
+"""Most queued queries of a model version in each worker; one more gets the default at once."""
 MAX_QUEUED_BYTES: Final = 512 * 1024 * 1024
-"""Per model version in each worker of a query frontend; the bytes of inputs are counted."""
+"""Most bytes of the queued inputs of a model version in each worker; one more input gets the default at once."""
 MAX_WORKERS: Final = 64
-"""Processes of one query frontend."""
+"""Most workers of one query frontend."""
 MAX_CONNECTIONS: Final = 16_384
-"""HTTP connections of one process, where the limit of file descriptors does not allow fewer."""
+"""Most HTTP connections of one process, unless the limit of file descriptors allows fewer."""
 
 # --- times ---
 HEARTBEAT_SECONDS: Final = 1.0
-"""How often a version 4 container shows that it lives, whatever its model does."""
+"""Seconds between two heartbeats of a version 4 container, whatever its model does."""
 LEGACY_HEARTBEAT_SECONDS: Final = 5.0
-"""How long a version 3 container is silent before it heartbeats."""
+"""Seconds of silence after which a version 3 container sends a heartbeat."""
 SILENCE_SECONDS: Final = 30.0
-"""An idle peer that said nothing for so long is taken for gone (both sides, as in 0.4)."""
+"""Seconds of silence after which an idle peer is taken for dead, on both sides, as in 0.4."""
 TRANSPORT_HEARTBEAT_MILLIS: Final = 1000
 TRANSPORT_TIMEOUT_MILLIS: Final = 5000
-"""ZMTP heartbeats: libzmq itself answers them, so they tell a busy process from a stopped one."""
+"""Time limit for answers to ZMTP heartbeats. libzmq answers them itself, so a busy process answers and a stopped one
+does not."""
 DRAIN_SECONDS: Final = 10.0
-"""The seconds in which a stopping container may finish its batch before it is killed."""
+"""Seconds in which a stopping container may finish its batch before it is killed."""
 EXIT_SECONDS: Final = 1.0
-"""How many seconds threads and exit handlers of a model may take after its last batch."""
+"""Seconds that threads and exit handlers of a model may take after its last batch."""
 LOAD_SECONDS: Final = 300
-"""How long a deployment waits for replicas to load their model, unless it is told otherwise."""
+"""Seconds for which a deployment waits for its replicas to serve, by default."""
 IDLE_CONNECTION_SECONDS: Final = 75
-"""For how many seconds a frontend keeps an idle HTTP connection: longer than clients and proxies keep theirs."""
+"""Seconds for which a frontend keeps an idle HTTP connection, which is longer than clients and proxies keep theirs."""
 BODY_SECONDS: Final = 300
-"""For how many seconds a frontend waits for the body of a request."""
+"""Seconds in which the body of a request must arrive."""
 UNREAD_SECONDS: Final = 30.0
-"""How long an HTTP client may read nothing of an answer that the kernel could not take as a whole."""
+"""Seconds after which a client is disconnected that reads nothing of an answer larger than the kernel's buffer."""
 CONFIG_POLL_SECONDS: Final = 1.0
-"""How often a frontend compares revisions when no message told it to."""
+"""Seconds between two comparisons of the revision, if no message arrives."""
 CONFIG_REREAD_SECONDS: Final = 30.0
-"""How often it reads everything, for writers that know no revision (Clipper 0.4)."""
+"""Seconds between two reads of the whole configuration, for writers without revisions such as Clipper 0.4."""
 CLUSTER_LEASE_SECONDS: Final = 10.0
-"""How long a cluster owns its Redis after the last of its frontends went silent."""
+"""Seconds for which a cluster owns its Redis after the last report of its frontends."""
 FRONTEND_LEASE_SECONDS: Final = 5.0
-"""How long a query frontend that said nothing to Redis is taken to live, and its replicas with it."""
+"""Seconds for which a query frontend, and its replicas, count as live after its last report to Redis."""
 APPLY_SECONDS: Final = 0.5
-"""How long the management frontend waits for the query frontends to follow a change."""
+"""Seconds for which the management frontend waits until the query frontends apply a change."""
 
-# --- process exit codes that a supervisor or a user reads ---
+# --- exit codes ---
 EXIT_USAGE: Final = 2
 EXIT_MODEL_NOT_LOADED: Final = 3
 EXIT_ADDRESS_IN_USE: Final = 4

@@ -11,7 +11,7 @@ from clipper_common.errors import ClipperException
 
 
 class InputType(IntEnum):
-    """Kind of model input. The value is the number sent on the wire."""
+    """The type of a model's inputs. The value is its number on the wire."""
 
     BYTES = 0
     INTS = 1
@@ -21,7 +21,7 @@ class InputType(IntEnum):
 
     @classmethod
     def parse(cls, word: str) -> Self:
-        """The type that `word` names, in any of its accepted spellings."""
+        """Return the type that `word` names, in any of its accepted spellings. Raises ValueError."""
         try:
             return cls[_WORDS[word.strip().lower()]]
         except (KeyError, AttributeError):
@@ -29,12 +29,12 @@ class InputType(IntEnum):
 
     @property
     def canonical_name(self) -> str:
-        """The spelling that is stored and returned."""
+        """The spelling in Redis and in answers."""
         return _CANONICAL_NAMES[self]
 
     @property
     def typecode(self) -> str:
-        """`array` type code of one element (strings have none)."""
+        """The type code of `array` for one element. Strings have none."""
         return _TYPECODES[self]
 
     @property
@@ -64,7 +64,7 @@ _TYPECODES: Final = {
     InputType.DOUBLES: "d",
 }
 _NUMPY_NAMES: Final = {
-    InputType.BYTES: "int8",  # as the original's containers present them: 0xff is -1
+    InputType.BYTES: "int8",  # signed, as in the containers of Clipper 0.4: 0xff is -1
     InputType.INTS: "int32",
     InputType.FLOATS: "float32",
     InputType.DOUBLES: "float64",
@@ -75,7 +75,7 @@ View = bytes | memoryview
 
 
 class Packed(Sequence[View]):
-    """The inputs of a batch, one behind the other in one piece of memory."""
+    """The inputs of a batch, concatenated."""
 
     def __init__(self, data: View, sizes: Sequence[int]) -> None:
         self.data = data
@@ -103,7 +103,7 @@ class Packed(Sequence[View]):
 
 
 def to_model_inputs(kind: InputType, inputs: Sequence[View]) -> Any:
-    """The inputs of a batch as a model function sees them.
+    """Return the inputs of a batch as a model function gets them.
 
     Strings are a list of ``str``. Other types are a writable 2-D array of shape (inputs, elements)
     when all inputs have the same length, else a list of writable 1-D arrays.
@@ -121,10 +121,10 @@ def to_model_inputs(kind: InputType, inputs: Sequence[View]) -> Any:
 
 
 class BatchPolicy(StrEnum):
-    """How the size of a model's batches is chosen. The value is what is stored and returned."""
+    """The policy that chooses the size of a model's batches. The value is its name in answers."""
 
     LEARNED = "learned"
-    """By a line through the times of past batches; what a batch size of -1 means unless another is named."""
+    """By a line through the times of past batches. It is the default for a batch size of -1."""
     AIMD = "aimd"
     QUANTILE = "quantile"
     FIXED = "fixed"
@@ -158,34 +158,33 @@ _RESERVED_APP_NAMES: Final = frozenset({".", ".."})
 _DNS_NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _DNS_VERSION: Final = re.compile(r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?")
 _UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-"""Control characters, ends of lines and paragraphs, and what changes the direction of the text around it."""
+"""Control characters, ends of lines and paragraphs, and characters that change the direction of text."""
 _CONTROL: Final = r"\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff"
 """Control characters, line ends among them, and halves of surrogate pairs."""
 _FORBIDDEN_IN_IDS: Final = re.compile(r"[,:\x00-\x1f\x7f\ud800-\udfff]")
-"""In the names of models that are registered: less than in those of new ones."""
+"""Characters that no name of a model may have. New names have further restrictions."""
 _FORBIDDEN_IN_TEXTS: Final = re.compile(f"[{_CONTROL}]")
 
 
 def is_app_name(name: str) -> bool:
-    """Whether `name` can stand in ``/<name>/predict`` without being escaped."""
+    """Whether ``/<name>/predict`` needs no escapes."""
     return len(name) <= MAX_NAME_LENGTH and bool(_APP_NAME.fullmatch(name)) and name not in _RESERVED_APP_NAMES
 
 
 def is_id_part(text: str) -> bool:
-    """Whether a new model's name, version or label keeps the Redis keys and lists unambiguous, and looks as it is.
-
-    Older ones may be otherwise: where they are shown, they are escaped.
+    """Whether a new model may have this name, version or label: it is printable, and unambiguous in keys and lists of
+    Redis.  Older ones may have other characters, which are escaped where they are shown.
     """
     return "," not in text and ":" not in text and not _UNPRINTABLE.search(text)
 
 
 def is_model_name(text: str) -> bool:
-    """Whether a new model's name or version is such a part, and can be part of a path."""
+    """Whether a new model may have this name or version: it is as `is_id_part` says, and may be part of a path."""
     return is_id_part(text) and "/" not in text
 
 
 def escape(text: str) -> str:
-    """`text` with what would break its line, or change how it is read, in the notation of JSON."""
+    """Return `text` with characters that break lines, or change the direction of text, escaped as in JSON."""
     return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
@@ -200,27 +199,27 @@ def is_plain_text(text: str, max_length: int = MAX_NAME_LENGTH) -> bool:
 
 
 def is_dns_name(name: str) -> bool:
-    """Whether a model of this name can be named by containers and image tags."""
+    """Whether names of containers and images may contain this name of a model."""
     return len(name) <= 63 and bool(_DNS_NAME.fullmatch(name))
 
 
 def is_dns_subdomain(name: str) -> bool:
-    """Whether `name` consists of such names with single dots between them, and is no longer than one of them may be."""
+    """Whether `name` consists of names as of `is_dns_name`, separated by dots, and has at most the length of one."""
     return len(name) <= 63 and all(_DNS_NAME.fullmatch(part) for part in name.split("."))
 
 
 def is_dns_version(version: str) -> bool:
-    """As `is_dns_name`, for a version, which may hold dots too."""
+    """Whether a version is as of `is_dns_name`, or has dots as well."""
     return len(version) <= 63 and bool(_DNS_VERSION.fullmatch(version))
 
 
-# --- text that comes from outside, where people read it ---
+# --- showing text from outside ---
 
 _SHOWN_CHARACTERS: Final = 200
 
 
 def printable(text: str, max_length: int = _SHOWN_CHARACTERS) -> str:
-    """`text` on one line and not long: what is not printable, such as a line end or an escape sequence, is escaped."""
+    """Return `text` shortened, and with unprintable characters such as line ends and escape sequences escaped."""
     shown = text[:max_length]
     if not shown.isprintable():
         shown = "".join(one if one.isprintable() else _escaped(one) for one in shown)

@@ -4,14 +4,14 @@
 
     ClipperException
     ├── UnconnectedException      the SDK was used before it was connected
-    ├── WireError                 bytes on the RPC connection that make no sense
-    │   └── MetadataError         ... in what a container says of itself
-    ├── RecordError               a record in Redis that makes no sense
+    ├── WireError                 malformed bytes on the RPC connection
+    │   └── MetadataError         ... in the metadata of a container
+    ├── RecordError               an invalid record in Redis
     └── RequestError              an HTTP request that cannot be served (status, label)
         ├── JsonError             ... because of its JSON
-        └── QueryError            ... because of what it asks for
+        └── QueryError            ... because of the model or version that it names
 
-`status` is the HTTP status that an error has at the border, `label` the word for its kind in JSON answers.
+`status` is the HTTP status of an error, `label` the word for its kind in JSON answers.
 """
 
 
@@ -47,12 +47,12 @@ class WireError(ClipperException):
 
 
 class MetadataError(WireError):
-    """A container introduces itself with what cannot be accepted.
+    """The metadata of a container cannot be accepted.
 
     Attributes
     ----------
     rpc_version : int
-        That it speaks.
+        The version of the RPC that the container speaks.
     """
 
     def __init__(self, msg: str, rpc_version: int) -> None:
@@ -77,7 +77,7 @@ class JsonError(RequestError):
     Attributes
     ----------
     rest : str
-        What stands where the text is malformed, up to 16 characters; empty for another error.
+        Up to 16 characters from where the text is malformed; empty for other errors.
     """
 
     def __init__(self, msg: str, rest: str = "") -> None:
@@ -88,6 +88,6 @@ class JsonError(RequestError):
 
 
 class QueryError(RequestError):
-    """The request is well formed and asks for something that is not there."""
+    """The request is well formed, but its model or version does not exist."""
 
     label = "Query processing error"

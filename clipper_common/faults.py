@@ -1,4 +1,4 @@
-"""The log of the records in Redis that are wrong: each is named when it becomes wrong, and when it is so no more."""
+"""Logs the invalid records in Redis, each when it becomes invalid and when it no longer is."""
 
 import logging
 from typing import Final
@@ -8,17 +8,17 @@ from clipper_common.layout import Faults
 logger = logging.getLogger(__name__)
 
 _MAX_TOLD: Final = 100
-"""The most wrong records that are named in the log at once."""
+"""The largest number of invalid records that are named in the log at once."""
 
 
 class FaultLog:
-    """The records that are known to be wrong."""
+    """Remembers the records that are known to be invalid."""
 
     def __init__(self) -> None:
         self._known: Faults = {}
 
     def tell(self, faults: Faults) -> None:
-        """Log what is newly wrong, and what is so no more."""
+        """Log which records have become invalid, and which no longer are."""
         known, self._known = self._known, faults
         news = [place for place, reason in faults.items() if known.get(place) != reason]
         for place in news[:_MAX_TOLD]:

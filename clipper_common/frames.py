@@ -1,15 +1,18 @@
-"""Numbers, text and sizes in the frames of messages. Each reader raises `WireError`, which names what is wrong."""
+"""Numbers, texts and sizes in the frames of messages. Each reader raises `WireError`, which names what is wrong."""
 
+import re
 import struct
 from collections.abc import Collection, Sequence
 from typing import Final, TypeVar
 
-from clipper_common.datatypes import View, is_plain_text, printable
+from clipper_common.constants import MAX_NAME_LENGTH
+from clipper_common.datatypes import InputType, View, is_model_text, is_plain_text, printable
 from clipper_common.errors import WireError
 
 U32: Final = struct.Struct("<I")
 U64: Final = struct.Struct("<Q")
 MAX_TEXT_BYTES: Final = 1024
+_DIGITS: Final = re.compile(rb"\d+")
 
 Frame = TypeVar("Frame", bound=View)
 
@@ -50,6 +53,38 @@ def read_text(frame: View, what: str) -> str:
     if not is_plain_text(text, MAX_TEXT_BYTES):
         raise WireError(f"{what} '{printable(text, 80)}' contains control characters")
     return text
+
+
+def read_model_text(frame: bytes, what: str) -> str:
+    """As strict as over HTTP, since it becomes part of the same keys."""
+    text = read_text(frame, what)
+    if not is_model_text(text):
+        raise WireError(
+            f"{what} '{printable(text, 80)}' is longer than {MAX_NAME_LENGTH} characters, or contains one of: ',', ':'"
+        )
+    return text
+
+
+def read_input_type(frame: bytes) -> InputType:
+    # R and C++ containers send digits, a NUL, and whatever lies behind it in their memory.
+    digits = _DIGITS.match(frame[:8])
+    try:
+        return InputType(int(digits[0]) if digits else -1)
+    except ValueError:
+        raise WireError(f"unknown input type {frame[:16]!r}") from None
+
+
+def check_count(count: int, most_outputs: int) -> None:
+    """Check the number of outputs before the time is spent that their decoding takes."""
+    if count > most_outputs:
+        raise WireError(f"an answer of {count} outputs, where {most_outputs} are the most")
+
+
+def as_input_type(number: int) -> InputType:
+    try:
+        return InputType(number)
+    except ValueError as error:
+        raise WireError(f"unknown input type {number}") from error
 
 
 def pack_u32s(numbers: Collection[int]) -> bytes:

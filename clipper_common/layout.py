@@ -1,8 +1,8 @@
 """The layout of Redis: which database holds what, and how keys are named and found.
 
-The databases 1 to 7 are Clipper 0.4's, and database 0 has what 0.4 did not have. `docs/redis-schema.md` has the tables.
-`scripts` puts its facts into the scripts. The commands that belong to it, such as how keys are listed, are in the file
-of the folder `lua` that it names.
+The databases 1 to 7 are those of Clipper 0.4, and database 0 has the keys that 0.4 did not have. `docs/redis-schema.md`
+has the tables. `scripts` puts its facts into the scripts. The commands that belong to it, such as how keys are listed,
+are in the file of the folder `lua` that it names.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from clipper_common.datatypes import ModelId, printable
 
 
 class Place(NamedTuple):
-    """Where a record is kept."""
+    """The database and the key of a record."""
 
     database: int
     key: str
@@ -23,12 +23,12 @@ class Place(NamedTuple):
 
 
 Faults = Mapping[Place, str]
-"""Why the records in these places are wrong."""
+"""The reasons why the records in these places are invalid."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Collection:
-    """The records of one kind: where they are, their type in Redis, and what their keys have beside their names."""
+    """The records of one kind: their database, their type in Redis, and the rest of their keys besides their names."""
 
     name: str
     database: int
@@ -47,12 +47,12 @@ class Collection:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where everything is kept: a single value has a place, and the records of one kind have a collection."""
+    """The places of all data: a single value has a place, and the records of one kind have a collection."""
 
     lua: str
     """The name of the file with the commands by which scripts find and write the records of collections."""
     home: int
-    """The database of all that is in no collection, in which scripts begin."""
+    """The database of all keys that are in no collection. Scripts begin in it."""
 
     applications: Collection
     states: Collection
@@ -63,7 +63,7 @@ class Layout:
     replicas: Collection
     frontends: Collection
     replica_numbers: Collection
-    """The numbers of replicas that came and went."""
+    """The numbers of replicas, which they get again when they come back."""
     replica_counts: Collection
     """For each model version, the number that its next new replica gets."""
 
@@ -76,16 +76,16 @@ class Layout:
     last_cluster: Place
     living_frontends: Place
     nothing: Place
-    """Deleted to see whether Redis takes writes; never written."""
+    """A key that never exists. Deleting it shows whether Redis accepts writes."""
 
     changes_channel: str
     """A message on it is the revision of a change that was committed."""
     frontends_channel: str
-    """A message on it says that query frontends came or went, or have other replicas than before."""
+    """A message on it says that query frontends started or stopped, or that their replicas changed."""
 
     @property
     def configuration(self) -> tuple[Collection, ...]:
-        """The collections that configuration is read from."""
+        """The collections of the configuration."""
         return self.applications, self.models, self.current_versions, self.links
 
     def collection_at(self, place: Place) -> Collection | None:

@@ -1,6 +1,6 @@
-"""MembershipStore: who is there, by Redis. Which cluster owns it, which query frontends live, and their replicas.
+"""MembershipStore: the cluster that owns a Redis, its live query frontends, and their replicas.
 
-None of it is configuration, so it has no revision: it holds while its lease in Redis does.
+None of this is configuration, so it has no revision. Each entry is valid until its lease in Redis expires.
 """
 
 import json
@@ -22,21 +22,22 @@ from clipper_common.waiting import TimeLimit
 logger = logging.getLogger(__name__)
 
 _REPLICA_MEMORY_SECONDS: Final = 3600.0
-"""How long a version 4 container that is away keeps its number."""
+"""Seconds for which a version 4 container that is disconnected keeps its number."""
 _APPLIED_POLL_SECONDS: Final = 0.003
 
 
 class MembershipStore:
-    """The cluster, the query frontends and the replicas of a Redis. Calls raise `StoreError` when Redis is away."""
+    """The cluster, the query frontends and the replicas of a Redis. Calls raise `StoreError` if Redis does not
+    answer."""
 
     def __init__(self, redis: RedisClient) -> None:
         self.address = redis.address
         self._redis = redis
         self._frontends: tuple[str, list[Frontend]] = "", []
-        """The version of the list of frontends that live, and the list."""
+        """The version of the list of live frontends, and the list."""
         self._faults = FaultLog()
 
-    # --- which cluster ---
+    # --- the cluster ---
 
     async def claim(self, cluster_id: str) -> None:
         """Own this Redis for the next `CLUSTER_LEASE_SECONDS`.
@@ -53,22 +54,21 @@ class MembershipStore:
             )
 
     async def release(self, cluster_id: str) -> None:
-        """Give up what `claim` got."""
+        """Release the Redis that `claim` got."""
         await self._redis.run(scripts.RELEASE, cluster_id)
 
-    # --- which frontends ---
+    # --- query frontends ---
 
     async def report(self, report: FrontendReport, place: str = "") -> tuple[list[int], list[Frontend]]:
-        """Say for a query frontend that it lives, by which revision it serves and which replicas it has.
+        """Store the report of a query frontend. Return the numbers of its replicas, and all live frontends.
 
-        Answers the number of each replica, and all frontends that live. With `place`, those whose id begins with it are
-        known to be dead, and forgotten.
+        With `place`, frontends whose id begins with it are removed, since they are known to be dead.
         """
         number = len(report.replicas)
         return await self._report(report.frontend_id, place, str(report.revision), report.to_json(), replicas=number)
 
     async def retire_frontend(self, frontend_id: str) -> None:
-        """Say for a query frontend that it goes."""
+        """Remove a query frontend that stops."""
         await self._report(frontend_id, "", "", "")
 
     async def _report(self, frontend_id: str, *what: str, replicas: int = 0) -> tuple[list[int], list[Frontend]]:
@@ -95,30 +95,31 @@ class MembershipStore:
         return frontends
 
     def follow_frontends(self) -> AsyncIterator[None]:
-        """Yield whenever a frontend came or went, or has other replicas. Raises `StoreError` when Redis is away."""
+        """Yield whenever a frontend starts or stops, or its replicas change. Raises `StoreError` if Redis does not
+        answer."""
         return self._redis.listen(LAYOUT.frontends_channel)
 
     async def wait_until_applied(self, revision: int, seconds: float) -> bool:
-        """Wait until every query frontend that lives serves by `revision`. Answers whether they did in time."""
+        """Wait until all live query frontends serve by `revision`. Return whether they did in time."""
         async for _ in TimeLimit(seconds).attempts(_APPLIED_POLL_SECONDS):
             if await self._redis.run(scripts.IS_APPLIED, str(revision)):
                 return True
         return False
 
-    # --- which replicas ---
+    # --- replicas ---
 
     async def read_replicas(self) -> list[Replica]:
         """Return the replicas that are connected."""
         return (await self.read_replica_records())[0]
 
     async def read_replica_records(self) -> tuple[list[Replica], Faults]:
-        """Return the replicas that are connected, and which of their records are wrong."""
+        """Return the connected replicas, and the faults of their invalid records."""
         replicas, faults = reading.read_replicas(await self._redis.run(scripts.READ_REPLICAS))
         self._faults.tell(faults)
         return replicas, faults
 
     async def not_reaching(self, model: ModelId) -> list[str]:
-        """Return the ids of the query frontends that live and reach no replica of `model`, by themselves or relayed."""
+        """Return the ids of the live query frontends that reach no replica of `model`, neither directly nor relayed."""
         return list(map(_text, await self._redis.run(scripts.NOT_REACHING, str(model))))
 
 

@@ -220,7 +220,7 @@ def _text(value: bytes, what: str = "it") -> str:
 
 
 class _Kind(NamedTuple):
-    """How the records of a collection are read and named."""
+    """The functions that read and name the records of a collection."""
 
     read: Callable[[str, Any], Any]
     name: Callable[[str], Any]

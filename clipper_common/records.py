@@ -1,4 +1,4 @@
-"""The records that Redis holds, as frozen dataclasses: their fields and text forms, and what these may be.
+"""The records in Redis, as frozen dataclasses: their fields, their text forms and the valid values.
 
 `docs/redis-schema.md` has the tables.
 """
@@ -19,21 +19,21 @@ from clipper_common.constants import (
 from clipper_common.datatypes import BatchPolicy, InputType, ModelId, is_model_text, is_plain_text, printable
 from clipper_common.errors import ClipperException, RecordError
 
-# --- what Redis may hold ---
+# --- limits ---
 
 SCHEMA_VERSION: Final = "1"
 DEFAULT_POLICY: Final = "DefaultOutputSelectionPolicy"
 
 MAX_RECORD_BYTES: Final = 2 * 1024 * 1024
-"""A larger one is wrong, and not even sent by Redis."""
+"""The most bytes of a record. A larger one is invalid, and Redis does not send it."""
 MAX_RECORD_PARTS: Final = 1000
-"""Fields of a hash, or members of a set."""
+"""The most fields of a hash, or members of a set."""
 MAX_KEY_BYTES: Final = 4096
 COUNTER_DIGITS: Final = 15
-"""The most digits of a revision: Lua, in which Redis computes, has doubles only."""
+"""The most digits of a revision, because all numbers are doubles in the Lua of Redis."""
 REPLICA_NUMBER_DIGITS: Final = 9
 EPOCH_CHARACTERS: Final = "A-Za-z0-9-"
-"""As between brackets in a pattern, of Python and of Lua."""
+"""The characters of an epoch, as a character class in patterns of Python and of Lua."""
 MAX_EPOCH_BYTES: Final = 64
 
 # --- fields ---
@@ -108,7 +108,7 @@ def _take_batch_policy(hash_: Hash, what: str) -> BatchPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """A REST endpoint: what it takes, how long it may take, what it says when it has nothing better."""
+    """A REST endpoint with its input type, latency objective and default output."""
 
     name: str
     input_type: InputType
@@ -118,7 +118,7 @@ class Application:
     missing_values: bool = False
     """Whether floats and doubles may be null, NaN and infinite."""
     max_body_bytes: int = 0
-    """The largest body of a request; 0 is what the query frontend allows."""
+    """The largest body of a request in bytes; 0 is the limit of the query frontend."""
 
     @property
     def slo_seconds(self) -> float:
@@ -164,12 +164,12 @@ class Model:
     model_data_path: str = ""
     batch_size: int = DEFAULT_BATCH_SIZE
     registration: str = ""
-    """Differs between two registrations of one name and version; empty when Clipper 0.4 wrote the record."""
+    """An id that differs between two registrations of a version; empty in records that Clipper 0.4 wrote."""
     learning_policy: BatchPolicy = BatchPolicy.LEARNED
-    """The policy by which the batch size is learned, when it is."""
+    """The policy that learns the batch size. It is kept, but not used, while the size is fixed."""
     batch_delay_micros: int = 0
     max_output_bytes: int = MAX_OUTPUT_BYTES
-    """The largest output for one input."""
+    """The largest output for one input, in bytes."""
     batch_wait: bool = True
     """Whether batches wait for clients that are expected back."""
 
@@ -179,7 +179,7 @@ class Model:
         return self.learning_policy if self.batch_size == DEFAULT_BATCH_SIZE else BatchPolicy.FIXED
 
     def with_batching_of(self, other: Self) -> Self:
-        """Return this version with the batching of `other`: that may change while the version is registered."""
+        """Return this version with the batching of `other`, since batching may change while a version is registered."""
         return replace(
             self,
             batch_size=other.batch_size,
@@ -244,7 +244,7 @@ class Replica:
             "model_version": self.model.version,
             "model_replica_id": str(self.replica_id),
             "zmq_connection_id": str(self.zmq_connection_id),
-            "batch_size": "1",  # always: a field of 0.4 that means nothing
+            "batch_size": "1",  # a field of 0.4 that has no meaning
             "input_type": self.input_type.canonical_name,
         }
 
@@ -260,28 +260,28 @@ class Replica:
 
 
 def _shown_id(hash_: Hash) -> str:
-    """Return how a record that may be wrong is named."""
+    """Return the name of a record that may be invalid."""
     return printable(f"{hash_.get('model_name')}:{hash_.get('model_version')}", 80)
 
 
 UNNUMBERED: Final = -1
-"""The number of a replica that Redis gave none yet."""
+"""The number of a replica that has got no number from Redis yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class FrontendReport:
-    """The record by which a query frontend reports itself."""
+    """The report of a query frontend about itself."""
 
     frontend_id: str
     revision: int
     """The revision by which it serves."""
     rpc_address: str = ""
-    """Where containers reach it; empty when it does not know."""
+    """The address at which containers reach it; empty if it is not known."""
     replicas: Sequence[tuple[str, Replica]] = ()
-    """Each with its name. A replica has the same name at all frontends that it is connected to, and no other replica
-    of its model version has it."""
+    """Its replicas by name. A replica has the same name at all frontends, and no other replica of its model version has
+    it."""
     reached: frozenset[ModelId] = frozenset()
-    """The model versions that it has a replica of, or is relayed to one."""
+    """The model versions of which it reaches a replica, directly or relayed."""
 
     def to_json(self) -> str:
         """Return all but the revision, as JSON."""
@@ -291,16 +291,16 @@ class FrontendReport:
 
 @dataclass(frozen=True, slots=True)
 class Frontend:
-    """A query frontend that lives, as the others see it."""
+    """A live query frontend, as the others see it."""
 
     id: str
     rpc_address: str
     models: frozenset[ModelId]
-    """The model versions that it has replicas of."""
+    """The model versions of which it has replicas."""
 
     @classmethod
     def from_json(cls, text: bytes) -> Self:
-        """Raises `RecordError`."""
+        """Return the frontend in a summary. Raises `RecordError` if it is malformed."""
         try:
             frontend_id, address, pairs = json.loads(text)
             models = frozenset(ModelId(name, version) for name, version in pairs)

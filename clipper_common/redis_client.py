@@ -1,7 +1,6 @@
-"""The connection to Redis: running scripts, hearing messages, and why a Redis refuses.
+"""The connection to Redis: it runs scripts, receives messages, and explains why a Redis refuses.
 
-All that Clipper asks of Redis is a script or a subscription. No Redis setting is asked for: `CONFIG SET` is refused by
-managed services.
+Clipper uses only scripts and subscriptions. It changes no settings, because managed services refuse `CONFIG SET`.
 """
 
 import asyncio
@@ -50,7 +49,7 @@ Redis refuses it."""
 _UNASKED_BYTES: Final = 4096
 
 StoreError = (RedisError, OSError, asyncio.TimeoutError)
-"""The errors that a call raises when Redis cannot be reached or does not do as it is told."""
+"""The errors that a call raises when Redis cannot be reached or refuses it."""
 
 _CLUSTER_ERRORS: Final = (AskError, ClusterCrossSlotError, ClusterDownError)
 """The errors by which a Redis in cluster mode refuses a script because of its keys. A MovedError is an AskError."""
@@ -59,7 +58,7 @@ _SINGLE_DATABASE: Final = ("cluster", "same slot", "db index is out of range", "
 
 
 def refusal(error: BaseException) -> str:
-    """Return why a Redis that raised `error` will not serve Clipper however long it is asked; empty if it may yet."""
+    """Return the reason why a Redis that raised `error` will never serve Clipper; empty if it may serve later."""
     said = str(error).lower()
     if isinstance(error, AuthenticationError):
         return (
@@ -95,7 +94,7 @@ def explain(error: BaseException) -> str:
 
 
 def refusal_at(host: str, port: int) -> str:
-    """Return what `explain` says of a Redis that refuses to serve Clipper; empty if it serves, or may yet.
+    """Return the text of `explain` for a Redis that refuses to serve Clipper; empty if it serves, or may serve later.
 
     It waits for the answer, so it is for programs without an event loop.
     """
@@ -103,7 +102,7 @@ def refusal_at(host: str, port: int) -> str:
     with BlockingRedis(host, port, socket_timeout=_TRY_SECONDS, retry=once, **_UNNAMED) as client:
         try:
             client.eval(scripts.TRY.text, len(scripts.TRY.keys), *scripts.TRY.keys)
-        except (*StoreError, UnicodeError) as error:  # such as that of a name that can be none of a host
+        except (*StoreError, UnicodeError) as error:  # for instance for a name that is not a valid host
             is_cut_off = isinstance(error, RedisConnectionError) and not refusal(error)
             answer = ResponseError(_said_unasked(host, port)) if is_cut_off else error
             return explain(answer) if refusal(answer) else ""
@@ -111,7 +110,7 @@ def refusal_at(host: str, port: int) -> str:
 
 
 def _said_unasked(host: str, port: int) -> str:
-    """Return the text that a server sends to a client that writes nothing: such a client gets no reset in its place.
+    """Return the text that a server sends to a client that writes nothing, which therefore gets no reset.
 
     A Redis in protected mode says why it refuses a client, and closes the connection without reading from it.
     """
@@ -128,7 +127,7 @@ class RedisClient:
         self._redis = Redis(
             host=host,
             port=port,
-            socket_timeout=None,  # see _in_time
+            socket_timeout=None,  # `_in_time` limits the time
             socket_connect_timeout=_CALL_SECONDS,
             retry=Retry(NoBackoff(), 1),  # a pooled connection may have died since its last use
             **_UNNAMED,

@@ -1,8 +1,8 @@
 """The scripts by which several databases of Redis are read and written as one: Lua, in the folder `lua`.
 
-A script is put together of files that scripts share and its own. What Lua and Python both know is stated in Python:
-`layout.NAME`, `records.NAME` and `key.NAME` in a file stand for it, and are replaced by its value when the script is
-loaded. Whatever somebody put into Redis, no script may fail: what is of the wrong kind counts as absent.
+A script consists of shared files and its own. Facts that Lua and Python share are defined in Python: `layout.NAME`,
+`records.NAME` and `key.NAME` in a file are replaced by their values when the script is loaded. No script may fail
+because of the content of Redis: a key of the wrong type counts as absent.
 """
 
 import json
@@ -22,7 +22,7 @@ _FACT: Final = re.compile(r"(?<![\w.])(layout|records|key)\.(\w+(?:\.\w+)?)")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Script:
-    """A script, and the keys that each call of it begins with; those that the call names follow."""
+    """A script, and the keys with which each call begins. The keys of the call follow."""
 
     text: str
     keys: tuple[bytes, ...]
@@ -38,9 +38,9 @@ def _script(name: str, *places: str, reads_records: bool = False) -> Script:
 
 
 def _value(of: str, name: str, places: Sequence[str]) -> str:
-    """Return what stands for a fact in a script that always uses the keys of `places`.
+    """Return the Lua text of a fact, for a script that always uses the keys of `places`.
 
-    A shared file may name a key that the script never comes to.
+    A shared file may name a key that the script never uses.
     """
     if of == "key":
         return f"KEYS[{places.index(name) + 1}]" if name in places else "nil"
@@ -48,7 +48,7 @@ def _value(of: str, name: str, places: Sequence[str]) -> str:
 
 
 def _literal(value: object) -> str:
-    """Return a value as Lua has it."""
+    """Return a value as a Lua literal."""
     if isinstance(value, Collection):
         return "{" + ", ".join(f"{name} = {_literal(part)}" for name, part in asdict(value).items()) + "}"
     if isinstance(value, tuple):

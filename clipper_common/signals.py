@@ -8,7 +8,7 @@ from types import FrameType
 from typing import Any
 
 Handler = Callable[[int, FrameType | None], Any] | int | None
-"""What `signal.signal` takes and returns."""
+"""The type of handlers, as `signal.signal` takes and returns them."""
 
 
 class SignalWakeup:

@@ -1,4 +1,4 @@
-"""All configuration at one revision, as a value."""
+"""The configuration at one revision, as a value."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -10,7 +10,7 @@ from clipper_common.records import Application, Model
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All configuration at one revision. Not to be changed: what differs is a new snapshot."""
+    """The configuration at one revision. It is never changed; each change makes a new snapshot."""
 
     revision: int = 0
     applications: Mapping[str, Application] = field(default_factory=dict)
@@ -19,11 +19,11 @@ class Snapshot:
     links: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """The names of the models that are linked to each application, by its name."""
     workers: int | None = None
-    """The number of workers of each query frontend; None leaves it to them."""
+    """The number of workers of each query frontend; None if it was never set."""
     epoch: str = ""
-    """The epoch of the Redis that it was read from; empty when that is new, or lost all."""
+    """The epoch of the Redis from which it was read; empty if Redis is new or lost its data."""
     faults: Faults = field(default_factory=dict, compare=False)
-    """The other records in Redis, which cannot be used, and why."""
+    """The places of the invalid records in Redis, with the reasons."""
 
     def places(self) -> Iterator[Place]:
         """Yield the places of its records."""

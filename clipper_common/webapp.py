@@ -6,19 +6,19 @@ import io
 import logging
 import signal
 import sys
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from functools import partial
-from http import HTTPStatus
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from aiohttp import hdrs, web
-from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
-from clipper_common import jsontext, logs, long_work
-from clipper_common.connections import ConnectionKeeper, Kept, Limits, close_idle, is_idle
-from clipper_common.constants import BODY_SECONDS, EXIT_ADDRESS_IN_USE, MAX_BODY_BYTES
+from clipper_common import logs
+from clipper_common.connections import Limits
+from clipper_common.constants import BODY_SECONDS, EXIT_ADDRESS_IN_USE, IDLE_CONNECTION_SECONDS, MAX_BODY_BYTES
+from clipper_common.http_connection import Connection
+from clipper_common.http_framing import Heads
+from clipper_common.http_server import Server, json_response
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +33,6 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 PART_BYTES: Final = 1 << 16
-_PIECE_BYTES: Final = 4096
-_SMALL_BYTES: Final = 1024
-"""Data of at most this many bytes are parsed as soon as they arrive."""
 
 BODY_LIMIT: Final[web.AppKey[Callable[[web.Request], int]]] = web.AppKey("body_limit")
 """Returns the most bytes of the body of a request, in applications without one limit for all."""
@@ -43,17 +40,10 @@ INFLATED: Final[web.AppKey[frozenset[str]]] = web.AppKey("inflated")
 """Each ``Content-Encoding`` that the handlers of an application decompress; others are refused."""
 
 
-def json_response(value: object, status: int = 200) -> web.Response:
-    body = jsontext.dumps_escaped(value)
-    return web.Response(body=body, status=status, content_type="application/json")
-
-
 @web.middleware
 async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Answer all errors as JSON: unknown routes, wrong methods, large bodies, and exceptions of handlers."""
     try:
-        if isinstance(request.protocol, Connection) and request.protocol.has_more_requests:
-            await asyncio.sleep(0)  # otherwise all of them might be answered without yielding to the event loop
         request = _with_body_limit(request)
         _check_body_by_head(request)
         return await handler(request)
@@ -117,10 +107,11 @@ def _cause(request: web.Request, error: web.HTTPException) -> str:
     return error.reason
 
 
-async def read_in_parts(request: web.Request) -> list[bytes]:
+async def read_in_parts(request: web.Request, take: Callable[[int], Awaitable[None]] | None = None) -> list[bytes]:
     """Return the body in parts of at least `PART_BYTES` each, except the last.
 
-    Unlike `request.read`, which copies the body twice, this copies only small pieces, which it joins.
+    Unlike `request.read`, which copies the body twice, this copies only small pieces, which it joins. It awaits `take`
+    with the size of each piece before it reads the next one.
     Raises a 413 if the body is larger than the request's limit.
     """
     parts: list[bytes] = []
@@ -131,6 +122,8 @@ async def read_in_parts(request: web.Request) -> list[bytes]:
             size += len(piece)
             if size > request.client_max_size:
                 raise web.HTTPRequestEntityTooLarge(request.client_max_size, size)
+            if take is not None:
+                await take(len(piece))
             if len(piece) < PART_BYTES or begun.tell():
                 begun.write(piece)
                 if begun.tell() < PART_BYTES:
@@ -164,153 +157,8 @@ def create_app(max_body_bytes: int = MAX_BODY_BYTES, **options: Any) -> web.Appl
     return web.Application(
         middlewares=[errors_as_json],
         client_max_size=max_body_bytes,
-        # Otherwise aiohttp's parser decompresses a body before the request is checked, and after it was refused.
-        handler_args={"auto_decompress": False},
         **options,
     )
-
-
-class Connection(RequestHandler):
-    """A client's connection: aiohttp's, with malformed requests answered by JSON and large data parsed in steps."""
-
-    __slots__ = ("_backlog", "rests")
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._backlog: deque[bytes] = deque()
-        self.rests = False
-        """Whether data that arrived wait to be parsed."""
-
-    @property
-    def has_more_requests(self) -> bool:
-        """Whether pipelined requests wait for the answer to the present one."""
-        return bool(self._messages)
-
-    def data_received(self, data: bytes) -> None:
-        if self.rests:
-            self._backlog.append(data)
-        elif len(data) <= _SMALL_BYTES:
-            self._parse(data)
-        else:
-            self.rests = True
-            self._backlog.append(data)
-            self._pause_transport_reading()
-            long_work.start(self._parse_backlog())
-
-    def framed_data_received(self, data: bytes) -> None:
-        """Parse a part of one request without chunks at once: parsing it costs hardly more than copying it."""
-        if self.rests or not data:
-            Connection.data_received(self, data)
-        else:
-            self._parse(data)
-
-    def _parse(self, data: bytes) -> None:
-        super().data_received(data)
-        if self._messages and isinstance(self._messages[-1][0], _ErrInfo):
-            self._break_off_body()
-
-    def _parse_backlog(self) -> Iterator[None]:
-        """Parse the data that arrived in small pieces, since each may have hundreds of chunks."""
-        while self._backlog:
-            data = self._backlog.popleft()
-            for begin in range(0, max(len(data), 1), _PIECE_BYTES):
-                self._parse(data[begin : begin + _PIECE_BYTES])
-                yield
-        self.rests = False
-        if not (self._reading_paused or self._buffer_paused):
-            self._resume_transport_reading()
-
-    def resume_reading(self, resume_parser: bool = True) -> None:
-        """Resume reading if it is paused. aiohttp calls this for each of thousands of chunks that are read."""
-        if self._reading_paused:
-            super().resume_reading(resume_parser)
-
-    def _resume_transport_reading(self) -> None:
-        if not self.rests:
-            super()._resume_transport_reading()
-
-    def _break_off_body(self) -> None:
-        """Fail the body that is being read, since malformed data arrived. aiohttp's parser does not do this."""
-        if len(self._messages) > 1:
-            body = self._messages[-2][1]
-        elif self._current_request is not None:
-            body = self._current_request.content
-        else:
-            return
-        if not body.is_eof() and body.exception() is None:
-            body.set_exception(web.RequestPayloadError("it is malformed"))
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        super().handle_error(request, status, exc, message)  # logs it, and raises if an answer has begun
-        reason = HTTPStatus(status).phrase
-        cause = (message or reason).encode(errors="replace").decode()  # it may quote bytes that are not UTF-8
-        response = json_response({"error": reason, "cause": cause}, status)
-        response.force_close()
-        return response
-
-    def seconds_idle(self) -> float | None:
-        """Return the seconds since the last request was answered; None during a request."""
-        if not is_idle(self):
-            return None
-        return self._loop.time() - self._next_keepalive_close_time + self._keepalive_timeout
-
-    def close_idle(self) -> bool:
-        return close_idle(self)
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        if isinstance(self._manager, _Server) and self.transport is not None:
-            self._manager.keeper.add_unread(self, self.transport.get_write_buffer_size())
-
-    def resume_writing(self) -> None:
-        self._forget_unread()
-        super().resume_writing()
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        """Handle the loss in steps of long work, since thousands of clients may disconnect at once."""
-        long_work.start(map(self.lose, (exc,)))
-
-    def lose(self, exc: BaseException | None) -> None:
-        """Release all resources of the connection, which was lost in this iteration of the event loop or before."""
-        self._backlog.clear()
-        self._forget_unread()
-        super().connection_lost(exc)
-
-    def _forget_unread(self) -> None:
-        if isinstance(self._manager, _Server):
-            self._manager.keeper.remove_unread(self)
-
-
-class _Server(web.Server):
-    """An aiohttp server like `server`, with connections made by `connection`, and with limits."""
-
-    def __init__(self, server: web.Server, connection: Callable[..., Connection], limits: Limits) -> None:
-        super().__init__(
-            server.request_handler,
-            request_factory=server.request_factory,
-            handler_cancellation=server.handler_cancellation,
-            loop=server._loop,
-            **server._kwargs,
-        )
-        self._connection = connection
-        self.keeper = ConnectionKeeper(limits, cast(dict[Kept, asyncio.Transport], self._connections))
-        self._enforcing = self._loop.create_task(self.keeper.enforce_limits())
-
-    def __call__(self) -> RequestHandler:
-        refusal = self.keeper.refuse()
-        if refusal is not None:
-            return cast(RequestHandler, refusal)  # the event loop takes any protocol
-        return self._connection(self, loop=self._loop, **self._kwargs)
-
-    async def shutdown(self, timeout: float | None = None) -> None:
-        await super().shutdown(timeout)
-        self._enforcing.cancel()
 
 
 LIMITS: Final = web.AppKey("limits", Limits)
@@ -321,16 +169,41 @@ class Runner(web.AppRunner):
     """Runs an application with connections that `connection` makes."""
 
     def __init__(
-        self, app: web.Application, connection: Callable[..., Connection] = Connection, **options: Any
+        self,
+        app: web.Application,
+        connection: Callable[[Server], Connection] = Connection,
+        heads: Heads | None = None,
+        keepalive_timeout: float = IDLE_CONNECTION_SECONDS,
+        shutdown_timeout: float = _SHUTDOWN_SECONDS,
+        **options: Any,
     ) -> None:
-        super().__init__(app, **options)
-        self.connection = connection
+        super().__init__(app, access_log=None, shutdown_timeout=shutdown_timeout, **options)
+        self._connection = connection
+        self._heads = heads or Heads()
+        self._idle_seconds = keepalive_timeout
+        self._shutdown_seconds = shutdown_timeout
+        self._connected: Server | None = None
 
-    async def _make_server(self) -> web.Server:
-        return _Server(await super()._make_server(), self.connection, self.app.get(LIMITS) or Limits())
+    @property
+    def server(self) -> Server | None:
+        return self._connected
+
+    async def setup(self) -> None:
+        await super().setup()
+        server, limits = super().server, self.app.get(LIMITS) or Limits()
+        assert server is not None
+        self._connected = Server(server, self._connection, limits, self._idle_seconds, self._heads)
+        self._connected.start()
+
+    async def shutdown(self) -> None:
+        if self._connected is not None:
+            self._connected.pre_shutdown()
+        await super().shutdown()
+        if self._connected is not None:
+            await self._connected.shutdown(self._shutdown_seconds)
 
 
-Opened = Callable[[web.AppRunner], AbstractAsyncContextManager[None]]
+Opened = Callable[[Runner], AbstractAsyncContextManager[None]]
 """Makes a context manager that accepts connections during its block."""
 
 
@@ -343,7 +216,7 @@ def serve(
     app: web.Application | Awaitable[web.Application],
     keepalive_seconds: float,
     opened: Opened,
-    make_runner: Callable[..., web.AppRunner] = Runner,
+    make_runner: Callable[..., Runner] = Runner,
 ) -> None:
     """Serve `app` like `run`, with connections that `opened` accepts."""
     with asyncio.Runner(loop_factory=_new_event_loop) as runner:
@@ -354,14 +227,12 @@ async def _serve(
     app: web.Application | Awaitable[web.Application],
     keepalive_seconds: float,
     opened: Opened,
-    make_runner: Callable[..., web.AppRunner],
+    make_runner: Callable[..., Runner],
 ) -> None:
     runner = make_runner(
         app if isinstance(app, web.Application) else await app,
-        access_log=None,
         handler_cancellation=True,
         keepalive_timeout=keepalive_seconds,
-        shutdown_timeout=_SHUTDOWN_SECONDS,
     )
     with _cancelled_by_signals():
         try:
@@ -373,7 +244,7 @@ async def _serve(
 
 
 @contextlib.asynccontextmanager
-async def _listening(host: str, port: int, runner: web.AppRunner) -> AsyncIterator[None]:
+async def _listening(host: str, port: int, runner: Runner) -> AsyncIterator[None]:
     try:
         await web.TCPSite(runner, host, port, backlog=_BACKLOG).start()
     except OSError as error:

@@ -9,25 +9,28 @@ those from the frontend have the version next, those from a container do not.
 `docs/wire-protocol.md` has the tables.
 """
 
-import re
 import struct
 from collections.abc import Sequence
 from enum import IntEnum
 from itertools import accumulate
 from typing import Final, NamedTuple
 
-from clipper_common.constants import MAX_NAME_LENGTH
-from clipper_common.datatypes import InputType, ModelId, Packed, View, is_model_text, printable
+from clipper_common.constants import MAX_BATCH_SIZE
+from clipper_common.datatypes import InputType, ModelId, Packed, View, printable
 from clipper_common.errors import MetadataError, WireError
 from clipper_common.frames import (
     MAX_TEXT_BYTES,
     U32,
     U64,
     Frame,
+    as_input_type,
+    check_count,
     check_frames,
     pack_sizes,
     pack_u32s,
     pack_u64s,
+    read_input_type,
+    read_model_text,
     read_text,
     read_u32,
     read_u32s,
@@ -59,9 +62,12 @@ OutFrames = list[bytes | Parts]
 
 _HEADER: Final = struct.Struct("<II")
 """Begins that of version 4: a message id, and the input type of a batch or the number of its outputs."""
-_DIGITS: Final = re.compile(rb"\d+")
 MAX_COPIED_BYTES: Final = 1 << 20
 """The inputs of a batch of at most this size, in bytes, are joined, and its outputs copied; larger ones are not."""
+
+
+MAX_ERROR_BYTES: Final = 8192
+"""The text of an error is cut after as many bytes."""
 
 
 class MessageType(IntEnum):
@@ -201,14 +207,25 @@ def encode_frontends_request() -> list[bytes]:
     return [b"", U32.pack(MessageType.FRONTENDS)]
 
 
-def decode_from_container(frames: Frames) -> FromContainer:
-    """Read what a container sent, without its identity frame. Raises `WireError`, such as `MetadataError`."""
+def answered_message_id(frames: Frames) -> int | None:
+    """Return the message id of an answer without decoding its outputs; None if the message is no proper answer."""
+    if len(frames) > 1 and frames[0]:
+        return read_u32(frames[0][: U32.size], "message id") if len(frames[0]) >= _HEADER.size else None
+    is_answer = len(frames) > 2 and frames[1] == _CONTENT and len(frames[2]) == U32.size
+    return read_u32(frames[2], "message id") if is_answer else None
+
+
+def decode_from_container(frames: Frames, most_outputs: int = MAX_BATCH_SIZE) -> FromContainer:
+    """Read what a container sent, without its identity frame. An answer may have at most `most_outputs`.
+
+    Raises `WireError`, such as `MetadataError`.
+    """
     if len(frames) < 2:
         raise WireError("a message has at least two frames")
     if frames[0]:
-        return _decode_packed_response(frames)
+        return _decode_packed_response(frames, most_outputs)
     if frames[1] == _CONTENT:
-        return _decode_response(frames[2:])
+        return _decode_response(frames[2:], most_outputs)
     kind = read_u32(frames[1], "message type")
     match kind:
         case MessageType.HEARTBEAT:
@@ -232,8 +249,8 @@ def _decode_metadata(frames: Frames) -> Metadata:
     if rpc_version == RPC_VERSION_4 and len(frames) < 5:
         raise WireError("metadata of version 4 without a replica id")
     try:
-        model = ModelId(_read_model_text(frames[0], "model name"), _read_model_text(frames[1], "model version"))
-        input_type = _read_input_type(frames[2])
+        model = ModelId(read_model_text(frames[0], "model name"), read_model_text(frames[1], "model version"))
+        input_type = read_input_type(frames[2])
         if rpc_version == RPC_VERSION_3:
             return Metadata(model, input_type, rpc_version)
         replica_id = read_text(frames[4], "replica id")
@@ -244,44 +261,34 @@ def _decode_metadata(frames: Frames) -> Metadata:
         raise MetadataError(str(error), rpc_version) from None
 
 
-def _read_model_text(frame: bytes, what: str) -> str:
-    """As strict as over HTTP, since it becomes part of the same keys."""
-    text = read_text(frame, what)
-    if not is_model_text(text):
-        raise WireError(
-            f"{what} '{printable(text, 80)}' is longer than {MAX_NAME_LENGTH} characters, or contains one of: ',', ':'"
-        )
-    return text
-
-
-def _read_input_type(frame: bytes) -> InputType:
-    # R and C++ containers send digits, a NUL, and whatever lies behind it in their memory.
-    digits = _DIGITS.match(frame[:8])
-    try:
-        return InputType(int(digits[0]) if digits else -1)
-    except ValueError:
-        raise WireError(f"unknown input type {frame[:16]!r}") from None
-
-
-def _decode_response(frames: Frames) -> Response:
+def _decode_response(frames: Frames, most_outputs: int) -> Response:
     if len(frames) < 3:
         raise WireError(f"a response of {len(frames)} frames is too short")
     message_id = read_u32(frames[0], "message id")
+    check_count(len(frames[2]) // U64.size - 1, most_outputs)
     count, *sizes = read_u64s(frames[2], "output sizes") or (-1,)
     return Response(message_id, check_frames(frames[3:], count, sizes, "output"), [False] * count)
 
 
-def _decode_packed_response(frames: Frames) -> Response:
+def _decode_packed_response(frames: Frames, most_outputs: int) -> Response:
     header, data, *rest = _check_packed(frames, "response")
     message_id, count = _HEADER.unpack_from(header)
+    check_count(count, most_outputs)
     statuses_at = _HEADER.size + count * U64.size
     if len(header) != statuses_at + count:
         raise WireError("a response does not hold one size and one status per output")
     sizes = _read_sizes(header[:statuses_at], data, "output")
     whole: View = data if len(data) <= MAX_COPIED_BYTES else memoryview(data)
     outputs = [whole[end - size : end] for size, end in zip(sizes, accumulate(sizes), strict=True)]
+    failed = list(map(bool, header[statuses_at:]))
+    if any(failed):
+        outputs = list(map(_cut_if_failed, outputs, failed))
     positions = read_u32s(rest[0], "positions", count) if rest else None
-    return Response(message_id, outputs, list(map(bool, header[statuses_at:])), positions)
+    return Response(message_id, outputs, failed, positions)
+
+
+def _cut_if_failed(output: View, failed: bool) -> View:
+    return bytes(output[:MAX_ERROR_BYTES]) + b"..." if failed and len(output) > MAX_ERROR_BYTES else output
 
 
 # --- frontend -> container -----------------------------------------------------------------------
@@ -367,7 +374,7 @@ def _decode_predict_request(frames: Views) -> PredictRequest:
         raise WireError("a request does not say the type and the number of its inputs")
     kind, count, *sizes_of_inputs = sizes
     inputs = check_frames(frames[4:], count, sizes_of_inputs, "input")
-    return PredictRequest(message_id, _as_input_type(kind), inputs)
+    return PredictRequest(message_id, as_input_type(kind), inputs)
 
 
 def _decode_packed_request(frames: Views) -> PredictRequest:
@@ -375,14 +382,7 @@ def _decode_packed_request(frames: Views) -> PredictRequest:
     message_id, kind = _HEADER.unpack_from(header)
     sizes = _read_sizes(header, data, "input")
     remaining = read_u64s(rest[0], "remaining times", len(sizes)) if rest else None
-    return PredictRequest(message_id, _as_input_type(kind), Packed(data, sizes), remaining)
-
-
-def _as_input_type(number: int) -> InputType:
-    try:
-        return InputType(number)
-    except ValueError as error:
-        raise WireError(f"unknown input type {number}") from error
+    return PredictRequest(message_id, as_input_type(kind), Packed(data, sizes), remaining)
 
 
 # --- batches -------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Fixtures: real clusters, by each container manager that this machine can run. Nothing of them may be left."""
+"""Fixtures: real clusters of each container manager that this machine can run. They must leave nothing behind."""
 
 import os
 from collections.abc import Callable, Iterator

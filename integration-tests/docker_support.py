@@ -1,4 +1,4 @@
-"""What tests with Docker share: a client of the engine, or the reason why there is none, and images of this source."""
+"""Shared by tests with Docker: a client of the engine, or the reason why there is none, and images of this source."""
 
 import gc
 import os

@@ -31,7 +31,7 @@ FURTHER: dict[str, list[str]] = {
     "pytorch": ["onnx", "onnxscript"],
     "python": ["scikit-learn", "xgboost-cpu", "lightgbm"],
 }
-"""What else an environment needs to make models."""
+"""Further packages that an environment needs to make models."""
 
 
 def environment_of(framework: str) -> Path:

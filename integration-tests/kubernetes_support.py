@@ -1,4 +1,4 @@
-"""What tests with Kubernetes share: its API, or the reason why there is none, and what clusters leave there."""
+"""Shared by tests with Kubernetes: its API, or the reason why there is none, and the objects that clusters left."""
 
 import json
 import os
@@ -66,7 +66,7 @@ def made_namespaces() -> set[str]:
 
 
 def kubectl(*arguments: str, given: str | None = None) -> str:
-    """What the command says. Fails with what it complains of."""
+    """Return the output of the command. If it fails, raise with its errors."""
     command = shutil.which("kubectl") or missing("kubernetes", "there is no command kubectl")
     result = subprocess.run(
         [command, *arguments], input=given, capture_output=True, text=True, timeout=120, env=os.environ

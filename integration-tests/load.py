@@ -1,4 +1,4 @@
-"""Clients that ask without a pause, and note what they were answered."""
+"""Clients that send queries without a pause, and record the answers."""
 
 import contextlib
 import threading

@@ -31,7 +31,7 @@ SMALL = {
     component: {"requests": {"cpu": "5m", "memory": "16Mi"}}
     for component in ["redis", "mgmt-frontend", "query-frontend", "frontend-exporter", "metrics", "model"]
 }
-"""What lets many models share a small node."""
+"""Small requests of resources, so that many models fit on a small node."""
 
 
 def kubernetes_manager(cluster_name: str, **options: Any) -> ContainerManager:
@@ -44,4 +44,4 @@ MANAGERS: dict[str, NewManager] = {
     "kubernetes": kubernetes_manager,
 }
 ON_ONE_MACHINE = ["process", "docker"]
-"""Those that differ in what is inside a container: Kubernetes runs what Docker runs."""
+"""The managers whose containers differ. Kubernetes runs the same containers as Docker."""

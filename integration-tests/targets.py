@@ -1,4 +1,4 @@
-"""Which target of `make` runs a test: each test has one. `pytest --target=NAME` runs those of that target alone.
+"""The target of `make` that runs each test. `pytest --target=NAME` runs only the tests of that target.
 
 `make test` says at its end what it left to others. `pytest` by itself, as in `make test-all`, runs all tests.
 """

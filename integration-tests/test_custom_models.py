@@ -1,4 +1,4 @@
-"""What users bring along: containers of their own, base images with their packages, metrics of their models."""
+"""Tests of containers, base images and metrics of users."""
 
 import io
 import json
@@ -186,7 +186,7 @@ def test_metrics_of_a_model(conn: ClipperConnection, request: pytest.FixtureRequ
 
 
 def metrics_of_replica(conn: ClipperConnection, request: pytest.FixtureRequest, label: str) -> str:
-    """What the one replica of a model serves itself."""
+    """Return the metrics that the only replica of a model serves."""
     if is_docker(conn):
         wanted = [f"{CLIPPER_DOCKER_LABEL}={conn.cm.cluster_name}", f"{CLIPPER_MODEL_CONTAINER_LABEL}={label}"]
         (container,) = request.getfixturevalue("docker_client").containers.list(filters={"label": wanted})
@@ -202,7 +202,7 @@ def metrics_of_replica(conn: ClipperConnection, request: pytest.FixtureRequest, 
 
 
 def value_at_the_cluster(conn: ClipperConnection, series: str) -> float | None:
-    """What Prometheus answers when it is asked; with processes, what stands in the metrics of the whole cluster."""
+    """Return a metric from Prometheus or, with processes, from the metrics of the whole cluster."""
     if is_docker(conn):
         query = urllib.parse.urlencode({"query": series})
         answer = json.loads(fetch(f"http://{conn.get_metric_addr()}/api/v1/query?{query}"))

@@ -1,4 +1,4 @@
-"""What travels with a function, and what each failure of a deployment says, on each container manager."""
+"""Tests of the modules that travel with a function, and of the errors of deployments, on each container manager."""
 
 import importlib
 import importlib.metadata
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.alone, pytest.mark.timeout(30
 
 SLO_MICROS = 5_000_000
 KNOWABLE_SECONDS = 2.0
-"""What can be known before anything is built, is said so fast."""
+"""Seconds within which errors are raised that can be found before anything is built."""
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
 def left_nothing(
     conn: ClipperConnection, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[None]:
-    """No application, model or temporary folder is left of what failed; nor of what did not."""
+    """Neither failed nor successful deployments may leave an application, a model or a temporary folder."""
     folders = tmp_path_factory.mktemp("models")  # other tests may deploy models at the same time
     monkeypatch.setattr(deployer_utils, "CLIPPER_TEMP_DIR", str(folders))
     yield

@@ -1,4 +1,4 @@
-"""What DockerContainerManager promises beyond the contract, on a real engine."""
+"""Tests of DockerContainerManager beyond the contract, on a real engine."""
 
 import gc
 import io
@@ -470,7 +470,7 @@ socketserver.ThreadingTCPServer(("", 24224), Handler).serve_forever()
 
 @pytest.fixture
 def fluentd_image(docker_client: DockerClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In place of Fluentd's image, which has this folder: it prints what it gets."""
+    """An image that replaces Fluentd's, has the same folder and prints its input."""
     command = json.dumps(["python3", "-uc", COLLECTOR])
     dockerfile = f"FROM python:3.11-slim\nRUN mkdir -p /fluentd/etc\nCMD {command}\n"
     docker_client.images.build(fileobj=io.BytesIO(dockerfile.encode()), tag="clipper-test-fluentd:1", rm=True)

@@ -30,7 +30,7 @@ COMPONENTS = [recipe.component for recipe in images.recipes()]
 RPC = images.rpc_component()
 CLOSURE = images.PYTHON.component()
 LOCKED: dict[str, Any] = {"read_only": True, "cap_drop": ["ALL"], "security_opt": ["no-new-privileges"]}
-"""What a careful administrator starts containers with."""
+"""Options of a hardened container."""
 
 STOP_SECONDS = 2.0
 CUSTOM_CONTAINER = """

@@ -1,4 +1,4 @@
-"""What becomes of calls and waits while the API server is away: a relay in front of the real one is cut."""
+"""Tests of calls and waits while the API server does not answer, because a relay in front of it is cut."""
 
 import contextlib
 import json

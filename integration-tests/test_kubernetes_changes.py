@@ -1,4 +1,4 @@
-"""What applications see while a cluster on Kubernetes changes under load: nothing. Each step asserts zero."""
+"""Tests that applications notice no change of a cluster on Kubernetes under load. Each step asserts zero failures."""
 
 import json
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""What every container manager owes to ClipperConnection, over real programs."""
+"""Tests of the contract of container managers with ClipperConnection, with real programs."""
 
 import subprocess
 import sys
@@ -211,7 +211,7 @@ def test_functions_may_report_metrics(conn: ClipperConnection) -> None:
 
 
 def wait_for_metrics(conn: ClipperConnection, *names: str) -> None:
-    """At this address is Prometheus, or what serves all metrics in its format at once."""
+    """Prometheus, or a program that serves all metrics in its format, is at this address."""
 
     def are_there() -> bool:
         text = "".join(get(conn, path) for path in ("/metrics", "/federate?match[]={__name__=~%22.%2B%22}"))

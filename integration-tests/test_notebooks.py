@@ -56,7 +56,7 @@ def stopped(request: pytest.FixtureRequest, clipper_home: Path) -> Iterator[None
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where kernels are looked up, with nothing of the user's own."""
+    """A folder for kernels, without those of the user."""
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     return tmp_path

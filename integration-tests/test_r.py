@@ -47,7 +47,7 @@ def manager_name(conn: ClipperConnection) -> str:
 def printed(
     r: R, conn: ClipperConnection, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> str:
-    """What R printed when it built the vignette's models."""
+    """The output of R when it built the vignette's models."""
     if manager_name(conn) == "docker":
         request.getfixturevalue("r_image")
     code = "\n".join(block for block in VIGNETTE if "install" not in block)
@@ -114,7 +114,7 @@ def test_metrics_and_stopping(conn: ClipperConnection, printed: str) -> None:
 
 
 def inputs_of_replicas(conn: ClipperConnection) -> list[float]:
-    """What Prometheus knows of the inputs that each replica answered."""
+    """Return the numbers of inputs that each replica answered, from Prometheus."""
     if manager_name(conn) == "docker":
         query = urllib.parse.urlencode({"query": "clipper_mc_inputs_total"})
         answer = json.loads(fetch(f"http://{conn.get_metric_addr()}/api/v1/query?{query}"))

@@ -11,10 +11,11 @@ from clipper_common.body_budget import BodyBudget, OverBudgetError
 from clipper_common.config_store import ConfigStore
 from clipper_common.datatypes import ModelId
 from clipper_common.errors import QueryError, RequestError
+from clipper_common.http_server import json_response
 from clipper_common.membership_store import MembershipStore
 from clipper_common.redis_client import StoreError
 from clipper_common.snapshot import Snapshot
-from clipper_common.webapp import Handler, json_response, read_body
+from clipper_common.webapp import Handler, read_body
 from management_frontend import rules, schemas, views
 from management_frontend.origins import Border
 from management_frontend.places import places_of
@@ -77,8 +78,8 @@ async def _read(request: web.Request, shape: type[AnyRequest]) -> AnyRequest:
     if length <= _SMALL_BYTES:
         return schemas.parse(shape, await read_body(request))
     budget = request.app[BUDGET]
-    async with budget.hold("", length):
-        return schemas.parse(shape, await read_body(request, read=budget.read))
+    with budget.count() as held:
+        return schemas.parse(shape, await read_body(request, read=partial(budget.read, held=held)))
 
 
 def changes(shape: type[AnyRequest], rule: Callable[[Snapshot, AnyRequest], Change]) -> Handler:

@@ -19,6 +19,7 @@ from clipper_common.body_budget import BodyBudget, default_limit
 from clipper_common.config_store import ConfigStore
 from clipper_common.datatypes import ModelId
 from clipper_common.errors import ClipperException
+from clipper_common.http_server import Server
 from clipper_common.membership_store import MembershipStore
 from clipper_common.records import Model
 from clipper_common.redis_client import RedisClient, StoreError, explain
@@ -31,7 +32,8 @@ from query_frontend.config import Config
 from query_frontend.http import inflation
 from query_frontend.http.connection_drain import IDLE_SECONDS, ConnectionDrain
 from query_frontend.http.decoder import Decoder
-from query_frontend.http.fast_path import FAST_PATH, FastPath, close_all_idle, make_runner
+from query_frontend.http.fast_path import FastPath
+from query_frontend.http.fast_path_connection import FAST_PATH, close_all_idle, make_runner
 from query_frontend.http.handlers import Handlers
 from query_frontend.monitoring.loop_meter import LoopMeter, Turns, can_measure
 from query_frontend.monitoring.metric_kinds import SERVING_WORKERS
@@ -53,28 +55,28 @@ from query_frontend.workers.worker_metrics import WorkerMetrics
 logger = logging.getLogger(__name__)
 
 _FIRST_CONFIGURATION_SECONDS: Final = 2.0
-"""How long a start waits for Redis. After that, HTTP requests are answered with 503."""
+"""Seconds for which a start waits for Redis. After that, HTTP requests are answered with 503."""
 _RESTORE_SECONDS: Final = 5.0
 _STRAGGLERS_SECONDS: Final = 1.0
-"""For how many seconds a retiring worker waits for its clients, once its idle connections are closed."""
+"""Seconds for which a retiring worker waits for its clients after its idle connections are closed."""
 _FAREWELL_SECONDS: Final = 0.1
 """The same for a worker that ends with all others: requests that clients have just sent arrive meanwhile."""
 _POLL_SECONDS: Final = 0.05
 _SHORT_UNREAD_SECONDS: Final = 3.0
-"""How long a client may read nothing of its answer while memory is short."""
+"""Seconds after which a client that reads nothing of its answer is disconnected while memory is short."""
 
 
 class WorkerParts(NamedTuple):
-    """Worker parts are what a query frontend is given by the worker that it runs in."""
+    """The parts of a query frontend that depend on the worker in which it runs."""
 
     number: int
     metrics: WorkerMetrics
     kept: KeptConfiguration
-    """It keeps the configuration for whoever takes the place of this worker."""
+    """It keeps the configuration for the successor of this worker."""
     restore_seconds: float
-    """How long others, which know the configuration, are given to write it back into a Redis that lost it."""
+    """Seconds in which other frontends may write their configuration back into a Redis that lost it."""
     configured: Callable[[Snapshot], Awaitable[None]]
-    """It is told of each new configuration."""
+    """It is called with each new configuration."""
 
 
 class QueryFrontend:
@@ -160,7 +162,7 @@ class QueryFrontend:
         self.relays.update_peers(self.membership.peers)
 
     async def run(self, _: web.Application) -> AsyncIterator[None]:
-        """Everything but HTTP, from start to stop. HTTP comes after the start, when there is something to serve."""
+        """Run all parts except HTTP during the block. HTTP starts when there is a configuration."""
         self._listen()
         await self._claim_redis()
         tasks = [
@@ -171,7 +173,7 @@ class QueryFrontend:
         if self._worker is not None:
             tasks.append(_start(self._worker.kept.keep_writing()))
         try:
-            await self.registry.wait_until_loaded(_FIRST_CONFIGURATION_SECONDS)  # and may be stopped meanwhile
+            await self.registry.wait_until_loaded(_FIRST_CONFIGURATION_SECONDS)  # the start may be cancelled meanwhile
             with GarbageCollection(), self.loop_meter:
                 yield
         finally:
@@ -189,7 +191,7 @@ class QueryFrontend:
         await self.redis.close()
 
     async def _claim_redis(self) -> None:
-        """Refuse to share a Redis with another cluster. One that does not answer is waited for while serving."""
+        """Exit if another cluster uses this Redis. If Redis does not answer, go on: it is awaited while serving."""
         try:
             await self.membership.report()
         except ClipperException as error:
@@ -234,7 +236,7 @@ def _start(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
 
 
 def _die_of_failure(task: asyncio.Task[None]) -> None:
-    """A part that must run for ever failed: end visibly, so that whoever supervises us starts us anew."""
+    """Exit because a long-running task failed, so that the supervisor starts this program again."""
     if not task.cancelled() and (error := task.exception()) is not None:
         logger.critical("a part of the query frontend failed", exc_info=error)
         raise SystemExit(1)
@@ -296,12 +298,12 @@ class Worker:
             await self._acceptor.open(shared=self._wanted > 1)
 
     @contextlib.asynccontextmanager
-    async def opened(self, runner: web.AppRunner) -> AsyncIterator[None]:
-        """Accept connections, as many as the other workers do; then drain."""
+    async def opened(self, runner: webapp.Runner) -> AsyncIterator[None]:
+        """Accept a fair share of the connections during the block; then drain."""
         assert runner.server is not None
         server, limit = runner.server, self._parts.limits.connections
         self._parts.metrics.connections.read_with(
-            lambda: {"open_max": str(len(server.connections)), "limit": str(limit)}
+            lambda: {"open_max": str(len(server.open_connections)), "limit": str(limit)}
         )
         if not self._context.is_needed:
             await self._parts.readiness.wait()
@@ -331,10 +333,10 @@ class Worker:
         shutil.rmtree(self._context.folder, ignore_errors=True)
         os._exit(1)
 
-    async def _drain(self, acceptor: Acceptor, server: web.Server) -> None:
-        """Let clients go without a reset: an answer closes its connection, and idle ones are closed after a while.
+    async def _drain(self, acceptor: Acceptor, server: Server) -> None:
+        """Close all connections without a reset: with the next answer, or after a while if they are idle.
 
-        The idle connections of a worker that retires go to the other workers instead.
+        The idle connections of a worker that retires are handed over to the other workers instead.
         """
         self._acceptor = None
         self._parts.readiness.drain()
@@ -344,22 +346,22 @@ class Worker:
             idle_seconds = min(self._config.timeout_request, IDLE_SECONDS)
             limit = TimeLimit(idle_seconds + _STRAGGLERS_SECONDS)
             async for _ in limit.attempts(_POLL_SECONDS):
-                if not (server.connections and self._waits_for_clients):
+                if not (server.open_connections and self._waits_for_clients):
                     break
                 acceptor.hand_over()
                 if limit.elapsed_seconds > idle_seconds:
-                    await long_work.finish(close_all_idle(server.connections))
+                    await long_work.finish(close_all_idle(server.open_connections))
         else:
             await asyncio.sleep(self._config.drain_seconds)
             acceptor.close()
         async for _ in TimeLimit(_FAREWELL_SECONDS).attempts(_POLL_SECONDS):
-            if not server.connections:
+            if not server.open_connections:
                 break
-            await long_work.finish(close_all_idle(server.connections))
+            await long_work.finish(close_all_idle(server.open_connections))
 
 
 def run(config: Config, context: WorkerContext) -> None:
-    """Be a worker until SIGTERM, or until the supervisor retires it."""
+    """Run a worker until SIGTERM, or until the supervisor retires it."""
     allocator.keep_freed_memory()
     worker = Worker(config, context)
     webapp.serve(worker.make_app(), config.timeout_request, worker.opened, make_runner)

@@ -1,13 +1,13 @@
-"""simdjson, where there is a wheel of it for this platform: it makes no Python object of each number."""
+"""simdjson, if it has a wheel for this platform. It parses numbers without a Python object for each."""
 
 from typing import Any, Final
 
 BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
-"""simdjson passes over it, and JSON has none."""
+"""The byte order mark, which simdjson skips although JSON does not allow it."""
 
 
 def simdjson_parser() -> Any:
-    """A parser that makes arrays of numbers without an object of each; None where there is no such library."""
+    """Return a parser that makes arrays of numbers without an object for each; None if simdjson is not installed."""
     try:
         import simdjson
     except ImportError:  # no wheel for this platform

@@ -1,4 +1,4 @@
-"""Fixtures for all tests: a free port, and a real Redis."""
+"""Fixtures for all tests: a free port and a real Redis."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""Counting the steps of long work."""
+"""Counts the steps of long work."""
 
 from typing import TypeVar
 

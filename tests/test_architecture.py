@@ -1,4 +1,4 @@
-"""Who may import whom (docs/architecture.md), read from the source."""
+"""Tests that imports in the source follow the rules in docs/architecture.md."""
 
 import ast
 import subprocess
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from aiohttp import web
 
 ROOT = Path(__file__).parent.parent
 CONTAINERS = "containers/python"
@@ -22,7 +23,9 @@ PROGRAMS = {
 HOMES = {
     "aiohttp": [
         "clipper_common/body_budget.py",
-        "clipper_common/connections.py",
+        "clipper_common/http_connection.py",
+        "clipper_common/http_framing.py",
+        "clipper_common/http_server.py",
         "clipper_common/webapp.py",
         "query_frontend",
         "management_frontend",
@@ -94,10 +97,10 @@ IMPURE = {
     *("aiohttp", "asyncio", "http", "logging", "os", "pathlib", "random", "redis", "secrets", "selectors", "shutil"),
     *("signal", "socket", "subprocess", "tempfile", "threading", "time", "urllib", "uuid", "zmq"),
 }
-"""What reaches for the world, a clock or chance."""
+"""Modules that do input or output, read a clock or draw random numbers."""
 
 LAZY = {"docker", "kubernetes", "numpy", "prometheus_client", "redis", "tqdm", "yaml", "zmq", "aiohttp"}
-"""What `import clipper_admin` must not bring along."""
+"""Modules that `import clipper_admin` must not import."""
 
 
 class Import(NamedTuple):
@@ -231,3 +234,22 @@ def test_only_the_wire_modules_know_the_wire() -> None:
     users = {found.file for found in imports_below("clipper_common", *PROGRAMS) if found.top == "struct"}
     common = {"clipper_common/frames.py", "clipper_common/wire.py"}
     assert users <= common | {"query_frontend/http/large_bodies.py", "query_frontend/rpc/zmtp.py"}
+
+
+def test_what_aiohttp_keeps_private_is_not_used() -> None:
+    """So that any release of it serves."""
+    private = {
+        name
+        for kind in (web.Server, web.RequestHandler, web.AppRunner, web.Request, web.Response)
+        for name in (*dir(kind), *vars(kind).get("__slots__", ()))
+        if name.startswith("_") and not name.startswith("__")
+    }
+    assert {"_messages", "_kwargs", "_server"} <= private
+    used = []
+    for path in [path for program in ("clipper_common", "query_frontend") for path in (ROOT / program).rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Attribute) or (isinstance(node.value, ast.Name) and node.value.id == "self"):
+                continue
+            if node.attr in private:
+                used.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.attr}")
+    assert not used

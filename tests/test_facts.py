@@ -1,4 +1,4 @@
-"""Documents and code say the same: facts that must stand in both are compared here."""
+"""Tests that documents and code agree about the facts that both state."""
 
 import ast
 import dataclasses
@@ -210,6 +210,12 @@ FORMER_MODULES = {
     "task_executor",
     "undoing",
 }
+
+
+def test_architecture_names_every_module_of_the_query_frontend() -> None:
+    drawing = read("architecture.md").partition("Inside query_frontend")[2].partition("```")[0]
+    modules = {path.stem for path in (ROOT / "query_frontend").rglob("*.py") if "exporter" not in path.parts}
+    assert modules - {"__init__", "__main__"} == set(re.findall(r"\w+", drawing)) & modules
 
 
 def test_modules_have_the_names_of_the_field() -> None:

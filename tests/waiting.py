@@ -1,4 +1,4 @@
-"""How tests wait: for a condition, not for a time."""
+"""Functions by which tests wait for a condition instead of a fixed time."""
 
 import time
 from collections.abc import Callable

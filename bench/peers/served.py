@@ -1,4 +1,4 @@
-"""What every peer serves: the model in the file BENCH_MODEL, or one that answers "0" to everything; and its settings.
+"""The model that every peer serves, from the file BENCH_MODEL or one that answers "0" to everything, and its settings.
 
 Base64 is decoded by the model that answers "0", because none of the peers does that for it. Its vectors stay the lists
 that the peer's JSON parser made: no peer pays for an array that a real model would need.

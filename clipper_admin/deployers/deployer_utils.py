@@ -61,7 +61,7 @@ def deploy_function(
 
 @contextmanager
 def _temporary_folder() -> Iterator[Path]:
-    """Where a model's files stand while they are packaged."""
+    """Make a temporary folder for the files of a model."""
     advice = "Name a folder with room that this user may write to with the environment variable TMPDIR."
     with files.explained(f"The model cannot be kept in {CLIPPER_TEMP_DIR} while it is packaged", advice):
         temporary = tempfile.TemporaryDirectory(prefix="clipper-model-", dir=CLIPPER_TEMP_DIR)

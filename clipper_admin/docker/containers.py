@@ -23,7 +23,7 @@ KUBERNETES_LABEL: Final = "io.kubernetes.pod.name"
 """On the containers of pods, where nodes run on Docker."""
 TOTAL_WORKERS_LABEL: Final = "ai.clipper.query_frontend.total_workers"
 WORKERS_LABEL: Final = "ai.clipper.query_frontend.workers"
-"""How many workers a query frontend was started with, and how many of them make up one of `num_frontend_replicas`."""
+"""Labels: the number of workers at the start, and the number of those that make up one of `num_frontend_replicas`."""
 STOPPED_SUFFIX: Final = "-stopped"
 """At the end of the name of a replica that Clipper stopped, and keeps for its log."""
 

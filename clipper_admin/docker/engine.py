@@ -20,9 +20,9 @@ from clipper_admin.docker.containers import Cluster, Container
 from clipper_common.errors import ClipperException
 
 CALL_SECONDS: Final = 300
-"""How long one call of the engine may take."""
+"""Seconds that one call of the engine may take."""
 STOP_SECONDS: Final = 11
-"""How long a container may take to stop before it is killed; a draining replica takes up to nine."""
+"""Seconds that a container may take to stop before it is killed; a draining replica takes up to nine."""
 
 _WORKERS: Final = 16
 _PORT_ATTEMPTS: Final = 20

@@ -104,7 +104,7 @@ def log_config_of(attributes: Attributes) -> dict[str, Any]:
 
 
 def how_it_ended(attributes: Attributes) -> str:
-    """How a container that is not well ended last, empty for one that never did."""
+    """Return how an unhealthy container ended last; empty if it never did."""
     state = attributes["State"]
     if state.get("OOMKilled"):
         return "was killed because it took more memory than it may"

@@ -1,4 +1,4 @@
-"""What the manager does with the API server of a Kubernetes cluster; its errors become ClipperExceptions here."""
+"""The calls of the manager to the API server of a Kubernetes cluster. Errors are raised as ClipperExceptions."""
 
 import contextlib
 import functools
@@ -21,7 +21,7 @@ from clipper_common.errors import ClipperException
 from clipper_common.waiting import TimeLimit
 
 FIELD_MANAGER: Final = "clipper"
-"""Whose fields of the objects ours are, in the terms of server-side apply."""
+"""The manager of Clipper's fields, for server-side apply."""
 
 _CONNECT_SECONDS: Final = 5.0
 _ANSWER_SECONDS: Final = 60.0
@@ -29,7 +29,7 @@ _WATCH_SECONDS: Final = 2
 """A watch ends and begins anew so often, so that who waits can look around."""
 _BUSY: Final = (429, 502, 503, 504)
 _AWAY_SECONDS: Final = 30.0
-"""For so long a call is repeated when a server that has answered before does not: it may just be started again."""
+"""Seconds for which a call is repeated if a server that has answered before does not, since it may be restarting."""
 _AWAY: Final = (urllib3.exceptions.HTTPError, OSError)
 _REPEAT_SECONDS: Final = 0.5
 _CREATION: Final = "ai.clipper.creation"
@@ -56,7 +56,7 @@ PLURALS: Final = {
     "ServiceAccount": "serviceaccounts",
     "StatefulSet": "statefulsets",
 }
-"""How the API calls each kind in its paths."""
+"""The name of each kind in the paths of the API."""
 VERSIONS: Final = {
     "Deployment": "apps/v1",
     "EndpointSlice": "discovery.k8s.io/v1",
@@ -68,9 +68,9 @@ VERSIONS: Final = {
     "RoleBinding": "rbac.authorization.k8s.io/v1",
     "StatefulSet": "apps/v1",
 }
-"""Today's API of each kind that is not in the core, ``v1``."""
+"""The current API version of each kind that is not in the core, ``v1``."""
 _OLDER: Final = {**OLDER_APIS, "discovery.k8s.io/v1": "discovery.k8s.io/v1beta1"}
-"""What says the same on servers that do not have today's."""
+"""The older equivalents of API versions, for servers without the current ones."""
 _WITHOUT_NAMESPACE: Final = frozenset({"Namespace", "Node"})
 
 Object = dict[str, Any]
@@ -98,7 +98,7 @@ def translated(doing: str) -> Iterator[None]:
 
 
 def _text_of(error: DynamicApiError) -> str:
-    """What the server says; its own words are in a JSON of type Status."""
+    """Return the message of the server, which is in a JSON object of type Status."""
     try:
         return str(json.loads(error.body or "")["message"])
     except (TypeError, ValueError, KeyError):
@@ -163,7 +163,7 @@ class Api:
 
     @property
     def host(self) -> str:
-        """Where the API server is reached."""
+        """The host of the API server."""
         return urlsplit(self._configuration.host).hostname or ""
 
     @property
@@ -176,7 +176,7 @@ class Api:
         return answer
 
     def _call(self, method: str, path: str, body: Any = None, **options: Any) -> bytes:
-        """What the server says. While one that was there is away, this asks again, so each call must bear that."""
+        """Return the answer of the server. The call is repeated while there is none, so it must be idempotent."""
         limit = TimeLimit(_AWAY_SECONDS if self._has_answered else 0)
 
         def call() -> bytes:
@@ -348,7 +348,7 @@ class Api:
     # --- logs and events ---
 
     def log(self, pod: str, container: str, previous: bool = False, lines: int | None = None) -> bytes | None:
-        """What a container wrote; None when there is nothing to read, as it never ran, or is gone.
+        """Return the log of a container; None if it never ran, or no longer exists.
 
         When its node does not answer, this says so: what does not need the log shall not fail for it.
         """
@@ -365,7 +365,7 @@ class Api:
                 raise
 
     def warnings(self, name: str) -> Sequence[str]:
-        """What Kubernetes complained of about an object, the latest last."""
+        """Return the warning events about an object, the latest last."""
         events = self.list("Event", fields=f"involvedObject.name={name},type=Warning")
         events.sort(key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""))
         return [f"{event.get('reason')}: {event.get('message')}" for event in events]

@@ -33,7 +33,7 @@ def files(found: Iterable[Manifest]) -> dict[str, str]:
 
 
 def replaced(files: Iterable[str], there: Iterable[str]) -> list[str]:
-    """Those of the files that are there which hold a former state of these, under another number.
+    """Return the existing files that have a former state of these objects, under another number.
 
     ``kubectl apply`` would apply both, the former one last if its number is higher.
     """

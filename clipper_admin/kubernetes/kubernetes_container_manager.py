@@ -264,7 +264,7 @@ class KubernetesContainerManager(ManifestFiles, ContainerManager):
     # --- frontends ---
 
     def get_num_frontend_replicas(self) -> int:
-        """How many pods of query frontends there should be."""
+        """Return the number of pods of query frontends that there should be."""
         _ = self._connected
         deployment = self._api.get("Deployment", names.query_frontends(self.cluster_name))
         return deployment["spec"]["replicas"] if deployment else 0
@@ -295,7 +295,7 @@ class KubernetesContainerManager(ManifestFiles, ContainerManager):
         self._replicas.deploy(self._connected.cluster, model)
 
     def get_num_replicas(self, name: str, version: str) -> int:
-        """How many pods the Deployment of the model version should have."""
+        """Return the number of pods that the Deployment of the model version should have."""
         _ = self._connected
         return self._replicas.count(name, version)
 

@@ -10,7 +10,7 @@ from clipper_admin.kubernetes.api import Api
 
 _THREADS: Final = 8
 _KEPT_LOGS: Final = 3
-"""Of each model version whose replicas were stopped, so many logs are kept."""
+"""The number of logs that are kept of the stopped replicas of each model version."""
 _KEPT_LINES: Final = 10_000
 
 

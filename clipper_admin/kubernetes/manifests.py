@@ -14,11 +14,11 @@ from clipper_admin.model_spec import ModelSpec
 from clipper_common import constants
 
 PRESTOP_SECONDS: Final = 3
-"""A pod that shall go still serves for so long, until everybody knows that it does."""
+"""Seconds for which a pod that is asked to stop goes on serving, while the removal of its address propagates."""
 DRAIN_SECONDS: Final = 5
-"""For so long a frontend that was told to go accepts connections, and asks its clients to use others."""
+"""Seconds for which a frontend that is asked to stop accepts connections, and closes each with its answer."""
 RESTORE_SECONDS: Final = 1
-"""For so long a frontend that starts at an empty Redis lets others write back what they know."""
+"""Seconds for which a frontend that starts at an empty Redis lets others write their configuration back."""
 FRONTEND_GRACE_SECONDS: Final = 60
 MODEL_GRACE_SECONDS: Final = int(constants.DRAIN_SECONDS) + 20
 MODEL_START_SECONDS: Final = 3600

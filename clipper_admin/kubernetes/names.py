@@ -25,11 +25,11 @@ EXPORTER: Final = "frontend-exporter"
 """A container in the pods of `QUERY`."""
 
 LONGEST: Final = 63
-"""Of the name of a service, and of a label's value."""
+"""The most characters of the name of a service, and of the value of a label."""
 MANAGED_BY: Final = "clipper"
 
 _APPLICATION: Final = {REDIS: "redis", METRICS: "prometheus"}
-"""Of components that are no programs of Clipper's."""
+"""The names of components that are not programs of Clipper."""
 _NOT_IN_NAMES: Final = re.compile(r"[^a-z0-9]+")
 _NOT_IN_LABELS: Final = re.compile(r"[^A-Za-z0-9_.-]")
 _LABEL: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
@@ -142,17 +142,17 @@ def label_value(text: str) -> str:
 
 
 def cluster_selector(cluster: str) -> Labels:
-    """What selects everything of a cluster."""
+    """Return the selector of all objects of a cluster."""
     return {CLIPPER_DOCKER_LABEL: cluster}
 
 
 def selector(cluster: str, component: str) -> Labels:
-    """What selects the objects of a component, such as all models. It never changes, as Deployments want it."""
+    """Return the selector of a component's objects, such as all models. Deployments require that it never changes."""
     return cluster_selector(cluster) | {CLIPPER_NAME_LABEL: component}
 
 
 def model_selector(cluster: str, name: str, version: str) -> Labels:
-    """What selects the objects of a model version."""
+    """Return the selector of the objects of a model version."""
     label = label_value(create_model_container_label(name, version))
     return selector(cluster, MODEL) | {CLIPPER_MODEL_CONTAINER_LABEL: label}
 

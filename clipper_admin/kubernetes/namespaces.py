@@ -13,7 +13,7 @@ MADE_LABEL: Final = "ai.clipper.namespace"
 """On namespaces that a manager made, and so may remove."""
 
 _OTHERS: Final = ("Pod", "Secret", "StatefulSet")
-"""What people have in namespaces, besides what clusters are made of."""
+"""The kinds of objects that people have in namespaces, besides those of which clusters consist."""
 _IN_EVERY_NAMESPACE: Final = {("ServiceAccount", "default"), ("ConfigMap", "kube-root-ca.crt")}
 
 

@@ -1,4 +1,4 @@
-"""Who may speak to whom in a cluster: NetworkPolicies, for networks that enforce them. Pure."""
+"""The network policies of a cluster: which pods may connect to which. Pure."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ _DNS_PORT = 53
 
 
 def policies(cluster: Cluster) -> list[Manifest]:
-    """What each kind of pod accepts. What no rule names is refused."""
+    """Return the connections that each kind of pod accepts. All others are refused."""
     management = [_anyone(constants.MANAGEMENT_PORT)]
     query = [
         _anyone(constants.QUERY_PORT),
@@ -65,7 +65,7 @@ def _scraping(cluster: Cluster) -> Manifest:
 
 
 def _published(cluster: Cluster, service: str, number: int) -> list[Manifest]:
-    """A service that is shown to the world is for the world."""
+    """Return a rule that admits everybody to a service that is reached from outside; none for others."""
     return [] if cluster.service_type(service) == CLUSTER_IP else [_anyone(number)]
 
 

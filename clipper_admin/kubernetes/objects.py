@@ -10,7 +10,7 @@ from clipper_common.constants import METRIC_PORT
 
 POLICY_API: Final = "policy/v1"
 OLDER_APIS: Final = {POLICY_API: "policy/v1beta1"}
-"""Where an older group has the same object, for servers without the newer one."""
+"""The older API version with the same object, for servers without the newer one."""
 
 
 def metadata(cluster: Cluster, name: str, component: str) -> Manifest:

@@ -1,4 +1,4 @@
-"""What the pods of a cluster have in common: security, probes, resources, where they run. Pure."""
+"""The common parts of the pods of a cluster: security, probes, resources, preferred nodes. Pure."""
 
 from collections.abc import Mapping
 from typing import Any, Final

@@ -10,9 +10,9 @@ KINDS: Final = (
     *("Ingress", "PodDisruptionBudget", "Deployment", "Service", "ConfigMap", "RoleBinding", "Role"),
     *("ServiceAccount", "NetworkPolicy", "PersistentVolumeClaim"),
 )
-"""What clusters are made of, in the order in which it is removed."""
+"""The kinds of objects of a cluster, in the order in which they are removed."""
 _FOLLOWING: Final = ("ReplicaSet", "Endpoints", "EndpointSlice")
-"""What Kubernetes makes for these, and removes with them."""
+"""The kinds of objects that Kubernetes creates for these, and removes with them."""
 
 
 def remove_cluster(api: Api, labels: str, graceful: bool) -> None:

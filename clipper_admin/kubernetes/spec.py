@@ -33,7 +33,7 @@ _HOST: Final = re.compile(r"(?:\*\.)?[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9
 
 @dataclass(frozen=True)
 class Ingress:
-    """How the query frontends are reached by a host name, through the Kubernetes cluster's ingress controller."""
+    """A host name for the query frontends, served by the Kubernetes cluster's ingress controller."""
 
     host: str
     class_name: str | None = None

@@ -1,4 +1,4 @@
-"""What the objects of a cluster tell: how its pods are, and where its services are reached. Pure."""
+"""The state of a cluster, read from its objects: problems of pods, and addresses of services. Pure."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _CANNOT_START: Final = _NO_IMAGE | {
 """Why a container waits, other than for its turn."""
 _UNBOUND: Final = "PersistentVolumeClaim"
 _VOLUME_SECONDS: Final = 60.0
-"""What makes volumes on demand may take a minute."""
+"""Seconds that a provisioner of volumes may take."""
 _SCHEDULING_SECONDS: Final = 5.0
 _ADDRESS_TYPES: Final = ("ExternalDNS", "ExternalIP")
 
@@ -67,7 +67,7 @@ class Trouble:
     reason: str
     """Such as ``exited with code 3``."""
     container: str = ""
-    """Whose log tells more."""
+    """The container whose log has the details."""
     is_in_previous_log: bool = False
     """Whether the container runs again, or is about to, with a new log."""
     patience_seconds: float = 0.0
@@ -75,7 +75,7 @@ class Trouble:
 
 
 def trouble_of(pod: Object) -> Trouble | None:
-    """What is wrong with a pod; None for one that is ready, ends as it should, or is still on its way."""
+    """Return the problem of a pod; None if it is ready, starting, or ending normally."""
     status = pod.get("status", {})
     if is_terminating(pod) or is_ready(pod):
         return None
@@ -163,7 +163,7 @@ class Viewpoint:
     proxy: str | None
     """The address of a ``kubectl proxy``."""
     api_host: str
-    """Where the API server is reached from here."""
+    """The host at which the API server is reached from here."""
     is_inside: bool
     """Whether this is a pod."""
     wants_internal: bool

@@ -12,14 +12,14 @@ from clipper_admin.replicas import progress
 from clipper_common.errors import ClipperException
 
 PODS_SECONDS: Final = 300.0
-"""How long pods may take to start; a node may have to pull a large image."""
+"""Seconds that pods may take to start; a node may have to pull a large image."""
 STOP_SECONDS: Final = 180.0
-"""How long pods may take to go, and load balancers to be taken down."""
+"""Seconds that pods and load balancers may take to be removed."""
 
 _KILL_SECONDS: Final = 1
 _TAIL_LINES: Final = 30
 _FEW_LINES: Final = 5
-"""Of pods that nobody knows to be in trouble."""
+"""The number of log lines of pods without a known problem."""
 
 
 class PodTrouble(ClipperException):

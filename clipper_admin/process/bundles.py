@@ -46,14 +46,14 @@ _INSTALL_SECONDS: Final = 1800.0
 
 @dataclass(frozen=True)
 class Launch:
-    """How to start a replica."""
+    """The command and environment with which a replica is started."""
 
     program: str
     arguments: list[str]
     working_directory: str
     model_path: str
     site_directory: str = ""
-    """Where packages of its own are, if it has any."""
+    """The folder with packages of its own; empty if it has none."""
     is_python: bool = True
 
     @property

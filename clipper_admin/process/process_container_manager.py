@@ -191,22 +191,22 @@ class ProcessContainerManager(ContainerManager):
 
     @property
     def clipper_query_port(self) -> int:
-        """Where applications ask for predictions; before the cluster runs, the port that the constructor was given."""
+        """The port for prediction requests; before the cluster runs, the port that the constructor was given."""
         return self._present().query_port
 
     @property
     def clipper_management_port(self) -> int:
-        """Where the management frontend listens."""
+        """The port of the management frontend."""
         return self._present().management_port
 
     @property
     def clipper_rpc_port(self) -> int:
-        """Where model containers connect to the query frontend."""
+        """The port of the query frontend for model containers."""
         return self._present().rpc_port
 
     @property
     def prometheus_port(self) -> int:
-        """Where the metrics of all programs are served."""
+        """The port of the metrics of all programs."""
         return self._present().metric_port
 
     @property

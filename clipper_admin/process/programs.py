@@ -122,7 +122,7 @@ def next_number(name: str, version: str, known: Iterable[Path]) -> int:
 
 
 def metric_targets(programs: Iterable[Program]) -> list[dict[str, Any]]:
-    """Where the metrics of the replicas are, in Prometheus' file_sd format."""
+    """Return the addresses of the replicas' metrics, in Prometheus' file_sd format."""
     return [
         {
             "targets": [f"{LOOPBACK}:{program.environment[constants.ENV_METRIC_PORT]}"],

@@ -15,7 +15,7 @@ from clipper_common.errors import ClipperException
 from clipper_common.waiting import TimeLimit
 
 STOP_SECONDS = constants.DRAIN_SECONDS + 3.0
-"""How long stopping programs are waited for; the supervisor kills them a second earlier."""
+"""Seconds to wait for programs to stop; the supervisor kills them a second earlier."""
 HEALTHY_SECONDS = 30.0
 """A replica that has run so long since it was restarted is no failure any more."""
 

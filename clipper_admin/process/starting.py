@@ -14,7 +14,7 @@ from clipper_common.errors import ClipperException
 from clipper_common.waiting import TimeLimit
 
 START_SECONDS = 30.0
-"""How long the programs of a cluster may take until they listen."""
+"""Seconds that the programs of a cluster may take until they listen."""
 
 _POLL_SECONDS: Final = 0.02
 

@@ -102,7 +102,7 @@ class Status:
     pid: int = 0
     start_time: float = 0.0
     last_exit: str = ""
-    """How it ended last, such as ``exited with code 1``; empty if it never did."""
+    """The way it ended last, such as ``exited with code 1``; empty if it never did."""
 
     @property
     def identity(self) -> Identity:

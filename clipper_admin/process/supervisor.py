@@ -33,7 +33,7 @@ MAX_DELAY_OF_SERVING_SECONDS = 1.0
 ADOPTED_POLL_SECONDS = 0.5
 """Nobody tells us of the end of a process that is not our child."""
 CHECK_SECONDS = 20.0
-"""How often logs that are too large are cut, and replicas found that were stopped by a signal."""
+"""Seconds between two checks for logs that are too large, and for replicas that are stopped by a signal."""
 
 _LOCK_SECONDS: Final = 1.0  # somebody may just be looking whether it is locked
 

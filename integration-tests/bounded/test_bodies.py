@@ -1,4 +1,4 @@
-"""Whatever a large body holds, the queries of another application are answered in time beside it."""
+"""Tests that queries of other applications are answered in time beside any large body."""
 
 import base64
 import http.client

@@ -1,4 +1,4 @@
-"""Clients that connect and do nothing, or ask and do not read, cost the others nothing, whichever port they come to."""
+"""Tests that idle clients, and clients that do not read, do not affect other clients of any port."""
 
 import contextlib
 import socket

@@ -1,4 +1,4 @@
-"""An input that ends the process of a model costs the queries beside it a moment, not their answers."""
+"""Tests that an input that kills a model's process delays other queries, but does not cost them their answers."""
 
 from collections.abc import Iterator
 from pathlib import Path

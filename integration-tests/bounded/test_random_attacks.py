@@ -1,4 +1,4 @@
-"""Clients, replicas and operators that do anything at any moment: others are answered, and nothing is left behind.
+"""Tests that random actions of clients, replicas and operators neither affect others nor leave anything behind.
 
 The applications under attack get right outputs, the default or an error; another application gets all of its own.
 """

@@ -56,7 +56,7 @@ class Target(NamedTuple):
     labels: Labels
 
 
-# --- pure ---
+# --- logic without I/O ---
 
 
 def frontend_gauges(report: dict[str, Any]) -> dict[str, float]:

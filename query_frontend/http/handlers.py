@@ -2,8 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Final
 from urllib.parse import quote
 
@@ -13,9 +12,10 @@ from clipper_common import long_work
 from clipper_common.body_budget import BodyBudget, Held, OverBudgetError
 from clipper_common.datatypes import ModelId
 from clipper_common.errors import JsonError, QueryError, RequestError
-from clipper_common.webapp import Handler, is_compressed, json_response, late_body, read_in_parts
+from clipper_common.http_server import connection_of, json_response
+from clipper_common.webapp import Handler, is_compressed, late_body, read_in_parts
 from query_frontend.cluster.readiness import NOT_LOADED, Readiness
-from query_frontend.http import inflation, schemas
+from query_frontend.http import answer_body, inflation, schemas
 from query_frontend.http.connection_drain import ConnectionDrain
 from query_frontend.http.decoder import SMALL_BODY_BYTES, Decoder
 from query_frontend.monitoring.reporting import Pauses, Report, in_small_parts
@@ -74,30 +74,15 @@ class Handlers:
         arrival = time.monotonic()
         app = self._app(request)
         try:
-            async with self._hold(app, request) as held:
+            with self._budget.count(app.record.name) as held:
                 return await self._predict(request, app, arrival, held)
         except OverBudgetError:
             return _busy()
 
-    @asynccontextmanager
-    async def _hold(self, app: AppState, request: web.Request) -> AsyncIterator[Held]:
-        """Memory for the body. Small ones are not counted, and a body of unknown length may be as large as any."""
-        length = request.content_length
-        if is_compressed(request):
-            length = request.client_max_size
-        elif length is None:
-            length = request.content.total_bytes if request.content.is_eof() else request.client_max_size
-        if length <= SMALL_BODY_BYTES:
-            with self._budget.count() as held:
-                yield held
-        else:
-            async with self._budget.hold(app.record.name, length) as held:
-                yield held
-
     async def _predict(self, request: web.Request, app: AppState, arrival: float, held: Held) -> web.Response:
         parts = await self._read_inflated(request, held)
         try:
-            inputs, version = await self._decoder.predict(parts, app.input_type, app.missing_values)
+            inputs, version = await self._decoder.predict(parts, app.input_type, app.missing_values, app.record.name)
             model = self._registry.choose_model(app, version)
         except JsonError as error:
             return _error_response(error, schemas.explain(error, schemas.PREDICT_SCHEMA))
@@ -117,8 +102,8 @@ class Handlers:
             await done.wait()
         finally:  # also when the client hung up, which cancels us
             asked.abandon()
-        answer = await long_work.finish(answers.render(asked.answers, self._query_ids))
-        response = web.Response(body=answer, content_type="application/json")
+        parts = await long_work.finish(answers.render(asked.answers, self._query_ids))
+        response = web.Response(body=answer_body.of(parts, self._budget), content_type="application/json")
         if asked.answering_model is not None:
             response.headers[MODEL_HEADER] = model_header(asked.answering_model)
         return response
@@ -127,7 +112,7 @@ class Handlers:
         """Feedback: checked and acknowledged. No selection policy makes use of it yet; only user 0 has a state."""
         app = self._app(request)
         try:
-            async with self._hold(app, request) as held:
+            with self._budget.count(app.record.name) as held:
                 return await self._update(request, app, held)
         except OverBudgetError:
             return _busy()
@@ -135,7 +120,7 @@ class Handlers:
     async def _update(self, request: web.Request, app: AppState, held: Held) -> web.Response:
         body = await self._read_inflated(request, held)
         try:
-            feedback = await self._decoder.update(body, app.input_type, app.missing_values)
+            feedback = await self._decoder.update(body, app.input_type, app.missing_values, app.record.name)
         except JsonError as error:
             return web.Response(text=schemas.explain(error, schemas.UPDATE_SCHEMA), status=error.status)
         return web.Response(text=f"Feedback received? {int(feedback.uid == 0)}")
@@ -164,7 +149,7 @@ class Handlers:
     async def close_those_that_leave(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """A client learns by ``Connection: close`` that its next request needs another connection."""
         response = await handler(request)
-        if not self._draining.is_empty and request.protocol in self._draining:
+        if not self._draining.is_empty and connection_of(request) in self._draining:
             response.force_close()
         return response
 
@@ -177,30 +162,37 @@ class Handlers:
         return app
 
     async def _read_inflated(self, request: web.Request, held: Held) -> list[bytes]:
-        """The body, in parts."""
+        """The body, in parts. Small ones are not counted."""
         parts = await self._read(request, held)
         if not is_compressed(request):
             return parts
         size = sum(map(len, parts))
+        await held.take(request.client_max_size)
         try:
-            return [await long_work.finish(inflation.inflate(parts, request.client_max_size))]
+            inflated = await long_work.finish(inflation.inflate(parts, request.client_max_size))
         except inflation.TooLargeError:
             raise web.HTTPRequestEntityTooLarge(request.client_max_size, size) from None
         except inflation.InflationError as error:
             raise web.HTTPBadRequest(text=f"The body cannot be inflated: {error}") from None
+        held.resize(len(inflated))
+        return [inflated]
 
     async def _read(self, request: web.Request, held: Held) -> list[bytes]:
         if request.content.is_eof():  # it came with the head: no timer is needed, which costs more than the rest here
-            return [await request.read()]
+            body = await request.read()
+            if len(body) > SMALL_BODY_BYTES:
+                await held.take(len(body))
+            return [body]
+        is_small = request.content_length is not None and request.content_length <= SMALL_BODY_BYTES
         try:
             async with asyncio.timeout(self._seconds_for_body(request)):
-                return await (self._budget.read(request) if held.size else read_in_parts(request))
+                return await (read_in_parts(request) if is_small else self._budget.read(request, held))
         except TimeoutError:
             raise late_body(self._content_seconds) from None
 
     def _seconds_for_body(self, request: web.Request) -> float:
-        take_body_due: Callable[[], float | None] = getattr(request.protocol, "take_body_due", lambda: None)
-        due = take_body_due()  # of a request that waited in the fast path before
+        connection = connection_of(request)
+        due, connection.body_due = connection.body_due, None  # of a request that waited in the fast path before
         return self._content_seconds if due is None else max(due - time.monotonic(), 0.0)
 
 

@@ -7,8 +7,9 @@ cdef class AppMetrics:
     cdef public Histogram prediction_latency
     cdef public object prediction_throughput
     cdef public RatioCounter default_prediction_ratio
+    cdef dict _defaults
 
-    cpdef add_answer(self, bint is_default, double seconds)
+    cpdef add_answer(self, double seconds)
 
 
 cdef class ModelMetrics:

@@ -36,6 +36,8 @@ class AppMetrics:
         self.prediction_latency = Histogram("microseconds")
         self.prediction_throughput = Meter(self.num_predictions)
         self.default_prediction_ratio = RatioCounter(self.num_predictions)
+        self._defaults: dict[str, Counter] = {}
+        """The default answers by their cause, of each cause that there was."""
 
     def named(self) -> list[tuple[str, Metric]]:
         return [
@@ -43,13 +45,19 @@ class AppMetrics:
             ("prediction_latency", self.prediction_latency),
             ("prediction_throughput", self.prediction_throughput),
             ("default_prediction_ratio", self.default_prediction_ratio),
+            *((f"defaults_{cause}", counter) for cause, counter in self._defaults.items()),
         ]
 
-    def add_answer(self, is_default: bool, seconds: float) -> None:
+    def add_answer(self, seconds: float) -> None:
+        """Count an answer of the model."""
         self.num_predictions.count += 1
-        if is_default:
-            self.default_prediction_ratio.hits += 1
         self.prediction_latency.add(seconds * 1e6)
+
+    def add_default(self, cause: str, seconds: float) -> None:
+        """Count a default answer."""
+        self.add_answer(seconds)
+        self.default_prediction_ratio.hits += 1
+        self._defaults.setdefault(cause, Counter()).count += 1
 
 
 class ModelMetrics:

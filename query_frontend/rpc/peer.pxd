@@ -9,8 +9,7 @@ cdef class Peer:
     cdef Conversation _conversation
     cdef object _unsent
     cdef long _waiting
-    cdef list _inbox
-    cdef bint _has_more
+    cdef long long _unsent_bytes
     cdef str _end
     cdef bint _is_open
     cdef long _unread
@@ -25,6 +24,9 @@ cdef class Peer:
 
     cpdef bint send(self, list frames)
     cpdef report_held(self)
-    cdef _deliver(self)
+    cdef bint _read(self) except -1
+    cdef _receive(self)
+    cdef _deliver(self, list messages, bint has_more)
     cdef _write(self, list pieces)
+    cdef _append(self, list pieces, Py_ssize_t size)
     cdef _forget_sent(self, Py_ssize_t sent)

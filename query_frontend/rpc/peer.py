@@ -9,13 +9,13 @@ import asyncio
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
-from clipper_common import constants
+from clipper_common import constants, long_work
 from clipper_common.sockets import unacknowledged_bytes
 from clipper_common.wire import OutFrames
 from query_frontend.rpc import zmtp
@@ -23,14 +23,17 @@ from query_frontend.rpc.strangers import Strangers
 from query_frontend.rpc.zmtp import Conversation
 
 _READ_BYTES: Final = 1 << 16
-_READS_PER_TURN: Final = 16
+_READS_PER_STEP: Final = 16
+_MESSAGES_PER_STEP: Final = 64
 _MAX_PIECES: Final = 64
 """The most buffers that are passed to one `sendmsg`; more are joined first."""
 _WRITE_BYTES: Final = 1 << 20
 """The most bytes that are passed to the kernel in one iteration of the event loop, so that no peer keeps it busy."""
 _MAX_WAITING: Final = 1000
 """The most unsent messages, libzmq's high-water mark; a peer with more does not read, and is lost."""
-_MESSAGES_PER_TURN: Final = 64
+_LARGE_BYTES: Final = 1 << 16
+"""Smaller messages are joined when they must wait, since each buffer takes memory. A peer that has more than this
+unsent is sent no larger message: a batch is sent after the answer to the one before, for which that must be read."""
 MAX_MESSAGE_BYTES: Final = 1 << 30
 _STRANGER_SECONDS: Final = constants.SILENCE_SECONDS
 """Seconds that a peer has to register. A version 3 container that receives nothing sends a heartbeat after five
@@ -85,16 +88,13 @@ class Peer:
         self._socket = connection
         self._events = events
         self._conversation = conversation
-        self._inbox: list[list[bytes]] = []
-        """Messages that were received and not delivered yet. While there are any, the socket is not read."""
-        self._has_more = False
-        """Whether the socket may have more data to read."""
         self._end = ""
-        """The reason why no more data will arrive; empty while the connection is readable."""
+        """The reason why no more data will be read; empty while the connection is readable."""
         self._unsent: deque[memoryview] = deque()
         """Buffers that were not sent yet. They are not joined, since copying large ones takes long."""
         self._waiting = 0
         """The number of messages that were appended to unsent ones."""
+        self._unsent_bytes = 0
         self._lives_at = time.monotonic()
         """Monotonic time at which the peer last sent data, or acknowledged data that was sent to it."""
         self._unread = 0
@@ -194,80 +194,84 @@ class Peer:
     # --- I/O ---
 
     def _on_readable(self) -> None:
-        """Read until no data is left: after a socket error, uvloop calls this only once."""
-        for _ in range(_READS_PER_TURN):
-            try:
-                data = self._socket.recv(_READ_BYTES)
-            except (BlockingIOError, InterruptedError):
-                break
-            except OSError as error:
-                self._end = _why_broken(error)
-                break
-            if not data:
-                self._end = _CLOSED
-                break
-            self._inbox += self._conversation.receive(data)
-            if self._conversation.fault:
-                break
-            if self._conversation.is_open:
-                self._lives_at = time.monotonic()
-            if self._is_stranger and not self._strangers.has_room(self, self._conversation.held_bytes()):
-                self._end = "those that have not said who they are send too much"
-                self._events.warn(f"{self._events.name} is given up: {self._end}")
-                break
-            if len(self._inbox) > _MESSAGES_PER_TURN:  # one read may bring thousands
-                self._has_more = True
-                break
-        else:
-            self._has_more = True
-        if self._conversation.replies:
-            self._write(self._conversation.take_replies())
-        self._deliver()
+        if self._read():
+            self._loop.remove_reader(self._socket)
+            long_work.start(self._read_rest())
 
-    def _deliver(self) -> None:
-        if self._held or self._has_more:  # slower changes are found by the router's liveness check
+    def _read_rest(self) -> Iterator[None]:
+        """Read, in steps of long work, so that peers that send much share a little of each turn of the event loop."""
+        while not self.closed and self._read():
+            yield
+        if not self.closed:
+            self._loop.add_reader(self._socket, self._on_readable)
+
+    def _read(self) -> bool:
+        """Make a step: read, and deliver the messages. Return whether there may be more.
+
+        Only what is known to be read completely makes it return False: after a socket error, uvloop calls
+        `_on_readable` only once.
+        """
+        conversation = self._conversation
+        messages: list[list[bytes]] = []
+        has_more = True
+        for _ in range(_READS_PER_STEP):
+            data = b"" if conversation.is_behind else self._receive()
+            if data is None:
+                has_more = False
+                break
+            messages += conversation.receive(data)
+            if conversation.is_open:
+                self._lives_at = time.monotonic()
+            if self._is_stranger:
+                self._check_room()
+            if conversation.is_behind or conversation.fault or self._end or len(messages) >= _MESSAGES_PER_STEP:
+                break
+        if conversation.pong:
+            self._write([conversation.take_pong()])
+        self._deliver(messages, has_more)
+        if conversation.fault:
+            self._fail(conversation.fault)
+        elif self._end:
+            self._lose(self._end)
+        return has_more and not self.closed
+
+    def _receive(self) -> bytes | None:
+        """Return data from the socket. If there are none, return None; `_end` is set if none will arrive."""
+        try:
+            data = self._socket.recv(_READ_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return None
+        except OSError as error:
+            self._end = _why_broken(error)
+            return None
+        if not data:
+            self._end = _CLOSED
+            return None
+        return data
+
+    def _check_room(self) -> None:
+        if not self._conversation.fault and not self._strangers.has_room(self, self._conversation.held_bytes()):
+            self._end = "those that have not said who they are send too much"
+            self._events.warn(f"{self._events.name} is given up: {self._end}")
+
+    def _deliver(self, messages: list[list[bytes]], has_more: bool) -> None:
+        if self._held or has_more:  # slower changes are found by the router's liveness check
             self.report_held()
         if self.closed:
             return
         if not self._is_open and self._conversation.is_open:
             self._is_open = True
             self._events.opened(self)
-        if len(self._inbox) <= _MESSAGES_PER_TURN:
-            messages, self._inbox = self._inbox, []
-        else:
-            messages = self._inbox[:_MESSAGES_PER_TURN]
-            del self._inbox[:_MESSAGES_PER_TURN]
-        goes_on = bool(self._inbox) or self._has_more
-        if goes_on:  # yield to other connections
-            self._loop.remove_reader(self._socket)
-            self._loop.call_soon(self._resume)
         if messages:
             self._events.received(self, messages)
-        if goes_on:
-            return
-        if self._conversation.fault:
-            self._fail(self._conversation.fault)
-        elif self._end:
-            self._lose(self._end)
-
-    def _resume(self) -> None:
-        if self.closed:
-            return
-        self._has_more = False
-        if not self._end:
-            self._loop.add_reader(self._socket, self._on_readable)
-        self._deliver()
 
     def _write(self, pieces: list[bytes]) -> None:
         if self._write_failed or self.closed:
             return
-        if self._unsent:
-            self._unsent.extend(map(memoryview, pieces))
-            self._waiting += 1
-            if self._waiting > _MAX_WAITING:
-                self._lose("it takes no more messages")
-            return
         size = sum(map(len, pieces))
+        if self._unsent:
+            self._append(pieces, size)
+            return
         sent = 0
         if size <= _WRITE_BYTES:
             if len(pieces) > _MAX_PIECES:
@@ -281,8 +285,20 @@ class Peer:
                 return
         if sent < size:
             self._unsent.extend(map(memoryview, pieces))
+            self._unsent_bytes = size
             self._forget_sent(sent)
             self._loop.add_writer(self._socket, self._on_writable)
+
+    def _append(self, pieces: list[bytes], size: int) -> None:
+        """Append a message to unsent ones."""
+        self._waiting += 1
+        if self._waiting > _MAX_WAITING or min(size, self._unsent_bytes) > _LARGE_BYTES:
+            self._lose("it takes no more messages")
+            return
+        if size <= _LARGE_BYTES:
+            pieces = [b"".join(pieces)]
+        self._unsent.extend(map(memoryview, pieces))
+        self._unsent_bytes += size
 
     def _on_writable(self) -> None:
         try:
@@ -300,6 +316,7 @@ class Peer:
             self._loop.remove_writer(self._socket)
 
     def _forget_sent(self, sent: int) -> None:
+        self._unsent_bytes -= sent
         unsent = self._unsent
         while unsent and sent >= len(unsent[0]):  # also those that are empty
             sent -= len(unsent.popleft())

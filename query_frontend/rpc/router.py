@@ -41,6 +41,10 @@ class Router:
             peer.close()
         self._peers.clear()
 
+    def leave_room_for(self, containers: int) -> None:
+        """Count `containers` peers as registered, which limits how many others may be connected."""
+        self._strangers.leave_room_for(containers)
+
     def check_liveness(self, now: float) -> None:
         """Check the liveness of all peers. Called once a second."""
         self.listened = now - self._checked_at < TIMEOUT_SECONDS / 2

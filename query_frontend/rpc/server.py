@@ -54,6 +54,8 @@ class Connection:
     """The message id of the batch in flight, or None. With one, the container is not expected to send heartbeats."""
     missing: set[int] = field(default_factory=set)
     """The positions of the inputs that are not answered yet, of a batch that may be answered in parts."""
+    num_inputs: int = field(default=0)
+    """The number of inputs in the batch that was sent last."""
     longest_seconds: float = field(default=0.0)
     """Seconds that its longest batch took; 0 before the first, which may be a slow one."""
     follows_frontends: bool = field(default=False)
@@ -132,6 +134,7 @@ class RpcServer:
         if sent:
             connection.asked_at = started
             connection.awaited = request.message_id
+            connection.num_inputs = len(request.inputs)
             if request.remaining_micros is not None:
                 connection.missing = set(range(len(request.inputs)))
         return sent
@@ -178,8 +181,13 @@ class RpcServer:
 
     def _receive(self, peer: Peer, frames: Sequence[bytes]) -> None:
         connection = self._connections.get(peer)
+        message_id = wire.answered_message_id(frames)
+        if message_id is not None and (connection is None or message_id != connection.awaited):
+            if connection is not None:  # otherwise its batch was sent to another replica meanwhile
+                self._handle_unexpected_answer(connection, message_id)
+            return
         try:
-            message = wire.decode_from_container(frames)
+            message = wire.decode_from_container(frames, 0 if connection is None else connection.num_inputs)
         except WireError as error:
             if connection is not None:
                 self.disconnect(connection, f"it sent what makes no sense: {error}")
@@ -204,9 +212,6 @@ class RpcServer:
                 self._send_keep_alive(connection)
 
     def _receive_answer(self, connection: Connection, response: Response) -> None:
-        if response.message_id != connection.awaited:
-            self._handle_unexpected_answer(connection, response.message_id)
-            return
         if response.positions is not None:
             if not connection.note_answered(response.positions):
                 self.disconnect(connection, "it answered inputs of its batch that it was not sent, or had answered")
@@ -227,6 +232,7 @@ class RpcServer:
 
         A container that answers a batch that it was not sent may confuse batches, so none of its answers can be used.
         """
+        connection.heard_at = time.monotonic()
         if self._lost.get(message_id) == _name(connection.metadata):
             del self._lost[message_id]
             return
@@ -243,8 +249,6 @@ class RpcServer:
                 peer.send(wire.encode_heartbeat_reply(HeartbeatType.REQUEST_METADATA, wire.RPC_VERSION_3))
             case wire.FrontendsRequest():
                 peer.send(wire.encode_frontends(self._frontends))
-            case Response():
-                pass  # its batch was sent to another replica meanwhile
 
     def _register(self, peer: Peer, metadata: Metadata) -> None:
         connection = Connection(self._numbers, peer, metadata, time.monotonic())
@@ -254,7 +258,7 @@ class RpcServer:
         else:
             refusal = self._events.joined(connection)
         if refusal is not None:
-            self._warn_throttled(f"a container of {metadata.model} is refused: {refusal}")
+            self._warn_throttled(f"a container of {metadata.model} is refused: {refusal}", refusal)
             if metadata.rpc_version >= wire.RPC_VERSION_4:
                 peer.send(wire.encode_refused(refusal))
             return
@@ -263,6 +267,7 @@ class RpcServer:
         for other in same:
             self._forget(other, "it connected anew")
         self._connections[peer] = connection
+        self._router.leave_room_for(len(self._connections))
         peer.trust()
         if metadata.rpc_version >= wire.RPC_VERSION_4:
             self._send_keep_alive(connection)  # version 3 has no acknowledgement
@@ -314,6 +319,7 @@ class RpcServer:
     def _forget(self, connection: Connection, reason: str) -> None:
         if self._connections.get(connection.peer) is connection:
             del self._connections[connection.peer]
+            self._router.leave_room_for(len(self._connections))
             connection.peer.distrust()
             if connection.awaited is not None:
                 self._lost[connection.awaited] = _name(connection.metadata)
@@ -321,17 +327,18 @@ class RpcServer:
                     del self._lost[next(iter(self._lost))]
             self._events.left(connection, reason)
 
-    def _warn_throttled(self, text: str) -> None:
-        """Log a warning, but each text at most once in `_WARNING_SECONDS`, and at most `_MAX_WARNINGS` texts.
+    def _warn_throttled(self, text: str, kind: str = "") -> None:
+        """Log a warning, but each kind at most once in `_WARNING_SECONDS`, and at most `_MAX_WARNINGS` kinds.
 
-        A refused container retries each second, and any program may connect.
+        The kind is the text itself if it is not given. A refused container retries each second, and any program may
+        connect.
         """
-        now = time.monotonic()
+        now, kind = time.monotonic(), kind or text
         if len(self._warned_at) >= _MAX_WARNINGS:
             recent = now - _WARNING_SECONDS
             self._warned_at = {known: said_at for known, said_at in self._warned_at.items() if said_at > recent}
-        if now - self._warned_at.get(text, -inf) >= _WARNING_SECONDS and len(self._warned_at) < _MAX_WARNINGS:
-            self._warned_at[text] = now
+        if now - self._warned_at.get(kind, -inf) >= _WARNING_SECONDS and len(self._warned_at) < _MAX_WARNINGS:
+            self._warned_at[kind] = now
             logger.warning("%s", text)
 
 

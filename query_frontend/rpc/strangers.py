@@ -16,6 +16,20 @@ _STRANGERS_SHARE: Final = 1 / 8
 """The share of the file descriptors that limits unregistered peers, where it is less than `_MAX_STRANGERS`."""
 
 
+_UNREGISTERED_SHARE: Final = 7 / 32
+"""The share of the file descriptors for containers of model versions that are not registered. HTTP connections have
+three quarters."""
+_MAX_UNREGISTERED: Final = 1024
+"""A deployment connects all replicas of a model version before it registers the version."""
+_LEAST_STRANGERS_SHARE: Final = 1 / 32
+"""The share of the file descriptors that remains for unregistered peers, however many containers are registered."""
+
+
+def most_unregistered() -> int:
+    """Return how many containers of model versions that are not registered may be connected."""
+    return max(int(min(most_descriptors() * _UNREGISTERED_SHARE, _MAX_UNREGISTERED)), 1)
+
+
 class Strangers:
     """The peers that have not registered, oldest first. Their number and the size of their messages are limited."""
 
@@ -23,7 +37,14 @@ class Strangers:
         self._peers: dict[Peer, int] = {}
         """The number of bytes that are kept of each peer's messages."""
         self._bytes = 0
-        self._most = max(int(min(most_descriptors() * _STRANGERS_SHARE, _MAX_STRANGERS)), 1)
+        self._descriptors = most_descriptors()
+        self.leave_room_for(0)
+
+    def leave_room_for(self, containers: int) -> None:
+        """Limit the number of unregistered peers to the descriptors that are left beside the registered containers."""
+        most = self._descriptors
+        left = max(most * _UNREGISTERED_SHARE - containers, most * _LEAST_STRANGERS_SHARE)
+        self._most = max(int(min(most * _STRANGERS_SHARE, left, _MAX_STRANGERS)), 1)
 
     def add(self, peer: "Peer") -> None:
         """Add a peer as the newest. If there are too many, the oldest is disconnected."""

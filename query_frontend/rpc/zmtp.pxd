@@ -7,7 +7,8 @@ cdef class Conversation:
     cdef long long _max_bytes
     cdef readonly bint is_open
     cdef readonly bint knows_pings
-    cdef readonly list replies
+    cdef readonly bint is_behind
+    cdef readonly bytes pong
     cdef readonly str fault
     cdef bint _greeted
     cdef bytearray _rest

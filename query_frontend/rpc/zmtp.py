@@ -25,8 +25,12 @@ _FRAME_COST: Final = 64
 """Bytes of memory that a frame takes besides its content."""
 _MAX_FRAMES: Final = MAX_BATCH_SIZE + 16
 """The most frames in a message. Version 3 of the RPC has one frame for each output."""
+_FRAMES_AT_ONCE: Final = 64
+"""The most frames that are parsed in one call, commands among them. A short frame takes as long as any other."""
 _SHORT_BYTES: Final = 255
 _MAX_COMMAND_BYTES: Final = 4096
+_MAX_CONTEXT_BYTES: Final = 16
+"""The most bytes of a PING that its PONG repeats, according to RFC 37."""
 _LARGE_BYTES: Final = 1 << 20
 """Larger frames are written into one buffer as they arrive, so that they are not copied at once at their end."""
 
@@ -98,8 +102,11 @@ class Conversation:
         self.knows_pings = False
         """Whether the peer supports heartbeats: it speaks 3.1, or has sent a PING. libzmq 4.2 to 4.3.3 speak 3.0 and
         support them; older ones would take a PING for a message."""
-        self.replies: list[bytes] = []
-        """Commands to be sent to the peer, until they are taken."""
+        self.is_behind = False
+        """Whether data that were received may contain frames that are not parsed yet."""
+        self.pong = b""
+        """The answer to the last PING, until it is taken; empty if there is none. One answer is enough for many PINGs:
+        it tells that this side lives."""
         self.fault = ""
         """The violation of the protocol by the peer, or empty. Data after the violation are ignored."""
         self._greeted = False
@@ -120,17 +127,21 @@ class Conversation:
         """Take messages of this size from now on."""
         self._max_bytes = max_bytes
 
-    def take_replies(self) -> list[bytes]:
-        """Return the messages that the peer must be sent, and forget them."""
-        replies, self.replies = self.replies, []
-        return replies
+    def take_pong(self) -> bytes:
+        """Return the command that the peer must be sent, and forget it."""
+        pong, self.pong = self.pong, b""
+        return pong
 
     def held_bytes(self) -> int:
         """Return the number of bytes that are kept of an incomplete message."""
         return len(self._rest) + self._bytes + (0 if self._large is None else self._large.tell())
 
     def receive(self, data: bytes) -> list[list[bytes]]:
-        """Return the messages that `data` completes, up to a `fault`."""
+        """Return the messages that `data` completes, up to a `fault`.
+
+        A call parses a limited number of frames. If it leaves some, `is_behind` is set; the next call parses those
+        first, and `data` may be empty.
+        """
         messages: list[list[bytes]] = []
         if self._large is not None:
             data = self._fill(self._large, data, messages)
@@ -138,6 +149,7 @@ class Conversation:
                 return messages
         self._rest += data
         if not self.fault and len(self._rest) >= self._needed:
+            self.is_behind = False
             try:
                 end = self._read(self._rest, messages)
             except ZmtpError as error:
@@ -147,14 +159,14 @@ class Conversation:
         return messages
 
     def _read(self, data: bytearray, messages: list[list[bytes]]) -> int:
-        """Parse all complete frames. Return the offset of the incomplete one."""
+        """Parse complete frames. Return the offset of the first that is incomplete or left."""
         at = 0
         if not self._greeted:
             at = self._read_greeting(data)
             if not self._greeted:
                 return at
         many = len(data)
-        while True:
+        for _ in range(_FRAMES_AT_ONCE):
             self._needed = start = at + 2
             if start > many:
                 break
@@ -179,6 +191,9 @@ class Conversation:
                 messages.append(self._frames)
                 self._frames = []
                 self._bytes = 0
+        else:
+            self._needed = at
+            self.is_behind = at < many
         self._needed -= at
         return at
 
@@ -256,7 +271,7 @@ class Conversation:
             self._handle_ready(body)
         elif name == b"PING":
             self.knows_pings = True
-            self.replies.append(_command(b"PONG", body[2:]))  # after the 2 bytes of its time to live
+            self.pong = _command(b"PONG", body[2 : 2 + _MAX_CONTEXT_BYTES])  # 2 bytes are its time to live
         elif name == b"ERROR":
             raise ZmtpError(f"it said {body[1:].decode('ascii', 'replace')!r}")
 

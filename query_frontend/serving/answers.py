@@ -1,7 +1,6 @@
 """Answers, and the JSON that they are sent as."""
 
-import io
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from clipper_common import jsontext
@@ -11,8 +10,12 @@ _simdjson: Final = simdjson_parser()
 LARGE_OUTPUT_BYTES: Final = 1 << 14
 _STEP_BYTES: Final = 1 << 14
 """Others have their turn after each part of this size while an answer is made."""
-_JOINED_BYTES: Final = 1 << 18
-"""The bytes of an answer that are copied in one step."""
+_LEAST_STEP_BYTES: Final = 1 << 7
+"""What rendering one answer costs at least, in bytes that could be copied in the same time."""
+_COPIED_BYTES: Final = 1 << 10
+"""Outputs up to this size are copied into the answer."""
+PIECE_BYTES: Final = 1 << 17
+"""Answers up to this size are joined, and larger ones are sent in pieces of it."""
 
 
 class Default(NamedTuple):
@@ -38,12 +41,14 @@ def embed_large(output: bytes) -> bytes:
     return jsontext.embed(output)
 
 
-def render(answers: Sequence[Answer], query_ids: Iterator[int]) -> Generator[None, None, bytes]:
-    """Return the response body, after a step for each `_STEP_BYTES` of it.
+def render(answers: Sequence[Answer], query_ids: Iterator[int]) -> Generator[None, None, list[bytes]]:
+    """Return the parts of the response body, after a step for each `_STEP_BYTES` that are copied.
 
-    A batch of exactly one is unwrapped, as in 0.4.
+    Outputs that are not small are not copied: a thousand inputs may have the same one. A batch of exactly one is
+    unwrapped, as in 0.4.
     """
     parts: list[bytes] = []
+    ends: dict[str, bytes] = {}
     size = 0
     for answer in answers:
         if size > _STEP_BYTES:
@@ -51,30 +56,39 @@ def render(answers: Sequence[Answer], query_ids: Iterator[int]) -> Generator[Non
             yield
         if parts:
             parts.append(b",")
-        if isinstance(answer, bytes) and len(answer) > LARGE_OUTPUT_BYTES:
+        if not isinstance(answer, bytes):
+            parts += _default_in_parts(next(query_ids), answer, ends)
+        elif len(answer) > _COPIED_BYTES:
             parts += render_in_parts(next(query_ids), answer)
         else:
             parts.append(render_one(next(query_ids), answer))
-            size += len(parts[-1])
-    if len(answers) != 1:
-        parts = [b'{"batch_predictions":[', *parts, b"]}"]
-    return (yield from _joined(parts))
+        size += max(len(parts[-1]), _LEAST_STEP_BYTES)
+    return parts if len(answers) == 1 else [b'{"batch_predictions":[', *parts, b"]}"]
 
 
-def _joined(parts: list[bytes]) -> Generator[None, None, bytes]:
-    """Return the parts behind each other, as `join` does, which copies all of them in one go."""
-    size = sum(map(len, parts))
-    if size <= _JOINED_BYTES:
-        return b"".join(parts)
-    joined = io.BytesIO(bytes(size))  # it hands out what it was given, and memory is taken as it is written
-    copied = 0
+def _default_in_parts(query_id: int, answer: Default, ends: dict[str, bytes]) -> list[bytes]:
+    """As `render_in_parts`. The end of each explanation is kept in `ends`, since many inputs have the same."""
+    end = ends.get(answer.explanation)
+    if end is None:
+        end = b',"default":true,"default_explanation":%b}' % jsontext.dumps(answer.explanation)
+        ends[answer.explanation] = end
+    return [b'{"query_id":%d,"output":' % query_id, answer.output, end]
+
+
+def in_pieces(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the parts behind each other, in pieces of `PIECE_BYTES` to twice that, but for the last."""
+    gathered: list[bytes] = []
+    size = 0
     for part in parts:
-        for begin in range(0, len(part), _JOINED_BYTES):
-            copied += joined.write(memoryview(part)[begin : begin + _JOINED_BYTES])
-            if copied >= _JOINED_BYTES:
-                copied = 0
-                yield
-    return joined.getvalue()
+        for begin in range(0, len(part), PIECE_BYTES):
+            gathered.append(part[begin : begin + PIECE_BYTES])
+            size += len(gathered[-1])
+            if size >= PIECE_BYTES:
+                yield b"".join(gathered)
+                gathered.clear()
+                size = 0
+    if gathered:
+        yield b"".join(gathered)
 
 
 def render_one(query_id: int, answer: Answer) -> bytes:

@@ -23,9 +23,10 @@ cdef class BatchWait:
 
     cpdef expect(self, batch, ConnectedReplica replica, double now)
     @cython.locals(until=double)
-    cpdef bint holds(self, ModelQueue queue, ReplicaPool replicas, Py_ssize_t most, double delivery_seconds, double now)
+    cpdef bint holds(self, ModelQueue queue, ReplicaPool replicas, ConnectedReplica replica, Py_ssize_t most, double delivery_seconds, double now)
     @cython.locals(seconds=double, latest=double)
-    cdef double _end_of_returns(self, ModelQueue queue, ReplicaPool replicas, Py_ssize_t most, double delivery_seconds, double now)
-    cdef double _end_of_delay(self, ModelQueue queue, ReplicaPool replicas, Py_ssize_t most, double delivery_seconds, double now)
+    cdef double _end_of_returns(self, ModelQueue queue, ReplicaPool replicas, ConnectedReplica replica, Py_ssize_t most, double delivery_seconds, double now)
+    cdef double _end_of_delay(self, ModelQueue queue, ReplicaPool replicas, ConnectedReplica replica, Py_ssize_t most, double delivery_seconds, double now)
+    cpdef close(self)
     cpdef end(self, Py_ssize_t queued, double now)
     cdef _cancel(self)

@@ -22,7 +22,7 @@ class BatchWait:
     def __init__(self, loop: AbstractEventLoop, metrics: ModelMetrics, dispatch: Callable[[bool], None]) -> None:
         self._loop = loop
         self._metrics = metrics
-        self._dispatch = dispatch
+        self._dispatch: Callable[[bool], None] | None = dispatch
         self.returns = Returns()
         self._awaits_returns = False
         self._delay_seconds = 0.0
@@ -46,15 +46,23 @@ class BatchWait:
         if self._awaits_returns:
             self.returns.expect(batch.clients, now, replica.sizer.fixed())
 
-    def holds(self, queue: ModelQueue, replicas: ReplicaPool, most: int, delivery_seconds: float, now: float) -> bool:
+    def holds(
+        self,
+        queue: ModelQueue,
+        replicas: ReplicaPool,
+        replica: ConnectedReplica,
+        most: int,
+        delivery_seconds: float,
+        now: float,
+    ) -> bool:
         """Return whether the next batch, of `most` tasks, is to wait. Then `dispatch` is called when the wait is over.
 
-        There must be tasks, and an idle replica.
+        There must be tasks, and `replica` must be idle.
         """
         if self._delay_seconds:
-            until = self._end_of_delay(queue, replicas, most, delivery_seconds, now)
+            until = self._end_of_delay(queue, replicas, replica, most, delivery_seconds, now)
         elif self._awaits_returns and self.returns.are_likely() and len(replicas.idle) == 1:
-            until = self._end_of_returns(queue, replicas, most, delivery_seconds, now)
+            until = self._end_of_returns(queue, replicas, replica, most, delivery_seconds, now)
         else:
             return False
         if until <= now:
@@ -68,23 +76,35 @@ class BatchWait:
         return True
 
     def _end_of_delay(
-        self, queue: ModelQueue, replicas: ReplicaPool, most: int, delivery_seconds: float, now: float
+        self,
+        queue: ModelQueue,
+        replicas: ReplicaPool,
+        replica: ConnectedReplica,
+        most: int,
+        delivery_seconds: float,
+        now: float,
     ) -> float:
         """Return when the delay of the next batch ends: as the model's delay says, and the first deadline allows."""
         if len(queue) >= most:
             return now
         if not self._is_on:
             self._delay_ends = queue.first_arrival() + self._delay_seconds
-        seconds = replicas.idle[0].sizer.expect(most)
+        seconds = replica.sizer.expect(most)
         return min(self._delay_ends, queue.first_deadline() - seconds - _MARGIN * delivery_seconds)
 
     def _end_of_returns(
-        self, queue: ModelQueue, replicas: ReplicaPool, most: int, delivery_seconds: float, now: float
+        self,
+        queue: ModelQueue,
+        replicas: ReplicaPool,
+        replica: ConnectedReplica,
+        most: int,
+        delivery_seconds: float,
+        now: float,
     ) -> float:
         """Return until when the only idle replica should wait for clients, who otherwise wait for the next one."""
-        seconds = replicas.idle[0].sizer.expect(min(len(queue), most))
+        seconds = replica.sizer.expect(min(len(queue), most))
         latest = queue.first_deadline() - seconds - _MARGIN * delivery_seconds
-        busy = [replica.seconds_busy(now) for replica in replicas if replica.batch is not None]
+        busy = [other.seconds_busy(now) for other in replicas if other.batch is not None]
         return self.returns.wait_until(len(queue), most, min(seconds, min(busy, default=seconds)), latest, now)
 
     def end(self, queued: int, now: float) -> None:
@@ -95,6 +115,11 @@ class BatchWait:
             self._metrics.waited_micros.add(round((now - self._since) * 1e6))
             self._metrics.gained_queries.add(max(queued - self._num_first, 0))
 
+    def close(self) -> None:
+        """Wait for nothing more, and let go of the model version, which has this wait."""
+        self._cancel()
+        self._dispatch = None
+
     def _cancel(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
@@ -102,4 +127,5 @@ class BatchWait:
 
     def _on_timer(self) -> None:
         self._timer = None
-        self._dispatch(True)
+        if self._dispatch is not None:
+            self._dispatch(True)

@@ -15,6 +15,8 @@ cdef class Executor:
     cdef object _context
     cdef readonly dict _models
     cdef readonly dict _replicas
+    cdef set _unregistered
+    cdef int _most_unregistered
     cdef readonly bint uses_keys
 
     @cython.locals(model=ServedModel)

@@ -13,6 +13,7 @@ from clipper_common.wire import MESSAGE_ID_LIMIT, Response
 from query_frontend.monitoring.metrics import SystemMetrics
 from query_frontend.rpc.peer import has_ended
 from query_frontend.rpc.server import Connection
+from query_frontend.rpc.strangers import most_unregistered
 from query_frontend.serving.cache import PredictionCache
 from query_frontend.serving.model_queue import Task
 from query_frontend.serving.poison import BLAME_SECONDS
@@ -52,6 +53,9 @@ class Executor:
         self._context = ModelContext(loop, cache, _message_ids(), metrics.aggregate_outputs, blame_seconds)
         self._models: dict[ModelId, ServedModel] = {}
         self._replicas: dict[Connection, ConnectedReplica] = {}
+        self._unregistered: set[Connection] = set()
+        """The connections of replicas whose model versions are not registered."""
+        self._most_unregistered = most_unregistered()
         self.uses_keys = cache.enabled
         """Whether the key of each input is looked up: not if the cache is off."""
 
@@ -123,6 +127,14 @@ class Executor:
                 f"its input type is {metadata.input_type.canonical_name}, "
                 f"{metadata.model} was registered with {model.record.input_type.canonical_name}"
             )
+        if model is None:
+            if len(self._unregistered) >= self._most_unregistered:
+                return (
+                    f"{self._most_unregistered} containers of model versions that are not registered are connected, "
+                    "the most that may be (see ulimit -n); it is accepted when its model version is registered, or "
+                    "when one of them leaves"
+                )
+            self._unregistered.add(connection)
         replica = ConnectedReplica(connection, self._rpc)
         self._replicas[connection] = replica
         logger.info("%s connected (RPC version %d)", connection, metadata.rpc_version)
@@ -147,6 +159,7 @@ class Executor:
         replica = self._replicas.pop(connection, None)
         if replica is None:
             return
+        self._unregistered.discard(connection)
         logger.info("%s left: %s", connection, reason)
         replica.leave()
         model, batch = replica.model, replica.batch
@@ -205,6 +218,7 @@ class Executor:
         for connection, replica in self._replicas.items():
             if connection.metadata.model != record.id:
                 continue
+            self._unregistered.discard(connection)
             if connection.metadata.input_type is record.input_type:
                 model.attach(replica)
             else:
@@ -214,4 +228,5 @@ class Executor:
         for gauge in (model.metrics.batching, model.metrics.blamed):
             gauge.read_with(dict)  # they refer to the model: nothing is left as a cycle
         self._metrics.remove_model(model.record.id)
+        self._unregistered.update(one for one in self._replicas if one.metadata.model == model.record.id)
         model.close()

@@ -147,6 +147,10 @@ class ModelQueue:
         """The deadline of the first task. There must be one."""
         return next(deadline for deadline, task in self._entries if task.queued)
 
+    def last_deadline(self) -> float:
+        """The deadline of the last task. There must be one."""
+        return next(deadline for deadline, task in reversed(self._entries) if task.queued)
+
     def first_arrival(self) -> float:
         """The arrival of the task that came first. There must be one."""
         return min(task.arrival for _, task in self._entries if task.queued)

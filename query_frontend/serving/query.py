@@ -1,4 +1,4 @@
-"""One input -> a task -> an answer by the deadline: the model's, or the default."""
+"""Queries: each input of a request is a task, and gets an answer by its deadline, the model's or the default."""
 
 from collections.abc import Callable, Iterator, Sequence
 from time import monotonic
@@ -11,7 +11,7 @@ from query_frontend.serving.cache import Key
 from query_frontend.serving.deadlines import DeadlineWheel, Slot
 from query_frontend.serving.executor import Executor
 from query_frontend.serving.model_queue import Task
-from query_frontend.serving.reasons import NO_MODELS, SLO_MISSED
+from query_frontend.serving.reasons import NO_MODELS, SLO_MISSED, cause_of
 from query_frontend.serving.registry import AppState
 
 
@@ -59,7 +59,7 @@ class Query(Task):
         self._slot: Slot | None = None
 
     def submit(self, done: Callable[["Query", float], None]) -> None:
-        """Ask the model version. If there is no answer then, `done` gets the query and the time when there is."""
+        """Ask the model version. Without an `answer` on return, `done` is called later, with the query and the time."""
         context, model = self._context, self.model
         if model is None:
             self.take(None, NO_MODELS, self.arrival)
@@ -70,13 +70,17 @@ class Query(Task):
             self._slot = context.wheel.add(self, self.deadline)
 
     def take(self, output: bytes | None, reason: str, now: float) -> None:
-        """Have the answer: the model's output, or a reason for the default."""
+        """Answer the query with the model's output or, if it is None, with the default and this reason."""
         if not self.wanted:
             return
         self.wanted = False
         app = self.app
-        self.answer = output if output is not None else app.default_answer(reason)
-        app.metrics.add_answer(output is None, now - self.arrival)
+        if output is not None:
+            self.answer = output
+            app.metrics.add_answer(now - self.arrival)
+        else:
+            self.answer = app.default_answer(reason)
+            app.metrics.add_default(cause_of(reason), now - self.arrival)
         if self._slot is not None:
             self._slot.pop(self, None)
             self._slot = None
@@ -85,12 +89,12 @@ class Query(Task):
             done(self, now)
 
     def expire(self) -> None:
-        """The deadline is over."""
+        """Answer with the default, because the deadline is over."""
         self.take(None, SLO_MISSED, monotonic())
         self._leave()
 
     def abandon(self) -> None:
-        """The client is gone. `done` is not called any more."""
+        """Forget the query because its client has disconnected. `done` is no longer called."""
         if self._slot is not None:
             self._done = None
             self._slot.pop(self, None)
@@ -103,7 +107,7 @@ class Query(Task):
             self._context.executor.leave(self, self.model)
 
 
-_LARGE_OUTPUT_BYTES: Final = 1 << 16
+_COUNTED_OUTPUT_BYTES: Final = 1 << 12
 """Larger outputs are counted while they wait for the others of their request."""
 _STEP_QUERIES: Final = 64
 
@@ -111,7 +115,8 @@ _STEP_QUERIES: Final = 64
 class Request:
     """The inputs of one HTTP request: a query for each once it is asked, and `done` when the last of them is answered.
 
-    The queries are made and submitted by `ask`. `hold` is told the size of each large output.
+    The queries are made and submitted by `ask`. `hold` is told the size of each large output, once if several
+    inputs have the same.
     """
 
     def __init__(
@@ -131,6 +136,8 @@ class Request:
         self._hold = hold
         self._queries: list[Query] = []
         self._missing = 0
+        self._counted: set[int] = set()
+        """The identities of the outputs that are counted."""
 
     def ask(self, inputs: Sequence[bytes], keys: Sequence[Key]) -> Steps[None]:
         """Ask for all inputs, which have these keys in the cache, in steps of a fraction of a millisecond."""
@@ -147,16 +154,23 @@ class Request:
             query = Query(self._context, self._app, self._model, payload, self._arrival, key)
             query.submit(self._on_answered)
             self._queries.append(query)
-            self._missing -= query.answer is not None
+            if query.answer is not None:
+                self._missing -= 1
+                self._count(query.answer)
         if not self._missing:
             self._done()
 
     def _on_answered(self, query: Query, now: float) -> None:
         self._missing -= 1
-        if isinstance(query.answer, bytes) and len(query.answer) > _LARGE_OUTPUT_BYTES:
-            self._hold(len(query.answer))
+        if query.answer is not None:
+            self._count(query.answer)
         if not self._missing:
             self._done()
+
+    def _count(self, answer: Answer) -> None:
+        if isinstance(answer, bytes) and len(answer) > _COUNTED_OUTPUT_BYTES and id(answer) not in self._counted:
+            self._counted.add(id(answer))
+            self._hold(len(answer))
 
     @property
     def answers(self) -> list[Answer]:

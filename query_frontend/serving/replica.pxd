@@ -12,6 +12,7 @@ cdef class ConnectedReplica:
     cdef public object model
     cdef public object sizer
     cdef public object batch
+    cdef public Py_ssize_t times_passed_over
     cdef public bint is_draining
     cdef bint _has_left
     cdef int _deliveries
@@ -19,6 +20,8 @@ cdef class ConnectedReplica:
 
     @cython.locals(task=Task)
     cpdef bint send(self, batch, input_type)
+    @cython.locals(starts_at=double, seconds=double)
+    cpdef bint would_answer(self, double deadline, double now)
     cpdef double seconds_busy(self, double now)
     cpdef double finish(self, batch)
     cpdef rest(self, bint is_quick)
@@ -29,3 +32,6 @@ cdef class ReplicaPool:
     cdef readonly bint is_served
     cdef readonly bint has_own
     cdef readonly object idle
+
+    @cython.locals(replica=ConnectedReplica)
+    cpdef ConnectedReplica choose(self, double deadline, double now, bint relays=*)

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Iterator
 from time import monotonic
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from clipper_common.datatypes import BatchPolicy, InputType
 from clipper_common.wire import PredictRequest, Response
@@ -14,6 +14,10 @@ from query_frontend.serving.waiting import BatchClients
 
 if TYPE_CHECKING:
     from query_frontend.serving.served_model import ServedModel
+
+_OVERDUE: Final = 2.0
+_PROBED: Final = 500
+"""A replica that is expected to be late gets one in so many batches, to see whether it still is."""
 
 
 class ReplicaTransport(Protocol):
@@ -67,6 +71,8 @@ class ConnectedReplica:
         """It is None while its model version is not registered."""
         self.sizer = batch_sizer(BatchPolicy.LEARNED, 0)
         self.batch: Batch | None = None
+        self.times_passed_over = 0
+        """How often it was idle, and got no batch because it would have been late."""
         self.is_draining = False
         self._has_left = False
         self._deliveries = 0
@@ -101,6 +107,19 @@ class ConnectedReplica:
         remaining = batch.remaining_micros() if self.takes_deadlines else None
         request = PredictRequest(batch.message_id, input_type, [task.payload for task in batch.tasks], remaining)
         return self._transport.send_batch(self.connection, request)
+
+    def would_answer(self, deadline: float, now: float) -> bool:
+        """Whether it is expected to answer an input by `deadline`: at once, or after the batch that it has.
+
+        It is not if that batch takes twice as long as expected, since nobody knows when it ends.
+        """
+        starts_at = now
+        if self.batch is not None:
+            seconds = self.sizer.expect(len(self.batch.tasks))
+            if now - self.batch.sent_at > _OVERDUE * seconds:
+                return False
+            starts_at = max(now, self.batch.sent_at + seconds)
+        return starts_at + self.sizer.expect(1) < deadline
 
     def seconds_busy(self, now: float) -> float:
         """The seconds until its batch is expected to be answered, as far as is known; 0 if it has none."""
@@ -193,6 +212,32 @@ class ReplicaPool:
     def remove(self, replica: ConnectedReplica) -> None:
         self._all.remove(replica)
         self.pass_over(replica)
+
+    def choose(self, deadline: float, now: float, relays: bool = True) -> ConnectedReplica | None:
+        """Return the idle replica that gets the next batch, in which no deadline is later than `deadline`.
+
+        Unless `relays` may have it, one of our own must be idle. It is the one that has been idle for longest of those
+        that would answer in time, or the quickest if none would, not even one that is busy: for that one the batch
+        waits, and this returns None. What is expected may be wrong. To find out, a replica that is passed over again
+        and again gets a batch now and then.
+        """
+        for replica in self.idle:
+            if replica.is_relay and not relays:
+                break  # so are all after it
+            if replica.would_answer(deadline, now):
+                return replica
+            replica.times_passed_over += 1
+            if replica.times_passed_over >= _PROBED:
+                replica.times_passed_over = 0
+                return replica
+        return self._choose_late(deadline, now, relays)
+
+    def _choose_late(self, deadline: float, now: float, relays: bool) -> ConnectedReplica | None:
+        """Return the quickest idle replica, which would be late; None if a busy one would not."""
+        used = [replica for replica in self.in_use() if relays or not replica.is_relay]
+        if any(replica.batch is not None and replica.would_answer(deadline, now) for replica in used):
+            return None
+        return min((replica for replica in used if replica in self.idle), key=lambda replica: replica.sizer.expect(1))
 
     def pass_over(self, replica: ConnectedReplica) -> None:
         """Have no more batches sent to a replica that drains, or is gone."""

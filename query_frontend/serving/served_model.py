@@ -1,9 +1,9 @@
-"""queue -> batch -> replica -> outcome: gets each task of a model version done by one of its replicas.
+"""Serves a model version: gets each of its tasks done by one of its replicas (queue -> batch -> replica -> outcome).
 
 A task whose replica is lost is tried once more; more often only to find the input of which replicas die.
 
-Replicas pull: one that is idle takes the next batch, and has no other until it answered. So the load balances
-itself, and a slow replica slows nobody.
+An idle replica takes the next batch, and no other until it has answered, so each gets as much load as it can answer. A
+slow replica gets only queries that it is expected to answer in time, unless no other replica would either.
 """
 
 import logging
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 _MAX_SENDS: Final = 2
 _SLO_SHARE: Final = 0.46
-"""A query waits for at most one batch before its own: half of the SLO for each, less a margin for everything else."""
+"""With one worker, a query waits for at most one batch before its own: each gets half of the SLO, less a margin."""
 _DELIVERY_SHARE: Final = 0.05
 """This part of the SLO passes between the answer of a replica and those to its queries."""
 
@@ -107,7 +107,7 @@ class ServedModel:
         if not (replicas.is_served and self._blame.is_empty) and (reason := self._why_refused(task)):
             task.take(None, reason, monotonic())
             return
-        if known is not None and (known.is_relayed or not task.is_relayed) and self._may_join(known):
+        if known is not None and self._may_join(known, task):
             if not self.queue.let_join(task, known):
                 task.take(None, reasons.QUEUE_FULL, monotonic())
             return
@@ -150,11 +150,21 @@ class ServedModel:
             self._wait.end(0, monotonic())
         self.partition.give_up(host.key, host)
 
-    def _may_join(self, task: Task) -> bool:
-        """Whether another may wait for the output of `task`: not if it ended unnoticed, or is overdue."""
-        if self._suspects and any(task in part for part in self._suspects):
+    def _may_join(self, known: Task, task: Task) -> bool:
+        """Whether `task` may wait for the output of an identical one: not if that ended unnoticed, is overdue or is
+        expected to be late, nor if it may be relayed on and `task` was relayed here."""
+        if task.is_relayed and not known.is_relayed:
+            return False
+        if self._suspects and any(known in part for part in self._suspects):
             return True
-        return task.queued or (task.sent_at is not None and monotonic() - task.sent_at < self.slo_seconds)
+        if known.queued or known.sent_at is None:
+            return known.queued
+        assert known.clients is not None, "it was sent with a batch"
+        now = monotonic()
+        return (
+            now - known.sent_at < self.slo_seconds
+            and known.clients.expected_at + self._delivery_seconds < task.deadline
+        )
 
     def _why_refused(self, task: Task) -> str:
         """Return why a task is not queued; empty if it is."""
@@ -181,18 +191,21 @@ class ServedModel:
                 continue
             if not self.queue or (replicas.idle[0].is_relay and not self._has_direct):
                 return
-            sizer = replicas.idle[0].sizer
+            now = monotonic()
+            replica = replicas.choose(self.queue.last_deadline() - self._delivery_seconds, now, self._has_direct)
+            if replica is None:
+                return
+            sizer = replica.sizer
             most = sizer.choose(self._batch_budget_seconds)
             if self.filling and len(self.queue) < most and self._num_filled >= len(self.queue):
                 return  # of all that is queued, more is to come
-            now = monotonic()
-            if not waited and self._wait.holds(self.queue, replicas, most, self._delivery_seconds, now):
+            if not waited and self._wait.holds(self.queue, replicas, replica, most, self._delivery_seconds, now):
                 return
             self._wait.end(len(self.queue), now)
             if not self.record.batch_delay_micros:
                 most = min(most, -(-len(self.queue) // len(replicas.idle)))  # leave the other idle ones their part
             seconds = sizer.expect(min(most, len(self.queue))) + self._delivery_seconds
-            replica = replicas.idle.popleft()
+            replicas.idle.remove(replica)
             tasks = self.queue.draw(most, now, seconds, replica.is_relay)
             self._num_filled = min(self._num_filled, len(self.queue))
             if tasks:
@@ -211,8 +224,9 @@ class ServedModel:
 
     def _send(self, replica: ConnectedReplica, tasks: list[Task]) -> bool:
         """Send a batch; False when the replica is gone, and then `retry` was called."""
-        clients = BatchClients(self.record.id, len(tasks))
-        batch = Batch(self, next(self._message_ids), tasks, monotonic(), clients)
+        now = monotonic()
+        clients = BatchClients(self.record.id, len(tasks), now + replica.sizer.expect(len(tasks)))
+        batch = Batch(self, next(self._message_ids), tasks, now, clients)
         if not replica.send(batch, self.record.input_type):
             return False
         for task in tasks:
@@ -371,6 +385,7 @@ class ServedModel:
         """Serve no more: give up what waits, forget what is cached, and let the replicas go."""
         self._is_registered = False
         self._delivery.close()
+        self._wait.close()
         for replica in self.replicas:
             replica.leave_model()
         self._give_up_waiting()

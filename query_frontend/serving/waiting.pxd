@@ -5,6 +5,7 @@ cimport cython
 cdef class BatchClients:
     cdef object model
     cdef Py_ssize_t size
+    cdef readonly double expected_at
     cdef double answered_at
     cdef double horizon
     cdef public Py_ssize_t num_returned

@@ -32,9 +32,11 @@ _MARGIN: Final = 1.5
 class BatchClients:
     """The clients of a batch, each of which may ask again once it is answered."""
 
-    def __init__(self, model: ModelId, size: int) -> None:
+    def __init__(self, model: ModelId, size: int, expected_at: float = inf) -> None:
         self.model = model
         self.size = size
+        self.expected_at = expected_at
+        """When the batch is expected to be answered."""
         self.answered_at = inf
         self.horizon = 0.0
         """Clients that take longer than so many seconds to ask again are not waited for."""

@@ -12,10 +12,9 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
-from aiohttp import web
-
+from clipper_common.http_connection import Connection
+from clipper_common.http_server import Server
 from query_frontend.http.connection_drain import ConnectionDrain
-from query_frontend.http.fast_path import FastPathHandler
 from query_frontend.workers.context import WorkerContext
 
 logger = logging.getLogger(__name__)
@@ -33,13 +32,13 @@ _BALANCE_SECONDS: Final = 1.0
 _TOLERANCE: Final = 1.25
 """A worker sends connections away when it has more than this many times its share."""
 _EXHAUSTED_SECONDS: Final = 1.0
-"""How long nothing is accepted after the system ran out of file descriptors."""
+"""Seconds for which no connection is accepted after the system ran out of file descriptors."""
 _COMPLAINT_SECONDS: Final = 60.0
-"""How long the same warning is not logged again."""
+"""Seconds before the same warning is logged again."""
 
 
 class Acceptor:
-    def __init__(self, context: WorkerContext, server: web.Server, draining: ConnectionDrain, limit: int) -> None:
+    def __init__(self, context: WorkerContext, server: Server, draining: ConnectionDrain, limit: int) -> None:
         self._context = context
         self._server = server
         self._draining = draining
@@ -47,9 +46,9 @@ class Acceptor:
         """The most connections of each worker. More are refused."""
         self._loop = asyncio.get_running_loop()
         self._is_shared: bool | None = None
-        """None while it is closed."""
+        """Whether other workers accept connections too; None while this acceptor is closed."""
         self._own: list[asyncio.Server] = []
-        """Accept for us while we are alone."""
+        """The server of the event loop, which accepts while this worker is alone."""
         self._changing = asyncio.Lock()
         self._yielded = False
         self._pauses: dict[socket.socket, asyncio.TimerHandle] = {}
@@ -78,7 +77,7 @@ class Acceptor:
                     self._own.append(own)
 
     def close(self) -> None:
-        """Accept no more. What has been accepted stays."""
+        """Stop accepting. Accepted connections stay open."""
         self._stop_accepting()
         self._is_shared = None
         self._context.counts.close(self._context.number)
@@ -98,10 +97,10 @@ class Acceptor:
             pause.cancel()
         self._pauses.clear()
 
-    # --- beside others ---
+    # --- beside other workers ---
 
     def _watch(self, source: socket.socket, take_next: Callable[[socket.socket], bool]) -> None:
-        """Take connections from `source`, each with `take_next`, which tells whether there was one."""
+        """Call `take_next` while `source` has connections. It returns whether there was one."""
         self._pauses.pop(source, None)
         self._loop.add_reader(source, self._on_connection, source, take_next)
 
@@ -122,7 +121,7 @@ class Acceptor:
         try:
             connection, _ = listener.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return False  # another was faster, or the client gave up
+            return False  # another worker was faster, or the client disconnected
         except OSError as error:
             if self._loop.time() - self._complained_at > _COMPLAINT_SECONDS:
                 self._complained_at = self._loop.time()
@@ -139,7 +138,7 @@ class Acceptor:
         task.add_done_callback(self._arriving.discard)
 
     def _others_first(self) -> bool:
-        """Whether another has fewer connections: not twice in a row, unless this one has no room."""
+        """Whether a worker with fewer connections accepts first: not twice in a row, unless this one is full."""
         mine = self._publish()
         others = min(self._context.counts.of_others(self._context.number), default=mine)
         if mine >= self._limit > others:
@@ -148,16 +147,16 @@ class Acceptor:
         return self._yielded
 
     def _balance(self) -> None:
-        """Once a second: send some away when others have far fewer, such as a worker that was just started."""
+        """Close some connections, once a second, if others have far fewer, such as a worker that was just started."""
         mine = self._publish()
         if self._is_shared:
             counts = [mine, *self._context.counts.of_others(self._context.number)]
             share = math.ceil(sum(counts) / len(counts))
-            self._draining.add(mine - share if mine > share * _TOLERANCE + _LEAD else 0, self._server.connections)
+            self._draining.add(mine - share if mine > share * _TOLERANCE + _LEAD else 0, self._server.open_connections)
             self._balancing = self._loop.call_later(_BALANCE_SECONDS, self._balance)
 
     def _publish(self) -> int:
-        connections = len(self._server.connections) + len(self._arriving)
+        connections = len(self._server.open_connections) + len(self._arriving)
         self._context.counts.set(self._context.number, connections)
         return connections
 
@@ -168,11 +167,11 @@ class Acceptor:
 
     def hand_over(self) -> None:
         """Give the connections that are between two requests to the other workers. Their clients notice nothing."""
-        for connection in list(self._server.connections):
-            if isinstance(connection, FastPathHandler) and connection.is_between_requests():
+        for connection in list(self._server.open_connections):
+            if connection.is_between_requests():
                 self._hand_over(connection)
 
-    def _hand_over(self, connection: FastPathHandler) -> None:
+    def _hand_over(self, connection: Connection) -> None:
         transport = connection.transport
         if transport is not None and self._context.handover.give(transport.get_extra_info("socket").fileno()):
             transport.abort()  # closes our descriptor: the connection lives as long as there is another

@@ -11,7 +11,7 @@ from typing import Final
 SERVING: Final = b"serving\n"
 """Message to the supervisor: this worker accepts connections."""
 WANTED: Final = b"wanted %d\n"
-"""Message to the supervisor: how many workers there should be."""
+"""Message to the supervisor: the number of workers that there should be."""
 RETIRE: Final = b"retire\n"
 """Message to the worker: accept no more connections, and end once none is left. Sent again: end without waiting."""
 
@@ -19,12 +19,12 @@ BEAT_SECONDS: Final = 0.5
 """The interval at which a worker shows that its event loop runs."""
 
 MAX_SLOTS: Final = 128
-"""Twice as many as workers: a retiring worker keeps its slot until it has ended."""
+"""The number of slots in the shared tables. A retiring worker keeps its slot until it has ended."""
 _CLOSED: Final = -1
 
 
 class ConnectionCounts:
-    """How many connections each worker has: shared memory, of which each writes its own entry only."""
+    """The number of connections of each worker, in shared memory. Each worker writes only its own entry."""
 
     def __init__(self) -> None:
         self._table = memoryview(mmap.mmap(-1, 4 * MAX_SLOTS)).cast("i")
@@ -35,7 +35,7 @@ class ConnectionCounts:
         self._table[number] = connections
 
     def close(self, number: int) -> None:
-        """Record that a worker accepts no connections, or is gone."""
+        """Record that a worker accepts no connections, or has ended."""
         self._table[number] = _CLOSED
 
     @property
@@ -49,9 +49,8 @@ class ConnectionCounts:
 
 
 class Beats:
-    """How often the event loop of each worker has shown that it goes on: shared memory, as of `ConnectionCounts`.
-
-    Not by the channel: a supervisor that is stopped reads none of it, and what is full would stop the worker too.
+    """The heartbeats of the event loop of each worker, counted in shared memory like `ConnectionCounts`.  They do not
+    go through the channel, because a stopped supervisor does not read it, and a full channel would block the worker.
     """
 
     def __init__(self) -> None:
@@ -65,9 +64,9 @@ class Beats:
 
 
 class Handover:
-    """Connections between two requests, on their way from a worker that leaves to any other, which takes the next.
+    """A queue of connections between two requests, from a worker that ends to any other.
 
-    They wait here as new ones do in the queue of a listening socket: also when the others are just being started.
+    They wait in it like new connections in the queue of a listening socket, also while the other workers are starting.
     """
 
     def __init__(self) -> None:
@@ -76,19 +75,20 @@ class Handover:
             end.setblocking(False)
 
     def give(self, descriptor: int) -> bool:
-        """Pass a socket on, of which the caller closes its own descriptor. False when too many wait already."""
+        """Pass a socket on. The caller then closes its own descriptor. Returns False if too many are waiting
+        already."""
         try:
             socket.send_fds(self._giving, [b"\0"], [descriptor])
-        except OSError:  # the queue is full, or the system has no more room for descriptors on their way
+        except OSError:  # the queue is full, or the system has too many descriptors in flight
             return False
         return True
 
     def take(self) -> socket.socket | None:
-        """The next connection, if there is one."""
+        """Return the next connection, or None."""
         try:
             _, descriptors, _, _ = socket.recv_fds(self.taking, 1, 1)
         except (BlockingIOError, InterruptedError):
-            return None  # another was faster
+            return None  # another worker was faster
         return socket.socket(fileno=descriptors[0]) if descriptors else None
 
     def close(self) -> None:
@@ -129,7 +129,7 @@ class WorkerContext:
         def on_readable() -> None:
             try:
                 message = self.channel.recv(len(RETIRE))
-            except ConnectionResetError:  # the supervisor was killed before it read what we told it
+            except ConnectionResetError:  # the supervisor was killed before it read the message
                 message = b""
             if message:
                 retire()

@@ -1,9 +1,9 @@
 """Keeps each garbage collection short, however many objects a worker has.
 
-A query leaves no cycles behind, and nearly all that lives for long (the program itself, the configuration, connections)
-is freed without the collector. Left alone, it would examine all of it again and again, each time in one turn of the
-event loop: 250 ms for the million objects of 10,000 applications and models. So what has survived a collection of all
-generations is not examined again once there is much of it.
+Queries make no reference cycles, and nearly all long-lived objects (the program, the configuration, connections) are
+freed by reference counting. By default, the collector would examine all of them again and again, each time in one turn
+of the event loop: 250 ms for the million objects of 10,000 applications and models. So objects that have survived a
+collection of all generations are frozen once there are many of them.
 """
 
 import asyncio
@@ -16,21 +16,21 @@ _THRESHOLDS: Final = (5000, 2, 1_000_000_000)
 _OLD: Final = 1
 """Objects that survive a collection of this generation are old."""
 _MANY: Final = 10_000
-"""With so many old objects all generations are collected, which takes some milliseconds."""
+"""The number of old objects at which all generations are collected, which takes some milliseconds."""
 _FEW: Final = 5000
-"""If so many are left, they will stay."""
+"""The number of surviving objects from which on they are frozen."""
 _MOST_FROZEN: Final = 4_000_000
-"""With so many objects that are not examined any more, there may be garbage among them after all."""
+"""The number of frozen objects at which they are unfrozen, since some may have become garbage."""
 
 
 class GarbageCollection:
-    """While it is entered, in the thread of an event loop, the garbage collector works as this module says."""
+    """Makes garbage collections short while it is entered, in the thread of an event loop."""
 
     def __init__(self) -> None:
         self._is_entered = self._is_due = False
         self._frozen_at_start = 0
         self._frozen = 0
-        """At most so many objects more than at the start are not examined."""
+        """An upper bound of the number of objects that were frozen since the start."""
         self._most_frozen = _MOST_FROZEN
 
     def __enter__(self) -> None:
@@ -50,7 +50,7 @@ class GarbageCollection:
         gc.unfreeze()
 
     def _on_collection(self, phase: str, info: dict[str, Any]) -> None:
-        """Called by the collector, in the thread that happened to need memory."""
+        """React to a collection. The collector calls this in the thread that allocated memory."""
         if phase == "stop" and info["generation"] == _OLD and not self._is_due and _num_old() > _MANY:
             self._is_due = True
             self._loop.call_soon_threadsafe(self._collect)
@@ -60,9 +60,8 @@ class GarbageCollection:
         if not self._is_entered:
             return
         if self._frozen > self._most_frozen:
-            self._frozen = (
-                gc.get_freeze_count() - self._frozen_at_start
-            )  # many may have been freed since; to count the others takes long
+            # Many may have been freed since then. Counting takes long, so it is done only now.
+            self._frozen = gc.get_freeze_count() - self._frozen_at_start
             if self._frozen > self._most_frozen:
                 gc.unfreeze()
                 self._most_frozen = 2 * self._frozen

@@ -1,7 +1,8 @@
-"""Tells a worker that hangs from one that is slow, by the beats of its event loop and by what its process does.
+"""Distinguishes a worker that hangs from a slow one, by the heartbeats of its event loop and the state of its process.
 
-Time counts against a worker only as far as it could have used it: not while the watcher itself did not run, since then
-the machine slept or all were stopped, and not while the worker waits for a processor, for memory or for a debugger.
+Only time in which the worker could run counts. Time in which the watcher itself did not run does not count, because the
+machine slept or all processes were stopped; nor does time in which the worker waits for a processor, for memory or for
+a debugger.
 """
 
 import os
@@ -13,30 +14,30 @@ from query_frontend.workers.context import BEAT_SECONDS
 
 CHECK_SECONDS: Final = BEAT_SECONDS
 _HUNG_SECONDS: Final = 2.5
-"""Without a beat. The longest turns of an event loop that does its work are far shorter."""
+"""Seconds without a heartbeat after which a worker hangs. The longest turns of a working event loop are far shorter."""
 _LONGEST_CHECK_SECONDS: Final = 2 * CHECK_SECONDS
-"""No more time than this counts between two checks."""
+"""The most seconds that count between two checks."""
 _USES_NO_PROCESSOR: Final = "ST"
-"""States of a process that waits for something else than a processor, or was stopped."""
+"""States of a process that waits for something other than a processor, or that is stopped."""
 
 
 class Process(NamedTuple):
-    """The state and the CPU time of a process, as the system tells them."""
+    """The state and the CPU time of a process, as the operating system reports them."""
 
     state: str
-    """As in proc(5)."""
+    """The letter of the state, as in proc(5)."""
     cpu_seconds: float
 
 
 class Verdict(Enum):
     ALIVE = auto()
     HANGS = auto()
-    """Since this check."""
+    """The verdict that the worker hangs since this check."""
     STILL_HANGS = auto()
 
 
 class Watch:
-    """Watches one worker, from when it serves."""
+    """Watches one worker from the moment at which it serves."""
 
     def __init__(self, now: float, beats: int) -> None:
         self._checked = now
@@ -46,7 +47,10 @@ class Watch:
         self._hangs = False
 
     def check(self, now: float, beats: int, process: Process | None) -> Verdict:
-        """To be asked every `CHECK_SECONDS`. `beats` are those so far; without a `process` all time counts."""
+        """Check the worker; to be called every `CHECK_SECONDS`.
+
+        `beats` is the number of heartbeats so far. If `process` is None, all time counts.
+        """
         elapsed = min(now - self._checked, _LONGEST_CHECK_SECONDS)
         before, self._process, self._checked = self._process, process, now
         if beats != self._beats:
@@ -66,7 +70,7 @@ def _could_use(elapsed: float, before: Process | None, process: Process | None) 
 
 
 def read_process(pid: int) -> Process | None:
-    """None where the system does not say."""
+    """Return the state of a process; None if the operating system does not report it."""
     try:
         _, _, fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")
     except OSError:

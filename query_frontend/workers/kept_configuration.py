@@ -1,7 +1,7 @@
-"""The last configuration, kept in the supervisor's folder for a worker that starts when all others have ended.
+"""Keeps the last configuration in the supervisor's folder, for a worker that starts when all others have ended.
 
-Workers know what to write back into a Redis that lost all. Where the only one is lost together with Redis, the one that
-takes its place begins with what is kept here.
+Workers write their configuration back into a Redis that lost its data. If the only worker ends together with Redis, its
+successor begins with the configuration kept here.
 """
 
 import asyncio
@@ -24,16 +24,17 @@ _FILE: Final = "configuration"
 _RECORDS: Final = ("applications", "models", "current_versions", "links")
 """The fields of a snapshot that may be large."""
 _PIECE: Final = 100
-"""Records that are pickled at once: that takes a millisecond, in which the event loop waits for the writing thread."""
+"""Records that are pickled in one step. It takes a millisecond, in which the writing thread holds the GIL."""
 _REST_SECONDS: Final = 1.0
 _RESTS: Final = 20.0
-"""Between two writes, as many times what the last one took."""
+"""The pause between two writes, as a multiple of the time of the last one."""
 
 
 class KeptConfiguration:
-    """`folder` is the supervisor's, which nobody else may read; `number` is the worker's.
+    """Writes the configuration to the supervisor's private `folder`; `number` is that of the worker.
 
-    All workers keep the same. Those with another number than 0 write only what is not there a second later.
+    All workers have the same configuration. Workers other than number 0 wait for a second, and write it only if it is
+    still missing.
     """
 
     def __init__(self, folder: Path, number: int) -> None:
@@ -50,17 +51,17 @@ class KeptConfiguration:
                 return _read(file)
         except FileNotFoundError:
             return None
-        except Exception as error:  # of whatever pickle makes of a damaged file
+        except Exception as error:  # unpickling a damaged file may raise anything
             logger.warning("the configuration that was kept cannot be read: %r", error)
             return None
 
     def keep(self, snapshot: Snapshot) -> None:
-        """Have `keep_writing` write this one."""
+        """Let `keep_writing` write this configuration."""
         self._newest = snapshot
         self._changed.set()
 
     async def keep_writing(self) -> None:
-        """Write what changed, for ever: by a thread, and after a rest each time."""
+        """Write changes for ever, in a thread, with a pause after each."""
         while True:
             await self._changed.wait()
             if not self._is_first:
@@ -89,7 +90,7 @@ class KeptConfiguration:
 
 
 def _parts(snapshot: Snapshot) -> Iterator[Snapshot | tuple[str, dict[Any, Any]]]:
-    """The snapshot without its records, then these in pieces, with the names of the fields that they belong to."""
+    """Yield the snapshot without its records, then the records in pieces, each with the name of its field."""
     empty: dict[str, Any] = {name: {} for name in (*_RECORDS, "faults")}
     yield replace(snapshot, **empty)
     for name in _RECORDS:

@@ -61,11 +61,11 @@ class _Worker:
     pid: int
     channel: socket.socket
     backoff: RestartBackoff
-    """How long the start that follows its end is put off."""
+    """Delays the start of its successor."""
     started: float = field(default_factory=time.monotonic)
     unread: bytes = b""
     watch: Watch | None = None
-    """Since it serves; before that, it may take long to load."""
+    """Detects hangs. It is None until the worker serves, since starting may take long."""
     retires: bool = False
 
     @property
@@ -73,7 +73,7 @@ class _Worker:
         return self.watch is not None and not self.retires
 
     def begin_watch(self, beats: int) -> None:
-        """It serves from now on, after so many beats."""
+        """Watch the worker, which serves from now on and has counted `beats` heartbeats."""
         self.watch = Watch(time.monotonic(), beats)
 
     def complete_lines(self, data: bytes) -> list[bytes]:
@@ -82,12 +82,12 @@ class _Worker:
         return [line + b"\n" for line in lines]
 
     def retire(self) -> None:
-        """It counts no more, and is told to end once its clients are gone."""
+        """Tell the worker to end once its clients are gone. It no longer counts as one of the workers."""
         self.retires = True
         self.tell_to_retire()
 
     def tell_to_retire(self) -> None:
-        with contextlib.suppress(OSError):  # it has just ended
+        with contextlib.suppress(OSError):  # the worker has just ended
             self.channel.sendall(RETIRE)
 
 
@@ -97,7 +97,7 @@ class _Start:
     due_alone: float = 0.0
     """The same while no worker serves."""
     backoff: RestartBackoff = field(default_factory=lambda: RestartBackoff(first_seconds=0.0))
-    """Of the worker that is started, and of those in its place after it."""
+    """Delays the starts of the worker and of its successors."""
 
 
 class WorkerSupervisor:
@@ -119,10 +119,9 @@ class WorkerSupervisor:
         self._exit_code = 0
 
     def run(self) -> int:
-        """Run workers until SIGTERM or SIGINT; the exit code.
+        """Run workers until SIGTERM or SIGINT, and return the exit code.
 
-        As long as none has served yet, the end of one is the end of all, with its exit code: what it cannot do, no
-        other could.
+        If a worker ends before any has served, all end with its exit code, since the others would fail too.
         """
         self._wakeup.listen_to(_SIGNALS)
         self._selector.register(self._wakeup, selectors.EVENT_READ, self._on_signals)
@@ -142,13 +141,13 @@ class WorkerSupervisor:
         if not self._wakeup.read().isdisjoint(_STOPPING_SIGNALS):
             self._stop()
         with contextlib.suppress(ChildProcessError):
-            while (ended := os.waitpid(-1, os.WNOHANG))[0]:  # in a container also what others left behind
+            while (ended := os.waitpid(-1, os.WNOHANG))[0]:  # in a container, orphans of other processes too
                 self._on_end(*ended)
 
     def _stop(self) -> None:
         self._stops = True
         self._starts.clear()
-        for listener in self._listeners:  # once the workers have closed theirs, new connections are refused
+        for listener in self._listeners:  # when the workers have closed the sockets too, new connections are refused
             listener.close()
         for worker in self._workers:
             os.kill(worker.pid, signal.SIGTERM)
@@ -220,16 +219,16 @@ class WorkerSupervisor:
         for worker in self._workers:
             worker.channel.close()
 
-    # --- what workers do ---
+    # --- messages and ends of workers ---
 
     def _on_message(self, worker: _Worker) -> None:
-        if worker not in self._workers:  # its end was told by a signal just now
+        if worker not in self._workers:  # a signal has just reported its end
             return
         try:
             data = worker.channel.recv(4096)
         except ConnectionResetError:
             data = b""
-        if not data:  # its end is told by a signal
+        if not data:  # a signal will report its end
             self._selector.unregister(worker.channel)
             return
         for line in worker.complete_lines(data):
@@ -261,7 +260,7 @@ class WorkerSupervisor:
         now = time.monotonic()
         self._starts.append(_Start(now + delay, now + min(delay, _MAX_ALONE_DELAY_SECONDS), worker.backoff))
 
-    # --- whether they live ---
+    # --- hang detection ---
 
     def _seconds_to_sleep(self) -> float | None:
         start = self._seconds_to_next_start()
@@ -285,7 +284,7 @@ class WorkerSupervisor:
                     logger.error("worker %d hangs and is killed", worker.number)
                     os.kill(worker.pid, signal.SIGKILL)
 
-    # --- how many ---
+    # --- the number of workers ---
 
     def _set_wanted(self, wanted: int) -> None:
         if self._stops:
@@ -294,7 +293,7 @@ class WorkerSupervisor:
         staying = sorted((w for w in self._workers if not w.retires), key=lambda worker: worker.number)
         surplus = len(staying) + len(self._starts) - wanted
         self._starts += [_Start() for _ in range(-surplus)]
-        # One start is kept where number 0 is missing: all containers know its port.
+        # If number 0 is missing, one start is kept for it, because all containers know its port.
         kept = int(all(worker.number for worker in staying))
         while surplus > 0 and len(self._starts) > kept:
             self._starts.pop()
@@ -308,7 +307,7 @@ class WorkerSupervisor:
 
 
 def _bind(host: str, port: int) -> list[socket.socket]:
-    """Sockets for all addresses of `host`. They listen once a worker is there."""
+    """Return sockets for all addresses of `host`. They listen when the first worker starts."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         return [_bound(family, address) for family, _, _, _, address in dict.fromkeys(found)]
@@ -327,9 +326,9 @@ def _bound(family: int, address: object) -> socket.socket:
 
 
 def _private_folder() -> Path:
-    """A new one with a short name, perhaps as seen from the working directory, where this process and its workers stay.
+    """Return a new folder by a short path, which may be relative, since the working directory never changes.
 
-    It is in memory where no other place can be written to, as in a read-only container.
+    It is in memory if no other file system is writable, as in a read-only container.
     """
     for parent in (None, *_OTHER_TEMPORARY_FOLDERS):
         with contextlib.suppress(OSError):

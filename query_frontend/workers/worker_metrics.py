@@ -1,4 +1,4 @@
-"""The metrics of the other workers of this supervisor: asked over Unix sockets in the supervisor's private folder."""
+"""Merges the metrics of all workers of a supervisor, which report over Unix sockets in its private folder."""
 
 import asyncio
 import contextlib
@@ -22,7 +22,7 @@ _END: Final = b"end"
 _SOCKET: Final = ".sock"
 _DEPARTED: Final = "departed.jsonl"
 _NO_LINE: Final = (JsonError, ValueError)
-"""The errors that are raised for a line that is broken off, or too long."""
+"""The errors of asyncio for a line that is incomplete or too long."""
 
 
 class WorkerMetrics:
@@ -35,7 +35,7 @@ class WorkerMetrics:
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
-        """Answer the others."""
+        """Report to the other workers on request."""
         self._server = await asyncio.start_unix_server(self._answer, self._path)
 
     async def _answer(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -49,7 +49,7 @@ class WorkerMetrics:
         writer.close()
 
     def stop(self) -> None:
-        """Be asked no more; what was counted here stays counted."""
+        """Stop reporting, and add the totals of this worker to those of workers that have ended."""
         if self._server is not None:
             try:
                 self._keep_what_was_counted()
@@ -69,7 +69,7 @@ class WorkerMetrics:
             unfinished.rename(self._departed)
 
     def _read_departed(self) -> Iterator[Line]:
-        """Nothing when none has left."""
+        """Yield the totals of workers that have ended."""
         with contextlib.suppress(FileNotFoundError), self._departed.open("rb") as file:
             yield from map(from_text, file)
 
@@ -81,7 +81,7 @@ class WorkerMetrics:
         return status.st_ino, status.st_mtime_ns
 
     async def report(self, pauses: Pauses) -> Report:
-        """The metrics of all workers as one."""
+        """Return the merged metrics of all workers."""
         while True:
             version = self._departed_version()
             report = await report_of(self._metrics, pauses)
@@ -91,12 +91,12 @@ class WorkerMetrics:
             for line in self._read_departed():
                 report.add_departed(line)
                 await pauses.rest_if_due()
-            if self._departed_version() == version:  # who left meanwhile may have been counted twice
+            if self._departed_version() == version:  # a worker that ended meanwhile may have been counted twice
                 return report
 
     @staticmethod
     async def _add_other(report: Report, path: Path, pauses: Pauses) -> None:
-        """Count what another worker says: all of it, or nothing if it is gone or hangs."""
+        """Add the whole report of another worker, or nothing if it has ended or hangs."""
         lines = []
         try:
             async for line in _ask(path):
@@ -112,7 +112,7 @@ class WorkerMetrics:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """One at a time."""
+    """Lock the totals of workers that have ended."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -122,7 +122,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 async def _ask(path: Path) -> AsyncIterator[Line]:
-    """Raises OSError or TimeoutError when that worker is gone, or hangs."""
+    """Yield the report of a worker. Raises OSError or TimeoutError if it has ended or hangs."""
     async with asyncio.timeout(_ANSWER_SECONDS):
         reader, writer = await asyncio.open_unix_connection(path)
     try:

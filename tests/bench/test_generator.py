@@ -1,4 +1,4 @@
-"""The load generator against a server that does as each test says."""
+"""Tests of the load generator against a server whose behaviour each test determines."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What servers are asked."""
+"""Tests of the requests that servers get in the comparison."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""A container manager without containers, ones that fail, and a query frontend that answers what it is told to."""
+"""Fakes: a container manager without containers, managers that fail, and a query frontend with fixed answers."""
 
 import json
 import threading
@@ -146,7 +146,7 @@ class InterruptedWhileWaiting(NeverConnects):
 
 
 class AwayForAWhile(FakeContainerManager):
-    """What runs its replicas does not answer at first, and they are seen only then."""
+    """A manager that is unreachable at first, so that its replicas are seen only later."""
 
     absences = 3
 

@@ -1,4 +1,4 @@
-"""Which addresses of a Redis are looked at from here."""
+"""Tests of which addresses of a Redis are checked before a start."""
 
 import pytest
 

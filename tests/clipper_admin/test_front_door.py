@@ -1,4 +1,4 @@
-"""What `import clipper_admin` gives, and what it costs."""
+"""Tests of the names that `import clipper_admin` provides, and of the modules that it imports."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""What test_predict_function finds out."""
+"""Tests of the errors that test_predict_function finds."""
 
 import functools
 import logging

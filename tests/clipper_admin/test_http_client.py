@@ -1,4 +1,4 @@
-"""HTTP calls that go wrong below HTTP."""
+"""Tests of HTTP calls that fail because of the connection."""
 
 import socket
 import threading
@@ -29,7 +29,7 @@ def test_address_that_is_none(address: str) -> None:
 
 @pytest.fixture
 def silent_address() -> Iterator[str]:
-    """Of a server that accepts connections and says nothing."""
+    """The address of a server that accepts connections and sends nothing."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"127.0.0.1:{server.getsockname()[1]}"
 

@@ -1,4 +1,4 @@
-"""ModelSpec: one value for all that is said of a model version, with the checks and the JSON of each option."""
+"""Tests of ModelSpec: the checks and the JSON of each option of a model version."""
 
 import inspect
 from dataclasses import fields

@@ -1,4 +1,4 @@
-"""Scripts for Clipper 0.4, and for documents that are older still: what they call, import and read."""
+"""Tests of the calls, imports and attributes of scripts for Clipper 0.4 and for older documents."""
 
 import pickle
 import shutil

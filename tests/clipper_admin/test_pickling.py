@@ -89,7 +89,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[s
 
 
 def elsewhere(function: Any, argument: Any, folder: Path) -> str:
-    """What the pickled function says in another interpreter, in which the modules do not exist."""
+    """Return the result of the pickled function in another interpreter, which lacks the modules."""
     (folder / "pickle").write_bytes(pickling.dumps(function))
     code = f"import cloudpickle, sys; print(cloudpickle.load(open(sys.argv[1], 'rb'))({argument!r}))"
     command = [sys.executable, "-c", code, str(folder / "pickle")]

@@ -1,4 +1,4 @@
-"""What the R package asks of Python, without R."""
+"""Tests of the Python program that the R package calls, without R."""
 
 import json
 from pathlib import Path

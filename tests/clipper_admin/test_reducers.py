@@ -1,4 +1,4 @@
-"""What libraries put into a notebook or a module: it comes to the container as it is here, or is refused by name."""
+"""Tests that objects of libraries in a notebook or module reach the container unchanged, or are refused by name."""
 
 import functools
 import io

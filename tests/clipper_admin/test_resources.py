@@ -1,4 +1,4 @@
-"""What users ask for with resources= and gpus=, until the manager has it."""
+"""Tests of the arguments resources= and gpus= up to the container manager."""
 
 from pathlib import Path
 from typing import Any

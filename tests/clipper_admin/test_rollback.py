@@ -1,4 +1,4 @@
-"""Rollback: when something is undone, and which error is told."""
+"""Tests of when a step is undone, and which error is raised then."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""Names that nobody defines."""
+"""Tests of finding undefined names in functions."""
 
 import functools
 from typing import Any

@@ -1,4 +1,4 @@
-"""A configuration, and a Redis as somebody sees it who knows nothing of Clipper's stores."""
+"""A configuration for tests, and access to Redis without Clipper's stores."""
 
 from collections.abc import Callable
 from typing import Any

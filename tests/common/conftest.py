@@ -53,7 +53,7 @@ def client(redis_port: int) -> Iterator[redis.Redis]:
 
 
 class Follower:
-    """What `follow` of a store yields, collected by a task."""
+    """Collects what `follow` of a store yields, in a task."""
 
     def __init__(self, store: ConfigStore) -> None:
         self.latest: Snapshot | None = None

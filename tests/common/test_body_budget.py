@@ -1,7 +1,7 @@
-"""How requests with large bodies share the memory that there is for them."""
+"""Tests of how requests with large bodies share the memory for bodies."""
 
 import asyncio
-from contextlib import AsyncExitStack
+from contextlib import ExitStack
 
 import pytest
 
@@ -16,16 +16,24 @@ async def turns(count: int = 10) -> None:
 
 
 class Asking:
-    """A request that wants memory, and keeps it until it is told to let go."""
+    """A request that wants memory, bit by bit, and keeps it until it is told to let go."""
 
-    def __init__(self, budget: BodyBudget, app_name: str, size: int) -> None:
+    def __init__(self, budget: BodyBudget, app_name: str, *sizes: int) -> None:
         self.held: Held | None = None
+        self.left = list(sizes)
         self._ends = asyncio.Event()
-        self.task = asyncio.create_task(self._ask(budget, app_name, size))
+        self.task = asyncio.create_task(self._ask(budget, app_name))
 
-    async def _ask(self, budget: BodyBudget, app_name: str, size: int) -> None:
-        async with budget.hold(app_name, size) as self.held:
+    async def _ask(self, budget: BodyBudget, app_name: str) -> None:
+        with budget.count(app_name) as self.held:
+            while self.left:
+                await self.held.take(self.left[0])
+                del self.left[0]
             await self._ends.wait()
+
+    @property
+    def is_whole(self) -> bool:
+        return not self.left
 
     async def end(self) -> None:
         self._ends.set()
@@ -34,96 +42,166 @@ class Asking:
 
 async def test_what_fits_is_let_in_and_counted() -> None:
     budget = BodyBudget(100)
-    async with budget.hold("a", 40) as first, budget.hold("b", 60):
+    with budget.count("a") as first, budget.count("b") as second:
+        await first.take(40)
+        await second.take(60)
         assert budget.held_bytes == 100
         first.resize(10)
         assert budget.held_bytes == 70
     assert budget.held_bytes == 0
+    assert not budget.was_short_within(1000)
 
 
-async def test_a_body_of_any_size_is_let_in_where_there_is_no_other() -> None:
+async def test_a_body_of_any_size_is_let_in_at_once_where_there_is_no_other() -> None:
     budget = BodyBudget(10)
-    async with budget.hold("a", 1000):
-        assert budget.held_bytes == 1000
+    with budget.count("a") as held:
+        for _ in range(3):
+            await held.take(1000)
+        assert budget.held_bytes == 3000
+        assert not budget.was_short_within(1000)
+    assert budget.held_bytes == 0
+
+
+@pytest.mark.parametrize("apps", ["abcde", "aabbb", "aaaaa"])
+async def test_one_body_that_has_begun_can_always_be_finished(apps: str) -> None:
+    """All others wait at the limit, half-way; then one after the other is finished."""
+    budget = BodyBudget(100)
+    several = [Asking(budget, app_name, *[10] * 10) for app_name in apps]
+    whole: list[Asking] = []
+    while len(whole) < 5:
+        await turns(100)
+        assert budget.held_bytes <= budget.limit + 100
+        ready = [each for each in several if each.is_whole and each not in whole]
+        assert ready, "there is one that goes on"
+        for each in ready:
+            await each.end()
+        whole += ready
+    assert budget.held_bytes == 0
+
+
+async def test_only_one_goes_beyond_the_limit() -> None:
+    budget = BodyBudget(100)
+    full = Asking(budget, "a", 100)
+    await turns()
+    several = [Asking(budget, app_name, 50) for app_name in "bbc"]
+    for number in range(3):
+        await turns()
+        assert budget.held_bytes == 150
+        assert [each.is_whole for each in several] == [each <= number for each in range(3)]
+        await several[number].end()
+    await full.end()
     assert budget.held_bytes == 0
 
 
 async def test_applications_take_turns() -> None:
     budget = BodyBudget(10)
-    first = Asking(budget, "greedy", 10)
+    first, beyond = Asking(budget, "greedy", 10), Asking(budget, "greedy", 1)
     await turns()
-    greedy = [Asking(budget, "greedy", 10) for _ in range(5)]
+    greedy = [Asking(budget, "greedy", 9) for _ in range(5)]
     await turns()
-    modest = Asking(budget, "modest", 10)
+    modest = Asking(budget, "modest", 9)
     await turns()
-    assert modest.held is None
+    assert not greedy[0].is_whole and not modest.is_whole
     await first.end()
     await turns()
-    assert greedy[0].held is not None and modest.held is None
-    await greedy[0].end()
-    await turns()
-    assert modest.held is not None and greedy[1].held is None
-    await modest.end()
-    for each in greedy[1:]:
+    assert greedy[0].is_whole and modest.is_whole and not greedy[1].is_whole
+    for each in [greedy[0], modest, *greedy[1:], beyond]:
         await turns()
-        assert each.held is not None
+        assert each.is_whole
         await each.end()
     assert budget.held_bytes == 0
 
 
-async def test_a_small_one_does_not_overtake_a_large_one() -> None:
+async def test_what_is_announced_and_does_not_arrive_holds_nothing_and_blocks_nobody() -> None:
     budget = BodyBudget(100)
-    first = Asking(budget, "a", 60)
+    full = Asking(budget, "a", 88)
     await turns()
-    large = Asking(budget, "b", 90)
+    beyond, large = Asking(budget, "a", 32), Asking(budget, "a", 32)
     await turns()
-    small = Asking(budget, "c", 10)
+    assert beyond.is_whole and not large.is_whole
+    beyond.task.cancel()
     await turns()
-    assert (large.held, small.held) == (None, None)
-    await first.end()
-    await turns()
-    assert large.held is not None and small.held is not None
+    assert large.is_whole
     await large.end()
-    await small.end()
+    stuck, others = Asking(budget, "a", 5), Asking(budget, "b", 7)
+    await turns()
+    assert stuck.is_whole and others.is_whole
+    for each in (full, stuck, others):
+        await each.end()
+    assert budget.held_bytes == 0
 
 
 async def test_who_waits_for_too_long_is_told_and_does_not_block_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(body_budget, "_WAIT_SECONDS", 0.02)
     budget = BodyBudget(100)
-    first = Asking(budget, "a", 60)
+    first, beyond = Asking(budget, "a", 60), Asking(budget, "a", 60)
     await turns()
-    with pytest.raises(OverBudgetError):
-        async with budget.hold("b", 90):
-            pass
-    async with budget.hold("c", 40):
+    with budget.count("b") as held:
+        with pytest.raises(OverBudgetError):
+            await held.take(90)
+        assert budget.was_short_within(1000)
+    await beyond.end()
+    with budget.count("c") as held:
+        await held.take(40)
         assert budget.held_bytes == 100
     await first.end()
     assert budget.held_bytes == 0
 
 
+async def test_of_those_whose_time_is_over_some_get_what_the_others_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(body_budget, "_WAIT_SECONDS", 0.02)
+    budget = BodyBudget(100)
+    with ExitStack() as stack:
+        several = [stack.enter_context(budget.count("a")) for _ in range(8)]
+        for held in several:
+            await held.take(12)
+        await stack.enter_context(budget.count("b")).take(50)
+        outcomes = await asyncio.gather(*[held.take(10) for held in several], return_exceptions=True)
+        assert isinstance(outcomes[0], OverBudgetError)
+        assert None in outcomes
+    assert budget.held_bytes == 0
+
+
 async def test_who_hangs_up_while_waiting_holds_nothing() -> None:
     budget = BodyBudget(100)
-    first = Asking(budget, "a", 60)
+    first, beyond = Asking(budget, "a", 60), Asking(budget, "a", 60)
     await turns()
-    large, small = Asking(budget, "b", 90), Asking(budget, "c", 40)
+    large = Asking(budget, "b", 90)
     await turns()
     large.task.cancel()
     await turns()
-    assert small.held is not None
-    await small.end()
+    await beyond.end()
+    assert budget.held_bytes == 60
     await first.end()
+    assert budget.held_bytes == 0
+
+
+async def test_a_request_that_has_ended_is_given_nothing() -> None:
+    budget = BodyBudget(100)
+    with budget.count("a") as other:
+        await other.take(150)
+        with budget.count("b") as held:
+            reading = asyncio.create_task(held.take(10))
+            await turns()
+        reading.cancel()
+    assert budget.held_bytes == 0, "there is room before the task that reads has its turn, and ends"
+    await asyncio.wait([reading])
     assert budget.held_bytes == 0
 
 
 async def test_who_hangs_up_when_let_in_gives_it_back() -> None:
     budget = BodyBudget(10)
-    async with AsyncExitStack() as stack:
-        await stack.enter_async_context(budget.hold("a", 10))
-        waiting = Asking(budget, "b", 10)
-        await turns()
+    first, beyond = Asking(budget, "a", 10), Asking(budget, "a", 10)
+    await turns()
+    waiting = Asking(budget, "b", 10)
+    await turns()
+    budget.give_back(10)
+    budget.count_more(10)
+    await first.end()
     waiting.task.cancel()  # in the turn in which it was let in
     with pytest.raises(asyncio.CancelledError):
         await waiting.task
+    await beyond.end()
     assert budget.held_bytes == 0
 
 

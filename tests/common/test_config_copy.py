@@ -1,4 +1,4 @@
-"""The copy of the configuration against a real Redis: what it reads, and what it need not read."""
+"""Tests of the copy of the configuration with a real Redis: which records it reads, and which it need not read."""
 
 import json
 import random
@@ -40,7 +40,7 @@ class Watched:
         return await self._run(script, *arguments, keys=keys)
 
     def pages(self) -> int:
-        """How many pages were read since this was asked last."""
+        """Return the number of pages that were read since the last call."""
         found, self.ran = self.ran.count(scripts.READ_PAGE), []
         return found
 

@@ -5,12 +5,12 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from aiohttp import web
 
-from clipper_common import connections, long_work, webapp
+from clipper_common import connections, http_connection, http_server, long_work, webapp
 from clipper_common.connections import ConnectionKeeper, Kept, Limits, default_limit
 from clipper_common.constants import MAX_CONNECTIONS
 from clipper_common.sockets import most_descriptors
@@ -27,7 +27,7 @@ def ask(path: str) -> bytes:
 class Server:
     """One with a route that answers at once, one that answers with much, and one that waits."""
 
-    def __init__(self, limits: Limits, **options: float) -> None:
+    def __init__(self, limits: Limits, **options: Any) -> None:
         self.goes_on = asyncio.Event()
         self.waiting = 0
         app = webapp.create_app()
@@ -37,7 +37,7 @@ class Server:
         app.router.add_get("/waits", self._wait)
         app.router.add_post("/echo", self._echo)
         app.router.add_post("/patient", self._echo_patiently)
-        self.runner = webapp.Runner(app, access_log=None, **options)
+        self.runner = webapp.Runner(app, **options)
 
     @staticmethod
     async def _small(_: web.Request) -> web.Response:
@@ -62,11 +62,11 @@ class Server:
     @property
     def open(self) -> int:
         assert self.runner.server is not None
-        return len(self.runner.server.connections)
+        return len(self.runner.server.open_connections)
 
 
 @asynccontextmanager
-async def serving(limits: Limits, **options: float) -> AsyncIterator[Server]:
+async def serving(limits: Limits, **options: Any) -> AsyncIterator[Server]:
     server = Server(limits, **options)
     await server.runner.setup()
     await web.TCPSite(server.runner, "127.0.0.1", 0).start()
@@ -103,7 +103,7 @@ async def until(condition: Callable[[], bool]) -> None:
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Connections are looked after often, and go soon."""
     monkeypatch.setattr(connections, "_CHECK_SECONDS", 0.02)
-    monkeypatch.setattr(connections, "_HALF_CLOSED_SECONDS", 0.05)
+    monkeypatch.setattr(http_connection, "_HALF_CLOSED_SECONDS", 0.05)
 
 
 def test_the_usual_limit_leaves_descriptors() -> None:
@@ -124,6 +124,18 @@ async def test_one_too_many_is_told_to_come_back() -> None:
         await until(lambda: server.open == 1)
         async with connected(server, ask("small")) as fourth:
             assert (await receive(fourth)).startswith(b"HTTP/1.1 200")
+
+
+async def test_each_connection_is_kept_alive_and_sends_at_once() -> None:
+    """Also one that another process accepted, and asyncio knows nothing of but that it is a socket."""
+    async with serving(Limits()) as server:
+        assert server.runner.server is not None
+        with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()):
+            accepted, _ = listener.accept()
+            accepted.setblocking(False)
+            await asyncio.get_running_loop().connect_accepted_socket(server.runner.server, accepted)
+            assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 async def test_refusals_are_limited_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,7 +251,7 @@ async def test_others_have_their_turn_while_many_connections_are_lost(monkeypatc
             await stack.enter_async_context(connected(server))
         await until(lambda: server.open == MANY)
         assert server.runner.server is not None
-        for connection in server.runner.server.connections:
+        for connection in server.runner.server.open_connections:
             assert connection.transport is not None
             connection.transport.abort()
         seen = [server.open]
@@ -249,9 +261,30 @@ async def test_others_have_their_turn_while_many_connections_are_lost(monkeypatc
         assert max(before - after for before, after in zip(seen, seen[1:], strict=False)) == 1
 
 
+async def test_others_have_their_turn_while_many_clients_hang_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_server, "_CLOSED_AT_ONCE", 10)
+    async with serving(Limits()) as server:
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(MANY):
+                await stack.enter_async_context(connected(server))
+            await until(lambda: server.open == MANY)
+            assert server.runner.server is not None
+            transports = list(server.runner.server.open_connections.values())
+        closing = [0]
+        while server.open:
+            await asyncio.sleep(0)
+            closing.append(sum(transport.is_closing() for transport in transports))
+        assert closing[-1] == MANY
+        assert max(after - before for before, after in zip(closing, closing[1:], strict=False)) <= 10
+
+
 async def test_others_have_their_turn_while_many_connections_are_looked_after(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(long_work, "TURN_SECONDS", 0.0)
     looks = 0
+
+    class _Busy:
+        def seconds_idle(self) -> float | None:
+            return None
 
     class Transport:
         def get_write_buffer_size(self) -> int:
@@ -260,8 +293,8 @@ async def test_others_have_their_turn_while_many_connections_are_looked_after(mo
             return 0
 
     transport = cast(asyncio.Transport, Transport())
-    keeper = ConnectionKeeper(Limits(), {cast(Kept, number): transport for number in range(MANY)})
-    steps = asyncio.create_task(long_work.finish(keeper._abort_stuck()))
+    keeper = ConnectionKeeper(Limits(), {cast(Kept, _Busy()): transport for _ in range(MANY)}, 75.0)
+    steps = asyncio.create_task(long_work.finish(keeper._close_stuck_and_idle()))
     seen = [0]
     while not steps.done():
         await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""JSON in and out, and the texts for what is wrong with it."""
+"""Tests of parsing and writing JSON, and of the texts of errors."""
 
 import json
 import math

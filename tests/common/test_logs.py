@@ -1,4 +1,4 @@
-"""A log that nobody outside can write into."""
+"""Tests that text from outside cannot forge a line of the log."""
 
 import logging
 import subprocess

@@ -53,7 +53,7 @@ class Work:
 
 
 async def turns_of_others(made: list[str], turns: int) -> list[int]:
-    """How many steps were made in each of the next turns of the loop."""
+    """Return the number of steps in each of the next turns of the loop."""
     seen = []
     for _ in range(turns):
         before = len(made)

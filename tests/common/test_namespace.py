@@ -23,7 +23,7 @@ print(modeldir.load_pickle(Path(sys.argv[1]))())
 
 
 def run(*arguments: object) -> str:
-    """What a program of Python's prints."""
+    """Return the output of a Python program."""
     command = [sys.executable, *map(str, arguments)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
@@ -31,7 +31,7 @@ def run(*arguments: object) -> str:
 
 
 def elsewhere(folder: Path, script: str, load: str = LOAD, **modules: str) -> str:
-    """What `function` of a script returns in a process of a model's. The script may import `modules`."""
+    """Return the result of `function` of a script in a model's process. The script may import `modules`."""
     own = folder / "own"
     own.mkdir()
     for name, content in modules.items():

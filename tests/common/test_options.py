@@ -1,4 +1,4 @@
-"""Options of a program as the fields of a dataclass."""
+"""Tests of options of a program as the fields of a dataclass."""
 
 from dataclasses import MISSING, dataclass
 

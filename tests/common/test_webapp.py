@@ -1,4 +1,4 @@
-"""HTTP at the border, without a frontend behind it: what is refused before anybody looks at a body."""
+"""Tests of the HTTP server without a frontend: requests that are refused before their body is read."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ import pytest
 from aiohttp import compression_utils, web
 from aiohttp.web_protocol import RequestHandler
 
-from clipper_common import long_work, webapp
+from clipper_common import http_connection, http_server, long_work, webapp
 from clipper_common.constants import MAX_BODY_BYTES
 
 HEAD = "POST /echo HTTP/1.1\r\nHost: localhost\r\n"
@@ -34,7 +34,7 @@ async def serving() -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamW
     app = webapp.create_app()
     app.router.add_post("/echo", echo)
     app.router.add_post("/forbidden", forbid)
-    runner = webapp.Runner(app, access_log=None)
+    runner = webapp.Runner(app)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
@@ -134,7 +134,7 @@ def test_a_message_stays_in_its_line() -> None:
 
 def test_json_shows_what_cannot_be_seen() -> None:
     value = {"a\n\x7f\u202eb": 'Ä "\\\u2066'}
-    body = webapp.json_response(value).body
+    body = http_server.json_response(value).body
     assert isinstance(body, bytes)
     assert body.decode() == '{"a\\n\\u007f\\u202eb":"Ä \\"\\\\\\u2066"}'
     assert json.loads(body) == value
@@ -187,7 +187,7 @@ async def test_chunks_of_many_connections_share_the_time_of_a_turn(monkeypatch: 
     feed = RequestHandler.data_received
 
     def count(self: RequestHandler, data: bytes) -> None:
-        pieces[turns] += bool(data)
+        pieces[turns] += len(data) > 2 * len(HEAD)
         feed(self, data)
 
     async def count_turns() -> None:
@@ -207,7 +207,7 @@ async def test_chunks_of_many_connections_share_the_time_of_a_turn(monkeypatch: 
             for reader, _ in clients:
                 assert (await answer(reader))[2] == b"x" * size
         counting.cancel()
-    assert sum(pieces.values()) >= 5 * 6 * size // webapp._PIECE_BYTES
+    assert sum(pieces.values()) >= 5 * 6 * size // http_connection.PIECE_BYTES
     assert max(pieces.values()) <= 2, "turns are counted before or after the step of a turn"
 
 
@@ -229,14 +229,14 @@ async def test_the_parser_is_not_called_for_each_chunk_that_is_read(monkeypatch:
 
 
 async def test_a_connection_that_waits_its_turn_can_be_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    waiting: list[webapp.Connection] = []
-    parse = webapp.Connection._parse_backlog
+    waiting: list[Iterator[None]] = []
+    start = long_work.start
 
-    def note(self: webapp.Connection) -> Iterator[None]:
-        waiting.append(self)
-        return parse(self)
+    def note(steps: Iterator[None]) -> None:
+        waiting.append(steps)
+        start(steps)
 
-    monkeypatch.setattr(webapp.Connection, "_parse_backlog", note)
+    monkeypatch.setattr(long_work, "start", note)
     async with serving() as (_, writer):
         writer.write(f"{HEAD}Transfer-Encoding: chunked\r\n\r\n".encode() + b"1\r\nx\r\n" * 200_000)
         async with asyncio.timeout(10):
@@ -244,7 +244,7 @@ async def test_a_connection_that_waits_its_turn_can_be_lost(monkeypatch: pytest.
                 await asyncio.sleep(0)
         writer.transport.abort()
         async with asyncio.timeout(10):
-            while waiting[0].rests:
+            while next(waiting[0], "is over") != "is over":
                 await asyncio.sleep(0)
     async with serving() as (reader, writer):
         writer.write(f"{HEAD}Content-Length: 1\r\n\r\nx".encode())

@@ -386,3 +386,33 @@ def test_garbage_is_read_or_refused(sent: list[bytes]) -> None:
             decode(sent)
         except WireError as error:
             assert str(error)
+
+
+@pytest.mark.parametrize("version", [3, 4])
+def test_the_number_of_outputs_is_checked_before_they_are_decoded(version: int) -> None:
+    """A header may announce a million empty outputs, which take a third of a second to decode."""
+    sent = wire.encode_response(Response(7, [b""] * 100_000, [False] * 100_000), version)
+    tracemalloc.start()
+    for most in (1, wire.MAX_BATCH_SIZE):
+        with pytest.raises(WireError, match=f"100000 outputs, where {most} are the most"):
+            wire.decode_from_container(sent[:5], most)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 100_000
+
+
+@pytest.mark.parametrize("version", [3, 4])
+def test_the_message_id_of_an_answer_is_read_without_its_outputs(version: int) -> None:
+    sent = wire.encode_response(Response(7, [b"a", b"b"], [False, False]), version)
+    assert wire.answered_message_id(sent) == 7
+    assert wire.answered_message_id([sent[0][:7], *sent[1:2]]) is None
+    assert wire.answered_message_id(wire.encode_heartbeat()) is None
+
+
+@pytest.mark.parametrize("others", [0, wire.MAX_COPIED_BYTES])
+def test_the_text_of_an_error_is_cut(others: int) -> None:
+    outputs = [b"\xff" * (1 << 20), b"x" * others, b"\xff" * wire.MAX_ERROR_BYTES, b"y" * (2 * wire.MAX_ERROR_BYTES)]
+    failed = [True, False, True, False]
+    decoded = wire.decode_from_container(wire.encode_response(Response(7, outputs, failed), 4))
+    assert isinstance(decoded, Response) and decoded.failed == failed
+    assert decoded.outputs == [b"\xff" * wire.MAX_ERROR_BYTES + b"...", *outputs[1:]]

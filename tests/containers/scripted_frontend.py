@@ -1,4 +1,4 @@
-"""A query frontend whose every message a test decides."""
+"""A fake query frontend that sends exactly the messages that a test tells it to."""
 
 import contextlib
 import time
@@ -27,7 +27,7 @@ class ScriptedFrontend:
         self.port = int(self._socket.last_endpoint.decode().rpartition(":")[2])
         self.peer = b""
         self.frontends = [""]
-        """All that there are, to those who ask. If there are none, it does not understand the question."""
+        """The addresses that it answers to containers that ask. If empty, it does not answer the question."""
         self._asking: set[bytes] = set()
         self._introduced: set[bytes] = set()
         self._was_told_of_drain = False

@@ -1,4 +1,4 @@
-"""The containers that we ship, as programs."""
+"""Tests of Clipper's containers as programs."""
 
 import json
 import pickle

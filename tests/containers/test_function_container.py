@@ -1,4 +1,4 @@
-"""What becomes of a function's result."""
+"""Tests of how the result of a function becomes outputs."""
 
 from array import array
 from typing import Any

@@ -43,7 +43,7 @@ MODELS = {
         "function(inputs) { if (inputs[[1]][1] > 1) { Sys.sleep(1); cat('computed') }; lapply(inputs, sum) }",
     ),
 }
-"""Of each model: the sample input, and the function."""
+"""The sample input and the function of each model."""
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Rclipper's building side: which samples it takes, what travels with a function, and what it says."""
+"""Tests of how Rclipper builds models: the samples that it accepts, the objects that it saves, and its errors."""
 
 import json
 import re

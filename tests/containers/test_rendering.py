@@ -1,4 +1,4 @@
-"""What becomes of outputs: the rule in `rendering`, value by value."""
+"""Tests of how `rendering` turns each kind of value into an output."""
 
 import datetime
 import decimal

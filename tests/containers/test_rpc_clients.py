@@ -1,4 +1,4 @@
-"""Which frontends a container is connected to, by scripted frontends over real sockets, with times shortened."""
+"""Tests of the connections of a container to scripted frontends over real sockets, with shortened times."""
 
 import contextlib
 import time

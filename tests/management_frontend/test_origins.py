@@ -1,4 +1,4 @@
-"""What a web page may send, as browsers mark it, and what other clients send."""
+"""Tests of requests as browsers mark them, and of requests of other clients."""
 
 from typing import NamedTuple
 

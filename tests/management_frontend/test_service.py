@@ -1,4 +1,4 @@
-"""Changes against others who change at the same time, and against a Redis that does not answer."""
+"""Tests of changes beside concurrent changes, and with a Redis that does not answer."""
 
 import asyncio
 from collections.abc import Iterable

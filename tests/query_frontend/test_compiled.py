@@ -12,7 +12,7 @@ TYPES = sorted(path for name in ("clipper_common", "query_frontend") for path in
 
 @pytest.mark.parametrize("types", TYPES, ids=lambda path: ".".join(path.relative_to(ROOT).with_suffix("").parts))
 def test_these_tests_are_of_the_code_that_they_should_be(types: Path) -> None:
-    """Of the sources, or what `make compiled` made of them. What was compiled in place would hide changed sources."""
+    """Modules are imported from the sources or their compiled copy: compiled in place, they would hide changes."""
     spec = find_spec(".".join(types.relative_to(ROOT).with_suffix("").parts))
     assert spec is not None and spec.origin is not None
     is_wanted = "compiled" in os.environ.get("CLIPPER_REQUIRE", "").split(",")

@@ -56,7 +56,7 @@ async def serve() -> AsyncIterator[Serve]:
 async def scrape(
     frontend: str, targets_file: Path | None = None
 ) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-    """What the exporter says, as a Prometheus reads it."""
+    """Return the metrics of the exporter, as Prometheus reads them."""
     app = exporter.create_app(exporter.Config(query_frontend_name=frontend, targets_file=targets_file))
     async with TestClient(TestServer(app)) as client, client.get("/metrics") as response:
         assert response.status == 200

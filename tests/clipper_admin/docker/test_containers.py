@@ -1,4 +1,4 @@
-"""Containers as values: what Docker is told, and what is read from what it tells."""
+"""Tests of containers as values: the arguments for Docker, and what is read from its answers."""
 
 import json
 from typing import Any

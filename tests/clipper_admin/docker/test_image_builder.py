@@ -1,4 +1,4 @@
-"""Build contexts, and what is made of an engine's events."""
+"""Tests of build contexts, and of the progress that is shown for an engine's events."""
 
 import hashlib
 import logging

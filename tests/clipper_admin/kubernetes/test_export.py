@@ -1,4 +1,4 @@
-"""What a manager writes for `kubectl apply`, without a cluster."""
+"""Tests of the manifests that a manager writes for `kubectl apply`."""
 
 from pathlib import Path
 

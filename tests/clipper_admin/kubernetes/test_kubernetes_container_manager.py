@@ -1,4 +1,4 @@
-"""The manager over an API server that is a dictionary, where pods are ready as soon as they are asked for."""
+"""Tests of the manager with an API server that is a dictionary, in which pods are ready at once."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence

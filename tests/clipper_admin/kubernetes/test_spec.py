@@ -1,4 +1,4 @@
-"""Checks of what a cluster on Kubernetes shall be. Those of a `Cluster` are in `test_manifests`."""
+"""Tests of the checks of a specification. Those of a `Cluster` are in `test_manifests`."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What pods, Deployments and services tell."""
+"""Tests of what is read from the status of pods, Deployments and services."""
 
 from typing import Any
 

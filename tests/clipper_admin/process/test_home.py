@@ -1,4 +1,4 @@
-"""A folder for the files of clusters that cannot be: it is said by a ClipperException that names it."""
+"""Tests that an unusable folder for the files of clusters is named by a ClipperException."""
 
 import os
 from collections.abc import Callable

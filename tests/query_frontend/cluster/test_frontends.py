@@ -197,7 +197,7 @@ def wait_until_served(*frontends: Frontend, seconds: float = 10.0) -> None:
 
 
 def connections_of(frontend: Frontend) -> list[str]:
-    """What the frontend says of its containers."""
+    """Return the report of the frontend about its containers."""
     return re.findall(r"replica \w+ of \S+ (?:connected|left)", frontend.log.read_text())
 
 

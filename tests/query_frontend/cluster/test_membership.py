@@ -1,4 +1,4 @@
-"""What the frontend tells a real Redis, in the worst moments."""
+"""Tests of the reports of a frontend to a real Redis that fails, loses its data or answers late."""
 
 import asyncio
 from collections.abc import AsyncIterator

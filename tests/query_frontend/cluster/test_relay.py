@@ -94,7 +94,7 @@ def old_container(frontend: Frontend, *arguments: Any, **options: Any) -> Iterat
 
 
 def relays(frontend: Frontend) -> list[str]:
-    """What came and went, in order, as the log of the frontend that relays says."""
+    """Return the relays that were opened and closed, in order, from the log of the frontend that relays."""
     return re.findall(r"relaying \S+ for the query frontend at \S+( no more)?", frontend.log.read_text())
 
 
@@ -195,17 +195,32 @@ def test_a_relayed_query_has_its_answer_by_its_deadline(start: Start) -> None:
         )
 
 
+class KeepingExecutor(Executor):
+    """An executor that keeps the tasks."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop, Mock(), PredictionCache(0), SystemMetrics())
+        self.tasks: list[Task] = []
+
+    def direct_replicas(self) -> dict[ModelId, list[Any]]:
+        return {MODEL: [Mock()]}
+
+    def slo_seconds(self, model_id: ModelId) -> float:
+        return 0.05
+
+    def submit(self, model_id: ModelId, task: Task) -> None:
+        self.tasks.append(task)
+
+
 class RelayAndPeer:
-    """A relay to a scripted peer, with an executor that keeps the tasks."""
+    """A relay to a scripted peer."""
 
     def __init__(self, peer: Any) -> None:
+        loop = asyncio.get_running_loop()
         self.peer = peer
-        self.tasks: list[Task] = []
-        executor = Mock()
-        executor.direct_replicas.return_value = {MODEL: [Mock()]}
-        executor.slo_seconds.return_value = 0.05
-        executor.submit = lambda model, task: self.tasks.append(task)
-        context = QueryContext(executor, DeadlineWheel(asyncio.get_running_loop()))
+        executor = KeepingExecutor(loop)
+        self.tasks = executor.tasks
+        context = QueryContext(executor, DeadlineWheel(loop))
         port = peer.bind_to_random_port("tcp://127.0.0.1")
         self.relay = Relay(context, Place(f"tcp://127.0.0.1:{port}", MODEL, 0), InputType.DOUBLES, "peer:x", "key")
         self.relay.start()

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import json
 import signal
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -131,6 +132,82 @@ async def test_a_client_that_hangs_up_disturbs_nobody(decoder: Decoder) -> None:
         await asking
     inputs, _ = await decoder.predict([padded('{"x": 1, "input": [2]}')], DOUBLES, False)
     assert memoryview(inputs[0]).cast("d").tolist() == [2.0]
+
+
+class Slow:
+    """A decoder whose process is stopped in the middle of a body, and the order in which others are answered."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+        self.answered: list[str] = []
+
+    async def stop(self) -> None:
+        await self._decoder.predict([padded('{"x": 1, "input": [2]}')], DOUBLES, False)
+        (self._process,) = children()
+        self._process.send_signal(signal.SIGSTOP)
+        self.first = self.ask("first", "a")
+        await asyncio.sleep(0)
+
+    def ask(self, name: str, app_name: str, more: int = 0) -> "asyncio.Task[None]":
+        return asyncio.create_task(self._ask(name, app_name, more))
+
+    async def _ask(self, name: str, app_name: str, more: int) -> None:
+        await self._decoder.predict([padded('{"x": 1, "input": [2]}') + b" " * more], DOUBLES, False, app_name)
+        self.answered.append(name)
+
+    async def go_on(self, *asking: "asyncio.Task[None]") -> None:
+        await asyncio.sleep(0)
+        self._process.send_signal(signal.SIGCONT)
+        await asyncio.gather(*asking)
+        await asyncio.gather(self.first, return_exceptions=True)
+
+
+async def test_applications_take_turns_and_small_bodies_come_before_large_ones(decoder: Decoder) -> None:
+    slow = Slow(decoder)
+    await slow.stop()
+    asked = [slow.ask(f"large {number}", "a", 4 << 20) for number in range(2)]
+    asked += [slow.ask("small", "a"), slow.ask("of another", "b", 4 << 20)]
+    await slow.go_on(*asked)
+    assert slow.answered == ["first", "small", "of another", "large 0", "large 1"]
+
+
+async def test_a_client_that_hangs_up_while_it_waits_leaves_nothing_behind(decoder: Decoder) -> None:
+    slow = Slow(decoder)
+    await slow.stop()
+    parts = [padded('{"x": 1, "input": [2]}')]
+    several = [asyncio.create_task(decoder.predict(parts, DOUBLES, False, "a")) for _ in range(20)]
+    await asyncio.sleep(0)
+    for each in several:
+        each.cancel()
+    await asyncio.wait(several)
+    del several, each
+    assert sys.getrefcount(parts) == 2, "nobody holds the body any more"
+    await slow.go_on(slow.ask("last", "a"))
+    assert slow.answered == ["first", "last"]
+
+
+async def test_a_body_that_is_being_decoded_is_held_although_its_client_hung_up(decoder: Decoder) -> None:
+    slow = Slow(decoder)
+    await slow.stop()
+    slow.first.cancel()
+    last = slow.ask("last", "a")
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not slow.first.done(), "whoever asked counts its memory until then"
+    await slow.go_on(last)
+    assert slow.first.cancelled() and slow.answered == ["last"]
+
+
+async def test_a_body_that_is_left_alone_keeps_its_turn(decoder: Decoder) -> None:
+    slow = Slow(decoder)
+    await slow.stop()
+    for _ in range(2):
+        slow.first.cancel()
+        await asyncio.sleep(0)
+    last = slow.ask("last", "a")
+    await asyncio.gather(slow.first, return_exceptions=True)
+    await slow.go_on(last)
+    assert slow.answered == ["last"]
 
 
 async def test_the_error_in_the_body_of_a_client_that_hung_up_is_not_logged(

@@ -334,6 +334,18 @@ def test_a_long_pipeline_is_answered_in_order(pair: Pair) -> None:
     pair.compare(b"".join(post("bare", ONE) for i in range(3000)), glued=True)
 
 
+def test_requests_behind_a_long_chunked_one_are_taken_in_their_order(pair: Pair) -> None:
+    """It is given to aiohttp in pieces, and what comes behind it waits meanwhile."""
+    digits = b"1" * 5000
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in b'{"input": "%b"}' % digits)
+    chunked = CHUNKED.partition(b"\r\n\r\n")[0].replace(b"/doubles/", b"/strings/") + b"\r\n\r\n%b0\r\n\r\n" % chunks
+    numbers = range(2000)
+    stream = chunked + b"".join(post("ints", b'{"input": [%d]}' % number) for number in numbers)
+    expected = [digits, *(number.to_bytes(4, "little") for number in numbers)]
+    assert pair.compare(stream, glued=True).inputs == expected
+    assert pair.compare(stream[:20_000], stream[20_000:40_000], stream[40_000:], glued=True).inputs == expected
+
+
 def test_an_unknown_application_is_told_before_the_body_comes(pair: Pair) -> None:
     outcome = pair.compare(post("unknown", ONE, length=100))
     assert b"404 Not Found" in outcome.answers

@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import logging
 import re
 import signal
 import socket
@@ -18,17 +17,17 @@ from typing import Final, cast
 import psutil
 import pytest
 from aiohttp import web
-from aiohttp.web_protocol import RequestHandler
+from aiohttp.web import RequestHandler
 
-from clipper_common import changes, webapp
+from clipper_common import changes, http_connection
 from clipper_common.config_store import ConfigStore
 from clipper_common.datatypes import InputType
+from clipper_common.http_connection import Connection
 from clipper_common.records import Application
 from clipper_common.redis_client import RedisClient
 from query_frontend.app import create_app
 from query_frontend.config import Config
-from query_frontend.http import fast_path
-from query_frontend.http.fast_path import FAST_PATH, FastPathHandler, make_runner
+from query_frontend.http.fast_path_connection import FastPathConnection, close_all_idle, make_runner
 from query_frontend.serving.query import Query
 from tests.conftest import find_free_port
 from tests.query_frontend.conftest import wait_for
@@ -305,10 +304,6 @@ def test_a_shutdown_answers_what_is_under_way(tmp_path: Path) -> None:
 # --- inside --------------------------------------------------------------------------------------
 
 
-def has_fast_path(runner: webapp.Runner) -> bool:
-    return getattr(runner.connection, "func", None) is FastPathHandler
-
-
 def run_inside(redis_port: int, loop_factory: Callable[[], asyncio.AbstractEventLoop], work: "Work") -> None:
     """A frontend in this process; `work` gets its port and what came to aiohttp's handlers."""
 
@@ -329,8 +324,7 @@ def run_inside(redis_port: int, loop_factory: Callable[[], asyncio.AbstractEvent
             return await handler(request)
 
         app.middlewares.append(note)  # type: ignore[arg-type]
-        runner = make_runner(app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
-        assert has_fast_path(runner)
+        runner = make_runner(app, handler_cancellation=True, shutdown_timeout=1.0)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", port).start()
         try:
@@ -392,40 +386,85 @@ def test_plain_requests_take_the_lane_and_leave_nothing_behind(
             for _ in range(100):
                 await ask(1)
             for _ in range(200):  # until the connections are lost
-                if not alive(FastPathHandler):
+                if not alive(FastPathConnection):
                     break
                 await asyncio.sleep(0.01)
-            assert (alive(FastPathHandler), alive(Query)) == (0, 0)
+            assert (alive(FastPathConnection), alive(Query)) == (0, 0)
         finally:
             gc.enable()
 
     run_inside(redis_port, loop_factory, work)
 
 
+BODY: Final = b"POST /bare/predict HTTP/1.1\r\nHost: s\r\n%b\r\n\r\n"
+GENERAL: Final = {
+    "another route": [LIVE],
+    "chunks": [BODY % b"Transfer-Encoding: chunked" + b"6\r\n" + ONE[:6] + b"\r\na\r\n" + ONE[6:] + b"\r\n0\r\n\r\n"],
+    "chunks in packets": [BODY % b"Transfer-Encoding: chunked" + b"1", b"0\r\n" + ONE + b"\r", b"\n0\r\n\r", b"\n"],
+    "a head in packets": [PLAIN[:30].replace(b"doubles", b"bare"), PLAIN[30:]],
+    "an expectation": [post("bare", ONE, "Expect: 100-continue")],
+    "a body that is refused": [post("bare", b"{")],
+    "an unknown application": [post("unknown", ONE)],
+    "a route that does not exist": [b"PUT /bare/predict HTTP/1.1\r\nHost: s\r\nContent-Length: 2\r\n\r\n{}"],
+}
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("loop_factory", loops(), ids=lambda factory: factory.__module__)
+def test_after_a_request_of_any_other_kind_the_next_plain_one_takes_the_lane(
+    redis_port: int, loop_factory: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    async def work(port: int, general: list[str]) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for packets in GENERAL.values():
+            for packet in packets:
+                writer.write(packet)
+                await asyncio.sleep(0.002)  # so that they are packets
+            writer.write(post("bare", ONE))
+            writer.write(post("bare", ONE))
+            async with asyncio.timeout(10):
+                head = await reader.readuntil(b"\r\n\r\n")
+                if b" 100 Continue" in head:
+                    head = await reader.readuntil(b"\r\n\r\n")
+                await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].split()[0]))
+                for _ in range(2):
+                    assert b"200 OK" in await reader.readuntil(b"\r\n\r\n")
+                    assert b"No connected models" in await reader.readuntil(b"}")
+            assert len(general) == 1, packets
+            general.clear()
+        writer.close()
+        await writer.wait_closed()
+
+    run_inside(redis_port, loop_factory, work)
+
+
+@pytest.mark.integration
+def test_where_nobody_knows_the_end_of_a_request_the_connection_closes_with_its_answer(hasty: Pair) -> None:
+    def scenario(_: Server, line: Line) -> tuple[bytes, str]:
+        line.send(post("doubles", ONE, "Connection: Upgrade", "Upgrade: websocket"))
+        line.read_until(never, 4.0)
+        assert b"\r\nConnection: close\r\n" in line.received
+        return without_date(line.received), line.end
+
+    fast_path, general = on_both(hasty, scenario)
+    assert fast_path == general
+    assert isinstance(fast_path, tuple) and fast_path[1] == "closed"
+
+
 def test_idle_connections_are_closed_in_steps() -> None:
     """A server that ends may have thousands of them."""
-    busy = cast(RequestHandler, SimpleNamespace(_waiter=None))
-    assert len(list(fast_path.close_all_idle([busy] * 100))) == 100
+    busy = cast(Connection, SimpleNamespace(seconds_idle=lambda: None))
+    assert len(list(close_all_idle([busy] * 100))) == 100
 
 
-@pytest.mark.parametrize("version", ["3.13.9", "3.15.0", "4.0.0", "3.14", "3.140.1"])
-def test_an_aiohttp_that_is_not_known_is_served_on_the_general_path(
-    version: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(fast_path.aiohttp, "__version__", version)
-    app = web.Application()
-    app[FAST_PATH] = object()  # type: ignore[misc]
-    with caplog.at_level(logging.WARNING):
-        assert not has_fast_path(make_runner(app))
-    assert f"aiohttp {version} is not known" in caplog.text
-
-
-def test_without_the_lane_there_is_no_warning(caplog: pytest.LogCaptureFixture) -> None:
-    assert not has_fast_path(make_runner(web.Application()))
-    app = web.Application()
-    app[FAST_PATH] = object()  # type: ignore[misc]
-    assert has_fast_path(make_runner(app))
-    assert not caplog.text
+async def test_an_application_without_the_fast_path_has_connections_without_it() -> None:
+    runner = make_runner(web.Application())
+    await runner.setup()
+    try:
+        assert runner.server is not None
+        assert type(runner.server()) is Connection
+    finally:
+        await runner.cleanup()
 
 
 @pytest.mark.integration
@@ -454,9 +493,9 @@ def test_a_body_of_known_length_is_parsed_in_the_pieces_in_which_it_comes(
             pieces = [many for many in parsed if many]
             parsed.clear()
             if b"Length" in framing:
-                assert len(pieces) < size // (4 * webapp._PIECE_BYTES)
+                assert len(pieces) < size // (4 * http_connection.PIECE_BYTES)
             else:
-                assert max(pieces) <= webapp._PIECE_BYTES
+                assert max(pieces) <= http_connection.PIECE_BYTES
 
     monkeypatch.setattr(RequestHandler, "data_received", count)
     run_inside(redis_port, asyncio.new_event_loop, work)

@@ -36,8 +36,8 @@ async def test_a_body_that_breaks_off_leaves_no_cycle_behind() -> None:
     request = cast(Any, SimpleNamespace(content_length=10, content=body, client_max_size=10))
     gc.disable()
     try:
-        with contextlib.suppress(ConnectionResetError):
-            await budget.read(request)
+        with contextlib.suppress(ConnectionResetError), budget.count() as held:
+            await budget.read(request, held)
         await asyncio.sleep(0)
         assert [each() for each in body.kept] == [None]
     finally:

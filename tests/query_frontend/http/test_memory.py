@@ -1,9 +1,11 @@
 """Requests with large bodies, and what large outputs hold, share a budget, against a real frontend."""
 
 import json
+import re
 import socket
 import struct
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -72,37 +74,71 @@ def send(clients: list[socket.socket], chunked: bool = False) -> list[socket.soc
     return answered
 
 
+SENT_BYTES = BODY_BYTES - MEGABYTE
+MOST = BUDGET // SENT_BYTES + 1
+"""Unfinished bodies that are held: one may go beyond the budget."""
+
+
 @pytest.mark.parametrize("chunked", [False, True])
 def test_unfinished_bodies_are_limited_in_sum(chunked: bool, frontend: Frontend) -> None:
     process = psutil.Process(frontend.process.pid)
     workers = [process, *process.children(recursive=True)]
     before = sum(each.memory_info().rss for each in workers)
     with ExitStack() as stack:
-        clients = [stack.enter_context(unfinished(frontend, "large", chunked)) for _ in range(30)]
-        answered = send(clients, chunked)
-        counted = 2 * BODY_BYTES if chunked else BODY_BYTES  # of unknown length is as large as any
-        assert len(clients) - len(answered) == BUDGET // counted
-        assert sum(each.memory_info().rss for each in workers) - before < BUDGET + SLACK
-        assert frontend.metric("gauges", "internal:body_memory") == {"held_max": str(BUDGET), "limit": str(BUDGET)}
+        for number in range(1, MOST + 1):
+            assert send([stack.enter_context(unfinished(frontend, "large", chunked))], chunked) == []
+            wait_for(lambda number=number: held(frontend) == number * SENT_BYTES, "it is counted")  # type: ignore[misc]
+        clients = [stack.enter_context(unfinished(frontend, "large", chunked)) for _ in range(20)]
+        assert len(send(clients, chunked)) == len(clients)
+        assert sum(each.memory_info().rss for each in workers) - before < BUDGET + BODY_BYTES + SLACK
         assert frontend.predict("large", input=[1.0])["default"], "small ones are served; there is no replica"
         answer = frontend.post("/others/predict", json.dumps({"input": [1.5] * 100_000}).encode())
         assert answer.status == 503
         assert answer.headers["Retry-After"] == "1" and "--body_memory" in answer.json["cause"]
-    wait_for(lambda: (frontend.metric("gauges", "internal:body_memory") or {})["held_max"] == "0", "all is given back")
+    wait_for(lambda: held(frontend) == 0, "all is given back")
     assert frontend.post("/others/predict", json.dumps({"input": [1.5] * 100_000}).encode()).status == 200
+
+
+def test_bodies_that_are_announced_and_do_not_arrive_keep_memory_from_nobody(frontend: Frontend) -> None:
+    with ExitStack() as stack:
+        for chunked in (False, True) * 20:
+            stack.enter_context(unfinished(frontend, "large", chunked))
+        body = json.dumps({"input": [1.5] * 100_000}).encode()
+        assert [frontend.post("/others/predict", body).status for _ in range(3)] == [200] * 3
+
+
+def test_many_bodies_at_a_time_are_finished_one_after_the_other(frontend: Frontend) -> None:
+    """Also where all of them have begun to arrive, and none could be finished if all waited for room."""
+    frontend.serve("texts", kind="strings")
+    with ExitStack() as stack:
+        clients = [stack.enter_context(unfinished(frontend, "texts")) for _ in range(12)]
+        body = b'{"input": "%b"}' % (b"x" * (BODY_BYTES - len(b'{"input": ""}')))
+        with ThreadPoolExecutor(len(clients)) as pool:
+            answers = list(pool.map(lambda client: finish(client, body), clients))
+    assert answers == [b"HTTP/1.1 200"] * len(clients)
+
+
+def finish(client: socket.socket, body: bytes) -> bytes:
+    """Send a body; return the beginning of the answer."""
+    client.setblocking(True)
+    client.settimeout(20)
+    client.sendall(body)
+    return client.recv(12)
 
 
 def test_a_body_that_hardly_moves_does_not_keep_memory_from_others(redis_port: int, tmp_path: Path) -> None:
     log = tmp_path / "frontend.log"
     with running_frontend(redis_port, log, body_memory=BODY_BYTES) as frontend, ExitStack() as stack:
         frontend.serve("large")
-        (dribbling,) = clients = [stack.enter_context(unfinished(frontend, "large"))]
-        assert send(clients) == []
+        for _ in range(2):  # the second one goes beyond the budget
+            dribbling = stack.enter_context(unfinished(frontend, "large"))
+            assert send([dribbling]) == []
+        wait_for(lambda: held(frontend) == 2 * SENT_BYTES, "both are counted")
         body = b" " * MEGABYTE + json.dumps({"input": [1.5] * 100_000}).encode()
         assert frontend.post("/large/predict", body).status == 503
         wait_for(lambda: frontend.post("/large/predict", body).status == 200, "one is let in", 30)
         dribbling.setblocking(True)
-        dribbling.settimeout(10)
+        dribbling.settimeout(20)
         assert dribbling.recv(12) == b"HTTP/1.1 408"
 
 
@@ -161,8 +197,22 @@ def test_outputs_that_wait_for_the_others_of_a_request_are_counted(frontend: Fro
         second = container.receive_batch()
         wait_for(lambda: held(frontend) == len(OUTPUT), "the first output is counted")
         container.answer(second, [b"2"])
-        wait_for(lambda: 0 < held(frontend) < len(OUTPUT), "the answer is written, and the kernel has some of it")
+        wait_for(lambda: 0 < held(frontend) - len(OUTPUT) < MEGABYTE, "the answer is sent, in pieces")
     wait_for(lambda: held(frontend) == 0, "all is given back")
+
+
+def test_an_output_that_many_inputs_have_is_held_once(frontend: Frontend, container: RawContainer) -> None:
+    inputs = [[1]] * 4096
+    process = psutil.Process(frontend.process.pid)
+    with asking(frontend, json.dumps({"input_batch": inputs}).encode()) as client:
+        container.answer(container.receive_batch(), [b'"%b"' % (b"x" * MEGABYTE)])
+        wait_for(lambda: MEGABYTE < held(frontend) < 3 * MEGABYTE, "what is held of an answer of 4 GiB is counted")
+        assert sum(each.memory_info().rss for each in process.children(recursive=True)) < 4 * BUDGET
+        assert frontend.predict("large", input=[1.0])["default"], "others are served"
+        client.settimeout(20)
+        head = client.recv(1 << 16).split(b"\r\n\r\n")[0]
+        assert int(re.findall(rb"Content-Length: (\d+)", head)[0]) > len(inputs) * MEGABYTE
+    wait_for(lambda: held(frontend) == 0, "it is given back")
 
 
 @pytest.fixture

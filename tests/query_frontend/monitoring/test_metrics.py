@@ -88,8 +88,8 @@ def test_a_meter_averages_over_minutes() -> None:
 def test_the_report_has_the_names_and_the_form_of_0_4() -> None:
     metrics = SystemMetrics()
     app = metrics.add_app("a")
-    app.add_answer(True, 0.001)
-    app.add_answer(False, 0.001)
+    app.add_default("slo_missed", 0.001)
+    app.add_answer(0.001)
     metrics.add_model(ModelId("m", "1")).add_batch(3, 0.002)
     report = report_of([metrics])
     names = {category: [next(iter(entry)) for entry in entries] for category, entries in report.items()}
@@ -100,6 +100,7 @@ def test_the_report_has_the_names_and_the_form_of_0_4() -> None:
             "internal:slow_turns",
             "internal:slow_computing_turns",
             "app:a:num_predictions",
+            "app:a:defaults_slo_missed",
             "model:m:1:num_predictions",
             "model:m:1:waited_micros",
             "model:m:1:gained_queries",
@@ -198,8 +199,8 @@ def test_workers_that_saw_another_number_of_workers() -> None:
 def test_what_a_departed_worker_counted_stays() -> None:
     metrics, gone = SystemMetrics(), SystemMetrics()
     for of in (metrics, gone):
-        of.add_app("a").add_answer(True, 0.001)
-    gone.add_app("forgotten").add_answer(True, 0.001)
+        of.add_app("a").add_default("slo_missed", 0.001)
+    gone.add_app("forgotten").add_default("slo_missed", 0.001)
     report = report_of([metrics], depart([gone]))
     counters = {name: leaves for entry in report["counters"] for name, leaves in entry.items()}
     assert counters["app:a:num_predictions"] == {"count": "2"}
@@ -212,7 +213,7 @@ def test_what_many_that_departed_leave_is_no_more_than_what_one_leaves() -> None
         gone = SystemMetrics()
         app = gone.add_app("a")
         for microseconds in range(5000):
-            app.add_answer(False, microseconds / 1e6)
+            app.add_answer(microseconds / 1e6)
         left = depart([gone], left)
     metrics = SystemMetrics()
     metrics.add_app("a")
@@ -229,7 +230,7 @@ def test_what_many_that_departed_leave_is_no_more_than_what_one_leaves() -> None
 
 def test_a_report_is_the_same_after_a_journey_as_text() -> None:
     metrics = SystemMetrics()
-    metrics.add_app("a").add_answer(True, 0.001)
+    metrics.add_app("a").add_default("slo_missed", 0.001)
     metrics.add_model(ModelId("m", "1")).add_batch(3, 0.002)
     lines = list(metrics.lines())
     travelled = Report()
@@ -247,7 +248,7 @@ def test_a_report_is_the_same_after_a_journey_as_text() -> None:
 def test_a_report_of_many_applications_lets_others_have_their_turn() -> None:
     metrics = SystemMetrics()
     for number in range(3000):
-        metrics.add_app(f"a{number}").add_answer(False, 0.001)
+        metrics.add_app(f"a{number}").add_answer(0.001)
     turns = 0
 
     async def count_turns() -> None:

@@ -58,12 +58,20 @@ def decode_frames(frames: list[bytes]) -> None:
 def converse(data: bytes) -> None:
     """Read the data as a whole and in pieces, which must not differ."""
     whole, in_pieces = Conversation(_MAX_BYTES), Conversation(_MAX_BYTES)
-    messages = whole.receive(data)
+    messages = receive_all(whole, data)
     pieces = (data[at : at + _PIECE_BYTES] for at in range(0, len(data), _PIECE_BYTES))
     assert [message for piece in pieces for message in in_pieces.receive(piece)] == messages
     assert bool(in_pieces.fault) == bool(whole.fault)  # what it says may quote more of what came as a whole
     for message in messages:
         decode_frames([bytes(frame) for frame in message])
+
+
+def receive_all(conversation: Conversation, data: bytes) -> list[list[bytes]]:
+    """Return the messages that `data` completes. A call of `receive` parses a limited number of frames."""
+    messages = conversation.receive(data)
+    while conversation.is_behind:
+        messages += conversation.receive(b"")
+    return messages
 
 
 def read_corpus() -> set[bytes]:

@@ -5,6 +5,7 @@ import errno
 import socket
 import struct
 import time
+import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -25,6 +26,7 @@ from tests.query_frontend.rpc.test_zmtp import GREETING, NEWER_GREETING, READY, 
 pytestmark = pytest.mark.integration
 
 PATIENCE_SECONDS = 10.0
+SHORT_PING = b"\x04\x07\x04PING\x00\x00"
 
 
 class Room:
@@ -303,7 +305,76 @@ async def test_a_flood_of_messages_leaves_others_their_turn(room: Room) -> None:
     async with room.stranger(GREETING + READY + stream([[b"%d" % at] for at in range(many)])):
         await room.until(lambda: len(room.messages) == many, "all are there")
     assert room.messages == [[b"%d" % at] for at in range(many)]
-    assert max(room.turns) <= peers._MESSAGES_PER_TURN
+    assert max(room.turns) < 2 * peers._MESSAGES_PER_STEP
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+@pytest.mark.parametrize("frame", [b"\x04\x00", SHORT_PING], ids=["empty commands", "pings"])
+async def test_a_flood_of_commands_leaves_others_their_turn(room: Room, frame: bytes, is_known: bool) -> None:
+    """However few bytes they take: in all they take far longer than a turn may."""
+    longest, ended, loop = 0.0, False, asyncio.get_running_loop()
+    began = time.thread_time()
+
+    def turn() -> None:
+        nonlocal longest, began
+        now = time.thread_time()
+        longest, began = max(longest, now - began), now
+        if not ended:
+            loop.call_soon(turn)
+
+    def send(connection: socket.socket) -> None:
+        connection.setblocking(True)
+        connection.sendall(frame * 100_000 + stream([[b"last"]]))
+
+    async with room.stranger(GREETING + READY + stream([[b"x"]])) as connection:
+        await room.until(lambda: room.peers, "it spoke")
+        if is_known:
+            room.peers[0].trust()
+        turn()
+        await asyncio.to_thread(send, connection)
+        await room.until(lambda: room.messages[-1] == [b"last"], "all are read")
+        ended = True
+    assert longest < 0.02
+
+
+async def test_a_peer_that_pings_and_does_not_read_takes_little_memory(room: Room) -> None:
+    async with room.stranger(GREETING + READY + stream([[b"x"]])) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 12)
+        await room.until(lambda: room.peers, "it spoke")
+        tracemalloc.start()
+        try:
+            with suppress(ConnectionError):
+                await asyncio.get_running_loop().sock_sendall(connection, SHORT_PING * 100_000)
+            await room.until(lambda: room.lost or not room.peers[0]._conversation.is_behind, "all are read")
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert peak < 1 << 21
+
+
+async def test_a_peer_that_has_not_read_a_batch_is_sent_no_other(room: Room) -> None:
+    batch = bytes(1 << 25)
+    async with room.stranger(GREETING + READY + stream([[b"x"]])):
+        await room.until(lambda: room.peers, "it spoke")
+        peer = room.peers[0]
+        assert peer.send([batch]) and peer.send([b"keep-alive"])
+        assert not peer.send([batch])
+    assert room.lost == ["it takes no more messages"]
+
+
+async def test_messages_that_wait_are_kept_in_few_buffers(room: Room) -> None:
+    """Version 3 has a frame for each input, and each buffer takes memory."""
+    async with room.stranger(GREETING + READY + stream([[b"x"]])):
+        await room.until(lambda: room.peers, "it spoke")
+        peer = room.peers[0]
+        assert peer.send([bytes(1 << 25)])
+        tracemalloc.start()
+        try:
+            assert all(peer.send([b"x"] * 4096) for _ in range(100))
+            size, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert size < 2 * 100 * 4096 * 3
 
 
 async def test_a_peer_that_nobody_knows_is_not_given_much_memory(room: Room) -> None:
@@ -328,6 +399,27 @@ async def test_all_peers_that_nobody_knows_share_a_little_memory(room: Room, mon
     assert room.lost[0] == "those that have not said who they are send too much"
     await room.until(lambda: len(room.lost) == 3, "all are gone")
     assert room.router._strangers._bytes == 0 and not room.router._strangers._peers
+
+
+@pytest.mark.parametrize(
+    ("descriptors", "containers", "most"),
+    [
+        (1024, 0, 128),
+        (1024, 100, 124),
+        (1024, 500, 32),
+        (256, 0, 32),
+        (16, 9, 1),
+        (1e6, 1000, 256),
+        (float("inf"), 1, 256),
+    ],
+)
+def test_peers_that_nobody_knows_have_the_descriptors_that_containers_leave(
+    monkeypatch: pytest.MonkeyPatch, descriptors: float, containers: int, most: int
+) -> None:
+    monkeypatch.setattr(strangers, "most_descriptors", lambda: descriptors)
+    peers = strangers.Strangers()
+    peers.leave_room_for(containers)
+    assert peers._most == most
 
 
 async def test_of_too_many_that_nobody_knows_the_oldest_goes(room: Room) -> None:

@@ -190,6 +190,48 @@ async def test_who_is_silent_with_a_batch_for_far_longer_than_ever_is_given_up_w
     server.stop()
 
 
+@pytest.mark.parametrize("is_registered", [False, True])
+async def test_an_answer_to_no_batch_in_flight_is_not_decoded(
+    monkeypatch: pytest.MonkeyPatch, is_registered: bool
+) -> None:
+    """Its outputs may be many, and nobody waits for them."""
+    monkeypatch.setattr(wire, "_decode_packed_response", Mock(side_effect=AssertionError("it is decoded")))
+    joined, left = asyncio.Queue[Connection](), asyncio.Queue[str]()
+    events = RpcEvents(joined.put_nowait, lambda _, reason: left.put_nowait(reason), lambda *_: None, lambda _: None)
+    server = RpcServer("127.0.0.1", 0, Histogram("microseconds"))
+    metadata = wire.encode_metadata(Metadata(ModelId("m", "1"), InputType.DOUBLES, 4, "x"))
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.start(events))
+    async with asyncio.timeout(10):
+        writer.write(GREETING + READY)
+        if is_registered:
+            writer.write(stream([metadata]))
+            connection = await joined.get()
+            server.send_batch(connection, wire.PredictRequest(3, InputType.DOUBLES, [bytes(8)]))
+        writer.write(stream([wire.encode_response(wire.Response(7, [b""] * 4000, [False] * 4000), 4)]))
+        if is_registered:
+            assert await left.get() == "it answered batch 7, and has batch 3"
+        else:
+            writer.write(stream([metadata]))
+            await joined.get()
+    writer.close()
+    server.stop()
+
+
+async def test_an_answer_with_more_outputs_than_inputs_ends_the_registration() -> None:
+    joined, left = asyncio.Queue[Connection](), asyncio.Queue[str]()
+    events = RpcEvents(joined.put_nowait, lambda _, reason: left.put_nowait(reason), lambda *_: None, lambda _: None)
+    server = RpcServer("127.0.0.1", 0, Histogram("microseconds"))
+    metadata = wire.encode_metadata(Metadata(ModelId("m", "1"), InputType.DOUBLES, 4, "x"))
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.start(events))
+    async with asyncio.timeout(10):
+        writer.write(GREETING + READY + stream([metadata]))
+        server.send_batch(await joined.get(), wire.PredictRequest(3, InputType.DOUBLES, [bytes(8)]))
+        writer.write(stream([wire.encode_response(wire.Response(3, [b""] * 2, [False] * 2), 4)]))
+        assert await left.get() == "it sent what makes no sense: an answer of 2 outputs, where 1 are the most"
+    writer.close()
+    server.stop()
+
+
 def test_inputs_of_a_batch_travel_in_frames_of_their_own(frontend: Frontend, raw_container: MakeContainer) -> None:
     frontend.serve("app", "m:1", "strings")
     container = raw_container()

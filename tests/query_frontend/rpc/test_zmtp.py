@@ -63,7 +63,8 @@ def test_messages_are_the_same_however_they_are_cut(messages: Messages, cuts: li
         got += conversation.receive(data[at:cut])
         at = cut
     assert got == messages
-    assert conversation.replies == [PONG_TO_IT]
+    assert conversation.take_pong() == PONG_TO_IT
+    assert conversation.pong == b""
     assert conversation.fault == ""
 
 
@@ -82,7 +83,7 @@ def test_a_frame_in_parts_is_sent_as_one(messages: Messages) -> None:
 @given(st.binary(max_size=200), st.sampled_from([b"", GREETING, GREETING + READY, GREETING + READY[:9]]))
 def test_anything_is_read_or_refused(data: bytes, before: bytes) -> None:
     whole, pieces = Conversation(MAX_BYTES), Conversation(MAX_BYTES)
-    messages = whole.receive(before + data)
+    messages = fuzzing.receive_all(whole, before + data)
     assert [message for byte in before + data for message in pieces.receive(bytes([byte]))] == messages
     assert pieces.fault == whole.fault
 
@@ -147,7 +148,7 @@ def test_what_libzmq_sends_is_understood() -> None:
 )
 def test_what_is_wrong_is_said(data: bytes, fault: str) -> None:
     conversation = Conversation(MAX_BYTES)
-    assert conversation.receive(data) == []
+    assert fuzzing.receive_all(conversation, data) == []
     assert fault in conversation.fault
     assert conversation.receive(stream([[b"more"]])) == []
 
@@ -228,6 +229,28 @@ def test_frames_of_a_message_are_limited() -> None:
     """Each costs more than its bytes, and a batch needs no more than one for each output."""
     most = zmtp._MAX_FRAMES
     conversation = Conversation(1 << 30)
-    assert len(conversation.receive(GREETING + READY + stream([[b"x"] * most] * 2))) == 2
-    assert conversation.receive(stream([[b"x"] * (most + 1)])) == []
+    assert len(fuzzing.receive_all(conversation, GREETING + READY + stream([[b"x"] * most] * 2))) == 2
+    assert fuzzing.receive_all(conversation, stream([[b"x"] * (most + 1)])) == []
     assert conversation.fault == f"it sent a message of more than {most} frames"
+
+
+@pytest.mark.parametrize("frame", [b"\x04\x00", PING, plain(b""), plain(b"", more=True)])
+def test_a_call_parses_a_limited_number_of_frames(frame: bytes) -> None:
+    """An empty command takes 2 bytes, and as long as any other frame."""
+    conversation, calls = opened(), 1
+    messages = conversation.receive(frame * 1000 + plain(b"last"))
+    assert len(messages) <= zmtp._FRAMES_AT_ONCE
+    while conversation.is_behind:
+        more = conversation.receive(b"")
+        assert len(more) <= zmtp._FRAMES_AT_ONCE
+        messages += more
+        calls += 1
+    assert calls >= 1000 // zmtp._FRAMES_AT_ONCE
+    assert messages[-1][-1] == b"last"
+    assert conversation.held_bytes() == 0
+
+
+def test_many_pings_get_one_short_answer() -> None:
+    conversation = opened()
+    fuzzing.receive_all(conversation, PING * 1000 + zmtp._command(b"PING", bytes(2) + b"context of 16 B." + bytes(999)))
+    assert conversation.take_pong() == b"\x04\x15\x04PONGcontext of 16 B."

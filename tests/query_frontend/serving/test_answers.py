@@ -13,7 +13,7 @@ from tests.steps import in_steps
 
 
 def rendered(several: Sequence[Answer], first_id: int) -> bytes:
-    return bytes(finish_at_once(answers.render(several, itertools.count(first_id))))
+    return b"".join(finish_at_once(answers.render(several, itertools.count(first_id))))
 
 
 def test_answers_are_rendered_as_0_4_rendered_them() -> None:
@@ -33,14 +33,23 @@ def test_an_empty_batch_is_a_batch() -> None:
     assert rendered([], 5) == b'{"batch_predictions":[]}'
 
 
-@pytest.mark.parametrize(("size", "number"), [(1 << 20, 8), (1 << 13, 1024), (1 << 23, 1)])
-def test_large_answers_are_put_together_in_steps(size: int, number: int) -> None:
+@pytest.mark.parametrize(("size", "number"), [(1 << 20, 8), (1 << 13, 1024), (100, 4096), (1 << 23, 1)])
+def test_large_answers_are_rendered_in_steps_and_sent_in_pieces(size: int, number: int) -> None:
     output = b'"%b"' % (b"x" * size)
-    body, steps = in_steps(answers.render([output] * number, itertools.count()))
+    parts, steps = in_steps(answers.render([output] * number, itertools.count()))
     each = [answers.render_one(query_id, output) for query_id in range(number)]
     expected = each[0] if number == 1 else b'{"batch_predictions":[%b]}' % b",".join(each)
-    assert body == expected
-    assert steps >= size * number // (2 * answers._JOINED_BYTES)
+    pieces = list(answers.in_pieces(parts))
+    assert b"".join(pieces) == expected
+    assert all(answers.PIECE_BYTES <= len(piece) < 2 * answers.PIECE_BYTES for piece in pieces[:-1])
+    assert steps >= number * min(size, answers._LEAST_STEP_BYTES) // answers._STEP_BYTES // 2
+
+
+@pytest.mark.parametrize("answer", [b'"%b"' % bytes(1 << 16), Default(b'"%b"' % bytes(1 << 16), "because " * 1000)])
+def test_an_answer_holds_an_output_once_however_many_inputs_have_it(answer: Answer) -> None:
+    parts = finish_at_once(answers.render([answer] * 4096, itertools.count()))
+    assert sum({id(part): len(part) for part in parts}.values()) < 1 << 18
+    assert b"".join(parts).count(b'"query_id"') == 4096
 
 
 # --- large outputs ---

@@ -62,7 +62,7 @@ class Waiter:
         return task
 
     def holds(self, now: float, most: int = 10) -> bool:
-        return self.wait.holds(self.queue, self.replicas, most, 0.05 * SLO, now)
+        return self.wait.holds(self.queue, self.replicas, self.replicas.idle[0], most, 0.05 * SLO, now)
 
     def running(self) -> list[float]:
         return [timer.seconds for timer in self.timers if not timer.is_cancelled]

@@ -131,3 +131,58 @@ def test_the_last_deadline_of_a_batch_is_that_of_who_still_waits() -> None:
     sent.tasks[1].take(None, "", 0.5)
     assert sent.last_deadline(0.5) == 2.0
     assert sent.last_deadline(2.0) is None
+
+
+# --- which of the idle replicas gets a batch ---
+
+
+def pool_of(*seconds: float) -> tuple[ReplicaPool, list[ConnectedReplica]]:
+    """Idle replicas whose batches take so long."""
+    pool, replicas = ReplicaPool(), [replica(str(number)) for number in range(len(seconds))]
+    for one, each in zip(replicas, seconds, strict=True):
+        for _ in range(10):
+            one.sizer.observe(1, each)
+        pool.add(one)
+    return pool, replicas
+
+
+def give_batch(pool: ReplicaPool, one: ConnectedReplica, sent_at: float) -> None:
+    pool.idle.remove(one)
+    one.send(batch(1.0)._replace(sent_at=sent_at), InputType.BYTES)
+
+
+def test_the_replica_that_was_idle_for_longest_gets_the_next_batch() -> None:
+    pool, (first, _) = pool_of(0.004, 0.003)
+    assert pool.choose(10.02, 10.0) is first
+
+
+def test_a_replica_that_would_be_late_is_passed_over() -> None:
+    pool, (slow, quick) = pool_of(0.03, 0.003)
+    assert pool.choose(10.02, 10.0) is quick
+    assert pool.choose(10.10, 10.0) is slow, "it gets what it can do in time"
+
+
+def test_a_batch_waits_for_a_busy_replica_that_will_be_in_time_rather_than_for_an_idle_one_that_will_not() -> None:
+    pool, (slow, quick) = pool_of(0.03, 0.003)
+    give_batch(pool, quick, sent_at=9.999)
+    assert pool.choose(10.02, 10.0) is None
+    assert pool.choose(10.004, 10.0) is slow, "nobody will be in time"
+
+
+def test_nobody_waits_for_a_replica_whose_batch_takes_far_too_long() -> None:
+    pool, (slow, quick) = pool_of(0.03, 0.003)
+    give_batch(pool, quick, sent_at=9.99)
+    assert pool.choose(10.02, 10.0) is slow
+
+
+def test_the_quickest_replica_gets_a_batch_that_will_be_late_anyway() -> None:
+    pool, (_, quick) = pool_of(0.05, 0.04)
+    assert pool.choose(10.02, 10.0) is quick
+
+
+def test_a_replica_that_is_passed_over_gets_a_batch_now_and_then() -> None:
+    """It may have become quicker, which nobody would see."""
+    pool, (slow, quick) = pool_of(0.03, 0.003)
+    chosen = [pool.choose(10.02, 10.0) for _ in range(2000)]
+    assert 0 < chosen.count(slow) <= 0.005 * len(chosen)
+    assert chosen.count(slow) + chosen.count(quick) == len(chosen)

@@ -62,6 +62,13 @@ def join(frontend: Frontend, make: MakeContainer, number: int = 1, model: str = 
     return container
 
 
+def test_defaults_are_counted_by_their_cause(frontend: Frontend) -> None:
+    frontend.serve("app")
+    assert frontend.predict("app", input=[1.0])["default_explanation"] == NO_MODELS
+    assert frontend.metric("counters", "app:app:defaults_no_replica") == {"count": "1"}
+    assert frontend.metric("counters", "app:app:defaults_slo_missed") is None
+
+
 def test_queries_that_miss_their_slo_get_one_default_each_in_time(frontend: Frontend, tmp_path: Path) -> None:
     frontend.serve("app", slo_ms=20)
     with running_container(frontend, sleeper(tmp_path, 0.2), "m:1", "doubles"):
@@ -70,6 +77,7 @@ def test_queries_that_miss_their_slo_get_one_default_each_in_time(frontend: Fron
         assert len(answers) == 500
         assert {answer["default_explanation"] for answer in answers} == {SLO_MISSED}
         assert len({answer["query_id"] for answer in answers}) == 500
+        assert frontend.metric("counters", "app:app:defaults_slo_missed") == {"count": "500"}
         latency = frontend.metric("histograms", "app:app:prediction_latency")
         assert latency is not None
         assert float(latency["min"]) >= 20_000, "never before the deadline"
@@ -482,6 +490,42 @@ def test_a_busy_replica_does_not_hold_up_an_idle_one(frontend: Frontend, raw_con
         assert waiting.result()["output"] == 0
 
 
+def test_a_slow_replica_gets_only_what_it_can_answer_in_time(frontend: Frontend, tmp_path: Path) -> None:
+    """Idle replicas were given queries in turn, so that a quarter of the answers was late."""
+    frontend.serve("app", slo_ms=300)
+    slow, quick = tmp_path / "slow", tmp_path / "quick"
+    slow.mkdir()
+    quick.mkdir()
+    with (
+        running_container(frontend, sleeper(slow, 0.4), "m:1", "doubles"),
+        running_container(frontend, sleeper(quick, 0.02), "m:1", "doubles"),
+        running_container(frontend, sleeper(quick, 0.02), "m:1", "doubles"),
+    ):
+        frontend.wait_for_replicas(3)
+        answers = asyncio.run(spread(frontend, 40, seconds=6.0))
+    assert sum(not answer["default"] for answer in answers) >= 36
+
+
+def test_a_query_does_not_join_one_in_flight_that_will_be_late(
+    frontend: Frontend, raw_container: MakeContainer
+) -> None:
+    frontend.serve("app", slo_ms=600)
+    slow = join(frontend, raw_container, 1)
+    with ThreadPoolExecutor() as pool:
+        late = [pool.submit(frontend.predict, "app", input=[0.0])]
+        request = slow.receive_batch()
+        assert slow.is_silent(0.8), "the model computes"
+        slow.answer(request, [b"1"])
+        late.append(pool.submit(frontend.predict, "app", input=[1.0]))
+        in_flight = slow.receive_batch()
+        quick = join(frontend, raw_container, 2)
+        in_time = pool.submit(frontend.predict, "app", input=[1.0])
+        quick.answer(quick.receive_batch(), [b"2"])
+        assert in_time.result()["output"] == 2
+        assert [reply.result()["default_explanation"] for reply in late] == [SLO_MISSED] * 2
+        slow.answer(in_flight, [b"3"])
+
+
 def test_configuration_appears_changes_and_disappears_within_100_ms(
     frontend: Frontend, raw_container: MakeContainer
 ) -> None:
@@ -639,7 +683,7 @@ def test_a_replica_may_come_before_its_model_is_registered(frontend: Frontend) -
 
 
 def test_outputs_are_strict_json(frontend: Frontend, raw_container: MakeContainer) -> None:
-    """What parses is embedded as it is, all else is a string."""
+    """An output that is JSON is embedded as it is; any other is a string."""
     cases = {
         b"1.10": "1.10",
         b"NaN": '"NaN"',

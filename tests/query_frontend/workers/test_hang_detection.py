@@ -1,4 +1,4 @@
-"""Which worker hangs, by its beats and its process."""
+"""Tests of telling from heartbeats and the process whether a worker hangs."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""The configuration that outlives a worker: what is kept of it, and what becomes of that."""
+"""Tests of the configuration that outlives a worker: which records are kept, and how they are used."""
 
 import asyncio
 import contextlib

@@ -24,6 +24,10 @@ from aiohttp import web
 
 from clipper_common import changes, constants
 from clipper_common.backoff import RestartBackoff
+from clipper_common.connections import Limits
+from clipper_common.http_connection import Connection
+from clipper_common.http_framing import Heads
+from clipper_common.http_server import Server
 from clipper_common.layout import LAYOUT
 from query_frontend.app import QueryFrontend
 from query_frontend.config import Config
@@ -166,7 +170,7 @@ def two(redis_port: int, tmp_path: Path) -> Iterator[Frontend]:
 
 @pytest.fixture
 def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where a frontend puts its own; with a name that is short enough, as pytest's are not."""
+    """A folder for the private folders of frontends, with a shorter path than those of pytest."""
     with TemporaryDirectory(prefix="t-") as folder:
         monkeypatch.setenv("TMPDIR", folder)
         yield Path(folder)
@@ -711,7 +715,7 @@ async def test_how_many_are_accepted_in_a_turn_of_the_loop(
     with ours, theirs, closing(Handover()) as handover:
         context = WorkerContext(0, [listener], theirs, ConnectionCounts(), tmp_path, True, handover, Beats())
         context.counts.set(1, others)
-        server: Any = SimpleNamespace(connections=connections)
+        server: Any = SimpleNamespace(open_connections=connections)
         acceptor = Acceptor(context, server, ConnectionDrain(), _LIMIT)
         for expected in accepted:
             before = len(connections)
@@ -730,7 +734,8 @@ async def test_a_door_that_is_closed_while_it_opens(tmp_path: Path) -> None:
         async def handle(_: web.BaseRequest) -> web.Response:
             return web.Response()
 
-        acceptor = Acceptor(context, web.Server(handle), ConnectionDrain(), _LIMIT)
+        server = Server(web.Server(handle), Connection, Limits(), 1.0, Heads())
+        acceptor = Acceptor(context, server, ConnectionDrain(), _LIMIT)
         opening = asyncio.create_task(acceptor.open(shared=False))
         await asyncio.sleep(0)  # as far as the first wait
         assert not opening.done()
