@@ -137,6 +137,7 @@ class OpenLoop:
             step.seconds = time.monotonic() - started
             step.pressure = (_stalled_seconds() - stalled) / step.seconds
             self._running = self._begin()
+        self._wait(1.0)  # in which what the step left behind would show
 
     @staticmethod
     def _wait(seconds: float) -> None:
