@@ -29,6 +29,7 @@ cdef class ConnectedReplica:
 
 cdef class ReplicaPool:
     cdef list _all
+    cdef readonly bint has_several
     cdef readonly bint is_served
     cdef readonly bint has_own
     cdef readonly object idle

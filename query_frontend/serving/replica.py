@@ -171,6 +171,8 @@ class ReplicaPool:
         self._all: list[ConnectedReplica] = []
         self.is_served = False
         """Whether one of them takes batches."""
+        self.has_several = False
+        """Whether there is a choice between replicas."""
         self.has_own = False
         """Whether one of these is connected to us itself, not relayed."""
         self.idle: deque[ConnectedReplica] = deque()
@@ -205,8 +207,10 @@ class ReplicaPool:
         """Let a replica have a batch, since it has none. Return False if it is held in reserve."""
         if self._is_in_reserve(replica):
             return False
-        relays = 0 if replica.is_relay else sum(other.is_relay for other in self.idle)
-        self.idle.insert(len(self.idle) - relays, replica)
+        if replica.is_relay or not self.idle:
+            self.idle.append(replica)
+        else:
+            self.idle.insert(len(self.idle) - sum(other.is_relay for other in self.idle), replica)
         return True
 
     def remove(self, replica: ConnectedReplica) -> None:
@@ -246,6 +250,7 @@ class ReplicaPool:
             self.idle.remove(replica)
 
     def _review(self) -> None:
+        self.has_several = len(self._all) > 1
         serving = [replica for replica in self._all if not replica.is_draining]
         self.is_served = bool(serving)
         self.has_own = any(not replica.is_relay for replica in serving)

@@ -39,6 +39,7 @@ cdef class ServedModel:
     cpdef _dispatch_soon(self)
     @cython.locals(replicas=ReplicaPool, replica=ConnectedReplica)
     cpdef _dispatch(self, bint waited=*)
+    cdef ConnectedReplica _choose_replica(self, double now)
     @cython.locals(task=Task)
     cpdef bint _send(self, ConnectedReplica replica, list tasks)
     @cython.locals(size=Py_ssize_t)

@@ -192,7 +192,7 @@ class ServedModel:
             if not self.queue or (replicas.idle[0].is_relay and not self._has_direct):
                 return
             now = monotonic()
-            replica = replicas.choose(self.queue.last_deadline() - self._delivery_seconds, now, self._has_direct)
+            replica = self._choose_replica(now) if replicas.has_several else replicas.idle[0]
             if replica is None:
                 return
             sizer = replica.sizer
@@ -213,6 +213,10 @@ class ServedModel:
             else:  # all that it drew had expired
                 replicas.put_idle(replica)
                 self._has_direct = self._has_direct and not replica.is_relay
+
+    def _choose_replica(self, now: float) -> ConnectedReplica | None:
+        """Return the replica that gets the next batch; None if the batch waits for one that is busy."""
+        return self.replicas.choose(self.queue.last_deadline() - self._delivery_seconds, now, self._has_direct)
 
     @property
     def _batch_budget_seconds(self) -> float:
