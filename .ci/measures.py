@@ -61,7 +61,7 @@ def _function_lengths(text: str) -> Iterator[int]:
 
 
 def _rooms(programs: Mapping[str, str], depth: int) -> dict[str, set[str]]:
-    """What each module of `query_frontend`, or each of its packages (`depth` 1), imports of the others."""
+    """Return what each module of `query_frontend`, or each of its packages (`depth` 1), imports of the others."""
     modules = {path.removesuffix(".py").replace("/", "."): text for path, text in programs.items()}
     ours = {name: text for name, text in modules.items() if name.startswith("query_frontend.") and "__" not in name}
 

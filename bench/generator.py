@@ -39,7 +39,7 @@ class Records:
     surplus: int
     """Answers that nobody asked for."""
     reasons: dict[str, int]
-    """Of defaults and errors; with ``outputs``, also the outputs of right answers."""
+    """The number of each reason for a default or an error; with ``outputs``, also of each right output."""
     due: Any
     """Seconds after the start."""
     latency: Any

@@ -81,7 +81,7 @@ class Server(NamedTuple):
     distinct: bool = True
     """Is asked another input each time."""
     versions: Callable[[tuple[str, ...]], dict[str, str]] = lambda packages: _own_versions()
-    """Of its packages; installs them, and those that the model needs, where that is still to be done."""
+    """Return the versions of its packages, and of those that the model needs, after installing what is missing."""
 
 
 # --- ours ---

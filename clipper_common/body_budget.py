@@ -82,7 +82,7 @@ class BodyBudget:
         self._short_at = -inf
         self._waiting: FairQueue[_Waiting] = FairQueue()
         self._beyond: Held | None = None
-        """What may go beyond the limit until there is room again, or it holds nothing any more."""
+        """The request that may go beyond the limit until there is room again, or it holds nothing any more."""
 
     @contextmanager
     def count(self, app_name: str = "") -> Iterator[Held]:

@@ -29,7 +29,7 @@ SMALL_BODY_BYTES: Final = 1 << 16
 _PATIENCE_SECONDS: Final = 20.0
 """For one body in the process. The worst one of 32 MiB takes half of it."""
 _SECONDS_PER_BYTE: Final = 10.0 / (32 << 20)
-"""What the worst body takes in the process: so much longer than a small one it has waited when it comes first."""
+"""The time that the worst body takes in the process: after that wait it comes before any small one."""
 _IDLE_SECONDS: Final = 60.0
 """After which the process is not kept any longer."""
 _READ_BYTES: Final = 1 << 18

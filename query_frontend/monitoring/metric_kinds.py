@@ -16,7 +16,7 @@ from typing import Any, Final
 
 SAMPLE_SIZE: Final = 4096
 SYSTEM_SAMPLE_SIZE: Final = 2056
-"""That of a histogram of the whole frontend."""
+"""The sample size of a histogram of the whole frontend."""
 _TICK_SECONDS: Final = 5.0
 _CHUNK: Final = 1000
 

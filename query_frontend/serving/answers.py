@@ -11,7 +11,7 @@ LARGE_OUTPUT_BYTES: Final = 1 << 14
 _STEP_BYTES: Final = 1 << 14
 """Others have their turn after each part of this size while an answer is made."""
 _LEAST_STEP_BYTES: Final = 1 << 7
-"""What rendering one answer costs at least, in bytes that could be copied in the same time."""
+"""The least cost of rendering an answer, in bytes that could be copied in the same time."""
 _COPIED_BYTES: Final = 1 << 10
 """Outputs up to this size are copied into the answer."""
 PIECE_BYTES: Final = 1 << 17

@@ -26,7 +26,7 @@ cdef class BatchWait:
     cpdef bint holds(self, ModelQueue queue, ReplicaPool replicas, ConnectedReplica replica, Py_ssize_t most, double delivery_seconds, double now)
     @cython.locals(seconds=double, latest=double)
     cdef double _end_of_returns(self, ModelQueue queue, ReplicaPool replicas, ConnectedReplica replica, Py_ssize_t most, double delivery_seconds, double now)
-    cdef double _end_of_delay(self, ModelQueue queue, ReplicaPool replicas, ConnectedReplica replica, Py_ssize_t most, double delivery_seconds, double now)
+    cdef double _end_of_delay(self, ModelQueue queue, ConnectedReplica replica, Py_ssize_t most, double delivery_seconds, double now)
     cpdef close(self)
     cpdef end(self, Py_ssize_t queued, double now)
     cdef _cancel(self)

@@ -60,7 +60,7 @@ class BatchWait:
         There must be tasks, and `replica` must be idle.
         """
         if self._delay_seconds:
-            until = self._end_of_delay(queue, replicas, replica, most, delivery_seconds, now)
+            until = self._end_of_delay(queue, replica, most, delivery_seconds, now)
         elif self._awaits_returns and self.returns.are_likely() and len(replicas.idle) == 1:
             until = self._end_of_returns(queue, replicas, replica, most, delivery_seconds, now)
         else:
@@ -76,13 +76,7 @@ class BatchWait:
         return True
 
     def _end_of_delay(
-        self,
-        queue: ModelQueue,
-        replicas: ReplicaPool,
-        replica: ConnectedReplica,
-        most: int,
-        delivery_seconds: float,
-        now: float,
+        self, queue: ModelQueue, replica: ConnectedReplica, most: int, delivery_seconds: float, now: float
     ) -> float:
         """Return when the delay of the next batch ends: as the model's delay says, and the first deadline allows."""
         if len(queue) >= most:

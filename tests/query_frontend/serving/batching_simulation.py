@@ -22,12 +22,12 @@ _WRITE_SECONDS: Final = 12e-6
 
 
 class Load(NamedTuple):
-    """Who asks: `clients` that ask again once they are answered, and others that come at `rate` per second."""
+    """A load of `clients` that ask again once they are answered, and of others that come at `rate` per second."""
 
     clients: int = 0
     rate: float = 0.0
     pool: int = 0
-    """So many connections of a proxy carry what comes at `rate`; without them each has a new one."""
+    """The connections of a proxy by which the others come; 0 if each has a connection of its own."""
     back_seconds: float = 0.00035
     base: float = 0.0055
     slope: float = 8e-6
@@ -38,7 +38,7 @@ class Load(NamedTuple):
 
 
 class Figures(NamedTuple):
-    """What came of a load, without its first fifth, in which much is learned."""
+    """The outcome of a load, without its first fifth, in which much is learned."""
 
     throughput: float
     p50_millis: float
