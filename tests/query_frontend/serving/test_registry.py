@@ -103,10 +103,17 @@ async def test_a_change_costs_the_sum_of_versions_and_applications_not_their_pro
     assert steps == (ASKING + VERSIONS) // module._AT_ONCE
 
 
-async def test_applications_with_large_defaults_are_made_one_by_one() -> None:
+async def test_applications_with_large_defaults_are_made_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(long_work, "TURN_SECONDS", 0.0)
     large = '"' + "x" * (1 << 20) + '"'
     apps = [Application(f"app-{each}", InputType.DOUBLES, large, 1000) for each in range(5)]
+    snapshot = Snapshot(applications={app.name: app for app in apps}, revision=1)
     registry = Registry(SystemMetrics(), Models().change)
-    registry._snapshot = Snapshot(applications={app.name: app for app in apps})
-    _, steps = in_steps(registry._make_apps([app.name for app in apps]))
-    assert steps == len(apps)
+    changed = frozenset(LAYOUT.application_place(app.name) for app in apps)
+    applying = asyncio.create_task(registry.apply(Update(snapshot, changed)))
+    seen = [0]
+    while not applying.done():
+        await asyncio.sleep(0)
+        seen.append(sum(registry.app(app.name) is not None for app in apps))
+    assert seen[-1] == len(apps)
+    assert max(after - before for before, after in zip(seen, seen[1:], strict=False)) == 1
