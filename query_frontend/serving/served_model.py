@@ -71,14 +71,14 @@ class ServedModel:
         self.queue = ModelQueue()
         self.replicas = ReplicaPool()
         self._suspects: deque[list[Task]] = deque()
-        """They are parts of batches with which a replica died. Each is tried by itself, one at a time."""
+        """The parts of batches with which a replica died. Each is tried by itself, one at a time."""
         self._trial: Batch | None = None
-        """It is the part that a replica has now."""
+        """The part that a replica has now."""
         self._blame = Blame(context.blame_seconds)
         self.filling = 0
-        """As many requests have inputs that are not queued yet."""
+        """The number of requests whose inputs are not all queued yet."""
         self._num_filled = 0
-        """As many queued tasks are of such requests, or were; it is no more than there are."""
+        """An upper bound of the queued tasks that belong to such requests."""
         self._has_direct = False
         """Whether tasks may be queued that were asked for here. Relays get only these."""
         self._dispatch_due = False
@@ -325,6 +325,8 @@ class ServedModel:
         """
         if self._trial is not None or (self.queue and self.replicas.num_serving() < 2):
             return False
+        if self.replicas.idle[0].is_relay and any(task.is_relayed for task in self._suspects[0]):
+            return False  # it waits for a replica of our own: what was relayed is not relayed on
         now = monotonic()
         tasks: list[Task] = []
         for task in self._suspects.popleft():
