@@ -21,7 +21,10 @@ class InputType(IntEnum):
 
     @classmethod
     def parse(cls, word: str) -> Self:
-        """Return the type that `word` names, in any of its accepted spellings. Raises ValueError."""
+        """Return the type that `word` names, in any of its accepted spellings.
+
+        Raises `ClipperException` if it is none.
+        """
         try:
             return cls[_WORDS[word.strip().lower()]]
         except (KeyError, AttributeError):

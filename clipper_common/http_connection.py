@@ -75,7 +75,7 @@ class Connection:
         self._content: StreamReader | None = None
         """The body of the request that aiohttp answers."""
         self._is_malformed = False
-        """So is this body."""
+        """Whether this body is malformed."""
         self.body_due: float | None = None
         """When the body must be complete of a request that aiohttp was given in the middle of it."""
 

@@ -97,7 +97,8 @@ def toplevel_folder() -> str:
     spec = importlib.util.find_spec(_CONTAINERS)
     if spec is None or not spec.submodule_search_locations:
         raise ClipperException(
-            f"Python package {_CONTAINERS} was not found; it comes with clipper_admin: pip install clipper_admin"
+            f"Python package {_CONTAINERS} was not found. It is a part of this release of clipper_admin: install that"
+            " again, as the README says (the package index has an older release, without it)."
         )
     return str(Path(spec.submodule_search_locations[0]) / "toplevel")
 

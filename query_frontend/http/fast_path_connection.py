@@ -35,10 +35,13 @@ class FastPathConnection(Connection):
         self._clients: BatchClients | None = None
         """The clients of the batch that answered its last query."""
         self._parts: list[bytes] = []
-        """A plain request whose body is not complete. Below: since when, what it lacks, its slot of the wheel."""
+        """A plain request whose body is not complete."""
         self._arrival = 0.0
+        """When that request began to arrive."""
         self._missing = 0
+        """The number of bytes that its body still lacks."""
         self._slot: Slot = {}
+        """The slot of the deadline wheel by which it must be complete."""
         self._answered: asyncio.Future[None] | None = None
         """Resolved when the query under way is answered; `shutdown` awaits it."""
 

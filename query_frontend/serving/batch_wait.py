@@ -29,10 +29,13 @@ class BatchWait:
         self._timer: TimerHandle | None = None
         self._timer_ends = 0.0
         self._is_on = False
-        """Whether a batch waits; below, since when, how many tasks there were then, and when its delay ends."""
+        """Whether a batch waits."""
         self._since = 0.0
+        """When that batch began to wait."""
         self._num_first = 0
+        """The number of tasks that were queued then."""
         self._delay_ends = 0.0
+        """When the model's delay ends for that batch."""
 
     def configure(self, record: Model) -> None:
         """Let batches wait as `record` says."""

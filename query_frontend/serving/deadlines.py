@@ -24,7 +24,7 @@ _READING_SECONDS: Final = 0.001
 """The loop reads its sockets before a timer of so many seconds."""
 _FEW: Final = 64
 _AT_ONCE: Final = 32
-"""As many deadlines are handled before it is looked how long that took."""
+"""The number of deadlines that are handled between two looks at the clock."""
 
 
 class Expiring(Protocol):

@@ -80,7 +80,7 @@ class Task:
         host.joined[self] = None
 
     def leave(self) -> "Task":
-        """It is not `wanted` any more: let go of the task that gets the output. Answers that task, which may be it."""
+        """Stop to wait for the output. Return the task that gets it: this one, or the one that it joined."""
         if self.host is None:
             return self
         if self.host.joined is not None and self in self.host.joined:

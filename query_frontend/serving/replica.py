@@ -76,7 +76,7 @@ class ConnectedReplica:
         self.is_draining = False
         self._has_left = False
         self._deliveries = 0
-        """As many of its batches are answered whose tasks have not all got their outputs."""
+        """The number of its answered batches whose outputs are not all delivered yet."""
         self._rest_due = False
         """Whether it has nothing to do, and gets nothing until these are delivered."""
 
