@@ -101,11 +101,24 @@ class Running:
         self._folder.cleanup()
 
 
+def can_run() -> bool:
+    """Return whether the program is built, or there is a compiler to build it."""
+    return _is_built() or _compiler() is not None
+
+
+def _is_built() -> bool:
+    return _PROGRAM.exists() and _PROGRAM.stat().st_mtime >= _SOURCE.stat().st_mtime
+
+
+def _compiler() -> str | None:
+    return os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
+
+
 def _built() -> Path:
     """The program, compiled when its source is newer."""
-    if _PROGRAM.exists() and _PROGRAM.stat().st_mtime >= _SOURCE.stat().st_mtime:
+    if _is_built():
         return _PROGRAM
-    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
+    compiler = _compiler()
     if not compiler:
         raise ProgramFailed("the load generator needs a C compiler: apt-get install gcc libc6-dev")
     _PROGRAM.parent.mkdir(exist_ok=True)

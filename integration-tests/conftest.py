@@ -8,11 +8,12 @@ from typing import Any
 import kubernetes_support
 import psutil
 import pytest
-from docker_support import built_images, docker_client
+from docker_support import built_images, docker_client, missing
 from kubernetes_support import IN_EVERY_RUN, ON_EVERY_MANAGER, kubernetes_api, left_nothing_in_kubernetes
 from managers import MANAGERS, NewManager
 from targets import pytest_addoption, pytest_terminal_summary, select
 
+from bench import generator
 from clipper_admin import ClipperConnection, ContainerManager, images
 from clipper_admin.container_manager import CLIPPER_DOCKER_LABEL
 from clipper_admin.docker.containers import KUBERNETES_LABEL, NETWORK_LABEL
@@ -33,6 +34,13 @@ NewCluster = Callable[..., ClipperConnection]
 NEEDS = {"docker": "left_nothing_in_docker", "kubernetes": "left_nothing_in_kubernetes"}
 """The fixture that each manager needs."""
 MARKS = {"docker": [pytest.mark.docker, pytest.mark.timeout(300)], "kubernetes": kubernetes_support.MARKS}
+
+
+@pytest.fixture(scope="session")
+def load_generator() -> None:
+    """Skip the test, or fail it where a compiler is required, if the load generator can neither run nor be built."""
+    if not generator.can_run():
+        missing("compiler", "the load generator needs a C compiler: apt-get install gcc libc6-dev")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

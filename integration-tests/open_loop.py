@@ -1,7 +1,6 @@
 """An application that asks at a steady rate, whatever becomes of earlier queries: `bench.open_loop`, step by step."""
 
 import json
-import shutil
 import socket
 import sys
 import threading
@@ -21,7 +20,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench.open_loop import Load, Outcome, Result, RunningLoad
 from bench.workloads import MARK
 
-NEEDS_COMPILER: Final = pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
+NEEDS_GENERATOR: Final = pytest.mark.usefixtures("load_generator")
+"""Marks tests that offer such a load."""
 LATE: Final = "default: Failed to retrieve a prediction response within the specified latency SLO"
 _MOST_LATE: Final = 0.005
 _PRESSURE: Final = Path("/proc/pressure/cpu")

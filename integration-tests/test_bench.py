@@ -13,7 +13,7 @@ CLIPPER = ["yardstick", "ceiling", "clipper", "clipper-cached"]
 pytestmark = [
     pytest.mark.integration,
     pytest.mark.long,
-    pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler"),
+    pytest.mark.usefixtures("load_generator"),
 ]
 needs_wrk = pytest.mark.skipif(not shutil.which("wrk"), reason="needs wrk")
 

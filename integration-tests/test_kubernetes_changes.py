@@ -9,7 +9,7 @@ from typing import Any
 import kubernetes_support
 import pytest
 from kubernetes_support import kubectl
-from open_loop import NEEDS_COMPILER, OpenLoop, Step
+from open_loop import NEEDS_GENERATOR, OpenLoop, Step
 
 from clipper_admin import ClipperConnection, ContainerManager, KubernetesContainerManager
 from clipper_admin.deployers import python as python_deployer
@@ -17,7 +17,7 @@ from clipper_admin.kubernetes import names
 from clipper_admin.kubernetes.spec import RedisVolume
 from tests.waiting import wait_for
 
-pytestmark = [*kubernetes_support.MARKS, pytest.mark.integration, NEEDS_COMPILER]
+pytestmark = [*kubernetes_support.MARKS, pytest.mark.integration, NEEDS_GENERATOR]
 
 CLUSTER = "changing"
 SLO_MICROS = 500_000

@@ -11,14 +11,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from open_loop import NEEDS_COMPILER, Load, Outcome, RunningLoad
+from open_loop import NEEDS_GENERATOR, Load, Outcome, RunningLoad
 
 from clipper_admin import ClipperConnection, ProcessContainerManager, images
 
 pytestmark = [
     pytest.mark.integration,
     pytest.mark.alone,
-    NEEDS_COMPILER,
+    NEEDS_GENERATOR,
 ]
 
 OLD_CONTAINER = Path(__file__).with_name("old_container.py")

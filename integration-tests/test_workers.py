@@ -1,7 +1,6 @@
 """Workers of the query frontend come, go and die under a steady load, and no query fails."""
 
 import os
-import shutil
 import signal
 import sys
 import time
@@ -20,7 +19,7 @@ from tests.waiting import wait_for
 pytestmark = [
     pytest.mark.alone,
     pytest.mark.integration,
-    pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler"),
+    pytest.mark.usefixtures("load_generator"),
     pytest.mark.timeout(120),
 ]
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 from managers import MANAGERS
-from open_loop import NEEDS_COMPILER, OpenLoop, check_harms_nobody
+from open_loop import NEEDS_GENERATOR, OpenLoop, check_harms_nobody
 
 from clipper_admin import ClipperConnection
 from clipper_admin.deployers.python import create_endpoint
 
-pytestmark = [pytest.mark.integration, pytest.mark.alone, pytest.mark.timeout(180), NEEDS_COMPILER]
+pytestmark = [pytest.mark.integration, pytest.mark.alone, pytest.mark.timeout(180), NEEDS_GENERATOR]
 
 RATE = 200.0
 SLO_MICROS = 500_000

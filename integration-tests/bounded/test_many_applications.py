@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import redis
 from managers import MANAGERS
-from open_loop import NEEDS_COMPILER, OpenLoop, check_harms_nobody
+from open_loop import NEEDS_GENERATOR, OpenLoop, check_harms_nobody
 
 from clipper_admin import ClipperConnection, ProcessContainerManager
 from clipper_admin.deployers.python import create_endpoint
@@ -23,7 +23,7 @@ from clipper_common.membership_store import MembershipStore
 from clipper_common.records import Application, Model
 from clipper_common.redis_client import RedisClient
 
-pytestmark = [pytest.mark.integration, pytest.mark.alone, pytest.mark.timeout(180), NEEDS_COMPILER]
+pytestmark = [pytest.mark.integration, pytest.mark.alone, pytest.mark.timeout(180), NEEDS_GENERATOR]
 
 RATE = 200.0
 SLO_MICROS = 500_000

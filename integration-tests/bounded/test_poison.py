@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from managers import MANAGERS
-from open_loop import NEEDS_COMPILER, Load, Outcome, RunningLoad
+from open_loop import NEEDS_GENERATOR, Load, Outcome, RunningLoad
 
 from bench.workloads import MARK
 from clipper_admin import ClipperConnection
@@ -16,7 +16,7 @@ from clipper_admin.deployers.python import create_endpoint
 pytestmark = [
     pytest.mark.integration,
     pytest.mark.alone,
-    NEEDS_COMPILER,
+    NEEDS_GENERATOR,
     pytest.mark.timeout(120),
 ]
 

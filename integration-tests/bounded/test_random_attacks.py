@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from open_loop import NEEDS_COMPILER, OpenLoop, check_harms_nobody
+from open_loop import NEEDS_GENERATOR, OpenLoop, check_harms_nobody
 
 from clipper_common import changes, wire
 from clipper_common.changes import Write
@@ -25,7 +25,7 @@ from clipper_common.records import Application, Model
 from tests.conftest import OwnRedis
 from tests.query_frontend.conftest import Frontend, RawContainer, http, running_frontend, wait_for
 
-pytestmark = [pytest.mark.integration, pytest.mark.alone, pytest.mark.timeout(180), NEEDS_COMPILER]
+pytestmark = [pytest.mark.integration, pytest.mark.alone, pytest.mark.timeout(180), NEEDS_GENERATOR]
 
 SEED = 20
 SECONDS = 10.0

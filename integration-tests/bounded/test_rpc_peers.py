@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from open_loop import OpenLoop, check_harms_nobody
+from open_loop import NEEDS_GENERATOR, OpenLoop, check_harms_nobody
 
 from clipper_common import changes, wire
 from clipper_common.datatypes import InputType, ModelId
@@ -17,7 +17,7 @@ from query_frontend.rpc import zmtp
 from tests.conftest import OwnRedis
 from tests.query_frontend.conftest import Frontend, running_container, wait_for
 
-pytestmark = [pytest.mark.integration, pytest.mark.alone, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.integration, pytest.mark.alone, pytest.mark.timeout(120), NEEDS_GENERATOR]
 
 RATE = 50.0
 SLO_SECONDS = 0.5

@@ -20,7 +20,7 @@ def answer(returns: Returns, now: float, size: int = 10, fixed: float = FIXED) -
 
 
 def taught(num_returned: int = 10, after: float = 0.001) -> Returns:
-    """Of each ten clients `num_returned` ask again, so many seconds after they were answered."""
+    """A batch of ten clients is answered again and again; `num_returned` of them ask again after so many seconds."""
     returns = Returns()
     for batch in range(100):
         clients = answer(returns, float(batch))
