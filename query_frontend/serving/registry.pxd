@@ -12,7 +12,7 @@ cdef class AppState:
     cdef public double slo_seconds
     cdef bytes _default_output
 
-    cpdef default_answer(self, str reason)
+    cpdef default_answer(self, str reason, waited=*)
 
 
 cdef class Registry:

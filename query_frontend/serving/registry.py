@@ -18,7 +18,7 @@ from clipper_common.long_work import Steps
 from clipper_common.records import Application, Model
 from clipper_common.snapshot import Snapshot
 from query_frontend.monitoring.metrics import AppMetrics, SystemMetrics
-from query_frontend.serving.answers import Default
+from query_frontend.serving.answers import Default, Waited
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +47,8 @@ class AppState:
         self.slo_seconds = app.slo_seconds
         self._default_output = jsontext.embed(app.default_output.encode())
 
-    def default_answer(self, reason: str) -> Default:
-        return Default(self._default_output, reason)
+    def default_answer(self, reason: str, waited: Waited | None = None) -> Default:
+        return Default(self._default_output, reason, waited)
 
 
 class Registry:
