@@ -1,8 +1,9 @@
 """A client's HTTP connection: it finds where each request ends, and has aiohttp answer one after the other.
 
 aiohttp's handler is made for the first request that is for it, and is given the bytes of one request at a time. It
-writes to a transport that `Connection` makes for it, and whoever makes the handler tells `Connection` when a request is
-answered (`http_server`). So a subclass may answer other requests by itself in between, through public interfaces alone.
+writes to a transport that `HttpConnection` makes for it, and `http_server`, which makes the handler, tells
+`HttpConnection` when a request is answered. So a subclass may answer other requests by itself in between, through public
+interfaces alone.
 
 Where nobody but aiohttp can tell the end of a request, everything goes to aiohttp from then on, and the connection
 closes with the next answer.
@@ -36,7 +37,7 @@ _HALF_CLOSED_SECONDS: Final = 1.0
 NOT_OURS: Final = -1
 
 
-class Connection:
+class HttpConnection:
     """The protocol of a transport."""
 
     def __init__(self, server: "Server") -> None:

@@ -18,7 +18,7 @@ from clipper_common.membership_store import MembershipStore
 from clipper_common.records import UNNUMBERED, Frontend, FrontendReport, Replica
 from clipper_common.redis_client import StoreError
 from clipper_common.rpc_client import tcp_address
-from query_frontend.rpc.server import Connection
+from query_frontend.rpc.server import ReplicaConnection
 from query_frontend.serving.executor import Executor
 from query_frontend.serving.registry import Registry
 
@@ -121,12 +121,12 @@ class Membership:
                 "--advertise=<the host by which model containers and other frontends reach it>"
             )
 
-    def _record(self, connection: Connection) -> Replica:
+    def _record(self, connection: ReplicaConnection) -> Replica:
         metadata = connection.metadata
         number = self._numbers.get((metadata.model, self._name(connection)), UNNUMBERED)
         return Replica(metadata.model, number, connection.number, metadata.input_type)
 
-    def _name(self, connection: Connection) -> str:
+    def _name(self, connection: ReplicaConnection) -> str:
         """Return the replica id, which is the same at all frontends, or a name of this connection if it has none."""
         return connection.metadata.replica_id or f"{self.id}/{connection.number}"
 

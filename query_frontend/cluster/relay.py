@@ -21,7 +21,7 @@ from clipper_common.records import Frontend
 from clipper_common.rpc_client import RpcClient
 from clipper_common.waiting import TimeLimit
 from query_frontend.rpc.dealer import Dealer, DealerEvents
-from query_frontend.rpc.server import Connection
+from query_frontend.rpc.server import ReplicaConnection
 from query_frontend.serving.cache import key_of
 from query_frontend.serving.deadlines import Slot
 from query_frontend.serving.model_queue import Task
@@ -59,7 +59,9 @@ class WantedRelay(NamedTuple):
     delay: float
 
 
-def wanted_relays(peers: Iterable[Frontend], direct: Mapping[ModelId, Sequence[Connection]]) -> Iterator[WantedRelay]:
+def wanted_relays(
+    peers: Iterable[Frontend], direct: Mapping[ModelId, Sequence[ReplicaConnection]]
+) -> Iterator[WantedRelay]:
     """Yield the relays that `peers` need. `direct` has the replicas that are connected to this frontend."""
     for peer in peers:
         if not peer.rpc_address:

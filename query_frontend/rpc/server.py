@@ -41,7 +41,7 @@ Name = tuple[ModelId, str | None]
 
 
 @dataclass(eq=False)
-class Connection:
+class ReplicaConnection:
     """A registered container."""
 
     number: int
@@ -81,14 +81,14 @@ class Connection:
 class RpcEvents:
     """The callbacks of the RPC server."""
 
-    joined: Callable[[Connection], str | None]
+    joined: Callable[[ReplicaConnection], str | None]
     """Called when a container registers. Returns the reason to refuse it, or None to accept it."""
-    left: Callable[[Connection, str], None]
+    left: Callable[[ReplicaConnection, str], None]
     """Called when a registration ends, with the reason."""
-    answered: Callable[[Connection, Response], None]
-    """Called with the answer to the batch that was sent last, or with a part of it: while `Connection.awaited` is set,
-    others follow."""
-    draining: Callable[[Connection], None]
+    answered: Callable[[ReplicaConnection, Response], None]
+    """Called with the answer to the batch that was sent last, or with a part of it: while
+    `ReplicaConnection.awaited` is set, others follow."""
+    draining: Callable[[ReplicaConnection], None]
     """Called when a container asks for no more batches. It waits for `RpcServer.release`."""
     held: Callable[[int], None] = lambda change: None
     """Called with the change in the number of bytes that are kept of unfinished answers."""
@@ -100,7 +100,7 @@ class RpcServer:
         self._port = port
         self._router = Router(PeerEvents(self._on_messages, self._on_lost, self._warn_throttled, self._on_held))
         self._send_micros = send_micros
-        self._connections: dict[Peer, Connection] = {}
+        self._connections: dict[Peer, ReplicaConnection] = {}
         self._frontends = [""]
         """The addresses of all frontends, this one's first; it is empty if it is not known."""
         self._numbers = 0
@@ -126,7 +126,7 @@ class RpcServer:
 
     # --- called by the executor ---
 
-    def send_batch(self, connection: Connection, request: PredictRequest) -> bool:
+    def send_batch(self, connection: ReplicaConnection, request: PredictRequest) -> bool:
         """Send a batch. Return False if the connection is lost; `RpcEvents.left` has been called then."""
         started = time.monotonic()
         sent = connection.peer.send(wire.encode_predict_request(request, connection.rpc_version))
@@ -139,13 +139,13 @@ class RpcServer:
                 connection.missing = set(range(len(request.inputs)))
         return sent
 
-    def disconnect(self, connection: Connection, reason: str) -> None:
+    def disconnect(self, connection: ReplicaConnection, reason: str) -> None:
         """Disconnect a container that violates the protocol. It may connect and register again."""
         logger.error("%s is disconnected: %s", connection, reason)
         self._forget(connection, reason)
         connection.peer.close()
 
-    def release(self, connection: Connection) -> None:
+    def release(self, connection: ReplicaConnection) -> None:
         """Tell a draining container that it may stop, and end its registration."""
         connection.peer.send(wire.encode_drain_reply())
         self._forget(connection, "it was stopped")
@@ -211,7 +211,7 @@ class RpcServer:
             case _:  # a heartbeat, or metadata that are known
                 self._send_keep_alive(connection)
 
-    def _receive_answer(self, connection: Connection, response: Response) -> None:
+    def _receive_answer(self, connection: ReplicaConnection, response: Response) -> None:
         if response.positions is not None:
             if not connection.note_answered(response.positions):
                 self.disconnect(connection, "it answered inputs of its batch that it was not sent, or had answered")
@@ -227,7 +227,7 @@ class RpcServer:
             self._yields = True
         self._events.answered(connection, response)
 
-    def _handle_unexpected_answer(self, connection: Connection, message_id: int) -> None:
+    def _handle_unexpected_answer(self, connection: ReplicaConnection, message_id: int) -> None:
         """Ignore the answer to a batch of an earlier registration of this replica; otherwise disconnect the container.
 
         A container that answers a batch that it was not sent may confuse batches, so none of its answers can be used.
@@ -251,7 +251,7 @@ class RpcServer:
                 peer.send(wire.encode_frontends(self._frontends))
 
     def _register(self, peer: Peer, metadata: Metadata) -> None:
-        connection = Connection(self._numbers, peer, metadata, time.monotonic())
+        connection = ReplicaConnection(self._numbers, peer, metadata, time.monotonic())
         same = [other for other in self._connections.values() if _is_same_replica(other.metadata, metadata)]
         if any(other.metadata.key != metadata.key for other in same):
             refusal: str | None = f"another container is connected with its replica id, {metadata.replica_id}"
@@ -273,7 +273,7 @@ class RpcServer:
             self._send_keep_alive(connection)  # version 3 has no acknowledgement
 
     @staticmethod
-    def _send_keep_alive(connection: Connection) -> None:
+    def _send_keep_alive(connection: ReplicaConnection) -> None:
         connection.peer.send(wire.encode_heartbeat_reply(HeartbeatType.KEEP_ALIVE, connection.rpc_version))
 
     # --- liveness ---
@@ -301,7 +301,7 @@ class RpcServer:
             elif self._router.listened and now - connection.heard_at > constants.SILENCE_SECONDS:
                 self._forget(connection, f"it was silent for {constants.SILENCE_SECONDS:.0f} seconds")
 
-    def _check_patience(self, connection: Connection, now: float) -> None:
+    def _check_patience(self, connection: ReplicaConnection, now: float) -> None:
         """Disconnect a container without ZMTP heartbeats whose batch takes far longer than any of its model before.
 
         If its process still computes, libzmq reconnects by itself, and the container registers after its batch. If the
@@ -316,7 +316,7 @@ class RpcServer:
             took = f"{model} never took more than {longest:.1f} s"
             self.disconnect(connection, f"it has been silent for {silence:.0f} s with a batch, and {took}")
 
-    def _forget(self, connection: Connection, reason: str) -> None:
+    def _forget(self, connection: ReplicaConnection, reason: str) -> None:
         if self._connections.get(connection.peer) is connection:
             del self._connections[connection.peer]
             self._router.leave_room_for(len(self._connections))

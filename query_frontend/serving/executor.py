@@ -12,7 +12,7 @@ from clipper_common.records import Model
 from clipper_common.wire import MESSAGE_ID_LIMIT, Response
 from query_frontend.monitoring.metrics import SystemMetrics
 from query_frontend.rpc.peer import has_ended
-from query_frontend.rpc.server import Connection
+from query_frontend.rpc.server import ReplicaConnection
 from query_frontend.rpc.strangers import most_unregistered
 from query_frontend.serving.cache import PredictionCache
 from query_frontend.serving.model_queue import Task
@@ -52,8 +52,8 @@ class Executor:
         self._metrics = metrics
         self._context = ModelContext(loop, cache, _message_ids(), metrics.aggregate_outputs, blame_seconds)
         self._models: dict[ModelId, ServedModel] = {}
-        self._replicas: dict[Connection, ConnectedReplica] = {}
-        self._unregistered: set[Connection] = set()
+        self._replicas: dict[ReplicaConnection, ConnectedReplica] = {}
+        self._unregistered: set[ReplicaConnection] = set()
         """The connections of replicas whose model versions are not registered."""
         self._most_unregistered = most_unregistered()
         self.uses_keys = cache.enabled
@@ -62,13 +62,13 @@ class Executor:
     # --- what is there ---
 
     @property
-    def connections(self) -> list[Connection]:
+    def connections(self) -> list[ReplicaConnection]:
         """The connections of all replicas that are our own, not relayed by another frontend."""
         return [connection for connection in self._replicas if not connection.metadata.is_relay]
 
-    def direct_replicas(self) -> dict[ModelId, list[Connection]]:
+    def direct_replicas(self) -> dict[ModelId, list[ReplicaConnection]]:
         """Our own replicas that take batches, by model version; the version need not be registered yet."""
-        found: dict[ModelId, list[Connection]] = {}
+        found: dict[ModelId, list[ReplicaConnection]] = {}
         for connection in self.connections:
             if self._takes_batches(connection):
                 found.setdefault(connection.metadata.model, []).append(connection)
@@ -78,7 +78,7 @@ class Executor:
         """The model versions that have a replica here, or one that is relayed to us."""
         return {connection.metadata.model for connection in self._replicas if self._takes_batches(connection)}
 
-    def _takes_batches(self, connection: Connection) -> bool:
+    def _takes_batches(self, connection: ReplicaConnection) -> bool:
         """Whether the replica takes batches, or will once its model version is registered."""
         replica = self._replicas[connection]
         is_used = replica.model is not None or connection.metadata.model not in self._models
@@ -119,7 +119,7 @@ class Executor:
 
     # --- what the RPC server reports ---
 
-    def on_joined(self, connection: Connection) -> str | None:
+    def on_joined(self, connection: ReplicaConnection) -> str | None:
         metadata = connection.metadata
         model = self._models.get(metadata.model)
         if model is not None and model.record.input_type is not metadata.input_type:
@@ -143,7 +143,7 @@ class Executor:
         self._replicas_changed()
         return None
 
-    def on_answered(self, connection: Connection, response: Response) -> None:
+    def on_answered(self, connection: ReplicaConnection, response: Response) -> None:
         replica = self._replicas[connection]
         batch = replica.batch
         assert batch is not None, "the RPC server hands over answers to the batch that a replica has"
@@ -155,7 +155,7 @@ class Executor:
             reason = f"it answered {len(batch.tasks)} inputs with {len(response.outputs)} outputs"
             self._rpc.disconnect(connection, reason)
 
-    def on_left(self, connection: Connection, reason: str) -> None:
+    def on_left(self, connection: ReplicaConnection, reason: str) -> None:
         replica = self._replicas.pop(connection, None)
         if replica is None:
             return
@@ -171,7 +171,7 @@ class Executor:
         if model is not None:
             model.give_up_if_unserved()
 
-    def on_draining(self, connection: Connection) -> None:
+    def on_draining(self, connection: ReplicaConnection) -> None:
         replica = self._replicas[connection]
         replica.drain()
         self._replicas_changed()
@@ -180,7 +180,7 @@ class Executor:
             replica.model.give_up_if_unserved()
         self._dismiss_if_idle(connection)
 
-    def _dismiss_if_idle(self, connection: Connection) -> None:
+    def _dismiss_if_idle(self, connection: ReplicaConnection) -> None:
         """Let a draining replica go, unless somebody waits for its batch: then look again at the last deadline."""
         replica = self._replicas.get(connection)
         if replica is None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from clipper_common.datatypes import BatchPolicy, InputType
 from clipper_common.wire import PredictRequest, Response
-from query_frontend.rpc.server import Connection
+from query_frontend.rpc.server import ReplicaConnection
 from query_frontend.serving.batching import BatchSizer, batch_sizer
 from query_frontend.serving.model_queue import Task
 from query_frontend.serving.waiting import BatchClients
@@ -23,13 +23,13 @@ _PROBED: Final = 500
 class ReplicaTransport(Protocol):
     """The transport carries batches to replicas: the RPC server is one."""
 
-    def send_batch(self, connection: Connection, request: PredictRequest) -> bool:
+    def send_batch(self, connection: ReplicaConnection, request: PredictRequest) -> bool:
         """Send a batch; False when the replica is gone, and then `Executor.on_left` was called."""
 
-    def disconnect(self, connection: Connection, reason: str) -> None:
+    def disconnect(self, connection: ReplicaConnection, reason: str) -> None:
         """Disconnect a replica that misbehaves."""
 
-    def release(self, connection: Connection) -> None:
+    def release(self, connection: ReplicaConnection) -> None:
         """Let a draining replica go."""
 
 
@@ -62,7 +62,7 @@ class Batch(NamedTuple):
 class ConnectedReplica:
     """A replica is a connected container, of which this says what it is doing."""
 
-    def __init__(self, connection: Connection, transport: ReplicaTransport) -> None:
+    def __init__(self, connection: ReplicaConnection, transport: ReplicaTransport) -> None:
         self.connection = connection
         self._transport = transport
         self.is_relay = connection.metadata.is_relay

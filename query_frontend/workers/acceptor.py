@@ -12,7 +12,7 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
-from clipper_common.http_connection import Connection
+from clipper_common.http_connection import HttpConnection
 from clipper_common.http_server import Server
 from query_frontend.http.connection_drain import ConnectionDrain
 from query_frontend.workers.context import WorkerContext
@@ -171,7 +171,7 @@ class Acceptor:
             if connection.is_between_requests():
                 self._hand_over(connection)
 
-    def _hand_over(self, connection: Connection) -> None:
+    def _hand_over(self, connection: HttpConnection) -> None:
         transport = connection.transport
         if transport is not None and self._context.handover.give(transport.get_extra_info("socket").fileno()):
             transport.abort()  # closes our descriptor: the connection lives as long as there is another

@@ -16,7 +16,7 @@ from clipper_common.records import Replica
 from clipper_common.redis_client import RedisClient, StoreError
 from clipper_common.wire import Metadata
 from query_frontend.cluster.membership import Membership
-from query_frontend.rpc.server import Connection
+from query_frontend.rpc.server import ReplicaConnection
 
 MODEL = ModelId("m", "1")
 
@@ -34,7 +34,7 @@ class Frontend:
 
     def connect(self, name: str | None = None) -> None:
         metadata = Metadata(MODEL, InputType.INTS, 4 if name else 3, name)
-        self.executor.connections.append(Connection(len(self.executor.connections), Mock(), metadata, 0.0))
+        self.executor.connections.append(ReplicaConnection(len(self.executor.connections), Mock(), metadata, 0.0))
 
     async def replicas(self) -> list[int]:
         return [replica.replica_id for replica in await self.store.read_replicas()]

@@ -12,7 +12,7 @@ from clipper_common.constants import MAX_BATCH_SIZE
 from clipper_common.datatypes import InputType, ModelId
 from clipper_common.records import Application, Model
 from query_frontend.monitoring.metrics import AppMetrics, SystemMetrics
-from query_frontend.rpc.server import Connection
+from query_frontend.rpc.server import ReplicaConnection
 from query_frontend.serving import deadlines, delivery, large_outputs, query
 from query_frontend.serving.answers import Answer, Default
 from query_frontend.serving.cache import PredictionCache
@@ -39,14 +39,14 @@ class Rpc:
         self.sent: list[wire.PredictRequest] = []
         self.expelled: list[str] = []
 
-    def send_batch(self, _: Connection, request: wire.PredictRequest) -> bool:
+    def send_batch(self, _: ReplicaConnection, request: wire.PredictRequest) -> bool:
         self.sent.append(request)
         return True
 
-    def disconnect(self, _: Connection, reason: str) -> None:
+    def disconnect(self, _: ReplicaConnection, reason: str) -> None:
         self.expelled.append(reason)
 
-    def release(self, _: Connection) -> None:
+    def release(self, _: ReplicaConnection) -> None:
         pass
 
 
@@ -63,9 +63,9 @@ class Bench:
         self.answers: dict[bytes, list[Answer | None]] = {}
         self.slo_seconds = SLO_SECONDS
 
-    def join(self) -> Connection:
+    def join(self) -> ReplicaConnection:
         metadata = wire.Metadata(MODEL, InputType.BYTES, wire.RPC_VERSION_4, "replica", "key")
-        connection = Connection(0, cast(Any, None), metadata, 0.0)
+        connection = ReplicaConnection(0, cast(Any, None), metadata, 0.0)
         assert self.executor.on_joined(connection) is None
         return connection
 

@@ -9,7 +9,7 @@ from clipper_common import wire
 from clipper_common.datatypes import BatchPolicy, InputType, ModelId
 from clipper_common.records import Model
 from query_frontend.monitoring.metrics import ModelMetrics
-from query_frontend.rpc.server import Connection
+from query_frontend.rpc.server import ReplicaConnection
 from query_frontend.serving.batch_wait import BatchWait
 from query_frontend.serving.batching import batch_sizer
 from query_frontend.serving.model_queue import ModelQueue, Task
@@ -45,7 +45,7 @@ class Waiter:
         self.replicas = ReplicaPool()
         for number in range(num_replicas):
             metadata = wire.Metadata(MODEL, InputType.BYTES, wire.RPC_VERSION_4, f"r{number}", "key")
-            replica = ConnectedReplica(Connection(0, cast(Any, None), metadata, 0.0), Mock())
+            replica = ConnectedReplica(ReplicaConnection(0, cast(Any, None), metadata, 0.0), Mock())
             replica.join_model(Mock(), batch_sizer(BatchPolicy.LEARNED, 0))
             self.replicas.add(replica)
 

@@ -10,7 +10,7 @@ from clipper_common.datatypes import InputType, ModelId
 from clipper_common.records import Application, Model
 from clipper_common.wire import Metadata, PredictRequest, Response
 from query_frontend.monitoring.metrics import AppMetrics, SystemMetrics
-from query_frontend.rpc.server import Connection
+from query_frontend.rpc.server import ReplicaConnection
 from query_frontend.serving import query
 from query_frontend.serving.cache import PredictionCache
 from query_frontend.serving.deadlines import DeadlineWheel
@@ -33,7 +33,7 @@ class Asked:
         self.executor = Executor(asyncio.get_running_loop(), rpc, PredictionCache(1 << 20), SystemMetrics())
         self.executor.configure({MODEL: Model(MODEL, InputType.BYTES, batch_size=batch_size)}, {MODEL: 60.0})
         peer: Any = None
-        self._replica = Connection(0, peer, Metadata(MODEL, InputType.BYTES, 3), 0.0)
+        self._replica = ReplicaConnection(0, peer, Metadata(MODEL, InputType.BYTES, 3), 0.0)
         self.executor.on_joined(self._replica)
         context = QueryContext(self.executor, DeadlineWheel(asyncio.get_running_loop()))
         app = AppState(Application("app", InputType.BYTES, "-1", 60_000_000), ("m",), MODEL, AppMetrics())
@@ -42,7 +42,7 @@ class Asked:
     def _on_done(self) -> None:
         self.done += 1
 
-    def send_batch(self, _: Connection, batch: PredictRequest) -> bool:
+    def send_batch(self, _: ReplicaConnection, batch: PredictRequest) -> bool:
         self.batches.append(batch)
         return True
 

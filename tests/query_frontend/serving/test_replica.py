@@ -5,7 +5,7 @@ from unittest.mock import Mock
 
 from clipper_common import wire
 from clipper_common.datatypes import BatchPolicy, InputType, ModelId
-from query_frontend.rpc.server import Connection
+from query_frontend.rpc.server import ReplicaConnection
 from query_frontend.serving.batching import batch_sizer
 from query_frontend.serving.model_queue import Task
 from query_frontend.serving.replica import Batch, ConnectedReplica, ReplicaPool
@@ -16,7 +16,7 @@ MODEL = ModelId("m", "1")
 
 def replica(name: str = "r", transport: Any = None, takes_deadlines: bool = False) -> ConnectedReplica:
     metadata = wire.Metadata(MODEL, InputType.BYTES, wire.RPC_VERSION_4, name, "key", takes_deadlines)
-    return ConnectedReplica(Connection(0, cast(Any, None), metadata, 0.0), transport or Mock())
+    return ConnectedReplica(ReplicaConnection(0, cast(Any, None), metadata, 0.0), transport or Mock())
 
 
 def relay(takes_deadlines: bool = True) -> ConnectedReplica:
