@@ -2,8 +2,8 @@
 
 aiohttp's handler is made for the first request that is for it, and is given the bytes of one request at a time. It
 writes to a transport that `HttpConnection` makes for it, and `http_server`, which makes the handler, tells
-`HttpConnection` when a request is answered. So a subclass may answer other requests by itself in between, through public
-interfaces alone.
+`HttpConnection` when a request is answered. So a subclass may answer other requests by itself in between, through
+public interfaces alone.
 
 Where nobody but aiohttp can tell the end of a request, everything goes to aiohttp from then on, and the connection
 closes with the next answer.

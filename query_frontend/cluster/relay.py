@@ -43,7 +43,7 @@ _UNREGISTERED_SECONDS: Final = 1.0
 _UNREGISTERED_POLL_SECONDS: Final = 0.005
 
 
-class Place(NamedTuple):
+class RelayId(NamedTuple):
     """Identifies a relay: the peer, the model version, and its number among those of both."""
 
     address: str
@@ -55,7 +55,7 @@ class Place(NamedTuple):
 class WantedRelay(NamedTuple):
     """A relay that must be open, once it has been wanted for `delay` seconds."""
 
-    place: Place
+    relay_id: RelayId
     delay: float
 
 
@@ -72,7 +72,9 @@ def wanted_relays(
             at_once = min(single, _MAX_RELAYS)
             later = 0 if has_own else min(len(replicas), _MAX_RELAYS)
             for number in range(max(at_once, later)):
-                yield WantedRelay(Place(peer.rpc_address, model, number), 0.0 if number < at_once else _STEADY_SECONDS)
+                yield WantedRelay(
+                    RelayId(peer.rpc_address, model, number), 0.0 if number < at_once else _STEADY_SECONDS
+                )
 
 
 class RelayedInput(Task):
@@ -177,12 +179,12 @@ class Relay:
     Raises `ValueError` when the address of the peer is none.
     """
 
-    def __init__(self, context: QueryContext, place: Place, input_type: InputType, name: str, key: str) -> None:
+    def __init__(self, context: QueryContext, relay_id: RelayId, input_type: InputType, name: str, key: str) -> None:
         self._loop = asyncio.get_running_loop()
         self._context = context
-        self._model = place.model
-        metadata = wire.Metadata(place.model, input_type, wire.RPC_VERSION_4, name, key, takes_deadlines=True)
-        self._dealer = Dealer(place.address)
+        self._model = relay_id.model
+        metadata = wire.Metadata(relay_id.model, input_type, wire.RPC_VERSION_4, name, key, takes_deadlines=True)
+        self._dealer = Dealer(relay_id.address)
         self.client = RpcClient(self._dealer, metadata, self, deque(maxlen=1))
         self._ticked_at = 0.0
 
@@ -242,9 +244,9 @@ class Relays:
 
     def __init__(self, context: QueryContext) -> None:
         self._context = context
-        self._relays: dict[Place, Relay] = {}
+        self._relays: dict[RelayId, Relay] = {}
         self._draining: list[Relay] = []
-        self._wanted_since: dict[Place, float] = {}
+        self._wanted_since: dict[RelayId, float] = {}
         self._name = ""
         self._key = uuid.uuid4().hex
         self._peers: list[Frontend] = []
@@ -259,8 +261,8 @@ class Relays:
     async def stop(self) -> None:
         """Drain all relays, so that batches in flight are answered, and close them after `_STOP_SECONDS` at most."""
         self._stopping = True
-        for place in list(self._relays):
-            self._drain(place)
+        for relay_id in list(self._relays):
+            self._drain(relay_id)
         async for _ in TimeLimit(_STOP_SECONDS).attempts(_TICK_SECONDS / 10):
             self._close_drained()
             if not self._draining:
@@ -281,31 +283,31 @@ class Relays:
         direct = self._context.executor.direct_replicas()
         wanted = dict(wanted_relays(self._peers, direct))
         now = time.monotonic()
-        self._wanted_since = {place: self._wanted_since.get(place, now) for place in wanted}
-        for place, delay in wanted.items():
-            if place not in self._relays and now - self._wanted_since[place] >= delay:
-                self._open(place, direct[place.model][0].metadata.input_type)
+        self._wanted_since = {relay_id: self._wanted_since.get(relay_id, now) for relay_id in wanted}
+        for relay_id, delay in wanted.items():
+            if relay_id not in self._relays and now - self._wanted_since[relay_id] >= delay:
+                self._open(relay_id, direct[relay_id.model][0].metadata.input_type)
         known = {peer.rpc_address for peer in self._peers}
-        for place, relay in list(self._relays.items()):
+        for relay_id, relay in list(self._relays.items()):
             # A peer that is not in Redis may still be alive, if Redis has just lost its data.
-            is_cut_off = place.address not in known and relay.client.reached
-            if relay.client.closed or (place not in wanted and not (is_cut_off and place.model in direct)):
-                self._drain(place)
+            is_cut_off = relay_id.address not in known and relay.client.reached
+            if relay.client.closed or (relay_id not in wanted and not (is_cut_off and relay_id.model in direct)):
+                self._drain(relay_id)
 
-    def _open(self, place: Place, input_type: InputType) -> None:
-        name = f"{wire.RELAY_PREFIX}{self._name}/{place.model}/{place.number}"
+    def _open(self, relay_id: RelayId, input_type: InputType) -> None:
+        name = f"{wire.RELAY_PREFIX}{self._name}/{relay_id.model}/{relay_id.number}"
         try:
-            relay = Relay(self._context, place, input_type, name, self._key)
+            relay = Relay(self._context, relay_id, input_type, name, self._key)
         except ValueError as error:
             logger.error("a query frontend cannot be where it says: %s", error)
         else:
             relay.start()
-            self._relays[place] = relay
-            logger.info("relaying %s for the query frontend at %s", place.model, place.address)
+            self._relays[relay_id] = relay
+            logger.info("relaying %s for the query frontend at %s", relay_id.model, relay_id.address)
 
-    def _drain(self, place: Place) -> None:
-        relay = self._relays.pop(place)
-        logger.info("relaying %s for the query frontend at %s no more", place.model, place.address)
+    def _drain(self, relay_id: RelayId) -> None:
+        relay = self._relays.pop(relay_id)
+        logger.info("relaying %s for the query frontend at %s no more", relay_id.model, relay_id.address)
         relay.client.drain()
         self._draining.append(relay)
 

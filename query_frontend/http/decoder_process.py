@@ -28,7 +28,7 @@ _NICE: Final = 5
 
 
 @dataclass(frozen=True)
-class Answer:
+class DecodedBody:
     """The answer for a body that is right. The inputs follow it, one after the other, since they are large."""
 
     lengths: Sequence[int]
@@ -57,9 +57,9 @@ def _length(text: bytes) -> bytes:
     return len(text).to_bytes(LENGTH_BYTES, "little")
 
 
-def decode_answer(answer: bytes) -> Answer | Exception:
+def decode_answer(answer: bytes) -> DecodedBody | Exception:
     """The answer, or the reason why the body is refused."""
-    value: Answer | Exception = pickle.loads(answer)
+    value: DecodedBody | Exception = pickle.loads(answer)
     return value
 
 
@@ -75,15 +75,15 @@ def main() -> None:
 
 def _answer(answers: BinaryIO, parse: str, body: bytes, input_type: InputType, missing_values: bool) -> None:
     inputs: list[bytes] = []
-    answer: Answer | Exception
+    answer: DecodedBody | Exception
     try:
         if parse == schemas.parse_update.__name__:
             feedback = schemas.parse_update(body, input_type, missing_values)
             inputs = [feedback.input]
-            answer = Answer([len(feedback.input)], feedback=replace(feedback, input=b""))
+            answer = DecodedBody([len(feedback.input)], feedback=replace(feedback, input=b""))
         else:
             inputs, version = _parse_predict(body, input_type, missing_values)
-            answer = Answer(list(map(len, inputs)), version)
+            answer = DecodedBody(list(map(len, inputs)), version)
     except JsonError as error:
         answer = error
     except MemoryError:

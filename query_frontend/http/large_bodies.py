@@ -16,6 +16,7 @@ from clipper_common import base64text, jsontext
 from clipper_common.constants import MAX_INPUTS_PER_REQUEST
 from clipper_common.datatypes import InputType
 from clipper_common.errors import JsonError
+from clipper_common.long_work import Steps
 from query_frontend.simd import simdjson_parser
 
 PIECE_BYTES: Final = 1 << 16
@@ -42,7 +43,6 @@ _CODES: Final = {InputType.INTS: "i", InputType.FLOATS: "d", InputType.DOUBLES: 
 
 Inputs = tuple[list[bytes], str | None]
 """The inputs as they go to the model, and the version that is asked for."""
-Steps = Generator[None, None, Inputs | None]
 Span = tuple[bytes, int, int]
 """A part of the body, and where an input begins and ends in it."""
 
@@ -51,7 +51,7 @@ class _NotPlainError(Exception):
     """The body has another shape, or something is wrong with it. Only the general parser can tell."""
 
 
-def decode(parts: list[bytes], input_type: InputType) -> Steps:
+def decode(parts: list[bytes], input_type: InputType) -> Steps[Inputs | None]:
     """Yield after each step; return what the body holds, or None if that is for the general parser to say.
 
     The body comes in parts, each of `PIECE_BYTES` at least but for the last. It may be left as a single one.

@@ -23,7 +23,7 @@ from clipper_common.membership_store import MembershipStore
 from clipper_common.records import Frontend as Peer
 from clipper_common.records import Model
 from clipper_common.wire import Metadata
-from query_frontend.cluster.relay import Place, Relay, wanted_relays
+from query_frontend.cluster.relay import Relay, RelayId, wanted_relays
 from query_frontend.monitoring.metrics import SystemMetrics
 from query_frontend.serving.cache import PredictionCache
 from query_frontend.serving.deadlines import DeadlineWheel
@@ -143,7 +143,7 @@ async def test_a_stall_of_our_own_is_no_silence_of_the_peer() -> None:
     context = QueryContext(Executor(loop, Mock(), PredictionCache(0), metrics), DeadlineWheel(loop))
     with zmq.asyncio.Context() as zmq_context, zmq_context.socket(zmq.ROUTER) as peer:
         port = peer.bind_to_random_port("tcp://127.0.0.1")
-        relay = Relay(context, Place(f"tcp://127.0.0.1:{port}", MODEL, 0), InputType.DOUBLES, "peer:x", "key")
+        relay = Relay(context, RelayId(f"tcp://127.0.0.1:{port}", MODEL, 0), InputType.DOUBLES, "peer:x", "key")
         relay.start()
         async with asyncio.timeout(10):
             first, *_ = await peer.recv_multipart()
@@ -222,7 +222,7 @@ class RelayAndPeer:
         self.tasks = executor.tasks
         context = QueryContext(executor, DeadlineWheel(loop))
         port = peer.bind_to_random_port("tcp://127.0.0.1")
-        self.relay = Relay(context, Place(f"tcp://127.0.0.1:{port}", MODEL, 0), InputType.DOUBLES, "peer:x", "key")
+        self.relay = Relay(context, RelayId(f"tcp://127.0.0.1:{port}", MODEL, 0), InputType.DOUBLES, "peer:x", "key")
         self.relay.start()
 
     async def receive(self, kind: type[Any]) -> Any:
