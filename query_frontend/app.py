@@ -210,10 +210,10 @@ class QueryFrontend:
 
     def _rpc_events(self) -> RpcEvents:
         return RpcEvents(
-            joined=self.executor.on_joined,
-            left=self.executor.on_left,
-            answered=self.executor.on_answered,
-            draining=self.executor.on_draining,
+            replica_joined=self.executor.on_replica_joined,
+            replica_lost=self.executor.on_replica_lost,
+            batch_answered=self.executor.on_batch_answered,
+            replica_draining=self.executor.on_replica_draining,
             held=self._budget.count_more,
         )
 

@@ -81,14 +81,14 @@ class ReplicaConnection:
 class RpcEvents:
     """The callbacks of the RPC server."""
 
-    joined: Callable[[ReplicaConnection], str | None]
+    replica_joined: Callable[[ReplicaConnection], str | None]
     """Called when a container registers. Returns the reason to refuse it, or None to accept it."""
-    left: Callable[[ReplicaConnection, str], None]
+    replica_lost: Callable[[ReplicaConnection, str], None]
     """Called when a registration ends, with the reason."""
-    answered: Callable[[ReplicaConnection, Response], None]
+    batch_answered: Callable[[ReplicaConnection, Response], None]
     """Called with the answer to the batch that was sent last, or with a part of it: while
     `ReplicaConnection.awaited` is set, others follow."""
-    draining: Callable[[ReplicaConnection], None]
+    replica_draining: Callable[[ReplicaConnection], None]
     """Called when a container asks for no more batches. It waits for `RpcServer.release`."""
     held: Callable[[int], None] = lambda change: None
     """Called with the change in the number of bytes that are kept of unfinished answers."""
@@ -127,7 +127,7 @@ class RpcServer:
     # --- called by the executor ---
 
     def send_batch(self, connection: ReplicaConnection, request: PredictRequest) -> bool:
-        """Send a batch. Return False if the connection is lost; `RpcEvents.left` has been called then."""
+        """Send a batch. Return False if the connection is lost; `RpcEvents.replica_lost` has been called then."""
         started = time.monotonic()
         sent = connection.peer.send(wire.encode_predict_request(request, connection.rpc_version))
         self._send_micros.add((time.monotonic() - started) * 1e6)
@@ -142,13 +142,13 @@ class RpcServer:
     def disconnect(self, connection: ReplicaConnection, reason: str) -> None:
         """Disconnect a container that violates the protocol. It may connect and register again."""
         logger.error("%s is disconnected: %s", connection, reason)
-        self._forget(connection, reason)
+        self._remove(connection, reason)
         connection.peer.close()
 
     def release(self, connection: ReplicaConnection) -> None:
         """Tell a draining container that it may stop, and end its registration."""
         connection.peer.send(wire.encode_drain_reply())
-        self._forget(connection, "it was stopped")
+        self._remove(connection, "it was stopped")
 
     def announce_frontends(self, addresses: list[str]) -> None:
         """Send the list of frontends to the containers that follow it. The first address is this one's, or empty."""
@@ -204,7 +204,7 @@ class RpcServer:
             case Response():
                 self._receive_answer(connection, message)
             case wire.Drain():
-                self._events.draining(connection)
+                self._events.replica_draining(connection)
             case wire.FrontendsRequest():
                 connection.follows_frontends = True
                 peer.send(wire.encode_frontends(self._frontends))
@@ -217,7 +217,7 @@ class RpcServer:
                 self.disconnect(connection, "it answered inputs of its batch that it was not sent, or had answered")
                 return
             if connection.missing:
-                self._events.answered(connection, response)
+                self._events.batch_answered(connection, response)
                 return
         connection.awaited = None
         seconds = connection.heard_at - connection.asked_at
@@ -225,7 +225,7 @@ class RpcServer:
             connection.longest_seconds = seconds
         if len(response.outputs) > 1 and seconds < QUICK_SECONDS:
             self._yields = True
-        self._events.answered(connection, response)
+        self._events.batch_answered(connection, response)
 
     def _handle_unexpected_answer(self, connection: ReplicaConnection, message_id: int) -> None:
         """Ignore the answer to a batch of an earlier registration of this replica; otherwise disconnect the container.
@@ -256,7 +256,7 @@ class RpcServer:
         if any(other.metadata.key != metadata.key for other in same):
             refusal: str | None = f"another container is connected with its replica id, {metadata.replica_id}"
         else:
-            refusal = self._events.joined(connection)
+            refusal = self._events.replica_joined(connection)
         if refusal is not None:
             self._warn_throttled(f"a container of {metadata.model} is refused: {refusal}", refusal)
             if metadata.rpc_version >= wire.RPC_VERSION_4:
@@ -265,7 +265,7 @@ class RpcServer:
         self._numbers += 1
         # Only now, since a container that is refused must not replace another.
         for other in same:
-            self._forget(other, "it connected anew")
+            self._remove(other, "it connected anew")
         self._connections[peer] = connection
         self._router.leave_room_for(len(self._connections))
         peer.trust()
@@ -281,7 +281,7 @@ class RpcServer:
     def _on_lost(self, peer: Peer, reason: str) -> None:
         connection = self._connections.get(peer)
         if connection is not None:
-            self._forget(connection, reason)
+            self._remove(connection, reason)
 
     def _tick(self) -> None:
         """Check the liveness of all containers, once a second.
@@ -299,7 +299,7 @@ class RpcServer:
                 if self._router.listened:
                     self._check_patience(connection, now)
             elif self._router.listened and now - connection.heard_at > constants.SILENCE_SECONDS:
-                self._forget(connection, f"it was silent for {constants.SILENCE_SECONDS:.0f} seconds")
+                self._remove(connection, f"it was silent for {constants.SILENCE_SECONDS:.0f} seconds")
 
     def _check_patience(self, connection: ReplicaConnection, now: float) -> None:
         """Disconnect a container without ZMTP heartbeats whose batch takes far longer than any of its model before.
@@ -316,7 +316,7 @@ class RpcServer:
             took = f"{model} never took more than {longest:.1f} s"
             self.disconnect(connection, f"it has been silent for {silence:.0f} s with a batch, and {took}")
 
-    def _forget(self, connection: ReplicaConnection, reason: str) -> None:
+    def _remove(self, connection: ReplicaConnection, reason: str) -> None:
         if self._connections.get(connection.peer) is connection:
             del self._connections[connection.peer]
             self._router.leave_room_for(len(self._connections))
@@ -325,7 +325,7 @@ class RpcServer:
                 self._lost[connection.awaited] = _name(connection.metadata)
                 if len(self._lost) > _MAX_LOST:
                     del self._lost[next(iter(self._lost))]
-            self._events.left(connection, reason)
+            self._events.replica_lost(connection, reason)
 
     def _warn_throttled(self, text: str, kind: str = "") -> None:
         """Log a warning, but each kind at most once in `_WARNING_SECONDS`, and at most `_MAX_WARNINGS` kinds.

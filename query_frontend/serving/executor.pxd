@@ -24,4 +24,4 @@ cdef class Executor:
     @cython.locals(model=ServedModel)
     cpdef leave(self, Task task, model_id)
     @cython.locals(replica=ConnectedReplica, model=ServedModel)
-    cpdef on_answered(self, connection, response)
+    cpdef on_batch_answered(self, connection, response)

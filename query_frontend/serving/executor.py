@@ -119,7 +119,7 @@ class Executor:
 
     # --- what the RPC server reports ---
 
-    def on_joined(self, connection: ReplicaConnection) -> str | None:
+    def on_replica_joined(self, connection: ReplicaConnection) -> str | None:
         metadata = connection.metadata
         model = self._models.get(metadata.model)
         if model is not None and model.record.input_type is not metadata.input_type:
@@ -139,11 +139,11 @@ class Executor:
         self._replicas[connection] = replica
         logger.info("%s connected (RPC version %d)", connection, metadata.rpc_version)
         if model is not None:
-            model.attach(replica)
+            model.add_replica(replica)
         self._replicas_changed()
         return None
 
-    def on_answered(self, connection: ReplicaConnection, response: Response) -> None:
+    def on_batch_answered(self, connection: ReplicaConnection, response: Response) -> None:
         replica = self._replicas[connection]
         batch = replica.batch
         assert batch is not None, "the RPC server hands over answers to the batch that a replica has"
@@ -155,28 +155,28 @@ class Executor:
             reason = f"it answered {len(batch.tasks)} inputs with {len(response.outputs)} outputs"
             self._rpc.disconnect(connection, reason)
 
-    def on_left(self, connection: ReplicaConnection, reason: str) -> None:
+    def on_replica_lost(self, connection: ReplicaConnection, reason: str) -> None:
         replica = self._replicas.pop(connection, None)
         if replica is None:
             return
         self._unregistered.discard(connection)
         logger.info("%s left: %s", connection, reason)
-        replica.leave()
+        replica.note_lost()
         model, batch = replica.model, replica.batch
         if model is not None:
-            model.detach(replica)
+            model.remove_replica(replica)
         if batch is not None:
             batch.model.retry(batch, has_ended(reason) and not (replica.is_draining or replica.is_relay))
         self._replicas_changed()
         if model is not None:
             model.give_up_if_unserved()
 
-    def on_draining(self, connection: ReplicaConnection) -> None:
+    def on_replica_draining(self, connection: ReplicaConnection) -> None:
         replica = self._replicas[connection]
         replica.drain()
         self._replicas_changed()
         if replica.model is not None:
-            replica.model.pass_over(replica)
+            replica.model.exclude(replica)
             replica.model.give_up_if_unserved()
         self._dismiss_if_idle(connection)
 
@@ -220,7 +220,7 @@ class Executor:
                 continue
             self._unregistered.discard(connection)
             if connection.metadata.input_type is record.input_type:
-                model.attach(replica)
+                model.add_replica(replica)
             else:
                 logger.warning("%s is not used: its input type differs", connection)
 

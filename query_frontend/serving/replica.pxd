@@ -12,9 +12,9 @@ cdef class ConnectedReplica:
     cdef public object model
     cdef public object sizer
     cdef public object batch
-    cdef public Py_ssize_t times_passed_over
+    cdef public Py_ssize_t times_skipped
     cdef public bint is_draining
-    cdef bint _has_left
+    cdef bint _is_lost
     cdef int _deliveries
     cdef bint _rest_due
 

@@ -24,7 +24,7 @@ class ReplicaTransport(Protocol):
     """The transport carries batches to replicas: the RPC server is one."""
 
     def send_batch(self, connection: ReplicaConnection, request: PredictRequest) -> bool:
-        """Send a batch; False when the replica is gone, and then `Executor.on_left` was called."""
+        """Send a batch; False when the replica is gone, and then `Executor.on_replica_lost` was called."""
 
     def disconnect(self, connection: ReplicaConnection, reason: str) -> None:
         """Disconnect a replica that misbehaves."""
@@ -71,10 +71,10 @@ class ConnectedReplica:
         """It is None while its model version is not registered."""
         self.sizer = batch_sizer(BatchPolicy.LEARNED, 0)
         self.batch: Batch | None = None
-        self.times_passed_over = 0
+        self.times_skipped = 0
         """How often it was idle, and got no batch because it would have been late."""
         self.is_draining = False
-        self._has_left = False
+        self._is_lost = False
         self._deliveries = 0
         """The number of its answered batches whose outputs are not all delivered yet."""
         self._rest_due = False
@@ -97,9 +97,9 @@ class ConnectedReplica:
         """Get no more batches, and be released when the last one is answered."""
         self.is_draining = True
 
-    def leave(self) -> None:
+    def note_lost(self) -> None:
         """Get no batches, since the connection is lost."""
-        self._has_left = True
+        self._is_lost = True
 
     def send(self, batch: Batch, input_type: InputType) -> bool:
         """Send it a batch; False when it is gone, and then it has left."""
@@ -161,7 +161,7 @@ class ConnectedReplica:
     def _is_free(self) -> bool:
         """Whether it has nothing to do: it may be gone by now, or have been found idle."""
         is_idle = self.model is not None and self in self.model.replicas.idle
-        return self.batch is None and not self._has_left and not is_idle
+        return self.batch is None and not self._is_lost and not is_idle
 
 
 class ReplicaPool:
@@ -215,7 +215,7 @@ class ReplicaPool:
 
     def remove(self, replica: ConnectedReplica) -> None:
         self._all.remove(replica)
-        self.pass_over(replica)
+        self.exclude(replica)
 
     def choose(self, deadline: float, now: float, relays: bool = True) -> ConnectedReplica | None:
         """Return the idle replica that gets the next batch, in which no deadline is later than `deadline`.
@@ -230,9 +230,9 @@ class ReplicaPool:
                 break  # so are all after it
             if replica.would_answer(deadline, now):
                 return replica
-            replica.times_passed_over += 1
-            if replica.times_passed_over >= _PROBED:
-                replica.times_passed_over = 0
+            replica.times_skipped += 1
+            if replica.times_skipped >= _PROBED:
+                replica.times_skipped = 0
                 return replica
         return self._choose_late(deadline, now, relays)
 
@@ -243,7 +243,7 @@ class ReplicaPool:
             return None
         return min((replica for replica in used if replica in self.idle), key=lambda replica: replica.sizer.expect(1))
 
-    def pass_over(self, replica: ConnectedReplica) -> None:
+    def exclude(self, replica: ConnectedReplica) -> None:
         """Have no more batches sent to a replica that drains, or is gone."""
         self._review()
         if replica in self.idle:

@@ -354,20 +354,20 @@ class ServedModel:
 
     # --- replicas ---
 
-    def attach(self, replica: ConnectedReplica) -> None:
+    def add_replica(self, replica: ConnectedReplica) -> None:
         """Send batches to this replica, too."""
         replica.join_model(self, self._new_sizer())
         self.replicas.add(replica)
         self._dispatch_soon()
 
-    def detach(self, replica: ConnectedReplica) -> None:
+    def remove_replica(self, replica: ConnectedReplica) -> None:
         """Forget a replica that is gone."""
         self.replicas.remove(replica)
         self._dispatch_soon()
 
-    def pass_over(self, replica: ConnectedReplica) -> None:
+    def exclude(self, replica: ConnectedReplica) -> None:
         """Send no more batches to a replica that drains."""
-        self.replicas.pass_over(replica)
+        self.replicas.exclude(replica)
         self._dispatch_soon()
 
     # --- configuration ---

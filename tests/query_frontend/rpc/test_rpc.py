@@ -108,10 +108,10 @@ async def test_the_core_is_yielded_after_quick_batches(
     monkeypatch.setattr("os.sched_yield", yielded)
     connections: list[ReplicaConnection] = []
     events = RpcEvents(
-        joined=lambda connection: connections.append(connection) or joined.set(),
-        left=lambda _, reason: None,
-        answered=lambda _, response: answered.set(),
-        draining=lambda _: None,
+        replica_joined=lambda connection: connections.append(connection) or joined.set(),
+        replica_lost=lambda _, reason: None,
+        batch_answered=lambda _, response: answered.set(),
+        replica_draining=lambda _: None,
     )
     owner.on_batch = lambda client, request, _: client.answer(
         wire.Response(request.message_id, [b"1"] * size, [False] * size), client.registration

@@ -74,15 +74,15 @@ async def test_an_input_that_was_relayed_here_is_not_tried_again_by_a_relay() ->
     )
     deadline = asyncio.get_running_loop().time() + 1000
     for connection, task in ((first, Relayed(b"relayed", deadline)), (second, Input(b"other", deadline))):
-        assert tasks.on_joined(connection) is None
+        assert tasks.on_replica_joined(connection) is None
         tasks.submit(MODEL, task)
         await turns()
     assert [connection for connection, _ in rpc.sent] == [first, second]
-    assert tasks.on_joined(relay) is None
-    tasks.on_left(first, "it closed its connection")
+    assert tasks.on_replica_joined(relay) is None
+    tasks.on_replica_lost(first, "it closed its connection")
     await turns()
     assert len(rpc.sent) == 2
-    tasks.on_answered(second, wire.Response(rpc.sent[1][1].message_id, [b"1"], [False]))
+    tasks.on_batch_answered(second, wire.Response(rpc.sent[1][1].message_id, [b"1"], [False]))
     await turns()
     connection, request = rpc.sent[2]
     assert connection is second and list(request.inputs) == [b"relayed"]

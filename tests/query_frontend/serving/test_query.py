@@ -34,7 +34,7 @@ class Asked:
         self.executor.configure({MODEL: Model(MODEL, InputType.BYTES, batch_size=batch_size)}, {MODEL: 60.0})
         peer: Any = None
         self._replica = ReplicaConnection(0, peer, Metadata(MODEL, InputType.BYTES, 3), 0.0)
-        self.executor.on_joined(self._replica)
+        self.executor.on_replica_joined(self._replica)
         context = QueryContext(self.executor, DeadlineWheel(asyncio.get_running_loop()))
         app = AppState(Application("app", InputType.BYTES, "-1", 60_000_000), ("m",), MODEL, AppMetrics())
         self.request = Request(context, app, model, time.monotonic(), self._on_done, lambda size: None)
@@ -53,7 +53,7 @@ class Asked:
         batches, self.batches = self.batches, []
         for batch in batches:
             many = len(batch.inputs)
-            self.executor.on_answered(self._replica, Response(batch.message_id, [b"1"] * many, [False] * many))
+            self.executor.on_batch_answered(self._replica, Response(batch.message_id, [b"1"] * many, [False] * many))
         return sum(len(batch.inputs) for batch in batches)
 
 

@@ -76,10 +76,10 @@ def test_a_replica_that_drains_gets_no_more_batches() -> None:
     pool.add(second)
     assert pool.num_serving() == 2
     first.drain()
-    pool.pass_over(first)
+    pool.exclude(first)
     assert list(pool.idle) == [second] and pool.num_serving() == 1
     second.drain()
-    pool.pass_over(second)
+    pool.exclude(second)
     assert not pool.is_served and not pool.idle
     assert list(pool) == [first, second]
 
@@ -112,7 +112,7 @@ def test_a_replica_that_left_meanwhile_does_not_rest() -> None:
     delivering = one.hold_while(iter([None]))
     next(delivering)
     one.rest(True)
-    one.leave()
+    one.note_lost()
     assert list(delivering) == []
     model.on_rest.assert_not_called()
 
