@@ -117,7 +117,7 @@ class HttpConnection:
     def connection_lost(self, exc: BaseException | None) -> None:
         """Handle the loss in steps of long work, since thousands of clients may disconnect at once."""
         self.transport = None  # uvloop raises an error for what is written from now on
-        long_work.start(map(self.lose, (exc,)))
+        long_work.start_soon(map(self.lose, (exc,)))
 
     def lose(self, exc: BaseException | None) -> None:
         """Release all resources of the connection, which was lost in this iteration of the event loop or before."""
@@ -288,7 +288,7 @@ class HttpConnection:
     def _parse_in_pieces(self, data: bytes) -> None:
         self._is_parsing = True
         self._put_back(data)
-        long_work.start(self._parse_pieces())
+        long_work.start_soon(self._parse_pieces())
 
     def _parse_pieces(self) -> Iterator[None]:
         while self._held and self._is_aiohttps():

@@ -94,14 +94,14 @@ class RelayedInput(Task):
         """Ask the model version."""
         context = self._batch.context
         context.executor.submit(self._batch.model, self)
-        if self.wanted:
+        if self.is_waiting:
             self._slot = context.wheel.add(self, self.deadline)
 
-    def take(self, output: bytes | None, reason: str, now: float) -> None:
+    def resolve(self, output: bytes | None, reason: str, now: float) -> None:
         """Take the output, or the reason why there is none."""
-        if not self.wanted:
+        if not self.is_waiting:
             return
-        self.wanted = False
+        self.is_waiting = False
         if self._slot is not None:
             self._slot.pop(self, None)
             self._slot = None
@@ -109,8 +109,8 @@ class RelayedInput(Task):
 
     def expire(self) -> None:
         """Answer with a reason, since the deadline has passed."""
-        self.take(None, SLO_MISSED, time.monotonic())
-        self._batch.context.executor.leave(self, self._batch.model)
+        self.resolve(None, SLO_MISSED, time.monotonic())
+        self._batch.context.executor.withdraw(self, self._batch.model)
 
 
 class RelayedBatch:

@@ -196,7 +196,7 @@ class Peer:
     def _on_readable(self) -> None:
         if self._read():
             self._loop.remove_reader(self._socket)
-            long_work.start(self._read_rest())
+            long_work.start_soon(self._read_rest())
 
     def _read_rest(self) -> Iterator[None]:
         """Read, in steps of long work, so that peers that send much share a little of each turn of the event loop."""

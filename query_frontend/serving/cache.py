@@ -157,7 +157,7 @@ class PredictionCache:
 
         Its batches, which have the inputs, are counted until they are the oldest: to find them would take long.
         """
-        long_work.begin(_drop(partition.entries, partition.used))
+        long_work.start_now(_drop(partition.entries, partition.used))
         partition.entries, partition.used = {}, set()
 
 

@@ -110,12 +110,12 @@ class Delivery:
                 return index
             task, value = tasks[index], values[index]
             if task.joined is None and type(value) is bytes:
-                task.take(value, "", now)  # `_resolve` in place: this runs for every query
+                task.resolve(value, "", now)  # `_resolve_all` in place: this runs for every query
             elif isinstance(value, bytes):
-                _resolve(task, value, "")
+                _resolve_all(task, value, "")
             else:
                 self._partition.give_up(task.key, task)
-                _resolve(task, None, value)
+                _resolve_all(task, None, value)
         return len(tasks)
 
     def _give_rest(self, tasks: list[Task], values: list[Value], given: int) -> Iterator[None]:
@@ -130,7 +130,7 @@ class Delivery:
                 yield
             for task in tasks[begin : begin + STEP_TASKS]:
                 self._partition.give_up(task.key, task)
-                _resolve(task, None, why(task))
+                _resolve_all(task, None, why(task))
 
 
 def _parts(outputs: Sequence[View]) -> Iterator[tuple[int, int]]:
@@ -144,13 +144,13 @@ def _parts(outputs: Sequence[View]) -> Iterator[tuple[int, int]]:
     yield begin, len(outputs)
 
 
-def _resolve(task: Task, output: bytes | None, reason: str) -> None:
+def _resolve_all(task: Task, output: bytes | None, reason: str) -> None:
     """Give the output, or the reason why there is none, to everyone who waits: thousands may have joined the task."""
     waiting = task.take_waiting()
     if len(waiting) <= _FEW_WAITING:
         _give(waiting, output, reason)
     else:
-        long_work.start(_give_in_steps(waiting, output, reason))
+        long_work.start_soon(_give_in_steps(waiting, output, reason))
 
 
 def _give_in_steps(waiting: list[Task], output: bytes | None, reason: str) -> Iterator[None]:
@@ -161,7 +161,7 @@ def _give_in_steps(waiting: list[Task], output: bytes | None, reason: str) -> It
 
 def _give(waiting: list[Task], output: bytes | None, reason: str) -> None:
     for task in waiting:
-        task.take(output, reason, monotonic())
+        task.resolve(output, reason, monotonic())
 
 
 def _without_oversized(outputs: list[bytes], failed: list[bool], most: int) -> tuple[list[bytes], list[bool]]:

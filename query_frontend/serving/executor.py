@@ -100,7 +100,7 @@ class Executor:
         """Get `task` its output, which it may have at once."""
         model = self._models.get(model_id)
         if model is None:
-            task.take(None, NO_MODELS, monotonic())
+            task.resolve(None, NO_MODELS, monotonic())
         else:
             model.submit(task)
 
@@ -109,13 +109,13 @@ class Executor:
         model = self._models.get(model_id)
         return steps if model is None else model.fill(steps)
 
-    def leave(self, task: Task, model_id: ModelId) -> None:
+    def withdraw(self, task: Task, model_id: ModelId) -> None:
         """`task` has no more use for its output: its time is over, or its client left."""
         model = self._models.get(model_id)
         if model is None:
-            task.leave()
+            task.withdraw()
         else:
-            model.leave(task)
+            model.withdraw(task)
 
     # --- what the RPC server reports ---
 

@@ -19,12 +19,12 @@ cdef class Task:
     cdef public bint queued
     cdef public int sends
     cdef public object sent_at
-    cdef public bint wanted
+    cdef public bint is_waiting
 
-    cpdef take(self, output, reason, double now)
+    cpdef resolve(self, output, reason, double now)
     cpdef list take_waiting(self)
     cpdef join(self, Task host, ModelQueue crowd)
-    cpdef Task leave(self)
+    cpdef Task withdraw(self)
 
 
 cdef class ModelQueue:

@@ -13,7 +13,7 @@ from query_frontend.serving.waiting import BatchClients
 class Task:
     """An input on its way through a model version, and who waits for its output: itself, and those that joined it.
 
-    Who asks is a task from the beginning, of a class with a `take` of its own: most inputs are asked for once, so a
+    Who asks is a task from the beginning, of a class with a `resolve` of its own: most inputs are asked for once, so a
     waiter beside the task would be one object more for each query.
     """
 
@@ -29,7 +29,7 @@ class Task:
         "queued",
         "sends",
         "sent_at",
-        "wanted",
+        "is_waiting",
     )
     is_relayed = False
     """Whether another frontend relayed it here. It is not relayed on then, nor does it wait for what is."""
@@ -41,7 +41,7 @@ class Task:
         self.key: Key = payload
         self.deadline = deadline
         """It is the deadline of the most patient that waits."""
-        self.wanted = True
+        self.is_waiting = True
         """Whether it waits itself."""
         self.crowd: ModelQueue
         """Counts it, once it has joined another."""
@@ -56,9 +56,9 @@ class Task:
         self.clients: BatchClients | None = None
         """The clients of the batch that it was sent with, of which its own is one."""
 
-    def take(self, output: bytes | None, reason: str, now: float) -> None:
+    def resolve(self, output: bytes | None, reason: str, now: float) -> None:
         """Have the output, or the reason why there is none. What is not wanted any more is to be ignored."""
-        self.wanted = False
+        self.is_waiting = False
 
     def take_waiting(self) -> list["Task"]:
         """Everyone who waits for the output: itself, and those that joined it, whom it lets go of."""
@@ -79,7 +79,7 @@ class Task:
             host.joined = {}
         host.joined[self] = None
 
-    def leave(self) -> "Task":
+    def withdraw(self) -> "Task":
         """Stop to wait for the output. Return the task that gets it: this one, or the one that it joined."""
         if self.host is None:
             return self
@@ -172,7 +172,7 @@ class ModelQueue:
             task = entry[1]
             if not task.queued:
                 continue
-            is_awaited = task.wanted or task.joined
+            is_awaited = task.is_waiting or task.joined
             if is_awaited and task.deadline > in_time:
                 task.queued = False  # `_remove` in place: this runs for every query
                 size += len(task.payload)

@@ -42,7 +42,7 @@ class Query(Task):
     ) -> None:
         self.payload = payload  # `super().__init__` in place: this runs for every query
         self.key = payload if key is None else key
-        self.wanted = True
+        self.is_waiting = True
         self.host = self.joined = None
         self.queued = False
         self.sends = 0
@@ -62,18 +62,18 @@ class Query(Task):
         """Ask the model version. Without an `answer` on return, `done` is called later, with the query and the time."""
         context, model = self._context, self.model
         if model is None:
-            self.take(None, NO_MODELS, self.arrival)
+            self.resolve(None, NO_MODELS, self.arrival)
             return
         context.executor.submit(model, self)
         if self.answer is None:
             self._done = done
             self._slot = context.wheel.add(self, self.deadline)
 
-    def take(self, output: bytes | None, reason: str, now: float) -> None:
+    def resolve(self, output: bytes | None, reason: str, now: float) -> None:
         """Answer the query with the model's output or, if it is None, with the default and this reason."""
-        if not self.wanted:
+        if not self.is_waiting:
             return
-        self.wanted = False
+        self.is_waiting = False
         app = self.app
         if output is not None:
             self.answer = output
@@ -90,8 +90,8 @@ class Query(Task):
 
     def expire(self) -> None:
         """Answer with the default, because the deadline is over."""
-        self.take(None, SLO_MISSED, monotonic())
-        self._leave()
+        self.resolve(None, SLO_MISSED, monotonic())
+        self._withdraw()
 
     def abandon(self) -> None:
         """Forget the query because its client has disconnected. `done` is no longer called."""
@@ -99,12 +99,12 @@ class Query(Task):
             self._done = None
             self._slot.pop(self, None)
             self._slot = None
-            self.wanted = False
-            self._leave()
+            self.is_waiting = False
+            self._withdraw()
 
-    def _leave(self) -> None:
+    def _withdraw(self) -> None:
         if self.model is not None:
-            self._context.executor.leave(self, self.model)
+            self._context.executor.withdraw(self, self.model)
 
 
 _COUNTED_OUTPUT_BYTES: Final = 1 << 12

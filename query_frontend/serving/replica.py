@@ -50,7 +50,7 @@ class Batch(NamedTuple):
 
     def last_deadline(self, now: float) -> float | None:
         """The last deadline of those who wait for the batch; None if no deadline is later than `now`."""
-        deadlines = (task.deadline for task in self.tasks if task.wanted or task.joined)
+        deadlines = (task.deadline for task in self.tasks if task.is_waiting or task.joined)
         return max((deadline for deadline in deadlines if deadline > now), default=None)
 
     def remaining_micros(self) -> list[int]:

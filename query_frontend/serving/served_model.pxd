@@ -35,7 +35,7 @@ cdef class ServedModel:
     @cython.locals(replicas=ReplicaPool, is_cached=bint)
     cpdef submit(self, Task task)
     @cython.locals(host=Task)
-    cpdef leave(self, Task task)
+    cpdef withdraw(self, Task task)
     cpdef _dispatch_soon(self)
     @cython.locals(replicas=ReplicaPool, replica=ConnectedReplica)
     cpdef _dispatch(self, bint waited=*)

@@ -102,17 +102,17 @@ class ServedModel:
         if isinstance(known, bytes):
             self.metrics.cache_hit_ratio.hits += 1
             self.partition.used.add(task.key)
-            task.take(known, "", monotonic())
+            task.resolve(known, "", monotonic())
             return
         if not (replicas.is_served and self._blame.is_empty) and (reason := self._why_refused(task)):
-            task.take(None, reason, monotonic())
+            task.resolve(None, reason, monotonic())
             return
         if known is not None and self._may_join(known, task):
             if not self.queue.let_join(task, known):
-                task.take(None, reasons.QUEUE_FULL, monotonic())
+                task.resolve(None, reasons.QUEUE_FULL, monotonic())
             return
         if not self.queue.put(task):
-            task.take(None, reasons.QUEUE_FULL, monotonic())
+            task.resolve(None, reasons.QUEUE_FULL, monotonic())
             return
         if is_cached:
             self.partition.entries[task.key] = task
@@ -140,10 +140,10 @@ class ServedModel:
                 self._num_filled = 0
             self._dispatch_soon()
 
-    def leave(self, task: Task) -> None:
+    def withdraw(self, task: Task) -> None:
         """`task` has no more use for its output: its time is over, or its client left."""
-        host = task.leave()
-        if host.wanted or host.joined or host.sent_at is not None:
+        host = task.withdraw()
+        if host.is_waiting or host.joined or host.sent_at is not None:
             return
         self.queue.drop(host)
         if not self.queue:
@@ -257,7 +257,7 @@ class ServedModel:
         raised = "" if replica.is_relay else reasons.MODEL_RAISED  # that of a relayed input is in its output
         steps = self._delivery.deliver(batch.tasks_of(response), response, raised, sum(map(len, response.outputs)))
         if steps is not None:
-            long_work.begin(replica.hold_while(steps))
+            long_work.start_now(replica.hold_while(steps))
 
     def on_rest(self, replica: ConnectedReplica, is_quick: bool) -> None:
         """Give a replica that has nothing to do its next batch, before the answers of the last one are written.
@@ -296,12 +296,12 @@ class ServedModel:
         for task in batch.tasks:
             task.sent_at = None
             has_chance = self.replicas.serves(task) and task.deadline > now and (has_ended or task.sends < _MAX_SENDS)
-            if self._is_registered and has_chance and not is_blamed and (task.wanted or task.joined):
+            if self._is_registered and has_chance and not is_blamed and (task.is_waiting or task.joined):
                 left.append(task)
             else:
                 lost.append(task)
         why = (lambda _: reasons.INPUT_BLAMED) if is_blamed else self._why_lost
-        long_work.begin(self._delivery.give_up(lost, why))
+        long_work.start_now(self._delivery.give_up(lost, why))
         if has_ended:
             half = (len(left) + 1) // 2
             self._suspects.extend(part for part in (left[:half], left[half:]) if part)
@@ -330,7 +330,7 @@ class ServedModel:
         now = monotonic()
         tasks: list[Task] = []
         for task in self._suspects.popleft():
-            if (task.wanted or task.joined) and task.deadline > now:
+            if (task.is_waiting or task.joined) and task.deadline > now:
                 tasks.append(task)
             else:
                 self.partition.give_up(task.key, task)
@@ -350,7 +350,7 @@ class ServedModel:
         for part in self._suspects:
             waiting += (task for task in part if task.is_relayed or not only_relayed)
             part[:] = (task for task in part if only_relayed and not task.is_relayed)
-        long_work.begin(self._delivery.give_up(waiting, lambda _: reasons.NO_MODELS))
+        long_work.start_now(self._delivery.give_up(waiting, lambda _: reasons.NO_MODELS))
 
     # --- replicas ---
 

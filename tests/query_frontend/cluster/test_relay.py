@@ -264,28 +264,28 @@ async def test_the_remaining_time_of_each_query_travels_along(scripted: RelayAnd
     assert [round(seconds - since[1], 6) for seconds in since] == [2.98, 0.0, 0.98]
     assert 0.02 <= since[1] < 5.0
     assert (await scripted.receive(wire.Response)).positions == (1,), "its time is over"
-    scripted.tasks[0].take(b"0", "", 0.0)
+    scripted.tasks[0].resolve(b"0", "", 0.0)
     assert (await scripted.receive(wire.Response)) == wire.Response(7, [b"0"], [False], (0,))
 
 
 async def test_a_relayed_batch_is_answered_query_by_query(scripted: RelayAndPeer) -> None:
     await scripted.ask(9.0, 9.0, 9.0, 9.0)
     first, second, third, fourth = scripted.tasks
-    third.take(b"3", "", 0.0)
-    first.take(None, "no", 0.0)
+    third.resolve(b"3", "", 0.0)
+    first.resolve(None, "no", 0.0)
     answer = await scripted.receive(wire.Response)
     assert answer == wire.Response(7, [b"3", b"no"], [False, True], (2, 0)), (
         "those of a turn of the loop travel together"
     )
-    fourth.take(b"4", "", 0.0)
-    second.take(b"2", "", 0.0)
+    fourth.resolve(b"4", "", 0.0)
+    second.resolve(b"2", "", 0.0)
     assert await scripted.receive(wire.Response) == wire.Response(7, [b"4", b"2"], [False, False], (3, 1))
 
 
 async def test_a_batch_that_is_answered_at_once_is_answered_as_a_whole(scripted: RelayAndPeer) -> None:
     await scripted.ask(9.0, 9.0)
     for task, output in zip(scripted.tasks, (b"1", b"2"), strict=True):
-        task.take(output, "", 0.0)
+        task.resolve(output, "", 0.0)
     assert await scripted.receive(wire.Response) == wire.Response(7, [b"1", b"2"], [False, False])
 
 
@@ -295,7 +295,7 @@ async def test_a_frontend_that_tells_no_deadlines_is_answered_as_a_whole(scripte
     await scripted.ask()
     first, second = scripted.tasks
     assert first.deadline == second.deadline and 0.05 <= first.deadline - asked_at < 5.0
-    first.take(b"1", "", 0.0)
+    first.resolve(b"1", "", 0.0)
     assert await scripted.receive(wire.Response) == wire.Response(
         7, [b"1", b"Failed to retrieve a prediction response within the specified latency SLO"], [False, True]
     )

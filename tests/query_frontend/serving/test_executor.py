@@ -55,8 +55,8 @@ class Rpc:
 
 
 class Input(Task):
-    def take(self, output: bytes | None, reason: str, now: float) -> None:
-        self.wanted = False
+    def resolve(self, output: bytes | None, reason: str, now: float) -> None:
+        self.is_waiting = False
 
 
 class Relayed(Input):

@@ -128,7 +128,7 @@ def test_a_draining_replica_is_released_when_it_rests() -> None:
 def test_the_last_deadline_of_a_batch_is_that_of_who_still_waits() -> None:
     sent = batch(1.0, 3.0, 2.0)
     assert sent.last_deadline(0.5) == 3.0
-    sent.tasks[1].take(None, "", 0.5)
+    sent.tasks[1].resolve(None, "", 0.5)
     assert sent.last_deadline(0.5) == 2.0
     assert sent.last_deadline(2.0) is None
 
