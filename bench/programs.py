@@ -158,12 +158,12 @@ def wait_until(
     what: str, is_so: Callable[[], object], programs: Iterable[Program] = (), seconds: float = _START_SECONDS
 ) -> None:
     """Poll until `is_so()`; give up when a program died or after a while."""
-    give_up = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds
     needed = list(programs)
     while not is_so():
         for program in needed:
             program.check()
-        if time.monotonic() > give_up:
+        if time.monotonic() > deadline:
             raise ProgramFailed(f"{what}: not so after {seconds:g} seconds")
         time.sleep(_POLL_SECONDS)
 

@@ -138,7 +138,7 @@ class Channel(ABC, Generic[TransportT]):
         self.reached = False
         self.is_blocked = True
 
-    def take(self, frames: wire.Views) -> None:
+    def receive(self, frames: wire.Views) -> None:
         """Handle a message that the transport has received."""
         received_at = time.monotonic()
         self.heard_at = received_at

@@ -175,5 +175,5 @@ def receive_one(channel: ZmqChannel) -> bool:
     frames = channel.transport.receive()
     if frames is None:
         return False
-    channel.take(frames)
+    channel.receive(frames)
     return True

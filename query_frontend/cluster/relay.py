@@ -117,8 +117,8 @@ class RelayedBatch:
     """A batch of a peer, of which each input has a deadline.
 
     Once it is submitted, `send` is called with the answers that there are in a turn of the event loop, until each input
-    has an output or failed. A peer that takes parts gets these at once, any other gets all of them together. `give_up`
-    is called when there is no replica for an input any more.
+    has an output or failed. A peer that takes parts gets these at once, any other gets all of them together.
+    `on_no_replica` is called when there is no replica for an input any more.
     """
 
     def __init__(
@@ -128,14 +128,14 @@ class RelayedBatch:
         request: wire.PredictRequest,
         deadlines: Sequence[float],
         send: Callable[[wire.Response], None],
-        give_up: Callable[[], None],
+        on_no_replica: Callable[[], None],
     ) -> None:
         self.context = context
         self.model = model
         self._message_id = request.message_id
         self._takes_parts = request.remaining_micros is not None
         self._send = send
-        self._give_up = give_up
+        self._on_no_replica = on_no_replica
         self._inputs = request.inputs
         self._deadlines = deadlines
         self._missing = self._size = len(request.inputs)
@@ -154,7 +154,7 @@ class RelayedBatch:
     def answer(self, index: int, output: bytes | None, reason: str) -> None:
         """Take the output of an input, or the reason why there is none."""
         if output is None and reason in (NO_MODELS, LAST_REPLICA_DIED):
-            self._give_up()
+            self._on_no_replica()
             return
         if self._takes_parts and not self._answers:
             asyncio.get_running_loop().call_soon(self._send_answers)
@@ -191,7 +191,7 @@ class Relay:
     def start(self) -> None:
         """Connect to the peer, and answer its batches from now on."""
         client = self.client
-        self._dealer.start(DealerEvents(client.take, client.send_heartbeat, client.on_lost))
+        self._dealer.start(DealerEvents(client.receive, client.send_heartbeat, client.on_lost))
 
     def close(self) -> None:
         """Disconnect. The peer sends what it has no answers for to another replica, if there is one."""

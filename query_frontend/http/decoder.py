@@ -182,7 +182,7 @@ class _Turns:
 
     def pass_on(self) -> None:
         """Give the turn to the next one that still waits."""
-        turn = self._waiting.take(lambda turn: True)
+        turn = self._waiting.take_first(lambda turn: True)
         self._is_taken = turn is not None
         if turn is not None and not turn.done():
             turn.set_result(None)

@@ -167,7 +167,7 @@ class Handlers:
         if not is_compressed(request):
             return parts
         size = sum(map(len, parts))
-        await held.take(request.client_max_size)
+        await held.reserve(request.client_max_size)
         try:
             inflated = await long_work.finish(inflation.inflate(parts, request.client_max_size))
         except inflation.TooLargeError:
@@ -181,7 +181,7 @@ class Handlers:
         if request.content.is_eof():  # it came with the head: no timer is needed, which costs more than the rest here
             body = await request.read()
             if len(body) > SMALL_BODY_BYTES:
-                await held.take(len(body))
+                await held.reserve(len(body))
             return [body]
         is_small = request.content_length is not None and request.content_length <= SMALL_BODY_BYTES
         try:

@@ -49,7 +49,7 @@ class BatchWait:
         if self._awaits_returns:
             self.returns.expect(batch.clients, now, replica.sizer.fixed())
 
-    def holds(
+    def should_wait(
         self,
         queue: ModelQueue,
         replicas: ReplicaPool,

@@ -23,7 +23,7 @@ _SPARED_ENTRIES: Final = 1024
 """The entries of which those that were used are spared when room is made; more would take long."""
 _DROPPED_ENTRIES: Final = 1024
 """The entries of a removed model version that are dropped in one step."""
-_LARGE_BYTES: Final = 1 << 18
+_HASH_STEP_BYTES: Final = 1 << 18
 """The hash of a larger input is made in steps of this size."""
 
 
@@ -55,13 +55,13 @@ def keys_of(payloads: Iterable[bytes]) -> Generator[None, None, list[Key]]:
     keys: list[Key] = []
     hashed = 0
     for payload in payloads:
-        if len(payload) > _LARGE_BYTES:
+        if len(payload) > _HASH_STEP_BYTES:
             keys.append((yield from _large_key(payload)))
             continue
         hash(payload)  # which the object keeps
         keys.append(payload)
         hashed += len(payload)
-        if hashed > _LARGE_BYTES:
+        if hashed > _HASH_STEP_BYTES:
             hashed = 0
             yield
     return keys
@@ -69,13 +69,13 @@ def keys_of(payloads: Iterable[bytes]) -> Generator[None, None, list[Key]]:
 
 def key_of(payload: bytes) -> Key:
     """The key of an input, in one go."""
-    return payload if len(payload) <= _LARGE_BYTES else finish_at_once(keys_of([payload]))[0]
+    return payload if len(payload) <= _HASH_STEP_BYTES else finish_at_once(keys_of([payload]))[0]
 
 
 def _large_key(payload: bytes) -> Generator[None, None, LargeKey]:
     hashes: list[int] = []
-    for at in range(0, len(payload), _LARGE_BYTES):
-        hashes.append(hash(payload[at : at + _LARGE_BYTES]))  # of a memoryview it would be made of the whole, too
+    for at in range(0, len(payload), _HASH_STEP_BYTES):
+        hashes.append(hash(payload[at : at + _HASH_STEP_BYTES]))  # of a memoryview it would be made of the whole, too
         yield
     return LargeKey(payload, hashes)
 
@@ -90,7 +90,7 @@ class CachePartition:
         self.used: set[Key] = set()
         """Inputs whose output was asked for since they were last looked at."""
 
-    def give_up(self, key: Key, coming: object) -> None:
+    def remove_in_flight(self, key: Key, coming: object) -> None:
         """No output is on its way, as far as `coming` is concerned."""
         if self.entries and self.entries.get(key) is coming:
             del self.entries[key]

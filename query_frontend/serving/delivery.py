@@ -114,7 +114,7 @@ class Delivery:
             elif isinstance(value, bytes):
                 _resolve_all(task, value, "")
             else:
-                self._partition.give_up(task.key, task)
+                self._partition.remove_in_flight(task.key, task)
                 _resolve_all(task, None, value)
         return len(tasks)
 
@@ -123,13 +123,13 @@ class Delivery:
             yield
             given = self._give(tasks, values, given, 0.0)
 
-    def give_up(self, tasks: list[Task], why: Callable[[Task], str]) -> Iterator[None]:
+    def fail_tasks(self, tasks: list[Task], why: Callable[[Task], str]) -> Iterator[None]:
         """Give tasks for which there is no output the reason that `why` tells of each, in steps."""
         for begin in range(0, len(tasks), STEP_TASKS):
             if begin:
                 yield
             for task in tasks[begin : begin + STEP_TASKS]:
-                self._partition.give_up(task.key, task)
+                self._partition.remove_in_flight(task.key, task)
                 _resolve_all(task, None, why(task))
 
 

@@ -169,7 +169,7 @@ class Executor:
             batch.model.retry(batch, has_ended(reason) and not (replica.is_draining or replica.is_relay))
         self._replicas_changed()
         if model is not None:
-            model.give_up_if_unserved()
+            model.fail_tasks_if_unserved()
 
     def on_replica_draining(self, connection: ReplicaConnection) -> None:
         replica = self._replicas[connection]
@@ -177,7 +177,7 @@ class Executor:
         self._replicas_changed()
         if replica.model is not None:
             replica.model.exclude(replica)
-            replica.model.give_up_if_unserved()
+            replica.model.fail_tasks_if_unserved()
         self._dismiss_if_idle(connection)
 
     def _dismiss_if_idle(self, connection: ReplicaConnection) -> None:

@@ -148,7 +148,7 @@ class ServedModel:
         self.queue.drop(host)
         if not self.queue:
             self._wait.end(0, monotonic())
-        self.partition.give_up(host.key, host)
+        self.partition.remove_in_flight(host.key, host)
 
     def _may_join(self, known: Task, task: Task) -> bool:
         """Whether `task` may wait for the output of an identical one: not if that ended unnoticed, is overdue or is
@@ -199,7 +199,7 @@ class ServedModel:
             most = sizer.choose(self._batch_budget_seconds)
             if self.filling and len(self.queue) < most and self._num_filled >= len(self.queue):
                 return  # of all that is queued, more is to come
-            if not waited and self._wait.holds(self.queue, replicas, replica, most, self._delivery_seconds, now):
+            if not waited and self._wait.should_wait(self.queue, replicas, replica, most, self._delivery_seconds, now):
                 return
             self._wait.end(len(self.queue), now)
             if not self.record.batch_delay_micros:
@@ -301,7 +301,7 @@ class ServedModel:
             else:
                 lost.append(task)
         why = (lambda _: reasons.INPUT_BLAMED) if is_blamed else self._why_lost
-        long_work.start_now(self._delivery.give_up(lost, why))
+        long_work.start_now(self._delivery.fail_tasks(lost, why))
         if has_ended:
             half = (len(left) + 1) // 2
             self._suspects.extend(part for part in (left[:half], left[half:]) if part)
@@ -333,24 +333,24 @@ class ServedModel:
             if (task.is_waiting or task.joined) and task.deadline > now:
                 tasks.append(task)
             else:
-                self.partition.give_up(task.key, task)
+                self.partition.remove_in_flight(task.key, task)
         if tasks:
             replica = self.replicas.idle.popleft()
             if self._send(replica, tasks):
                 self._trial = replica.batch
         return True
 
-    def give_up_if_unserved(self) -> None:
+    def fail_tasks_if_unserved(self) -> None:
         """Give what is queued, if the last replica for it was lost, the answer that new queries get at once."""
         if not self.replicas.has_own:
-            self._give_up_waiting(only_relayed=self.replicas.is_served)
+            self._fail_waiting_tasks(only_relayed=self.replicas.is_served)
 
-    def _give_up_waiting(self, only_relayed: bool = False) -> None:
+    def _fail_waiting_tasks(self, only_relayed: bool = False) -> None:
         waiting = [*self.queue.clear(only_relayed)]
         for part in self._suspects:
             waiting += (task for task in part if task.is_relayed or not only_relayed)
             part[:] = (task for task in part if only_relayed and not task.is_relayed)
-        long_work.start_now(self._delivery.give_up(waiting, lambda _: reasons.NO_MODELS))
+        long_work.start_now(self._delivery.fail_tasks(waiting, lambda _: reasons.NO_MODELS))
 
     # --- replicas ---
 
@@ -394,7 +394,7 @@ class ServedModel:
         self._wait.close()
         for replica in self.replicas:
             replica.leave_model()
-        self._give_up_waiting()
+        self._fail_waiting_tasks()
 
     # --- metrics ---
 

@@ -177,7 +177,7 @@ class Acceptor:
             transport.abort()  # closes our descriptor: the connection lives as long as there is another
 
     def _take_handed_over(self, _: socket.socket) -> bool:
-        connection = self._context.handover.take()
+        connection = self._context.handover.take_socket()
         if connection is not None:
             self._take(connection)
         return connection is not None

@@ -83,7 +83,7 @@ class Handover:
             return False
         return True
 
-    def take(self) -> socket.socket | None:
+    def take_socket(self) -> socket.socket | None:
         """Return the next connection, or None."""
         try:
             _, descriptors, _, _ = socket.recv_fds(self.taking, 1, 1)

@@ -85,8 +85,8 @@ def serve(r: R, models: Path, frontend: ScriptedFrontend) -> Iterator[Serve]:
 
 def let_go(program: "subprocess.Popen[str]", frontend: ScriptedFrontend) -> None:
     """Answer its goodbye. It says none if it has not read yet that it is registered."""
-    give_up = time.monotonic() + PATIENCE_SECONDS
-    while program.poll() is None and time.monotonic() < give_up:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while program.poll() is None and time.monotonic() < deadline:
         with contextlib.suppress(TimeoutError):
             if isinstance(frontend.receive(0.1), wire.Drain):
                 frontend.send(wire.encode_drain_reply())
@@ -214,9 +214,9 @@ def test_a_silent_frontend_is_left_for_a_new_connection(serve: Serve, frontend: 
     serve("vector", "doubles", CLIPPER_REPLICA_ID="replica-a")
     frontend.register()
     first = frontend.peer
-    give_up = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while frontend.peer == first:
-        assert time.monotonic() < give_up
+        assert time.monotonic() < deadline
         frontend.receive()
     assert frontend.register().replica_id == "replica-a"
 

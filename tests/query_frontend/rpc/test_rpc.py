@@ -119,7 +119,7 @@ async def test_the_core_is_yielded_after_quick_batches(
     server = RpcServer("127.0.0.1", 0, Histogram("microseconds"))
     dealer = Dealer(tcp_address("127.0.0.1", server.start(events)))
     client = RpcClient(dealer, Metadata(ModelId("m", "1"), InputType.DOUBLES, 4, "x"), owner, deque(maxlen=9))
-    dealer.start(DealerEvents(client.take, client.send_heartbeat, client.on_lost))
+    dealer.start(DealerEvents(client.receive, client.send_heartbeat, client.on_lost))
     async with asyncio.timeout(10):
         await joined.wait()
         server.send_batch(connections[0], wire.PredictRequest(7, InputType.DOUBLES, [bytes(8)] * size))
