@@ -259,7 +259,7 @@ class RpcClient(Channel[TransportT]):
         self.registered = True
         self._refusals.clear()
         metadata = self._metadata
-        logger.info("Registered at %s as replica %s of %s.", self.address, metadata.replica_id, metadata.model)
+        logger.info("Registered at %s as replica %s of %s.", self.address, metadata.replica_id, metadata.model_id)
         self._send(wire.encode_frontends_request())
         self._owner.on_registered(self)
 

@@ -103,7 +103,7 @@ class Heartbeat(NamedTuple):
 class Metadata(NamedTuple):
     """A container introduces itself."""
 
-    model: ModelId
+    model_id: ModelId
     input_type: InputType
     rpc_version: int
     replica_id: str | None = None
@@ -175,8 +175,8 @@ def encode_metadata(metadata: Metadata) -> list[bytes]:
     frames = [
         b"",
         U32.pack(MessageType.NEW_CONTAINER),
-        metadata.model.name.encode(),
-        metadata.model.version.encode(),
+        metadata.model_id.name.encode(),
+        metadata.model_id.version.encode(),
         str(int(metadata.input_type)).encode(),
         U32.pack(metadata.rpc_version),
     ]

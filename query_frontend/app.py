@@ -157,9 +157,9 @@ class QueryFrontend:
         self.relays.review()
 
     def _on_reported(self) -> None:
-        peers = [peer.rpc_address for peer in self.membership.peers if peer.rpc_address]
+        peers = [peer.rpc_address for peer in self.membership.other_frontends if peer.rpc_address]
         self.rpc.announce_frontends([self.membership.rpc_address, *peers])
-        self.relays.update_peers(self.membership.peers)
+        self.relays.update_other_frontends(self.membership.other_frontends)
 
     async def run(self, _: web.Application) -> AsyncIterator[None]:
         """Run all parts except HTTP during the block. HTTP starts when there is a configuration."""
@@ -168,7 +168,7 @@ class QueryFrontend:
         tasks = [
             _start(self._follow_configuration()),
             _start(self.membership.keep_reporting()),
-            _start(self.membership.follow_peers()),
+            _start(self.membership.follow_other_frontends()),
         ]
         if self._worker is not None:
             tasks.append(_start(self._worker.kept.keep_writing()))

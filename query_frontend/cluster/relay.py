@@ -48,7 +48,7 @@ class RelayId(NamedTuple):
 
     address: str
     """The RPC address of the peer."""
-    model: ModelId
+    model_id: ModelId
     number: int
 
 
@@ -93,7 +93,7 @@ class RelayedInput(Task):
     def submit(self) -> None:
         """Ask the model version."""
         context = self._batch.context
-        context.executor.submit(self._batch.model, self)
+        context.executor.submit(self._batch.model_id, self)
         if self.is_waiting:
             self._slot = context.wheel.add(self, self.deadline)
 
@@ -110,7 +110,7 @@ class RelayedInput(Task):
     def expire(self) -> None:
         """Answer with a reason, since the deadline has passed."""
         self.resolve(None, SLO_MISSED, time.monotonic())
-        self._batch.context.executor.withdraw(self, self._batch.model)
+        self._batch.context.executor.withdraw(self, self._batch.model_id)
 
 
 class RelayedBatch:
@@ -124,14 +124,14 @@ class RelayedBatch:
     def __init__(
         self,
         context: QueryContext,
-        model: ModelId,
+        model_id: ModelId,
         request: wire.PredictRequest,
         deadlines: Sequence[float],
         send: Callable[[wire.Response], None],
         on_no_replica: Callable[[], None],
     ) -> None:
         self.context = context
-        self.model = model
+        self.model_id = model_id
         self._message_id = request.message_id
         self._takes_parts = request.remaining_micros is not None
         self._send = send
@@ -182,8 +182,8 @@ class Relay:
     def __init__(self, context: QueryContext, relay_id: RelayId, input_type: InputType, name: str, key: str) -> None:
         self._loop = asyncio.get_running_loop()
         self._context = context
-        self._model = relay_id.model
-        metadata = wire.Metadata(relay_id.model, input_type, wire.RPC_VERSION_4, name, key, takes_deadlines=True)
+        self._model_id = relay_id.model_id
+        metadata = wire.Metadata(relay_id.model_id, input_type, wire.RPC_VERSION_4, name, key, takes_deadlines=True)
         self._dealer = Dealer(relay_id.address)
         self.client = RpcClient(self._dealer, metadata, self, deque(maxlen=1))
         self._ticked_at = 0.0
@@ -215,10 +215,10 @@ class Relay:
 
     def on_batch(self, client: RpcClient[Dealer], request: wire.PredictRequest, received_at: float) -> None:
         executor = self._context.executor
-        if self._model not in executor.direct_replicas():
+        if self._model_id not in executor.direct_replicas():
             self.close()
             return
-        slo_seconds = executor.slo_seconds(self._model)
+        slo_seconds = executor.slo_seconds(self._model_id)
         if slo_seconds is None and time.monotonic() - received_at < _UNREGISTERED_SECONDS:
             self._loop.call_later(_UNREGISTERED_POLL_SECONDS, self._retry, client.registration, request, received_at)
             return
@@ -232,7 +232,7 @@ class Relay:
             if not client.closed:
                 client.answer(response, registration)
 
-        RelayedBatch(self._context, self._model, request, deadlines, send, self.close).submit()
+        RelayedBatch(self._context, self._model_id, request, deadlines, send, self.close).submit()
 
     def _retry(self, registration: int, request: wire.PredictRequest, received_at: float) -> None:
         if not self.client.closed and self.client.registration == registration:
@@ -249,7 +249,7 @@ class Relays:
         self._wanted_since: dict[RelayId, float] = {}
         self._name = ""
         self._key = uuid.uuid4().hex
-        self._peers: list[Frontend] = []
+        self._other_frontends: list[Frontend] = []
         self._stopping = False
 
     def start(self, name: str) -> None:
@@ -271,9 +271,9 @@ class Relays:
         for relay in self._draining:
             relay.close()
 
-    def update_peers(self, peers: list[Frontend]) -> None:
+    def update_other_frontends(self, peers: list[Frontend]) -> None:
         """Set the live peers, with the models that they have replicas of, and review the relays."""
-        self._peers = peers
+        self._other_frontends = peers
         self.review()
 
     def review(self) -> None:
@@ -281,21 +281,21 @@ class Relays:
         if self._stopping:
             return
         direct = self._context.executor.direct_replicas()
-        wanted = dict(wanted_relays(self._peers, direct))
+        wanted = dict(wanted_relays(self._other_frontends, direct))
         now = time.monotonic()
         self._wanted_since = {relay_id: self._wanted_since.get(relay_id, now) for relay_id in wanted}
         for relay_id, delay in wanted.items():
             if relay_id not in self._relays and now - self._wanted_since[relay_id] >= delay:
-                self._open(relay_id, direct[relay_id.model][0].metadata.input_type)
-        known = {peer.rpc_address for peer in self._peers}
+                self._open(relay_id, direct[relay_id.model_id][0].metadata.input_type)
+        known = {peer.rpc_address for peer in self._other_frontends}
         for relay_id, relay in list(self._relays.items()):
             # A peer that is not in Redis may still be alive, if Redis has just lost its data.
             is_cut_off = relay_id.address not in known and relay.client.reached
-            if relay.client.closed or (relay_id not in wanted and not (is_cut_off and relay_id.model in direct)):
+            if relay.client.closed or (relay_id not in wanted and not (is_cut_off and relay_id.model_id in direct)):
                 self._drain(relay_id)
 
     def _open(self, relay_id: RelayId, input_type: InputType) -> None:
-        name = f"{wire.RELAY_PREFIX}{self._name}/{relay_id.model}/{relay_id.number}"
+        name = f"{wire.RELAY_PREFIX}{self._name}/{relay_id.model_id}/{relay_id.number}"
         try:
             relay = Relay(self._context, relay_id, input_type, name, self._key)
         except ValueError as error:
@@ -303,11 +303,11 @@ class Relays:
         else:
             relay.start()
             self._relays[relay_id] = relay
-            logger.info("relaying %s for the query frontend at %s", relay_id.model, relay_id.address)
+            logger.info("relaying %s for the query frontend at %s", relay_id.model_id, relay_id.address)
 
     def _drain(self, relay_id: RelayId) -> None:
         relay = self._relays.pop(relay_id)
-        logger.info("relaying %s for the query frontend at %s no more", relay_id.model, relay_id.address)
+        logger.info("relaying %s for the query frontend at %s no more", relay_id.model_id, relay_id.address)
         relay.client.drain()
         self._draining.append(relay)
 

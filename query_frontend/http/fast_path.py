@@ -92,8 +92,8 @@ class FastPath:
             if payload is None:
                 return None
         if clients is not None:
-            clients.note_return(app.model, arrival)
-        query = Query(self._context, app, app.model, payload, arrival)
+            clients.note_return(app.model_id, arrival)
+        query = Query(self._context, app, app.model_id, payload, arrival)
         query.submit(done)
         return query
 
@@ -104,7 +104,7 @@ class FastPath:
             self._forget_heads()
         answer = query.answer
         assert answer is not None
-        model = query.model if type(answer) is bytes else None
+        model = query.model_id if type(answer) is bytes else None
         if model is not self._answerer:
             self._answerer = model
             self._its_heads = self._heads.setdefault(model, {})
@@ -115,7 +115,7 @@ class FastPath:
         """As `render`, for an output that is too large to be copied."""
         before, *rest = answers.render_in_parts(next(self._query_ids), output)
         length = len(before) + sum(map(len, rest))
-        return [_render_head(query.model, length) + before, *rest]
+        return [_render_head(query.model_id, length) + before, *rest]
 
     def _render_head(self, length: int) -> bytes:
         if len(self._its_heads) >= _MAX_KNOWN_LENGTHS:

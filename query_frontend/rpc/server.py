@@ -74,7 +74,7 @@ class ReplicaConnection:
         return True
 
     def __str__(self) -> str:
-        return f"replica {self.metadata.replica_id or self.number} of {self.metadata.model}"
+        return f"replica {self.metadata.replica_id or self.number} of {self.metadata.model_id}"
 
 
 @dataclass
@@ -258,7 +258,7 @@ class RpcServer:
         else:
             refusal = self._events.replica_joined(connection)
         if refusal is not None:
-            self._warn_throttled(f"a container of {metadata.model} is refused: {refusal}", refusal)
+            self._warn_throttled(f"a container of {metadata.model_id} is refused: {refusal}", refusal)
             if metadata.rpc_version >= wire.RPC_VERSION_4:
                 peer.send(wire.encode_refused(refusal))
             return
@@ -310,8 +310,8 @@ class RpcServer:
         silence = now - max(connection.heard_at, connection.asked_at)
         if silence < LEAST_PATIENCE_SECONDS or connection.peer.knows_pings or not connection.longest_seconds:
             return
-        model = connection.metadata.model
-        longest = max(other.longest_seconds for other in self._connections.values() if other.metadata.model == model)
+        model = connection.metadata.model_id
+        longest = max(other.longest_seconds for other in self._connections.values() if other.metadata.model_id == model)
         if silence > _PATIENCE * longest:
             took = f"{model} never took more than {longest:.1f} s"
             self.disconnect(connection, f"it has been silent for {silence:.0f} s with a batch, and {took}")
@@ -343,9 +343,9 @@ class RpcServer:
 
 
 def _name(metadata: Metadata) -> Name:
-    return metadata.model, metadata.replica_id
+    return metadata.model_id, metadata.replica_id
 
 
 def _is_same_replica(one: Metadata, other: Metadata) -> bool:
     """Whether both are metadata of one replica. Replica ids are unique within a model version only."""
-    return one.replica_id is not None and (one.replica_id, one.model) == (other.replica_id, other.model)
+    return one.replica_id is not None and (one.replica_id, one.model_id) == (other.replica_id, other.model_id)

@@ -71,17 +71,17 @@ class Executor:
         found: dict[ModelId, list[ReplicaConnection]] = {}
         for connection in self.connections:
             if self._takes_batches(connection):
-                found.setdefault(connection.metadata.model, []).append(connection)
+                found.setdefault(connection.metadata.model_id, []).append(connection)
         return found
 
     def reachable_models(self) -> set[ModelId]:
         """The model versions that have a replica here, or one that is relayed to us."""
-        return {connection.metadata.model for connection in self._replicas if self._takes_batches(connection)}
+        return {connection.metadata.model_id for connection in self._replicas if self._takes_batches(connection)}
 
     def _takes_batches(self, connection: ReplicaConnection) -> bool:
         """Whether the replica takes batches, or will once its model version is registered."""
         replica = self._replicas[connection]
-        is_used = replica.model is not None or connection.metadata.model not in self._models
+        is_used = replica.served_model is not None or connection.metadata.model_id not in self._models
         return is_used and not replica.is_draining
 
     def slo_seconds(self, model_id: ModelId) -> float | None:
@@ -121,11 +121,11 @@ class Executor:
 
     def on_replica_joined(self, connection: ReplicaConnection) -> str | None:
         metadata = connection.metadata
-        model = self._models.get(metadata.model)
+        model = self._models.get(metadata.model_id)
         if model is not None and model.record.input_type is not metadata.input_type:
             return (
                 f"its input type is {metadata.input_type.canonical_name}, "
-                f"{metadata.model} was registered with {model.record.input_type.canonical_name}"
+                f"{metadata.model_id} was registered with {model.record.input_type.canonical_name}"
             )
         if model is None:
             if len(self._unregistered) >= self._most_unregistered:
@@ -148,9 +148,9 @@ class Executor:
         batch = replica.batch
         assert batch is not None, "the RPC server hands over answers to the batch that a replica has"
         if connection.awaited is not None:
-            batch.model.deliver(replica, batch, response)
+            batch.served_model.deliver(replica, batch, response)
         elif response.positions is not None or len(response.outputs) == len(batch.tasks):
-            batch.model.take_answer(replica, batch, response)
+            batch.served_model.take_answer(replica, batch, response)
         else:
             reason = f"it answered {len(batch.tasks)} inputs with {len(response.outputs)} outputs"
             self._rpc.disconnect(connection, reason)
@@ -162,11 +162,11 @@ class Executor:
         self._unregistered.discard(connection)
         logger.info("%s left: %s", connection, reason)
         replica.note_lost()
-        model, batch = replica.model, replica.batch
+        model, batch = replica.served_model, replica.batch
         if model is not None:
             model.remove_replica(replica)
         if batch is not None:
-            batch.model.retry(batch, has_ended(reason) and not (replica.is_draining or replica.is_relay))
+            batch.served_model.retry(batch, has_ended(reason) and not (replica.is_draining or replica.is_relay))
         self._replicas_changed()
         if model is not None:
             model.fail_tasks_if_unserved()
@@ -175,9 +175,9 @@ class Executor:
         replica = self._replicas[connection]
         replica.drain()
         self._replicas_changed()
-        if replica.model is not None:
-            replica.model.exclude(replica)
-            replica.model.fail_tasks_if_unserved()
+        if replica.served_model is not None:
+            replica.served_model.exclude(replica)
+            replica.served_model.fail_tasks_if_unserved()
         self._dismiss_if_idle(connection)
 
     def _dismiss_if_idle(self, connection: ReplicaConnection) -> None:
@@ -216,7 +216,7 @@ class Executor:
         metrics.batching.read_with(model.batching)
         metrics.blamed.read_with(model.blamed)
         for connection, replica in self._replicas.items():
-            if connection.metadata.model != record.id:
+            if connection.metadata.model_id != record.id:
                 continue
             self._unregistered.discard(connection)
             if connection.metadata.input_type is record.input_type:
@@ -228,5 +228,5 @@ class Executor:
         for gauge in (model.metrics.batching, model.metrics.blamed):
             gauge.read_with(dict)  # they refer to the model: nothing is left as a cycle
         self._metrics.remove_model(model.record.id)
-        self._unregistered.update(one for one in self._replicas if one.metadata.model == model.record.id)
+        self._unregistered.update(one for one in self._replicas if one.metadata.model_id == model.record.id)
         model.close()

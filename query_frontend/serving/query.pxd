@@ -18,7 +18,7 @@ cdef class Query(Task):
     cdef dict _slot
     cdef public object answer
     cdef public AppState app
-    cdef public object model
+    cdef public object model_id
 
     @cython.locals(context=QueryContext)
     cpdef submit(self, done)

@@ -29,13 +29,13 @@ class Query(Task):
     It has none before it is submitted.
     """
 
-    __slots__ = ("_context", "_done", "_slot", "answer", "app", "model")
+    __slots__ = ("_context", "_done", "_slot", "answer", "app", "model_id")
 
     def __init__(
         self,
         context: QueryContext,
         app: AppState,
-        model: ModelId | None,
+        model_id: ModelId | None,
         payload: bytes,
         arrival: float,
         key: Key | None = None,
@@ -50,7 +50,7 @@ class Query(Task):
         self.clients = None
         self._context = context
         self.app = app
-        self.model = model
+        self.model_id = model_id
         self.arrival = arrival
         """When the request came, by the monotonic clock."""
         self.deadline = self.arrival + self.app.slo_seconds
@@ -60,7 +60,7 @@ class Query(Task):
 
     def submit(self, done: Callable[["Query", float], None]) -> None:
         """Ask the model version. Without an `answer` on return, `done` is called later, with the query and the time."""
-        context, model = self._context, self.model
+        context, model = self._context, self.model_id
         if model is None:
             self.resolve(None, NO_MODELS, self.arrival)
             return
@@ -103,8 +103,8 @@ class Query(Task):
             self._withdraw()
 
     def _withdraw(self) -> None:
-        if self.model is not None:
-            self._context.executor.withdraw(self, self.model)
+        if self.model_id is not None:
+            self._context.executor.withdraw(self, self.model_id)
 
 
 _COUNTED_OUTPUT_BYTES: Final = 1 << 12
@@ -123,14 +123,14 @@ class Request:
         self,
         context: QueryContext,
         app: AppState,
-        model: ModelId | None,
+        model_id: ModelId | None,
         arrival: float,
         done: Callable[[], None],
         hold: Callable[[int], None],
     ) -> None:
         self._context = context
         self._app = app
-        self._model = model
+        self._model_id = model_id
         self._arrival = arrival
         self._done = done
         self._hold = hold
@@ -142,8 +142,8 @@ class Request:
     def ask(self, inputs: Sequence[bytes], keys: Sequence[Key]) -> Steps[None]:
         """Ask for all inputs, which have these keys in the cache, in steps of a fraction of a millisecond."""
         steps = self._ask_in_steps(inputs, keys)
-        if len(inputs) > _STEP_QUERIES and self._model is not None:
-            steps = self._context.executor.fill(self._model, steps)
+        if len(inputs) > _STEP_QUERIES and self._model_id is not None:
+            steps = self._context.executor.fill(self._model_id, steps)
         yield from steps
 
     def _ask_in_steps(self, inputs: Sequence[bytes], keys: Sequence[Key]) -> Iterator[None]:
@@ -151,7 +151,7 @@ class Request:
         for payload, key in zip(inputs, keys, strict=True):
             if self._queries and not len(self._queries) % _STEP_QUERIES:
                 yield
-            query = Query(self._context, self._app, self._model, payload, self._arrival, key)
+            query = Query(self._context, self._app, self._model_id, payload, self._arrival, key)
             query.submit(self._on_answered)
             self._queries.append(query)
             if query.answer is not None:
@@ -179,7 +179,7 @@ class Request:
     @property
     def answering_model(self) -> ModelId | None:
         """The model version, if it answered at least one of the inputs."""
-        return next((query.model for query in self._queries if isinstance(query.answer, bytes)), None)
+        return next((query.model_id for query in self._queries if isinstance(query.answer, bytes)), None)
 
     def abandon(self) -> None:
         """The client is gone. `done` is not called any more."""

@@ -36,10 +36,12 @@ ModelsChanged = Callable[[Mapping[ModelId, Model | None], Mapping[ModelId, float
 class AppState:
     """An application as its queries need it."""
 
-    def __init__(self, app: Application, linked: tuple[str, ...], model: ModelId | None, metrics: AppMetrics) -> None:
+    def __init__(
+        self, app: Application, linked: tuple[str, ...], model_id: ModelId | None, metrics: AppMetrics
+    ) -> None:
         self.record = app
         self.linked = linked
-        self.model = model
+        self.model_id = model_id
         """The current version of its linked model, if there is one."""
         self.metrics = metrics
         self.input_type = app.input_type
@@ -89,7 +91,7 @@ class Registry:
         Raises `QueryError` when `version` is asked for and cannot be had.
         """
         if version is None:
-            return app.model
+            return app.model_id
         if len(app.linked) > 1:
             raise QueryError(f"Too many models linked to application {app.record.name}")
         if not app.linked:

@@ -9,7 +9,7 @@ cdef class ConnectedReplica:
     cdef object _transport
     cdef public bint is_relay
     cdef public bint takes_deadlines
-    cdef public object model
+    cdef public object served_model
     cdef public object sizer
     cdef public object batch
     cdef public Py_ssize_t times_skipped

@@ -36,7 +36,7 @@ class ReplicaTransport(Protocol):
 class Batch(NamedTuple):
     """A batch is tasks that travel together."""
 
-    model: "ServedModel"
+    served_model: "ServedModel"
     message_id: int
     tasks: list[Task]
     sent_at: float
@@ -67,7 +67,7 @@ class ConnectedReplica:
         self._transport = transport
         self.is_relay = connection.metadata.is_relay
         self.takes_deadlines = connection.metadata.takes_deadlines
-        self.model: ServedModel | None = None
+        self.served_model: ServedModel | None = None
         """It is None while its model version is not registered."""
         self.sizer = batch_sizer(BatchPolicy.LEARNED, 0)
         self.batch: Batch | None = None
@@ -80,9 +80,9 @@ class ConnectedReplica:
         self._rest_due = False
         """Whether it has nothing to do, and gets nothing until these are delivered."""
 
-    def join_model(self, model: "ServedModel", sizer: BatchSizer) -> None:
+    def join_model(self, served_model: "ServedModel", sizer: BatchSizer) -> None:
         """Get batches of a model version, which is registered now, in the sizes that `sizer` chooses."""
-        self.model = model
+        self.served_model = served_model
         self.sizer = sizer
 
     def change_sizer(self, sizer: BatchSizer) -> None:
@@ -91,7 +91,7 @@ class ConnectedReplica:
 
     def leave_model(self) -> None:
         """Get no batches, since the model version is not registered any more."""
-        self.model = None
+        self.served_model = None
 
     def drain(self) -> None:
         """Get no more batches, and be released when the last one is answered."""
@@ -143,8 +143,8 @@ class ConnectedReplica:
             self._rest_due = True
         elif self.is_draining:
             self._transport.release(self.connection)
-        elif self.model is not None:
-            self.model.on_rest(self, is_quick)
+        elif self.served_model is not None:
+            self.served_model.on_rest(self, is_quick)
 
     def hold_while(self, delivering: Iterator[None]) -> Iterator[None]:
         """Make the steps that deliver a large batch. Meanwhile it computes the next one, and none after that."""
@@ -160,7 +160,7 @@ class ConnectedReplica:
 
     def _is_free(self) -> bool:
         """Whether it has nothing to do: it may be gone by now, or have been found idle."""
-        is_idle = self.model is not None and self in self.model.replicas.idle
+        is_idle = self.served_model is not None and self in self.served_model.replicas.idle
         return self.batch is None and not self._is_lost and not is_idle
 
 

@@ -32,8 +32,8 @@ _MARGIN: Final = 1.5
 class BatchClients:
     """The clients of a batch, each of which may ask again once it is answered."""
 
-    def __init__(self, model: ModelId, size: int, expected_at: float = inf) -> None:
-        self.model = model
+    def __init__(self, model_id: ModelId, size: int, expected_at: float = inf) -> None:
+        self.model_id = model_id
         self.size = size
         self.expected_at = expected_at
         """When the batch is expected to be answered."""
@@ -49,10 +49,10 @@ class BatchClients:
         self.answered_at = now
         self.horizon = horizon
 
-    def note_return(self, model: ModelId | None, now: float) -> None:
-        """Note that one of the clients asks `model`."""
+    def note_return(self, model_id: ModelId | None, now: float) -> None:
+        """Note that one of the clients asks `model_id`."""
         seconds = now - self.answered_at
-        if 0 <= seconds < self.horizon and model == self.model:
+        if 0 <= seconds < self.horizon and model_id == self.model_id:
             self.num_returned += 1
             self._returns.learn_seconds(seconds)
 

@@ -119,7 +119,7 @@ class FakeContainerManager(ContainerManager):
                 client.delete(key)
             for index in range(number):
                 replica = Replica(ModelId(name, version), index, index, InputType.DOUBLES)
-                client.hset(LAYOUT.replica_place(replica.model, replica.replica_id).key, mapping=replica.to_hash())
+                client.hset(LAYOUT.replica_place(replica.model_id, replica.replica_id).key, mapping=replica.to_hash())
 
 
 class NeverConnects(FakeContainerManager):

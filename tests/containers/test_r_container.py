@@ -131,7 +131,7 @@ def test_each_kind_of_input(
 ) -> None:
     serve(model, kind.canonical_name)
     metadata = frontend.register()
-    assert metadata.model == ModelId("m", "1.0")
+    assert metadata.model_id == ModelId("m", "1.0")
     assert (metadata.input_type, metadata.rpc_version) == (kind, wire.RPC_VERSION_4)
     response = frontend.predict(inputs, kind)
     assert not any(response.failed)

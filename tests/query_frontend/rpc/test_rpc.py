@@ -561,7 +561,7 @@ def test_metadata_that_cannot_be_accepted_is_refused_with_the_reason(
     refused = wire.decode_from_frontend(stranger.receive())
     assert isinstance(refused, wire.Refused)
     assert reason in refused.reason and refused.reason.isprintable() and len(refused.reason) < 400
-    assert [str(replica.model) for replica in frontend.replicas()] == ["m:1"]
+    assert [str(replica.model_id) for replica in frontend.replicas()] == ["m:1"]
     with ThreadPoolExecutor() as pool:
         reply = pool.submit(frontend.predict, "app", input=[1.0])
         good.answer(good.receive_batch(), [b"1"], 4)
@@ -579,7 +579,7 @@ def test_a_replica_id_belongs_to_its_model_version(frontend: Frontend, raw_conta
         containers.append(raw_container())
         containers[-1].join(Metadata(model, InputType.DOUBLES, 4, "same"))
         frontend.wait_for_replicas(len(containers))
-    assert [(str(replica.model), replica.replica_id) for replica in frontend.replicas()] == [
+    assert [(str(replica.model_id), replica.replica_id) for replica in frontend.replicas()] == [
         ("m:1", 0),
         ("m:2", 0),
         ("n:1", 0),
