@@ -60,13 +60,13 @@ class WantedRelay(NamedTuple):
 
 
 def wanted_relays(
-    peers: Iterable[Frontend], direct: Mapping[ModelId, Sequence[ReplicaConnection]]
+    peers: Iterable[Frontend], direct_replicas: Mapping[ModelId, Sequence[ReplicaConnection]]
 ) -> Iterator[WantedRelay]:
-    """Yield the relays that `peers` need. `direct` has the replicas that are connected to this frontend."""
+    """Yield the relays that `peers` need. `direct_replicas` has the replicas that are connected to this frontend."""
     for peer in peers:
         if not peer.rpc_address:
             continue
-        for model, replicas in direct.items():
+        for model, replicas in direct_replicas.items():
             has_own = model in peer.models
             single = sum(replica.rpc_version < wire.RPC_VERSION_4 for replica in replicas)
             at_once = min(single, _MAX_RELAYS)

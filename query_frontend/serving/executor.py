@@ -150,7 +150,7 @@ class Executor:
         if connection.awaited is not None:
             batch.served_model.deliver(replica, batch, response)
         elif response.positions is not None or len(response.outputs) == len(batch.tasks):
-            batch.served_model.take_answer(replica, batch, response)
+            batch.served_model.on_batch_answered(replica, batch, response)
         else:
             reason = f"it answered {len(batch.tasks)} inputs with {len(response.outputs)} outputs"
             self._rpc.disconnect(connection, reason)
@@ -166,7 +166,7 @@ class Executor:
         if model is not None:
             model.remove_replica(replica)
         if batch is not None:
-            batch.served_model.retry(batch, has_ended(reason) and not (replica.is_draining or replica.is_relay))
+            batch.served_model.retry_batch(batch, has_ended(reason) and not (replica.is_draining or replica.is_relay))
         self._replicas_changed()
         if model is not None:
             model.fail_tasks_if_unserved()

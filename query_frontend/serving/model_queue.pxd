@@ -10,7 +10,7 @@ cdef class ModelQueue
 cdef class Task:
     cdef public double arrival
     cdef public BatchClients clients
-    cdef public ModelQueue crowd
+    cdef public ModelQueue counting_queue
     cdef public double deadline
     cdef public Task host
     cdef public dict joined
@@ -23,7 +23,7 @@ cdef class Task:
 
     cpdef resolve(self, output, reason, double now)
     cpdef list take_waiting(self)
-    cpdef join(self, Task host, ModelQueue crowd)
+    cpdef join(self, Task host, ModelQueue counting_queue)
     cpdef Task withdraw(self)
 
 

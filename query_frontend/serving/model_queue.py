@@ -20,7 +20,7 @@ class Task:
     __slots__ = (
         "arrival",
         "clients",
-        "crowd",
+        "counting_queue",
         "deadline",
         "host",
         "joined",
@@ -43,7 +43,7 @@ class Task:
         """It is the deadline of the most patient that waits."""
         self.is_waiting = True
         """Whether it waits itself."""
-        self.crowd: ModelQueue
+        self.counting_queue: ModelQueue
         """Counts it, once it has joined another."""
         self.host: Task | None = None
         """The task that gets the output for it, if it joined one."""
@@ -65,15 +65,15 @@ class Task:
         joined, self.joined = self.joined, None
         if not joined:
             return [self]
-        next(iter(joined)).crowd.num_joined -= len(joined)
+        next(iter(joined)).counting_queue.num_joined -= len(joined)
         return [self, *joined]
 
-    def join(self, host: "Task", crowd: "ModelQueue") -> None:
-        """Wait for what `host` gets, as one of those that `crowd` counts."""
+    def join(self, host: "Task", counting_queue: "ModelQueue") -> None:
+        """Wait for what `host` gets, as one of those that `counting_queue` counts."""
         self.host = host
-        self.crowd = crowd
+        self.counting_queue = counting_queue
         self.payload, self.key = host.payload, host.key  # equal, and thousands may join
-        crowd.num_joined += 1
+        counting_queue.num_joined += 1
         host.deadline = max(host.deadline, self.deadline)
         if host.joined is None:
             host.joined = {}
@@ -85,7 +85,7 @@ class Task:
             return self
         if self.host.joined is not None and self in self.host.joined:
             del self.host.joined[self]
-            self.crowd.num_joined -= 1
+            self.counting_queue.num_joined -= 1
         return self.host
 
 
@@ -162,7 +162,7 @@ class ModelQueue:
         relayed here is taken `for_relay`.
         """
         if for_relay:
-            return self._draw_direct(most, now, seconds)
+            return self._draw_unrelayed(most, now, seconds)
         drawn: list[Task] = []
         late: list[Entry] = []
         in_time = now + seconds
@@ -190,7 +190,7 @@ class ModelQueue:
         self._entries[:looked_at] = late
         return drawn
 
-    def _draw_direct(self, most: int, now: float, seconds: float) -> list[Task]:
+    def _draw_unrelayed(self, most: int, now: float, seconds: float) -> list[Task]:
         relayed = [entry for entry in self._entries if entry[1].is_relayed]
         self._entries = [entry for entry in self._entries if not entry[1].is_relayed]
         drawn = self.draw(most, now, seconds)

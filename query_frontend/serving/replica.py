@@ -77,7 +77,7 @@ class ConnectedReplica:
         self._is_lost = False
         self._deliveries = 0
         """The number of its answered batches whose outputs are not all delivered yet."""
-        self._rest_due = False
+        self._idle_due = False
         """Whether it has nothing to do, and gets nothing until these are delivered."""
 
     def join_model(self, served_model: "ServedModel", sizer: BatchSizer) -> None:
@@ -134,17 +134,17 @@ class ConnectedReplica:
         self.sizer.observe(len(batch.tasks), seconds)
         return seconds
 
-    def rest(self, is_quick: bool) -> None:
+    def become_idle(self, is_quick: bool) -> None:
         """Do nothing any more: be let go, or get the next batch.
 
         It gets none while there are outputs of an earlier one to deliver: answers would pile up.
         """
         if self._deliveries:
-            self._rest_due = True
+            self._idle_due = True
         elif self.is_draining:
             self._transport.release(self.connection)
         elif self.served_model is not None:
-            self.served_model.on_rest(self, is_quick)
+            self.served_model.on_replica_idle(self, is_quick)
 
     def hold_while(self, delivering: Iterator[None]) -> Iterator[None]:
         """Make the steps that deliver a large batch. Meanwhile it computes the next one, and none after that."""
@@ -153,10 +153,10 @@ class ConnectedReplica:
             yield from delivering
         finally:
             self._deliveries -= 1
-            if self._rest_due and not self._deliveries:
-                self._rest_due = False
+            if self._idle_due and not self._deliveries:
+                self._idle_due = False
                 if self._is_free():
-                    self.rest(False)
+                    self.become_idle(False)
 
     def _is_free(self) -> bool:
         """Whether it has nothing to do: it may be gone by now, or have been found idle."""

@@ -27,7 +27,7 @@ cdef class ServedModel:
     cdef object _blame
     cdef readonly int filling
     cdef Py_ssize_t _num_filled
-    cdef bint _has_direct
+    cdef bint _has_unrelayed
     cdef bint _dispatch_due
     cdef BatchWait _wait
     cdef bint _is_registered
@@ -43,6 +43,6 @@ cdef class ServedModel:
     @cython.locals(task=Task)
     cpdef bint _send(self, ConnectedReplica replica, list tasks)
     @cython.locals(size=Py_ssize_t)
-    cpdef take_answer(self, ConnectedReplica replica, batch, response)
+    cpdef on_batch_answered(self, ConnectedReplica replica, batch, response)
     cpdef deliver(self, ConnectedReplica replica, batch, response)
-    cpdef on_rest(self, ConnectedReplica replica, bint is_quick)
+    cpdef on_replica_idle(self, ConnectedReplica replica, bint is_quick)

@@ -79,7 +79,7 @@ class ServedModel:
         """The number of requests whose inputs are not all queued yet."""
         self._num_filled = 0
         """An upper bound of the queued tasks that belong to such requests."""
-        self._has_direct = False
+        self._has_unrelayed = False
         """Whether tasks may be queued that were asked for here. Relays get only these."""
         self._dispatch_due = False
         self._wait = BatchWait(context.loop, metrics, self._dispatch)
@@ -117,7 +117,7 @@ class ServedModel:
         if is_cached:
             self.partition.entries[task.key] = task
         if not task.is_relayed:  # else the frontend that was asked counts it
-            self._has_direct = True
+            self._has_unrelayed = True
             self.metrics.num_predictions.count += 1
         if replicas.idle and not self._dispatch_due:
             self._dispatch_soon()
@@ -189,7 +189,7 @@ class ServedModel:
         while replicas.idle and (self.queue or self._suspects):
             if self._suspects and self._try_suspects():
                 continue
-            if not self.queue or (replicas.idle[0].is_relay and not self._has_direct):
+            if not self.queue or (replicas.idle[0].is_relay and not self._has_unrelayed):
                 return
             now = monotonic()
             replica = self._choose_replica(now) if replicas.has_several else replicas.idle[0]
@@ -212,11 +212,11 @@ class ServedModel:
                 self._send(replica, tasks)
             else:  # all that it drew had expired
                 replicas.put_idle(replica)
-                self._has_direct = self._has_direct and not replica.is_relay
+                self._has_unrelayed = self._has_unrelayed and not replica.is_relay
 
     def _choose_replica(self, now: float) -> ConnectedReplica | None:
         """Return the replica that gets the next batch; None if the batch waits for one that is busy."""
-        return self.replicas.choose(self.queue.last_deadline() - self._delivery_seconds, now, self._has_direct)
+        return self.replicas.choose(self.queue.last_deadline() - self._delivery_seconds, now, self._has_unrelayed)
 
     @property
     def _batch_budget_seconds(self) -> float:
@@ -227,7 +227,7 @@ class ServedModel:
         return self.slo_seconds * _DELIVERY_SHARE
 
     def _send(self, replica: ConnectedReplica, tasks: list[Task]) -> bool:
-        """Send a batch; False when the replica is gone, and then `retry` was called."""
+        """Send a batch; False when the replica is gone, and then `retry_batch` was called."""
         now = monotonic()
         clients = BatchClients(self.record.id, len(tasks), now + replica.sizer.expect(len(tasks)))
         batch = Batch(self, next(self._message_ids), tasks, now, clients)
@@ -239,7 +239,7 @@ class ServedModel:
             task.sends += 1
         return True
 
-    def take_answer(self, replica: ConnectedReplica, batch: Batch, response: Response) -> None:
+    def on_batch_answered(self, replica: ConnectedReplica, batch: Batch, response: Response) -> None:
         """Give the replica that answered its next batch, and deliver the outputs of this one."""
         if self._trial is batch:
             self._trial = None
@@ -249,7 +249,7 @@ class ServedModel:
         if not replica.is_relay:
             self.metrics.add_batch(size, seconds)
             self._num_outputs.count += size
-        replica.rest(size > 1 and seconds < QUICK_SECONDS)
+        replica.become_idle(size > 1 and seconds < QUICK_SECONDS)
         self.deliver(replica, batch, response)
 
     def deliver(self, replica: ConnectedReplica, batch: Batch, response: Response) -> None:
@@ -259,7 +259,7 @@ class ServedModel:
         if steps is not None:
             long_work.start_now(replica.hold_while(steps))
 
-    def on_rest(self, replica: ConnectedReplica, is_quick: bool) -> None:
+    def on_replica_idle(self, replica: ConnectedReplica, is_quick: bool) -> None:
         """Give a replica that has nothing to do its next batch, before the answers of the last one are written.
 
         Except that a quick model waits for what comes while they are written, and in the turn of the loop after that:
@@ -278,7 +278,7 @@ class ServedModel:
 
     # --- lost replicas ---
 
-    def retry(self, batch: Batch, has_ended: bool) -> None:
+    def retry_batch(self, batch: Batch, has_ended: bool) -> None:
         """Try the batch of a replica that was lost once more, as far as another replica can still answer it.
 
         If its process has ended, one of the inputs may be why. So that the others do not share its fate, halves of
@@ -306,7 +306,7 @@ class ServedModel:
             half = (len(left) + 1) // 2
             self._suspects.extend(part for part in (left[:half], left[half:]) if part)
         else:
-            self._has_direct = True
+            self._has_unrelayed = True
             for task in left:
                 self.queue.put_back(task)
         self._dispatch_soon()

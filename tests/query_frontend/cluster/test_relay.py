@@ -514,7 +514,7 @@ def test_which_relays_are_wanted() -> None:
 
     def wanted(peers: list[Peer], *versions: int) -> list[tuple[str, int, bool]]:
         found = wanted_relays(peers, {MODEL: connections(*versions)})
-        return [(wish.place.address, wish.place.number, wish.delay > 0) for wish in found]
+        return [(wish.relay_id.address, wish.relay_id.number, wish.delay > 0) for wish in found]
 
     assert wanted([peer], 3, 3) == [("tcp://peer:1", 0, False), ("tcp://peer:1", 1, False)]
     assert wanted([with_own], 3, 3, 4) == [("tcp://other:1", 0, False), ("tcp://other:1", 1, False)]

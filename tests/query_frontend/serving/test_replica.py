@@ -98,10 +98,10 @@ def test_a_replica_rests_once_all_outputs_of_its_earlier_batches_are_delivered()
     one.join_model(model, batch_sizer(BatchPolicy.FIXED, 1))
     delivering = one.hold_while(iter([None, None]))
     next(delivering)
-    one.rest(True)
-    model.on_rest.assert_not_called()
+    one.become_idle(True)
+    model.on_replica_idle.assert_not_called()
     assert list(delivering) == [None]
-    model.on_rest.assert_called_once_with(one, False)
+    model.on_replica_idle.assert_called_once_with(one, False)
 
 
 def test_a_replica_that_left_meanwhile_does_not_rest() -> None:
@@ -111,17 +111,17 @@ def test_a_replica_that_left_meanwhile_does_not_rest() -> None:
     one.join_model(model, batch_sizer(BatchPolicy.FIXED, 1))
     delivering = one.hold_while(iter([None]))
     next(delivering)
-    one.rest(True)
+    one.become_idle(True)
     one.note_lost()
     assert list(delivering) == []
-    model.on_rest.assert_not_called()
+    model.on_replica_idle.assert_not_called()
 
 
 def test_a_draining_replica_is_released_when_it_rests() -> None:
     transport = Mock()
     one = replica(transport=transport)
     one.drain()
-    one.rest(False)
+    one.become_idle(False)
     transport.release.assert_called_once_with(one.connection)
 
 
