@@ -80,6 +80,13 @@ class WorkerParts(NamedTuple):
 
 
 class QueryFrontend:
+    """The parts of a query frontend, or of one of its workers: it makes each, connects them, and starts and stops them.
+
+    It owns the Redis client, the RPC server, the executor, the registry, the relays and the HTTP handlers. `Worker`
+    makes one in each process, or `create_app` where there is no supervisor, and aiohttp runs it from the start of the
+    application to its end. All parts live on the event loop of the main thread.
+    """
+
     def __init__(
         self,
         config: Config,

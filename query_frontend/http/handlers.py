@@ -34,6 +34,12 @@ _MAX_SCRAPES: Final = 8
 
 
 class Handlers:
+    """The HTTP handlers of a query frontend: predictions that the fast path leaves, feedback, metrics and probes.
+
+    It owns no state but that of running scrapes; all else belongs to `QueryFrontend`. The routes of the aiohttp
+    application call its methods, each in a task of its own on the event loop of the frontend.
+    """
+
     def __init__(
         self,
         registry: Registry,

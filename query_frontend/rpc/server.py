@@ -95,6 +95,13 @@ class RpcEvents:
 
 
 class RpcServer:
+    """The connections of model containers: it registers containers, sends batches, and ends registrations.
+
+    It owns the router with its sockets, and a `ReplicaConnection` for each registered container. The executor sends
+    batches; sockets, and a timer once a second, drive the rest. It reports to the callbacks in `RpcEvents`, and all of
+    this happens on the event loop on which `start` was called.
+    """
+
     def __init__(self, host: str, port: int, send_micros: Histogram) -> None:
         self._host = host
         self._port = port

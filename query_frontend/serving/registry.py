@@ -54,6 +54,13 @@ class AppState:
 
 
 class Registry:
+    """The applications by name, each with the model version that answers it, as of the last snapshot.
+
+    It owns the `AppState` of each application, and the indices by which it finds what a change affects. The follower of
+    the configuration calls `apply`, which tells the executor of changed model versions by `models_changed`; the HTTP
+    handlers and the fast path call `app` for each request. All calls are made on the event loop of the frontend.
+    """
+
     def __init__(self, metrics: SystemMetrics, models_changed: ModelsChanged) -> None:
         self._metrics = metrics
         self._models_changed = models_changed
