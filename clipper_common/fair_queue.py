@@ -14,7 +14,7 @@ class _Line(Generic[Item]):
 
     def __init__(self) -> None:
         self.items: dict[int, Item] = {}
-        """By their numbers in the queue."""
+        """The items by their numbers in the queue."""
         self._order: list[tuple[float, int]] = []
         """A heap of the ranks and numbers, also of items that have left."""
 

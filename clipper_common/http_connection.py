@@ -43,7 +43,7 @@ class HttpConnection:
     def __init__(self, server: "Server") -> None:
         self.transport: asyncio.Transport | None = None
         self.answered_at = monotonic()
-        """When the last request was answered, or the connection made."""
+        """Monotonic time at which the last request was answered, or the connection was made."""
         self._server = server
         self._heads = server.heads
         self._handler: web.RequestHandler | None = None
@@ -53,13 +53,13 @@ class HttpConnection:
         self._is_answering = False
         """A request is under way: what follows it is held."""
         self._owed = 0
-        """How many of the next bytes are the rest of a request that aiohttp has begun to read."""
+        """The number of the next bytes that are the rest of a request that aiohttp has begun to read."""
         self._chunks: ChunkReader | None = None
         """Reads the chunked body that aiohttp reads."""
         self._begun = b""
         """A head of which only the beginning has come. aiohttp has it already: it may be malformed."""
         self._passes = False
-        """Everything goes to aiohttp from now on."""
+        """Whether all data go to aiohttp from now on."""
         self._ends = False
         """No further request is answered."""
         self._is_paused = False
@@ -78,7 +78,7 @@ class HttpConnection:
         self._is_malformed = False
         """Whether this body is malformed."""
         self.body_due: float | None = None
-        """When the body must be complete of a request that aiohttp was given in the middle of it."""
+        """Monotonic time by which the body of a request must be complete, of which aiohttp was given a part."""
 
     # --- the transport ---
 

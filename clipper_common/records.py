@@ -278,8 +278,8 @@ class FrontendReport:
     rpc_address: str = ""
     """The address at which containers reach it; empty if it is not known."""
     replicas: Sequence[tuple[str, Replica]] = ()
-    """Its replicas by name. A replica has the same name at all frontends, and no other replica of its model version has
-    it."""
+    """The replicas of the frontend by name. A replica has the same name at all frontends, and no other replica of its
+    model version has it."""
     reached: frozenset[ModelId] = frozenset()
     """The model versions of which it reaches a replica, directly or relayed."""
 

@@ -147,7 +147,7 @@ class PredictRequest(NamedTuple):
     input_type: InputType
     inputs: Sequence[View]
     remaining_micros: Sequence[int] | None = None
-    """How long the output of each input is waited for, only if the container takes deadlines."""
+    """Microseconds for which the output of each input is waited for; only if the container takes deadlines."""
 
 
 class Refused(NamedTuple):
@@ -155,7 +155,7 @@ class Refused(NamedTuple):
 
 
 class Frontends(NamedTuple):
-    """All frontends that live, as addresses; that of the sender is the first, and empty if it does not know it."""
+    """The addresses of all live frontends. The sender's own is the first, and empty if the sender does not know it."""
 
     addresses: list[str]
 

@@ -72,11 +72,11 @@ class WorkerParts(NamedTuple):
     number: int
     metrics: WorkerMetrics
     kept: KeptConfiguration
-    """It keeps the configuration for the successor of this worker."""
+    """The store of the last configuration, for the successor of this worker."""
     restore_seconds: float
     """Seconds in which other frontends may write their configuration back into a Redis that lost it."""
     configured: Callable[[Snapshot], Awaitable[None]]
-    """It is called with each new configuration."""
+    """Called with each new configuration."""
 
 
 class QueryFrontend:
@@ -268,7 +268,7 @@ def _make_app(parts: QueryFrontend) -> web.Application:
 
 
 class Worker:
-    """One of the processes of a query frontend that answer on the same port."""
+    """A process of a query frontend that answers HTTP requests on the port that all workers share."""
 
     def __init__(self, config: Config, context: WorkerContext) -> None:
         self._config = config

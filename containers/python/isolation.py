@@ -30,7 +30,7 @@ class RaisingLengths:
 
     def __init__(self) -> None:
         self._failures: dict[int, int] = {}
-        """How many inputs of each length failed."""
+        """The number of inputs of each length that failed."""
         self._answered: int | None = None
         """The length of an input that was answered last."""
         self.has_suspects = False

@@ -58,7 +58,7 @@ class Membership:
         self.other_frontends: list[Frontend] = []
         """The other live frontends, by the last report that reached Redis."""
         self._reported = reported
-        """It is called after each report."""
+        """Called after each report."""
         self._due = asyncio.Event()
         self._reporting = asyncio.Lock()
 

@@ -9,7 +9,7 @@ from typing import Final
 from clipper_common.http_connection import HttpConnection
 
 IDLE_SECONDS: Final = 5.0
-"""For how many seconds a draining worker or frontend waits for the next request of an idle connection."""
+"""Seconds for which a draining worker or frontend waits for the next request of an idle connection."""
 
 
 class ConnectionDrain:

@@ -35,7 +35,7 @@ class DecodedBody:
     """The lengths of the inputs, in bytes."""
     version: str | None = None
     feedback: UpdateRequest | None = None
-    """Without its input."""
+    """The feedback without its input, which follows the answer."""
 
     def filled(self, inputs: list[bytes]) -> Any:
         """Return what the parser returned."""
@@ -43,13 +43,13 @@ class DecodedBody:
 
 
 def encode_question(parse: str, length: int, input_type: InputType, missing_values: bool) -> bytes:
-    """The head of a question. The body follows."""
+    """Return the head of a question. The body follows it."""
     head = pickle.dumps((parse, length, input_type, missing_values))
     return _length(head) + head
 
 
 def read_length(head: bytes) -> int:
-    """The length of what follows."""
+    """Return the length of what follows `head`."""
     return int.from_bytes(head, "little")
 
 
@@ -58,13 +58,13 @@ def _length(text: bytes) -> bytes:
 
 
 def decode_answer(answer: bytes) -> DecodedBody | Exception:
-    """The answer, or the reason why the body is refused."""
+    """Return the answer, or the reason why the body is refused."""
     value: DecodedBody | Exception = pickle.loads(answer)
     return value
 
 
 def main() -> None:
-    """Answer until nobody asks any more."""
+    """Answer questions until the standard input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is for the query frontend to obey
     os.nice(_NICE)
     questions, answers = sys.stdin.buffer, sys.stdout.buffer

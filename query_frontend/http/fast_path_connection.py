@@ -31,13 +31,13 @@ class FastPathConnection(HttpConnection):
         self._reply = self._reply_to
         """Bound once. Broken by `lose`."""
         self._query: Query | None = None
-        """Under way in the fast path."""
+        """The query that the fast path has in flight."""
         self._clients: BatchClients | None = None
         """The clients of the batch that answered its last query."""
         self._parts: list[bytes] = []
         """A plain request whose body is not complete."""
         self._arrival = 0.0
-        """When that request began to arrive."""
+        """Monotonic time at which the request of that query began to arrive."""
         self._missing = 0
         """The number of bytes that its body still lacks."""
         self._slot: Slot = {}

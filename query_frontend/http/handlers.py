@@ -30,7 +30,7 @@ _HEADER_SAFE: Final = "".join(chr(code) for code in range(0x21, 0x7F) if chr(cod
 
 
 _MAX_SCRAPES: Final = 8
-"""One is answered after the other."""
+"""The most scrapes of metrics that wait; they are answered one after the other."""
 
 
 class Handlers:

@@ -37,7 +37,7 @@ _LONG_TEXT_BYTES: Final = 1 << 12
 _MAX_BEGUN_BYTES: Final = 1 << 10
 """The most that is carried from one piece to the next: the beginning of a number, with the blanks around it."""
 _SIGNS: Final = bytes(0xFF if byte & 0x80 else 0 for byte in range(256))
-"""By the highest byte of an integer, those that follow where it has more bytes."""
+"""The bytes that extend an integer to a longer one, by its highest byte."""
 _CODES: Final = {InputType.INTS: "i", InputType.FLOATS: "d", InputType.DOUBLES: "d"}
 """The type that simdjson makes of numbers: whole ones of 64 bits, or doubles."""
 
@@ -122,7 +122,7 @@ def _values(body: bytes, at: int, input_type: InputType) -> Generator[None, None
 
 
 def _value(body: bytes, at: int, input_type: InputType) -> Generator[None, None, tuple[bytes, int]]:
-    """One input, and where it ends."""
+    """Return one input, and where it ends."""
     opening, closing = _quotes(input_type)
     if body[at : at + 1] != opening:
         raise _NotPlainError
@@ -282,7 +282,7 @@ def _string(spans: list[Span], size: int) -> Generator[None, None, bytes]:
 
 
 def _last_character(data: bytes, begin: int, stop: int) -> int:
-    """Where the last character begins of which the first byte is there; `begin` if none is."""
+    """Return where the last character begins whose first byte is there; `begin` if there is none."""
     for at in range(stop - 1, max(begin, stop - _MAX_CHARACTER_BYTES), -1):
         if data[at] & 0xC0 != 0x80:
             return at

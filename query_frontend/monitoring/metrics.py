@@ -73,7 +73,7 @@ class ModelMetrics:
         self.batching = Gauge(dict)
         """The present state of the batch sizers; set by the owner of the model version."""
         self.waited_micros = Counter()
-        """For how long batches waited for more inputs while a replica was idle."""
+        """Microseconds for which batches waited for more inputs while a replica was idle."""
         self.gained_queries = Counter()
         """The number of inputs that came meanwhile."""
         self.blamed = Gauge(dict)

@@ -12,8 +12,8 @@ from query_frontend.serving.replica import Batch, ConnectedReplica, ReplicaPool
 from query_frontend.serving.waiting import Returns
 
 _MARGIN: Final = 2
-"""Between the expected end of a batch that waited and its first deadline, answers can be delivered this many times. The
-queue asks for once, and timers are late."""
+"""The number of times that answers could be delivered between the expected end of a batch that waited and its first
+deadline. The queue asks for one time, and timers are late."""
 
 
 class BatchWait:
@@ -31,11 +31,11 @@ class BatchWait:
         self._is_on = False
         """Whether a batch waits."""
         self._since = 0.0
-        """When that batch began to wait."""
+        """Monotonic time at which that batch began to wait."""
         self._num_first = 0
         """The number of tasks that were queued then."""
         self._delay_ends = 0.0
-        """When the model's delay ends for that batch."""
+        """Monotonic time at which the model's delay ends for that batch."""
 
     def configure(self, record: Model) -> None:
         """Let batches wait as `record` says."""
@@ -105,7 +105,7 @@ class BatchWait:
         return self.returns.wait_until(len(queue), most, min(seconds, min(busy, default=seconds)), latest, now)
 
     def end(self, queued: int, now: float) -> None:
-        """The next batch waits no more, for which `queued` tasks are there."""
+        """Note that the next batch stops waiting, with `queued` tasks in the queue."""
         if self._is_on:
             self._is_on = False
             self._cancel()

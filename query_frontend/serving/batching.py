@@ -1,4 +1,4 @@
-"""How many inputs a replica is sent at once: policies that learn it from how long its batches took.
+"""Batch sizers: policies that choose the number of inputs of a batch, most of them by the times of earlier batches.
 
 Each takes time to be what it is told: no clock, no event loop. All of them also say how long a batch will take, so
 that inputs which could not be answered in time any more can let others go first.
@@ -182,7 +182,9 @@ class QuantileBatchSize(_BatchTimes):
 
 
 class AimdBatchSize(_BatchTimes):
-    """One more after each full batch that kept its budget, a tenth less after one that did not.
+    """Allows one input more after each full batch that kept its budget, and a tenth less after one that did not.
+    (Additive increase, multiplicative decrease; the first policy of the paper, NSDI'17 section 4.3, whose budget was
+    the whole of the SLO.)
 
     (Additive increase, multiplicative decrease; the paper's first policy, NSDI'17 section 4.3. Its budget was the
     whole of the SLO.)

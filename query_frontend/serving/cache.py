@@ -1,8 +1,8 @@
-"""The prediction cache: bounded in bytes, what was not used for long goes first, an input is compared itself.
+"""The prediction cache: bounded in bytes, evicts what was not used for long, and compares whole inputs.
 
-Inputs are kept with their outputs, so two inputs can never be taken for one another (0.4 compared a 64-bit hash). Who
-goes first is decided by the clock algorithm, as in 0.4: the oldest, unless it was used since its turn was last. What
-was answered together came together and goes together, so most of the work is done once for each batch.
+Inputs are kept with their outputs, so two inputs can never be taken for one another (0.4 compared a 64-bit hash). The
+clock algorithm decides which entry is evicted, as in 0.4: the oldest, unless it was used since its turn was last.
+Entries of one batch are added and evicted together, so most of the work is done once for each batch.
 """
 
 from collections import deque
@@ -14,11 +14,12 @@ from clipper_common import long_work
 from clipper_common.long_work import finish_at_once
 
 _ENTRY_OVERHEAD_BYTES: Final = 190
-"""About what Python needs for an entry besides the bytes of input and output (measured on 64-bit CPython 3.11)."""
+"""The approximate bytes that Python needs for an entry besides those of input and output (measured on 64-bit CPython
+3.11)."""
 _BATCH_OVERHEAD_BYTES: Final = 170
-"""The same for a batch."""
+"""The approximate bytes that Python needs for a batch."""
 _PARTS: Final = 64
-"""No batch is a larger part of the cache, unless it is a single entry."""
+"""The largest part of the cache that a batch may be is one in this many, unless it is a single entry."""
 _SPARED_ENTRIES: Final = 1024
 """The entries of which those that were used are spared when room is made; more would take long."""
 _DROPPED_ENTRIES: Final = 1024
@@ -28,7 +29,7 @@ _HASH_STEP_BYTES: Final = 1 << 18
 
 
 class LargeKey:
-    """A large input as a key of a dictionary. Of `bytes`, Python makes the hash in one go: 15 ms for 30 MiB."""
+    """A large input as a key of a dictionary. Python would compute the hash of `bytes` at once, in 15 ms for 30 MiB."""
 
     __slots__ = ("_hash", "payload")
 
@@ -47,7 +48,7 @@ class LargeKey:
 
 
 Key = bytes | LargeKey
-"""An input, as it is found in the cache."""
+"""The key of an input in the cache."""
 
 
 def keys_of(payloads: Iterable[bytes]) -> Generator[None, None, list[Key]]:
@@ -68,7 +69,7 @@ def keys_of(payloads: Iterable[bytes]) -> Generator[None, None, list[Key]]:
 
 
 def key_of(payload: bytes) -> Key:
-    """The key of an input, in one go."""
+    """Return the key of an input at once."""
     return payload if len(payload) <= _HASH_STEP_BYTES else finish_at_once(keys_of([payload]))[0]
 
 
@@ -81,17 +82,18 @@ def _large_key(payload: bytes) -> Generator[None, None, LargeKey]:
 
 
 class CachePartition:
-    """The outputs of one model version by their inputs. In the place of one that is on its way stands what gets it."""
+    """The outputs of one model version by their inputs. The entry of an output in flight is the task that will get
+    it."""
 
     __slots__ = ("entries", "used")
 
     def __init__(self) -> None:
         self.entries: dict[Key, bytes | Any] = {}
         self.used: set[Key] = set()
-        """Inputs whose output was asked for since they were last looked at."""
+        """The inputs whose output was asked for since the clock algorithm last looked at them."""
 
     def remove_in_flight(self, key: Key, coming: object) -> None:
-        """No output is on its way, as far as `coming` is concerned."""
+        """Remove the entry of an output in flight if it is that of the task `coming`, which gets none."""
         if self.entries and self.entries.get(key) is coming:
             del self.entries[key]
 
@@ -102,7 +104,7 @@ class _Batch(NamedTuple):
     partition: CachePartition
     keys: Sequence[Key]
     size: int
-    """With the outputs, in bytes."""
+    """The bytes of the inputs and outputs, with the overhead."""
 
 
 class PredictionCache:
@@ -153,7 +155,7 @@ class PredictionCache:
         _forget(partition, keys)
 
     def forget(self, partition: CachePartition) -> None:
-        """Answer nothing more from what is kept of a model version, and drop it in steps.
+        """Forget all outputs of a model version, and free them in steps.
 
         Its batches, which have the inputs, are counted until they are the oldest: to find them would take long.
         """

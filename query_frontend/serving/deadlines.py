@@ -46,7 +46,7 @@ class DeadlineWheel:
         self._order: list[int] = []
         """Heap of their numbers."""
         self._many = _FEW
-        """With so many slots it is time to look for empty ones."""
+        """The number of slots at which empty ones are looked for."""
         self._last_number = -1
         self._last_slot: Slot = {}
         self._timer: TimerHandle | None = None

@@ -19,11 +19,11 @@ from query_frontend.serving.cache import CachePartition, PredictionCache
 from query_frontend.serving.model_queue import Task
 
 STEP_TASKS: Final = 64
-"""This many tasks get their outputs in less than a millisecond, with what is written to their clients."""
+"""The most tasks that get their outputs in one step: less than a millisecond, with what is written to their clients."""
 STEP_BYTES: Final = 1 << 16
 """No more outputs are delivered at once, unless a single one is larger."""
 _FEW_WAITING: Final = 8
-"""This many who wait for one task get its output at once, since a step delivers those of many tasks."""
+"""The most tasks that wait for one output and get it in the same step, which delivers those of many tasks."""
 _SMALLEST_LIMIT: Final = SIZE_LIMITS[0]
 
 Value = bytes | str
@@ -134,7 +134,7 @@ class Delivery:
 
 
 def _parts(outputs: Sequence[View]) -> Iterator[tuple[int, int]]:
-    """Where the parts of a batch begin and end that are of `STEP_BYTES` at most, or a single output."""
+    """Yield where the parts of a batch begin and end, each of at most `STEP_BYTES` or a single output."""
     begin = size = 0
     for index, output in enumerate(outputs):
         if size + len(output) > STEP_BYTES and index > begin:

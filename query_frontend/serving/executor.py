@@ -1,4 +1,4 @@
-"""All model versions that are served, all replicas that are connected, and which of these belongs to which of those."""
+"""The executor: all served model versions, all connected replicas, and which replica belongs to which version."""
 
 import itertools
 import logging
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 _AFTER_DEADLINE_SECONDS: Final = 0.05
 _DEFAULT_SLO_SECONDS: Final = 1.0
-"""This SLO is taken for a model version that no application asks."""
+"""The SLO of a model version that no application asks."""
 
 
 def _message_ids() -> Iterator[int]:
@@ -48,7 +48,7 @@ class Executor:
         self._loop = loop
         self._rpc = rpc
         self._replicas_changed = replicas_changed
-        """It is called when replicas came or went."""
+        """Called when replicas came or went."""
         self._metrics = metrics
         self._context = ModelContext(loop, cache, _message_ids(), metrics.aggregate_outputs, blame_seconds)
         self._models: dict[ModelId, ServedModel] = {}
@@ -67,7 +67,7 @@ class Executor:
         return [connection for connection in self._replicas if not connection.metadata.is_relay]
 
     def direct_replicas(self) -> dict[ModelId, list[ReplicaConnection]]:
-        """Our own replicas that take batches, by model version; the version need not be registered yet."""
+        """Return our own replicas that take batches, by model version; the version need not be registered yet."""
         found: dict[ModelId, list[ReplicaConnection]] = {}
         for connection in self.connections:
             if self._takes_batches(connection):
@@ -75,7 +75,7 @@ class Executor:
         return found
 
     def reachable_models(self) -> set[ModelId]:
-        """The model versions that have a replica here, or one that is relayed to us."""
+        """Return the model versions that have a replica here, or one that is relayed to us."""
         return {connection.metadata.model_id for connection in self._replicas if self._takes_batches(connection)}
 
     def _takes_batches(self, connection: ReplicaConnection) -> bool:
@@ -85,7 +85,7 @@ class Executor:
         return is_used and not replica.is_draining
 
     def slo_seconds(self, model_id: ModelId) -> float | None:
-        """The shortest SLO of the applications that ask a model version; None while it is not registered."""
+        """Return the shortest SLO of the applications that ask a model version; None while it is not registered."""
         model = self._models.get(model_id)
         return None if model is None else model.slo_seconds
 
@@ -110,7 +110,7 @@ class Executor:
         return steps if model is None else model.fill(steps)
 
     def withdraw(self, task: Task, model_id: ModelId) -> None:
-        """`task` has no more use for its output: its time is over, or its client left."""
+        """Stop waiting for the output of `task`: its deadline has passed, or its client has disconnected."""
         model = self._models.get(model_id)
         if model is None:
             task.withdraw()
@@ -181,7 +181,7 @@ class Executor:
         self._dismiss_if_idle(connection)
 
     def _dismiss_if_idle(self, connection: ReplicaConnection) -> None:
-        """Let a draining replica go, unless somebody waits for its batch: then look again at the last deadline."""
+        """Release a draining replica, unless a task waits for its batch: then look again at the last deadline."""
         replica = self._replicas.get(connection)
         if replica is None:
             return
@@ -195,7 +195,7 @@ class Executor:
     # --- configuration ---
 
     def configure(self, records: Mapping[ModelId, Model | None], slo_seconds: Mapping[ModelId, float]) -> None:
-        """Serve the models in `records` from now on, or no more where there is none.
+        """Serve the models in `records` from now on, and stop serving those whose record is None.
 
         `slo_seconds` is the shortest SLO of those who ask each of them.
         """

@@ -24,7 +24,8 @@ class QueryContext:
 
 
 class Query(Task):
-    """An input, which gets exactly one answer, at the latest when the application's SLO is over since `arrival`.
+    """An input of a request, which gets exactly one answer, at the latest when the SLO of the application is over since
+    `arrival`.
 
     It has none before it is submitted.
     """
@@ -52,7 +53,7 @@ class Query(Task):
         self.app = app
         self.model_id = model_id
         self.arrival = arrival
-        """When the request came, by the monotonic clock."""
+        """Monotonic time at which the request arrived."""
         self.deadline = self.arrival + self.app.slo_seconds
         self.answer: Answer | None = None
         self._done: Callable[[Query, float], None] | None = None
@@ -89,7 +90,7 @@ class Query(Task):
             done(self, now)
 
     def expire(self) -> None:
-        """Answer with the default, because the deadline is over."""
+        """Answer with the default because the deadline has passed."""
         self.resolve(None, SLO_MISSED, monotonic())
         self._withdraw()
 
@@ -108,7 +109,7 @@ class Query(Task):
 
 
 _COUNTED_OUTPUT_BYTES: Final = 1 << 12
-"""Larger outputs are counted while they wait for the others of their request."""
+"""The most bytes of an output that is not counted while it waits for the others of its request."""
 _STEP_QUERIES: Final = 64
 
 
@@ -182,6 +183,6 @@ class Request:
         return next((query.model_id for query in self._queries if isinstance(query.answer, bytes)), None)
 
     def abandon(self) -> None:
-        """The client is gone. `done` is not called any more."""
+        """Forget the request because its client has disconnected. `done` is no longer called."""
         for query in self._queries:
             query.abandon()

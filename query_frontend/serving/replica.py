@@ -17,24 +17,25 @@ if TYPE_CHECKING:
 
 _OVERDUE: Final = 2.0
 _PROBED: Final = 500
-"""A replica that is expected to be late gets one in so many batches, to see whether it still is."""
+"""A replica that is expected to be late gets one batch when it was skipped this many times, to see whether it still
+is."""
 
 
 class ReplicaTransport(Protocol):
     """The transport carries batches to replicas: the RPC server is one."""
 
     def send_batch(self, connection: ReplicaConnection, request: PredictRequest) -> bool:
-        """Send a batch; False when the replica is gone, and then `Executor.on_replica_lost` was called."""
+        """Send a batch. Return False when the replica is lost; `Executor.on_replica_lost` has been called then."""
 
     def disconnect(self, connection: ReplicaConnection, reason: str) -> None:
         """Disconnect a replica that misbehaves."""
 
     def release(self, connection: ReplicaConnection) -> None:
-        """Let a draining replica go."""
+        """Tell a draining replica that it may stop."""
 
 
 class Batch(NamedTuple):
-    """A batch is tasks that travel together."""
+    """The tasks that a replica is sent together."""
 
     served_model: "ServedModel"
     message_id: int
@@ -49,18 +50,18 @@ class Batch(NamedTuple):
         return [self.tasks[position] for position in response.positions]
 
     def last_deadline(self, now: float) -> float | None:
-        """The last deadline of those who wait for the batch; None if no deadline is later than `now`."""
+        """Return the last deadline of the tasks that are waited for; None if no deadline is later than `now`."""
         deadlines = (task.deadline for task in self.tasks if task.is_waiting or task.joined)
         return max((deadline for deadline in deadlines if deadline > now), default=None)
 
     def remaining_micros(self) -> list[int]:
-        """Return how long the output of each task is waited for from now on."""
+        """Return the microseconds for which the output of each task is waited for from now on."""
         now = monotonic()
         return [max(int((task.deadline - now) * 1e6), 0) for task in self.tasks]
 
 
 class ConnectedReplica:
-    """A replica is a connected container, of which this says what it is doing."""
+    """A connected container, with the batch that it has and its batch sizer."""
 
     def __init__(self, connection: ReplicaConnection, transport: ReplicaTransport) -> None:
         self.connection = connection
@@ -68,17 +69,17 @@ class ConnectedReplica:
         self.is_relay = connection.metadata.is_relay
         self.takes_deadlines = connection.metadata.takes_deadlines
         self.served_model: ServedModel | None = None
-        """It is None while its model version is not registered."""
+        """The model version of the replica; None while it is not registered."""
         self.sizer = batch_sizer(BatchPolicy.LEARNED, 0)
         self.batch: Batch | None = None
         self.times_skipped = 0
-        """How often it was idle, and got no batch because it would have been late."""
+        """The number of times that the replica was idle and got no batch because it would have been late."""
         self.is_draining = False
         self._is_lost = False
         self._deliveries = 0
-        """The number of its answered batches whose outputs are not all delivered yet."""
+        """The number of answered batches of the replica whose outputs are not all delivered yet."""
         self._idle_due = False
-        """Whether it has nothing to do, and gets nothing until these are delivered."""
+        """Whether the replica becomes idle when these are delivered."""
 
     def join_model(self, served_model: "ServedModel", sizer: BatchSizer) -> None:
         """Get batches of a model version, which is registered now, in the sizes that `sizer` chooses."""
@@ -102,14 +103,14 @@ class ConnectedReplica:
         self._is_lost = True
 
     def send(self, batch: Batch, input_type: InputType) -> bool:
-        """Send it a batch; False when it is gone, and then it has left."""
+        """Send the replica a batch. Return False when it is lost."""
         self.batch = batch
         remaining = batch.remaining_micros() if self.takes_deadlines else None
         request = PredictRequest(batch.message_id, input_type, [task.payload for task in batch.tasks], remaining)
         return self._transport.send_batch(self.connection, request)
 
     def would_answer(self, deadline: float, now: float) -> bool:
-        """Whether it is expected to answer an input by `deadline`: at once, or after the batch that it has.
+        """Whether the replica is expected to answer an input by `deadline`: at once, or after the batch that it has.
 
         It is not if that batch takes twice as long as expected, since nobody knows when it ends.
         """
@@ -135,7 +136,7 @@ class ConnectedReplica:
         return seconds
 
     def become_idle(self, is_quick: bool) -> None:
-        """Do nothing any more: be let go, or get the next batch.
+        """Release the replica if it drains; otherwise let it have the next batch.
 
         It gets none while there are outputs of an earlier one to deliver: answers would pile up.
         """
@@ -147,7 +148,8 @@ class ConnectedReplica:
             self.served_model.on_replica_idle(self, is_quick)
 
     def hold_while(self, delivering: Iterator[None]) -> Iterator[None]:
-        """Make the steps that deliver a large batch. Meanwhile it computes the next one, and none after that."""
+        """Make the steps that deliver a large batch. Meanwhile the replica computes the next batch, and gets none after
+        that."""
         self._deliveries += 1
         try:
             yield from delivering
@@ -159,7 +161,7 @@ class ConnectedReplica:
                     self.become_idle(False)
 
     def _is_free(self) -> bool:
-        """Whether it has nothing to do: it may be gone by now, or have been found idle."""
+        """Whether the replica is connected, has no batch, and is not known to be idle yet."""
         is_idle = self.served_model is not None and self in self.served_model.replicas.idle
         return self.batch is None and not self._is_lost and not is_idle
 
@@ -170,11 +172,11 @@ class ReplicaPool:
     def __init__(self) -> None:
         self._all: list[ConnectedReplica] = []
         self.is_served = False
-        """Whether one of them takes batches."""
+        """Whether a replica takes batches."""
         self.has_several = False
         """Whether there is a choice between replicas."""
         self.has_own = False
-        """Whether one of these is connected to us itself, not relayed."""
+        """Whether one of them is connected to this frontend itself, not relayed."""
         self.idle: deque[ConnectedReplica] = deque()
         """The idle replicas: our own first, and of each kind the one that has been idle for longest."""
 
@@ -182,7 +184,7 @@ class ReplicaPool:
         return iter(self._all)
 
     def serves(self, task: Task) -> bool:
-        """Whether one of them may take a task."""
+        """Whether a replica may get the task."""
         return self.has_own if task.is_relayed else self.is_served
 
     def num_serving(self) -> int:
@@ -204,7 +206,7 @@ class ReplicaPool:
             self.put_idle(replica)
 
     def put_idle(self, replica: ConnectedReplica) -> bool:
-        """Let a replica have a batch, since it has none. Return False if it is held in reserve."""
+        """Note that a replica is idle. Return False if it is held in reserve, and gets no batch."""
         if self._is_in_reserve(replica):
             return False
         if replica.is_relay or not self.idle:
@@ -244,7 +246,7 @@ class ReplicaPool:
         return min((replica for replica in used if replica in self.idle), key=lambda replica: replica.sizer.expect(1))
 
     def exclude(self, replica: ConnectedReplica) -> None:
-        """Have no more batches sent to a replica that drains, or is gone."""
+        """Send no more batches to a replica that drains or is lost."""
         self._review()
         if replica in self.idle:
             self.idle.remove(replica)

@@ -34,24 +34,25 @@ logger = logging.getLogger(__name__)
 
 _MAX_SENDS: Final = 2
 _SLO_SHARE: Final = 0.46
-"""With one worker, a query waits for at most one batch before its own: each gets half of the SLO, less a margin."""
+"""The part of the SLO that a batch may take. With one worker, a query waits for at most one batch before its own: each
+gets half, less a margin."""
 _DELIVERY_SHARE: Final = 0.05
-"""This part of the SLO passes between the answer of a replica and those to its queries."""
+"""The part of the SLO that passes between the answer of a replica and the answers to its queries."""
 
 
 class ModelContext(NamedTuple):
-    """A model context is the objects that all served models share."""
+    """The objects that all served models share."""
 
     loop: AbstractEventLoop
     cache: PredictionCache
     message_ids: Iterator[int]
-    """No two batches that are on their way have the same one."""
+    """The ids of batches. No two batches in flight have the same one."""
     num_outputs: Counter
     blame_seconds: float
 
 
 class ServedModel:
-    """A served model is a registered model version, with its queue, its replicas, and its batches.
+    """A registered model version, with its queue, its replicas and its batches.
 
     Registered again, it is another, which knows nothing of what this one kept.
     """
@@ -63,9 +64,10 @@ class ServedModel:
         self._num_outputs = context.num_outputs
         self.record = record
         self.slo_seconds = slo_seconds
-        """The shortest SLO of the applications that ask it."""
+        """The shortest SLO of the applications that ask this model version."""
         self.partition = CachePartition()
-        """It is a part of the cache. With the cache on, identical queries find the tasks here that they can join."""
+        """The part of the cache for this model version. With the cache on, identical queries find the tasks here that
+        they can join."""
         self._delivery = Delivery(context.cache, self.partition, record.max_output_bytes)
         self.metrics = metrics
         self.queue = ModelQueue()
@@ -73,14 +75,14 @@ class ServedModel:
         self._suspects: deque[list[Task]] = deque()
         """The parts of batches with which a replica died. Each is tried by itself, one at a time."""
         self._trial: Batch | None = None
-        """The part that a replica has now."""
+        """The batch of such a part that a replica has now."""
         self._blame = Blame(context.blame_seconds)
         self.filling = 0
         """The number of requests whose inputs are not all queued yet."""
         self._num_filled = 0
         """An upper bound of the queued tasks that belong to such requests."""
         self._has_unrelayed = False
-        """Whether tasks may be queued that were asked for here. Relays get only these."""
+        """Whether tasks may be queued that were not relayed here. Relays get only these."""
         self._dispatch_due = False
         self._wait = BatchWait(context.loop, metrics, self._dispatch)
         self._wait.configure(record)
@@ -93,7 +95,7 @@ class ServedModel:
     # --- tasks ---
 
     def submit(self, task: Task) -> None:
-        """Get `task` its output, which it may have at once."""
+        """Get `task` its output; from the cache, the task has it on return."""
         replicas, is_cached = self.replicas, self._cache.enabled
         known: bytes | Task | None = None
         if is_cached:
@@ -141,7 +143,7 @@ class ServedModel:
             self._dispatch_soon()
 
     def withdraw(self, task: Task) -> None:
-        """`task` has no more use for its output: its time is over, or its client left."""
+        """Stop waiting for the output of `task`: its deadline has passed, or its client has disconnected."""
         host = task.withdraw()
         if host.is_waiting or host.joined or host.sent_at is not None:
             return
@@ -227,7 +229,7 @@ class ServedModel:
         return self.slo_seconds * _DELIVERY_SHARE
 
     def _send(self, replica: ConnectedReplica, tasks: list[Task]) -> bool:
-        """Send a batch; False when the replica is gone, and then `retry_batch` was called."""
+        """Send a batch. Return False when the replica is lost; `retry_batch` has been called then."""
         now = monotonic()
         clients = BatchClients(self.record.id, len(tasks), now + replica.sizer.expect(len(tasks)))
         batch = Batch(self, next(self._message_ids), tasks, now, clients)
@@ -260,7 +262,7 @@ class ServedModel:
             long_work.start_now(replica.hold_while(steps))
 
     def on_replica_idle(self, replica: ConnectedReplica, is_quick: bool) -> None:
-        """Give a replica that has nothing to do its next batch, before the answers of the last one are written.
+        """Give an idle replica its next batch, before the answers of the last one are written.
 
         Except that a quick model waits for what comes while they are written, and in the turn of the loop after that:
         half of what a query costs is its part of a batch, so batches should be large where that delays nobody.
@@ -341,7 +343,7 @@ class ServedModel:
         return True
 
     def fail_tasks_if_unserved(self) -> None:
-        """Give what is queued, if the last replica for it was lost, the answer that new queries get at once."""
+        """If the last replica was lost, answer the queued tasks with the reason that new queries get at once."""
         if not self.replicas.has_own:
             self._fail_waiting_tasks(only_relayed=self.replicas.is_served)
 
@@ -361,7 +363,7 @@ class ServedModel:
         self._dispatch_soon()
 
     def remove_replica(self, replica: ConnectedReplica) -> None:
-        """Forget a replica that is gone."""
+        """Forget a replica that is lost."""
         self.replicas.remove(replica)
         self._dispatch_soon()
 
@@ -388,7 +390,7 @@ class ServedModel:
         return batch_sizer(self.record.batch_policy, self.record.batch_size)
 
     def close(self) -> None:
-        """Serve no more: give up what waits, forget what is cached, and let the replicas go."""
+        """Stop serving: fail the tasks that wait, forget the cached outputs, and detach the replicas."""
         self._is_registered = False
         self._delivery.close()
         self._wait.close()

@@ -16,8 +16,9 @@ from clipper_common.datatypes import ModelId
 WAIT_SHARE: Final = 0.3
 """No batch waits for longer than this part of the time that a batch takes however small it is."""
 _LEAST_SHARE: Final = 1.5 * WAIT_SHARE
-"""Fewer clients may return by chance: a proxy that gives each query of an open loop a connection of its pool seems to
-return with `WAIT_SHARE` of a batch, since it sends queries evenly while a batch is computed."""
+"""The least share of clients that must return before any batch waits for them. Fewer may return by chance: a proxy that
+gives each query of an open loop a connection of its pool seems to return with `WAIT_SHARE` of a batch, since it sends
+queries evenly while a batch is computed."""
 _SHORTEST_WAIT_SECONDS: Final = 0.001
 """The event loop's timers are no finer, so a model does not wait if it may only wait for less."""
 _FIRST_SECONDS: Final = 0.0005
@@ -26,7 +27,7 @@ _MEMORY: Final = 0.8
 _RANK: Final = 0.9
 _STEP: Final = 0.02
 _MARGIN: Final = 1.5
-"""Nearly all clients that return do so within this multiple of the time in which nine of ten do."""
+"""The multiple, of the time in which nine of ten returning clients do, within which nearly all do."""
 
 
 class BatchClients:
@@ -36,7 +37,7 @@ class BatchClients:
         self.model_id = model_id
         self.size = size
         self.expected_at = expected_at
-        """When the batch is expected to be answered."""
+        """Monotonic time at which the batch is expected to be answered."""
         self.answered_at = inf
         self.horizon = 0.0
         """Clients that take longer than so many seconds to ask again are not waited for."""
@@ -58,7 +59,7 @@ class BatchClients:
 
 
 class Returns:
-    """Which part of the clients of a model version ask again after they were answered, and how soon."""
+    """Estimates which part of the clients of a model version ask again after they were answered, and how soon."""
 
     def __init__(self) -> None:
         self.share = 0.0

@@ -27,7 +27,7 @@ _LEAD_PARTS: Final = 8
 """A worker defers `accept()` when it has more connections than the least loaded worker, by more than `_LEAD` plus an
 eighth of its own: under load a turn of the event loop takes long, and a new client is not to wait for many of them."""
 _YIELD_SECONDS: Final = 0.001
-"""How long `accept()` is deferred. The other worker may hang, so the connection is accepted after that."""
+"""Seconds for which `accept()` is deferred. The other worker may hang, so the connection is accepted after that."""
 _BALANCE_SECONDS: Final = 1.0
 _TOLERANCE: Final = 1.25
 """A worker sends connections away when it has more than this many times its share."""

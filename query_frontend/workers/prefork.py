@@ -104,8 +104,8 @@ class WorkerSupervisor:
     """The parent process of the workers: it starts, watches, replaces and stops them.
 
     It owns the listening sockets of the query port, the folder of the workers, and the shared memory with their numbers
-    of connections and heartbeats. The function `run` makes one in the main thread of the process, which has no event loop:
-    `run` sleeps in `select` until a signal, a message of a worker or the next check.
+    of connections and heartbeats. The function `run` makes one in the main thread of the process, which has no event
+    loop: its method `run` sleeps in `select` until a signal, a message of a worker or the next check.
     """
 
     def __init__(self, config: Config, work: Work) -> None:
