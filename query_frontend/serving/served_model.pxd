@@ -8,6 +8,7 @@ from query_frontend.serving.cache cimport PredictionCache, CachePartition
 from query_frontend.serving.delivery cimport Delivery
 from query_frontend.serving.model_queue cimport ModelQueue, Task
 from query_frontend.serving.replica cimport ConnectedReplica, ReplicaPool
+from query_frontend.serving.suspects cimport Suspects
 
 
 cdef class ServedModel:
@@ -22,7 +23,7 @@ cdef class ServedModel:
     cdef readonly ModelMetrics metrics
     cdef public ModelQueue queue
     cdef readonly ReplicaPool replicas
-    cdef object _suspects
+    cdef Suspects _suspects
     cdef object _trial
     cdef object _blame
     cdef readonly int filling

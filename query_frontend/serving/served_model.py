@@ -8,9 +8,7 @@ slow replica gets only queries that it is expected to answer in time, unless no 
 
 import logging
 from asyncio import AbstractEventLoop
-from collections import deque
 from collections.abc import Iterator
-from statistics import fmean
 from time import monotonic
 from typing import Final, NamedTuple
 
@@ -18,7 +16,7 @@ from clipper_common import long_work
 from clipper_common.records import Model
 from clipper_common.wire import Response
 from query_frontend.monitoring.metric_kinds import Counter, Leaves
-from query_frontend.monitoring.metrics import ModelMetrics
+from query_frontend.monitoring.metrics import ModelMetrics, batching_leaves
 from query_frontend.rpc.server import QUICK_SECONDS
 from query_frontend.serving import reasons
 from query_frontend.serving.batch_wait import BatchWait
@@ -28,6 +26,7 @@ from query_frontend.serving.delivery import Delivery
 from query_frontend.serving.model_queue import ModelQueue, Task
 from query_frontend.serving.poison import ENDS_TO_BLAME, Blame
 from query_frontend.serving.replica import Batch, ConnectedReplica, ReplicaPool
+from query_frontend.serving.suspects import Suspects
 from query_frontend.serving.waiting import BatchClients
 
 logger = logging.getLogger(__name__)
@@ -72,10 +71,9 @@ class ServedModel:
         self.metrics = metrics
         self.queue = ModelQueue()
         self.replicas = ReplicaPool()
-        self._suspects: deque[list[Task]] = deque()
-        """The parts of batches with which a replica died. Each is tried by itself, one at a time."""
+        self._suspects = Suspects()
         self._trial: Batch | None = None
-        """The batch of such a part that a replica has now."""
+        """The batch of suspects that a replica has now."""
         self._blame = Blame(context.blame_seconds)
         self.filling = 0
         """The number of requests whose inputs are not all queued yet."""
@@ -157,7 +155,7 @@ class ServedModel:
         expected to be late, nor if it may be relayed on and `task` was relayed here."""
         if task.is_relayed and not known.is_relayed:
             return False
-        if self._suspects and any(known in part for part in self._suspects):
+        if self._suspects.parts and self._suspects.has(known):
             return True
         if known.queued or known.sent_at is None:
             return known.queued
@@ -188,8 +186,8 @@ class ServedModel:
     def _dispatch(self, waited: bool = False) -> None:
         replicas = self.replicas
         self._dispatch_due = False
-        while replicas.idle and (self.queue or self._suspects):
-            if self._suspects and self._try_suspects():
+        while replicas.idle and (self.queue or self._suspects.parts):
+            if self._suspects.parts and self._try_suspects():
                 continue
             if not self.queue or (replicas.idle[0].is_relay and not self._has_unrelayed):
                 return
@@ -305,8 +303,7 @@ class ServedModel:
         why = (lambda _: reasons.INPUT_BLAMED) if is_blamed else self._why_lost
         long_work.start_now(self._delivery.fail_tasks(lost, why))
         if has_ended:
-            half = (len(left) + 1) // 2
-            self._suspects.extend(part for part in (left[:half], left[half:]) if part)
+            self._suspects.add_halves(left)
         else:
             self._has_unrelayed = True
             for task in left:
@@ -327,15 +324,11 @@ class ServedModel:
         """
         if self._trial is not None or (self.queue and self.replicas.num_serving() < 2):
             return False
-        if self.replicas.idle[0].is_relay and any(task.is_relayed for task in self._suspects[0]):
+        if self.replicas.idle[0].is_relay and self._suspects.next_is_relayed():
             return False  # it waits for a replica of our own: what was relayed is not relayed on
-        now = monotonic()
-        tasks: list[Task] = []
-        for task in self._suspects.popleft():
-            if (task.is_waiting or task.joined) and task.deadline > now:
-                tasks.append(task)
-            else:
-                self.partition.remove_in_flight(task.key, task)
+        tasks, unwanted = self._suspects.pop_part(monotonic())
+        for task in unwanted:
+            self.partition.remove_in_flight(task.key, task)
         if tasks:
             replica = self.replicas.idle.popleft()
             if self._send(replica, tasks):
@@ -348,10 +341,7 @@ class ServedModel:
             self._fail_waiting_tasks(only_relayed=self.replicas.is_served)
 
     def _fail_waiting_tasks(self, only_relayed: bool = False) -> None:
-        waiting = [*self.queue.clear(only_relayed)]
-        for part in self._suspects:
-            waiting += (task for task in part if task.is_relayed or not only_relayed)
-            part[:] = (task for task in part if only_relayed and not task.is_relayed)
+        waiting = [*self.queue.clear(only_relayed), *self._suspects.remove(only_relayed)]
         long_work.start_now(self._delivery.fail_tasks(waiting, lambda _: reasons.NO_MODELS))
 
     # --- replicas ---
@@ -402,18 +392,8 @@ class ServedModel:
 
     def batching(self) -> Leaves:
         """Return how batches are made at the moment."""
-        used = self.replicas.in_use()
-        limits = [replica.sizer.choose(self._batch_budget_seconds) for replica in used] or [0]
-        return {
-            "policy": self.record.batch_policy,
-            "delay_micros": str(self.record.batch_delay_micros),
-            "replicas": str(len(used)),
-            "limit_min": str(min(limits)),
-            "limit_mean": str(fmean(limits)),
-            "limit_max": str(max(limits)),
-            "return_share": str(self._wait.returns.share),
-            "return_micros": str(self._wait.returns.seconds() * 1e6),
-        }
+        limits = [replica.sizer.choose(self._batch_budget_seconds) for replica in self.replicas.in_use()]
+        return batching_leaves(self.record, limits, self._wait.returns.share, self._wait.returns.seconds())
 
     def blamed(self) -> Leaves:
         """Return how many inputs are not sent to replicas at the moment."""
