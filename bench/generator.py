@@ -48,14 +48,14 @@ class Records:
     """Seconds by which it was sent later than due."""
     outcome: Any
     reason: Any
-    """Its place among `reasons`; -1 without one."""
+    """The index of the reason in `reasons`; -1 without one."""
 
 
 class Running:
     """A generator at work. A context manager."""
 
     def __init__(self, port: int, path: str, body: bytes, connections: int, due: Any = None, **options: object) -> None:
-        """With times at which queries are `due` an open loop, else a closed one of so many `queries`."""
+        """Prepare an open loop with times at which queries are `due`, otherwise a closed loop of `queries` queries."""
         self._folder = tempfile.TemporaryDirectory()
         file = write_body(Path(self._folder.name), body)
         self._output = Path(self._folder.name) / "output"

@@ -117,13 +117,13 @@ def _cpu_seconds(process: psutil.Process) -> float:
 
 
 class Bystanders:
-    """What programs that are no part of the benchmark take of the machine, since this was made."""
+    """Measures how much CPU time programs outside the benchmark take from now on."""
 
     def __init__(self) -> None:
         self._started, self._busy, self._own = time.monotonic(), _busy_seconds(), _own_seconds()
 
     def cores(self, servers_seconds: float) -> float:
-        """So many cores on average, if the servers took so much CPU time meanwhile."""
+        """Return the number of cores that they used on average, if the servers took this much CPU time meanwhile."""
         others = (_busy_seconds() - self._busy) - (_own_seconds() - self._own) - servers_seconds
         return others / (time.monotonic() - self._started)
 
@@ -135,7 +135,7 @@ def _busy_seconds() -> float:
 
 
 def _own_seconds() -> float:
-    """That of this process, and of load generators that have ended."""
+    """Return the CPU seconds of this process, and of load generators that have ended."""
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + children.ru_utime + children.ru_stime
 
@@ -150,7 +150,7 @@ def options(values: Mapping[str, object]) -> list[str]:
 
 
 def free_port() -> int:
-    """None that the system gives to outgoing connections, of which load generators open many."""
+    """Return a port that the system gives to no outgoing connection, of which load generators open many."""
     return find_port(0)
 
 

@@ -75,7 +75,7 @@ def input_of(kind: str) -> Callable[[], bytes]:
 
 
 def batch_of(numbers: int) -> bytes:
-    """As many inputs as a request may have, all different."""
+    """Return as many inputs as a request may have, all different."""
     rest = b",0.25" * (numbers - 1)
     return b'{"input_batch":[%b]}' % b",".join(b"[%d%b]" % (number, rest) for number in range(_INPUTS))
 

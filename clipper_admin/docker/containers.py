@@ -94,7 +94,7 @@ class Container:
     """Files of the engine's machine that it reads, by the path that each has inside."""
     resources: Resources = UNLIMITED
     load_seconds: float = constants.LOAD_SECONDS
-    """For how many seconds Docker does not call a container unhealthy because it does not serve yet."""
+    """Seconds for which Docker does not call a container unhealthy because it does not serve yet."""
     log_config: Mapping[str, Any] | None = None
     """Other than the cluster's."""
 
@@ -180,7 +180,7 @@ def management_frontend(cluster: Cluster, options: FrontendOptions, port: int, c
 
 
 def query_frontend(cluster: Cluster, options: FrontendOptions, port: int, rpc_port: int, cluster_id: str) -> Container:
-    """One container, whose workers make up all of the `num_frontend_replicas`."""
+    """The query frontend: one container, whose workers make up all of the `num_frontend_replicas`."""
     name = query_frontend_name(cluster.name)
     total = workers.total(options.num_frontend_replicas, options.workers)
     where = {"redis_ip": cluster.redis_ip, "redis_port": cluster.redis_port, "advertise": name}

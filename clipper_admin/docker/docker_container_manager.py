@@ -260,7 +260,7 @@ class DockerContainerManager(ContainerManager):
 
     @property
     def logging_system_instance(self) -> None:
-        """None: Fluentd is a container like the others here."""
+        """Return nothing: Fluentd is a container like the others here."""
 
     @property
     def _present(self) -> Cluster:

@@ -35,7 +35,7 @@ class Plan:
 
     @property
     def images(self) -> list[str]:
-        """All that the machine must have."""
+        """Return the images that the machine must have."""
         options = self.options
         of_clipper = [options.query_frontend_image, options.mgmt_frontend_image, options.frontend_exporter_image]
         redis = [images.REDIS_IMAGE] if self.has_own_redis else []

@@ -34,7 +34,7 @@ _PRESTOP: Final[Manifest] = {"preStop": {"exec": {"command": ["sleep", str(PREST
 
 
 def cluster_objects(cluster: Cluster, options: FrontendOptions, images: Images) -> list[Manifest]:
-    """Everything of a cluster but its models."""
+    """Return all objects of a cluster but those of its models."""
     return [
         *([objects.namespace(cluster)] if cluster.makes_namespace else []),
         *prometheus.access(objects.metadata(cluster, names.prometheus_account(cluster.name), names.METRICS)),

@@ -57,7 +57,7 @@ class RedisVolume:
     size: str
     """As Kubernetes writes it, such as ``1Gi``."""
     storage_class: str | None = None
-    """None is the Kubernetes cluster's own choice."""
+    """None leaves the choice to the Kubernetes cluster."""
 
     def __post_init__(self) -> None:
         _check_quantity("the size of redis_volume", self.size)

@@ -52,7 +52,7 @@ class Kind(StrEnum):
 class State(StrEnum):
     RUNNING = "running"
     WAITING = "waiting"
-    """For its next start."""
+    """The program waits for its next start."""
     STOPPING = "stopping"
 
 
@@ -88,7 +88,7 @@ class Program:
     argv: list[str]
     working_directory: str
     environment: dict[str, str] = field(default_factory=dict)
-    """In addition to the supervisor's own."""
+    """Environment variables in addition to those of the supervisor."""
     model_name: str = ""
     model_version: str = ""
 
@@ -194,7 +194,7 @@ class ClusterFiles:
                 path.unlink()
 
     def read_cluster(self) -> Cluster | None:
-        """None when there is no cluster, or its record is damaged."""
+        """Return the record of the cluster; None when there is no cluster, or its record is damaged."""
         return read_record(self._cluster, Cluster)
 
     def write_cluster(self, cluster: Cluster) -> None:

@@ -26,12 +26,12 @@ from clipper_common.signals import SignalWakeup
 logger = logging.getLogger(__name__)
 
 STOP_SECONDS = DRAIN_SECONDS + 2.0
-"""From the request to stop until the kill."""
+"""Seconds from the request to stop until the kill."""
 SERVED_SECONDS = 5.0
 MAX_DELAY_OF_SERVING_SECONDS = 1.0
 """A program that once ran for so long has served, and will again: it is not kept waiting for longer than this."""
 ADOPTED_POLL_SECONDS = 0.5
-"""Nobody tells us of the end of a process that is not our child."""
+"""Seconds between checks whether processes have ended that are not our children: their end is not reported to us."""
 CHECK_SECONDS = 20.0
 """Seconds between two checks for logs that are too large, and for replicas that are stopped by a signal."""
 

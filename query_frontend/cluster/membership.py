@@ -28,7 +28,7 @@ _RETRY_SECONDS: Final = 0.5
 
 
 class Membership:
-    """Reports this frontend to Redis, and knows its live peers.
+    """Reports this frontend to Redis, and knows the other live frontends.
 
     `advertise` is the host by which peers and containers reach this frontend; empty if it is not known.
     """
@@ -89,7 +89,8 @@ class Membership:
                 await asyncio.sleep(_RETRY_SECONDS)
 
     async def follow_other_frontends(self) -> None:
-        """Call `report`, which reads the peers, soon after each change that a peer reports, until cancelled."""
+        """Call `report`, which reads the other frontends, soon after each change that one of them reports, until
+        cancelled."""
         while True:
             with contextlib.suppress(*StoreError):  # the follower of the configuration logs it
                 async for _ in self._store.follow_frontends():

@@ -1,4 +1,4 @@
-"""Whether this frontend can answer as well as its peers do."""
+"""Decides whether this frontend can answer as well as the others do."""
 
 from typing import Final
 

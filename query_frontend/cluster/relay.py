@@ -98,7 +98,7 @@ class RelayedInput(Task):
             self._slot = context.wheel.add(self, self.deadline)
 
     def resolve(self, output: bytes | None, reason: str, now: float) -> None:
-        """Take the output, or the reason why there is none."""
+        """Receive the output, or the reason why there is none."""
         if not self.is_waiting:
             return
         self.is_waiting = False
@@ -240,7 +240,8 @@ class Relay:
 
 
 class Relays:
-    """All relays of this frontend. `review` must be called whenever the replicas here or the peers have changed."""
+    """All relays of this frontend. `review` must be called whenever the replicas here or the other frontends have
+    changed."""
 
     def __init__(self, context: QueryContext) -> None:
         self._context = context
@@ -272,7 +273,7 @@ class Relays:
             relay.close()
 
     def update_other_frontends(self, peers: list[Frontend]) -> None:
-        """Set the live peers, with the models that they have replicas of, and review the relays."""
+        """Set the other live frontends, with the models that they have replicas of, and review the relays."""
         self._other_frontends = peers
         self.review()
 
