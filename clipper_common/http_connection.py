@@ -69,7 +69,7 @@ class HttpConnection:
         self._is_parsing = False
         """Held data are given to aiohttp in pieces."""
         self._held: deque[bytes] = deque()
-        """Data at which nobody has looked."""
+        """Received data that are not looked at yet."""
         self._held_bytes = 0
         self._holds_back = False
         """The transport reads nothing."""

@@ -68,7 +68,7 @@ class Transport(Protocol):
         """Give up the present connection for a new one."""
 
     def close(self) -> None:
-        """Give up the connection for ever."""
+        """Close the connection for good."""
 
 
 TransportT = TypeVar("TransportT", bound=Transport)
@@ -87,7 +87,7 @@ class Channel(ABC, Generic[TransportT]):
         self._begin()
 
     def _begin(self) -> None:
-        """Set what is known of a new connection."""
+        """Reset the state, as it is for a new connection."""
         self.reached = False
         """Whether a message was received on this connection, and none has failed to be sent since."""
         self.heard_at = time.monotonic()

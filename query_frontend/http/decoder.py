@@ -109,7 +109,8 @@ class _Process:
     async def _exchange_patiently(
         self, parse: str, parts: list[bytes], input_type: InputType, missing_values: bool
     ) -> Any:
-        """Return what the process answers: a value, or the error, which nobody awaits if the client is gone."""
+        """Return the answer of the process: a value, or the error, which is not awaited if the client has
+        disconnected."""
         if self._end is not None:
             self._end.cancel()
         try:
@@ -165,7 +166,7 @@ class _Turns:
         self._waiting: FairQueue[asyncio.Future[None]] = FairQueue()
 
     async def wait(self, app_name: str, seconds: float) -> None:
-        """Wait for a turn, which is expected to take so many seconds and ends with `pass_on`."""
+        """Wait for a turn, which is expected to take `seconds` and ends with `pass_on`."""
         if not self._is_taken:
             self._is_taken = True
             return

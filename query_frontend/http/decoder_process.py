@@ -102,7 +102,7 @@ def _parse_predict(body: bytes, input_type: InputType, missing_values: bool) -> 
 
 
 def _asked_for(body: bytes) -> bytes:
-    """The body without the keys that nobody asked for, where it is certain what they are."""
+    """Return the body without the keys that have no meaning here, where it is certain which these are."""
     if b"\\u" in body or any(body.count(b'"%b"' % key.encode()) > 1 for key in _KEYS):  # the last of several counts
         return body
     try:

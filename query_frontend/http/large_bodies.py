@@ -1,7 +1,7 @@
 """Large bodies of prediction requests, decoded step by step, so that none of the steps keeps the event loop for long.
 
-This knows the plain shapes of what is large: numbers, a text in Base64 or a string, alone or in a batch, as the first
-key of the body. Everything else is for the general parser in `schemas`, in a process of its own: see `decoder`.
+The plain shapes of large bodies are known here: numbers, a text in Base64 or a string, alone or in a batch, as the
+first key of the body. The general parser in `schemas` decodes all others, in a process of its own: see `decoder`.
 """
 
 import io
@@ -156,7 +156,8 @@ def _find(body: bytes, closing: bytes, at: int) -> Generator[None, None, int]:
 
 
 def _room_for(size: int) -> io.BytesIO:
-    """A buffer that is handed out without a copy once so many bytes are written. Memory is taken as they are."""
+    """A buffer that is handed out without a copy once all of its bytes are written, and whose memory is allocated as
+    they are."""
     return io.BytesIO(bytes(size))
 
 
@@ -207,7 +208,7 @@ def _last_comma(data: bytes, begin: int, stop: int) -> int:
 
 
 def _in_size(numbers: bytes, input_type: InputType) -> bytes:
-    """The numbers in the size that goes to the model. Raises OverflowError for what is beyond it."""
+    """Return the numbers in the size that the model takes. Raises OverflowError for one that is too large for it."""
     if input_type is InputType.INTS:
         return _in_32_bits(numbers)
     if input_type is InputType.FLOATS:

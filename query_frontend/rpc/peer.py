@@ -208,8 +208,8 @@ class Peer:
     def _read(self) -> bool:
         """Make a step: read, and deliver the messages. Return whether there may be more.
 
-        Only what is known to be read completely makes it return False: after a socket error, uvloop calls
-        `_on_readable` only once.
+        It returns False only if all data are known to be read: after a socket error, uvloop calls `_on_readable` only
+        once.
         """
         conversation = self._conversation
         messages: list[list[bytes]] = []

@@ -38,7 +38,7 @@ class BatchWait:
         """Monotonic time at which the model's delay ends for that batch."""
 
     def configure(self, record: Model) -> None:
-        """Let batches wait as `record` says."""
+        """Make batches wait as `record` says."""
         self._delay_seconds = record.batch_delay_micros / 1e6
         self._awaits_returns = (
             record.batch_wait and not record.batch_delay_micros and record.batch_policy is not BatchPolicy.FIXED
@@ -98,7 +98,8 @@ class BatchWait:
         delivery_seconds: float,
         now: float,
     ) -> float:
-        """Return until when the only idle replica should wait for clients, who otherwise wait for the next one."""
+        """Return until when the only idle replica should wait for returning clients, which otherwise wait for the next
+        batch."""
         seconds = replica.sizer.expect(min(len(queue), most))
         latest = queue.first_deadline() - seconds - _MARGIN * delivery_seconds
         busy = [other.seconds_busy(now) for other in replicas if other.batch is not None]
@@ -113,7 +114,7 @@ class BatchWait:
             self._metrics.gained_queries.add(max(queued - self._num_first, 0))
 
     def close(self) -> None:
-        """Wait for nothing more, and let go of the model version, which has this wait."""
+        """Cancel the timer, and drop the reference to the model version, which owns this wait."""
         self._cancel()
         self._dispatch = None
 

@@ -145,7 +145,8 @@ def _parts(outputs: Sequence[View]) -> Iterator[tuple[int, int]]:
 
 
 def _resolve_all(task: Task, output: bytes | None, reason: str) -> None:
-    """Give the output, or the reason why there is none, to everyone who waits: thousands may have joined the task."""
+    """Resolve a task and all that joined it, of which there may be thousands, with the output or the reason why there
+    is none."""
     waiting = task.take_waiting()
     if len(waiting) <= _FEW_WAITING:
         _give(waiting, output, reason)
@@ -165,7 +166,8 @@ def _give(waiting: list[Task], output: bytes | None, reason: str) -> None:
 
 
 def _without_oversized(outputs: list[bytes], failed: list[bool], most: int) -> tuple[list[bytes], list[bool]]:
-    """Return the outputs, and which have failed, with an error in the place of each that is larger than they may be."""
+    """Return the outputs and whether each has failed, with an error instead of each output that is larger than
+    allowed."""
     outputs, failed = list(outputs), list(failed)
     for index, output in enumerate(outputs):
         if len(output) > most:

@@ -197,7 +197,7 @@ class Executor:
     def configure(self, records: Mapping[ModelId, Model | None], slo_seconds: Mapping[ModelId, float]) -> None:
         """Serve the models in `records` from now on, and stop serving those whose record is None.
 
-        `slo_seconds` is the shortest SLO of those who ask each of them.
+        `slo_seconds` has the shortest SLO of the applications that ask each of them.
         """
         for model_id, record in records.items():
             model = self._models.get(model_id)

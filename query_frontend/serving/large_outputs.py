@@ -1,7 +1,7 @@
 """Large outputs of models as JSON values, made step by step, so that none of the steps keeps the event loop for long.
 
-Whether an output is JSON is found out piece by piece. It is cut at commas, or within long strings, and each piece is
-parsed within the brackets that are open around it. What is no JSON becomes a JSON string, piece by piece too.
+An output is cut into pieces at commas, or within long strings, and each piece is parsed within the brackets that are
+open around it. An output that is not JSON becomes a JSON string, piece by piece too.
 """
 
 import codecs

@@ -13,8 +13,8 @@ from query_frontend.serving.waiting import BatchClients
 class Task:
     """An input on its way through a model version, with the tasks that joined it and wait for the same output.
 
-    Who asks is a task from the beginning, of a class with a `resolve` of its own: most inputs are asked for once, so a
-    waiter beside the task would be one object more for each query.
+    A query is a task itself, of a class with its own `resolve`: most inputs are asked for once, so a waiter beside the
+    task would be one object more for each query.
     """
 
     __slots__ = (
@@ -32,7 +32,8 @@ class Task:
         "is_waiting",
     )
     is_relayed = False
-    """Whether another frontend relayed it here. It is not relayed on then, nor does it wait for what is."""
+    """Whether another frontend relayed the task here. Then it is not relayed on, and does not join a task that may
+    be."""
 
     def __init__(self, payload: bytes, deadline: float, arrival: float = -inf) -> None:
         self.arrival = arrival
@@ -163,8 +164,8 @@ class ModelQueue:
     def draw(self, most: int, now: float, seconds: float = 0.0, for_relay: bool = False) -> list[Task]:
         """Remove and return at most `most` tasks that can still be answered in time, if that takes `seconds`.
 
-        If there is none, take those with the most time left: what was expected of the model may be wrong. None that was
-        relayed here is taken `for_relay`.
+        If there is none, return those with the most time left, since the estimate of `seconds` may be wrong. With
+        `for_relay`, no task is returned that was relayed here.
         """
         if for_relay:
             return self._draw_unrelayed(most, now, seconds)

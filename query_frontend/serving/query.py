@@ -27,7 +27,7 @@ class Query(Task):
     """An input of a request, which gets exactly one answer, at the latest when the SLO of the application is over since
     `arrival`.
 
-    It has none before it is submitted.
+    There is no answer before `submit`.
     """
 
     __slots__ = ("_context", "_done", "_slot", "answer", "app", "model_id")
@@ -114,10 +114,10 @@ _STEP_QUERIES: Final = 64
 
 
 class Request:
-    """The inputs of one HTTP request: a query for each once it is asked, and `done` when the last of them is answered.
+    """The inputs of one HTTP request. Each becomes a query, and `done` is called when the last of them is answered.
 
-    The queries are made and submitted by `ask`. `hold` is told the size of each large output, once if several
-    inputs have the same.
+    `ask` makes and submits the queries. `hold` is called with the size of each large output, once if several inputs
+    have the same.
     """
 
     def __init__(

@@ -87,7 +87,7 @@ class ConnectedReplica:
         self.sizer = sizer
 
     def change_sizer(self, sizer: BatchSizer) -> None:
-        """Forget what was learned of batches, since its model says otherwise how large they should be."""
+        """Forget what was learned of batches, since the policy of the model has changed."""
         self.sizer = sizer
 
     def leave_model(self) -> None:
@@ -112,7 +112,7 @@ class ConnectedReplica:
     def would_answer(self, deadline: float, now: float) -> bool:
         """Whether the replica is expected to answer an input by `deadline`: at once, or after the batch that it has.
 
-        It is not if that batch takes twice as long as expected, since nobody knows when it ends.
+        False if that batch takes twice as long as expected, since its end is unknown.
         """
         starts_at = now
         if self.batch is not None:
@@ -138,7 +138,7 @@ class ConnectedReplica:
     def become_idle(self, is_quick: bool) -> None:
         """Release the replica if it drains; otherwise let it have the next batch.
 
-        It gets none while there are outputs of an earlier one to deliver: answers would pile up.
+        It gets none while outputs of an earlier batch are delivered, since undelivered outputs would pile up.
         """
         if self._deliveries:
             self._idle_due = True
@@ -222,10 +222,10 @@ class ReplicaPool:
     def choose(self, deadline: float, now: float, relays: bool = True) -> ConnectedReplica | None:
         """Return the idle replica that gets the next batch, in which no deadline is later than `deadline`.
 
-        Unless `relays` may have it, one of our own must be idle. It is the one that has been idle for longest of those
-        that would answer in time, or the quickest if none would, not even one that is busy: for that one the batch
-        waits, and this returns None. What is expected may be wrong. To find out, a replica that is passed over again
-        and again gets a batch now and then.
+        Unless `relays` may have the batch, a replica of our own must be idle. Of the replicas that would answer in
+        time, the one is returned that has been idle for longest. If only a busy one would, this returns None, and the
+        batch waits for it; if none would, the quickest idle one is returned. The estimates may be wrong, so a replica
+        that is skipped `_PROBED` times gets a batch.
         """
         for replica in self.idle:
             if replica.is_relay and not relays:

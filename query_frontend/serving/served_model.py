@@ -53,7 +53,7 @@ class ModelContext(NamedTuple):
 class ServedModel:
     """A registered model version, with its queue, its replicas and its batches.
 
-    Registered again, it is another, which knows nothing of what this one kept.
+    A version that is registered again gets a new object, which knows nothing of the old one.
     """
 
     def __init__(self, record: Model, slo_seconds: float, metrics: ModelMetrics, context: ModelContext) -> None:
@@ -262,8 +262,8 @@ class ServedModel:
     def on_replica_idle(self, replica: ConnectedReplica, is_quick: bool) -> None:
         """Give an idle replica its next batch, before the answers of the last one are written.
 
-        Except that a quick model waits for what comes while they are written, and in the turn of the loop after that:
-        half of what a query costs is its part of a batch, so batches should be large where that delays nobody.
+        A quick model waits for queries that arrive while these are written and in the turn of the loop after that. Half
+        of the cost of a query is its share of a batch, so batches should be large where that delays no query.
         """
         if not self.replicas.put_idle(replica):
             return
@@ -279,10 +279,10 @@ class ServedModel:
     # --- lost replicas ---
 
     def retry_batch(self, batch: Batch, has_ended: bool) -> None:
-        """Try the batch of a replica that was lost once more, as far as another replica can still answer it.
+        """Try the batch of a lost replica again, as far as another replica can still answer it.
 
-        If its process has ended, one of the inputs may be why. So that the others do not share its fate, halves of
-        the batch are tried apart from each other and from what is queued.
+        If the process of the replica has ended, one of the inputs may be the cause. Halves of the batch are then tried
+        apart from each other and from the queued tasks, so that the other inputs are answered.
         """
         now = monotonic()
         if self._trial is batch:
@@ -317,10 +317,11 @@ class ServedModel:
         return reasons.REPLICA_DIED if task.sends >= _MAX_SENDS else reasons.LAST_REPLICA_DIED
 
     def _try_suspects(self) -> bool:
-        """Send a part of a batch with which a replica died to another one, or drop it if nobody waits any more.
+        """Send a part of a batch with which a replica died to another one, or drop the part if its outputs are not
+        waited for.
 
-        If that one dies, too, fewer inputs may be the cause. Only one replica is risked at a time, and not the last
-        one while other queries wait for it.
+        If that replica dies too, its part is halved again. Only one replica is risked at a time, and not the last one
+        while other queries wait for it.
         """
         if self._trial is not None or (self.queue and self.replicas.num_serving() < 2):
             return False
@@ -365,7 +366,7 @@ class ServedModel:
     # --- configuration ---
 
     def reconfigure(self, record: Model, slo_seconds: float) -> None:
-        """Make batches as `record` says from now on. What is queued, cached and connected stays."""
+        """Make batches as `record` says from now on. The queue, the cache and the replicas stay."""
         self.slo_seconds = slo_seconds
         if self.record == record:
             return

@@ -1,11 +1,11 @@
-"""Whether a replica that could take a batch should wait for clients that are expected back.
+"""Decides whether a replica that could take a batch should wait for clients that are expected back.
 
-A client of a closed loop asks again just after it was answered. A replica that takes at once what is queued then
-splits such clients into halves, each of which waits for the batch of the other. So it is learned which part of the
-answered clients asks again, and how soon, and a batch waits for them while that pays: `docs/batching.md` derives the
+A client of a closed loop asks again just after it was answered. A replica that takes at once what is queued then splits
+such clients into halves, each of which waits for the batch of the other. So these classes learn which part of the
+answered clients ask again, and how soon, and a batch waits for them while that pays: `docs/batching.md` derives the
 rule.
 
-These classes take time to be what they are told: they have no clock and no event loop.
+They are told the time, and have neither a clock nor an event loop.
 """
 
 from math import inf
@@ -40,7 +40,7 @@ class BatchClients:
         """Monotonic time at which the batch is expected to be answered."""
         self.answered_at = inf
         self.horizon = 0.0
-        """Clients that take longer than so many seconds to ask again are not waited for."""
+        """Seconds within which a client must ask again to be waited for."""
         self.num_returned = 0
         self._returns: Returns
 
@@ -74,7 +74,7 @@ class Returns:
         return _MARGIN * self._quantile
 
     def learn_seconds(self, seconds: float) -> None:
-        """Learn from a client that asked again so many seconds after its batch was answered."""
+        """Learn from a client that asked again `seconds` after its batch was answered."""
         self._quantile *= 1 + _STEP * (_RANK if seconds > self._quantile else _RANK - 1)
 
     def expect(self, clients: BatchClients, now: float, fixed_seconds: float) -> None:
