@@ -34,7 +34,7 @@ _CGROUP_LIMITS: Final = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup
 
 
 class OverBudgetError(Exception):
-    """Other requests hold the memory for bodies."""
+    """Raised when other requests hold the memory for bodies."""
 
 
 class Held:
@@ -72,8 +72,8 @@ class _Waiting(NamedTuple):
 class BodyBudget:
     """Counts what has arrived of bodies. When the limit is reached, bodies wait, with applications taking turns.
 
-    If no body could go on, none would ever be whole. So one of those that wait may go beyond the limit at a time, which
-    is exceeded by one body at most.
+    If all bodies waited, none would ever be complete. So one waiting request at a time may exceed the limit, which is
+    exceeded by one body at most.
     """
 
     def __init__(self, limit: int) -> None:

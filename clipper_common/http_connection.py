@@ -25,20 +25,21 @@ if TYPE_CHECKING:
     from clipper_common.http_server import Server
 
 PIECE_BYTES: Final = 4096
-"""Larger data without a known length are given to aiohttp's parser in such pieces: each may have hundreds of chunks."""
+"""The bytes of one piece of larger data without a known length, which aiohttp's parser gets in pieces: each may have
+hundreds of chunks."""
 _SMALL_BYTES: Final = 1024
 """Data of at most this many bytes are parsed as soon as they arrive."""
 _MAX_HELD_BYTES: Final = 1 << 16
 _MAX_BEGUN_BYTES: Final = 1 << 16
 _MAX_AT_ONCE: Final = 8
-"""Requests of one connection that are taken in one turn of the event loop."""
+"""The most requests of one connection that are taken in one turn of the event loop."""
 _HALF_CLOSED_SECONDS: Final = 1.0
 """Seconds that a half-closed connection waits for the client to close its half."""
 NOT_OURS: Final = -1
 
 
 class HttpConnection:
-    """The protocol of a transport."""
+    """The asyncio protocol of one HTTP connection."""
 
     def __init__(self, server: "Server") -> None:
         self.transport: asyncio.Transport | None = None
@@ -47,32 +48,32 @@ class HttpConnection:
         self._server = server
         self._heads = server.heads
         self._handler: web.RequestHandler | None = None
-        """aiohttp's, from the first request on that is for it."""
+        """The handler of aiohttp; None before the first request that is for it."""
         self._head: Head | None = None
-        """The last one, since a client's heads are all alike."""
+        """The last head that was recognized. It is kept since the heads of a client are all alike."""
         self._is_answering = False
-        """A request is under way: what follows it is held."""
+        """Whether a request is under way. Data after it are held."""
         self._owed = 0
         """The number of the next bytes that are the rest of a request that aiohttp has begun to read."""
         self._chunks: ChunkReader | None = None
-        """Reads the chunked body that aiohttp reads."""
+        """The reader that finds the end of the chunked body that aiohttp is given."""
         self._begun = b""
-        """A head of which only the beginning has come. aiohttp has it already: it may be malformed."""
+        """The beginning of an incomplete head. aiohttp has been given it already, since the head may be malformed."""
         self._passes = False
         """Whether all data go to aiohttp from now on."""
         self._ends = False
-        """No further request is answered."""
+        """Whether no further request is answered."""
         self._is_paused = False
-        """The client does not read its answers."""
+        """Whether the client does not read its answers."""
         self._is_full = False
-        """aiohttp takes no more data at present."""
+        """Whether aiohttp takes no more data at present."""
         self._is_parsing = False
-        """Held data are given to aiohttp in pieces."""
+        """Whether held data are being given to aiohttp in pieces."""
         self._held: deque[bytes] = deque()
         """Received data that are not looked at yet."""
         self._held_bytes = 0
         self._holds_back = False
-        """The transport reads nothing."""
+        """Whether the transport reads nothing."""
         self._content: StreamReader | None = None
         """The body of the request that aiohttp answers."""
         self._is_malformed = False
@@ -266,7 +267,7 @@ class HttpConnection:
             self._adjust_reading()
 
     def _go_on(self) -> None:
-        """Look at what was held, until a request is under way."""
+        """Handle held data, until a request is under way."""
         waits = self._is_answering or self._is_paused
         if self._held and not self._is_parsing and self.transport is not None and (self._is_aiohttps() or not waits):
             data = self._held[0] if len(self._held) == 1 else b"".join(self._held)
@@ -308,7 +309,7 @@ class HttpConnection:
     # --- what aiohttp's side tells ---
 
     def passes(self) -> bool:
-        """Whether the connection closes with the next answer, because nobody can tell where requests end."""
+        """Whether the connection closes with the next answer, because the end of a request cannot be told."""
         return self._passes
 
     def begin_answer(self, content: StreamReader) -> None:

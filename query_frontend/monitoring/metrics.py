@@ -40,7 +40,7 @@ class AppMetrics:
         self.prediction_throughput = Meter(self.num_predictions)
         self.default_prediction_ratio = RatioCounter(self.num_predictions)
         self._defaults: dict[str, Counter] = {}
-        """The default answers by their cause, of each cause that there was."""
+        """The number of default answers by their cause."""
 
     def named(self) -> list[tuple[str, Metric]]:
         return [
@@ -78,7 +78,7 @@ class ModelMetrics:
         self.waited_micros = Counter()
         """Microseconds for which batches waited for more inputs while a replica was idle."""
         self.gained_queries = Counter()
-        """The number of inputs that came meanwhile."""
+        """The number of inputs that arrived while batches waited."""
         self.blamed = Gauge(dict)
         """The inputs that are not sent to replicas, since some died of them; set by the owner of the model version."""
         self.blamed_answers = Counter()

@@ -1,7 +1,7 @@
 """Gives the outputs of a model version to its cache and to the tasks that wait for them, or the reason for having none.
 
-What takes a few milliseconds is delivered at once, and all else in steps, between which others have their turn of the
-event loop.
+A delivery of a few milliseconds is made at once. A longer one is made in steps, between which the event loop does its
+other work.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -95,7 +95,7 @@ class _Worker:
 class _Start:
     due: float = 0.0
     due_alone: float = 0.0
-    """The same while no worker serves."""
+    """The longest delay of a start while no worker serves."""
     backoff: RestartBackoff = field(default_factory=lambda: RestartBackoff(first_seconds=0.0))
     """Delays the starts of the worker and of its successors."""
 
