@@ -258,7 +258,7 @@ def compare(
         progress(f"repetition {repetition + 1}")
         for part in arguments.parts:
             for policy in (DEFAULT, best_fixed, *POLICIES[1:]):
-                # What the bar is about is repeated more often.
+                # The two policies that the bar compares are repeated more often.
                 if policy in (DEFAULT, best_fixed) or repetition < arguments.fewer_repetitions:
                     point = bench.measure(policy, part * goodput, arguments.seconds, repetition)
                     points[policy, part].append(point)

@@ -37,7 +37,7 @@ class Records:
     cpu_seconds: float
     """CPU time of the generator."""
     surplus: int
-    """Answers that nobody asked for."""
+    """The number of answers without a query."""
     reasons: dict[str, int]
     """The number of each reason for a default or an error; with ``outputs``, also of each right output."""
     due: Any
@@ -82,7 +82,7 @@ class Running:
         self._process.terminate()
 
     def result(self, seconds: float) -> Records:
-        """Wait so long at most for the end."""
+        """Wait for the end, `seconds` at most."""
         if self._process.wait(seconds):
             raise ProgramFailed(f"the load generator ended with {self._process.returncode}")
         with self._output.open("rb") as output:

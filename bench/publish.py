@@ -33,7 +33,8 @@ Document = dict[str, Any]
 
 
 class Claim(NamedTuple):
-    """A claim that a server's figure is at least, or at most, a multiple of another's, or so many ms above it."""
+    """A claim that a figure of one server is at least, or at most, a multiple of that of another, or a number of ms
+    above it."""
 
     workload: str
     connections: int

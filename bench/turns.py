@@ -60,7 +60,7 @@ def ask(cluster: Cluster, body: bytes, expected: int) -> None:
 def asked(
     body: Callable[[], bytes], clients: int = 1, repeats: int = _REPEATS, status: int = 200
 ) -> Callable[[Cluster], None]:
-    """A load of so many clients at once, each of which asks so often."""
+    """Return a load of `clients` clients at once, each of which asks `repeats` times."""
 
     def load(cluster: Cluster) -> None:
         made = body()

@@ -288,5 +288,5 @@ def _new_event_loop() -> asyncio.AbstractEventLoop:
 
 def configure_logging() -> None:
     logs.configure()
-    # It logs a traceback for each malformed request, so any client could fill the log.
+    # aiohttp logs a traceback for each malformed request, so any client could fill the log.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)

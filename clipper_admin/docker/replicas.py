@@ -19,7 +19,7 @@ from clipper_admin.docker.engine import Engine, in_parallel
 from clipper_admin.model_spec import ModelSpec
 
 HEALTHY_SECONDS = 30.0
-"""A replica that has run so long since it was started again is no failure any more."""
+"""Seconds after which a replica that was started again counts as healthy."""
 
 _TAIL_LINES: Final = 30
 _KEPT_STOPPED: Final = 3

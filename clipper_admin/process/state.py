@@ -81,7 +81,7 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Program:
-    """The program that shall run."""
+    """The program to be run."""
 
     id: str
     kind: str
@@ -139,7 +139,7 @@ def shared_images() -> Path:
 
 
 def program_records() -> list[Path]:
-    """Return the programs that shall run, in all clusters."""
+    """Return the programs to be run, in all clusters."""
     return sorted(home().glob("clusters/*/programs/*.json"))
 
 
