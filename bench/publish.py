@@ -33,7 +33,8 @@ Document = dict[str, Any]
 
 
 class Claim(NamedTuple):
-    """A claim that a server's figure is at least, or at most, a multiple of another's, or so many ms above it."""
+    """A claim that a figure of one server is at least, or at most, a multiple of that of another, or a number of ms
+    above it."""
 
     workload: str
     connections: int
@@ -45,7 +46,7 @@ class Claim(NamedTuple):
     open: bool = False
 
     def rows(self, runs: list[Run]) -> list[list[object]]:
-        """One, or none without measurements of both."""
+        """Return a row, or none without measurements of both."""
         load = (self.open, self.workload, self.connections)
         of_load = compare.by_load(runs).get(load, [])
         both = list(compare.pairs(of_load, self.server, self.other, self.figure))
@@ -173,11 +174,11 @@ SECTIONS: Final[dict[str, tuple[str, Callable[[list[Document]], str]]]] = {
     "batching": ("batching", batches),
     "real-models": ("real_models", on_real_models),
 }
-"""By the name of its marker: whose results a section shows, and how."""
+"""The sections by the names of their markers: whose results a section shows, and how."""
 
 
 def _runs(documents: list[Document]) -> list[Run]:
-    """Of all files. Rounds with the same number in two files are two rounds."""
+    """Return the rounds of all files. Rounds with the same number in two files are two rounds."""
     return [
         Run(**(run | {"round": f"{number}:{run['round']}"}))
         for number, document in enumerate(documents)
@@ -302,7 +303,8 @@ def publish(page: str, results: list[Document]) -> str:
 
 
 def newest(paths: Iterable[Path]) -> list[Document]:
-    """Of each benchmark the newest results, and all others of its commit, oldest first. Smoke runs do not count."""
+    """Return the newest results of each benchmark, and all others of its commit, oldest first. Smoke runs do not
+    count."""
     documents = [_read(path) for path in sorted(paths, key=lambda path: path.name[-20:])]
     documents = [document for document in documents if not document["arguments"]["quick"]]
     commits = {document["benchmark"]: document["machine"]["commit"] for document in documents}

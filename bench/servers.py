@@ -73,7 +73,7 @@ class Served(NamedTuple):
 
 
 class Server(NamedTuple):
-    """One that can be started for a served model."""
+    """A server that can be started for a served model."""
 
     what: str
     start: Callable[[Served], AbstractContextManager[Running]]

@@ -34,7 +34,7 @@ _CGROUP_LIMITS: Final = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup
 
 
 class OverBudgetError(Exception):
-    """Other requests hold the memory for bodies."""
+    """Raised when other requests hold the memory for bodies."""
 
 
 class Held:
@@ -47,9 +47,9 @@ class Held:
         self.is_over = False
         """Whether the request has ended. The task that reads its body may have a turn of the event loop after it."""
 
-    async def take(self, size: int) -> None:
+    async def reserve(self, size: int) -> None:
         """Hold `size` more bytes when there is room. Raises `OverBudgetError` if there is none in `_WAIT_SECONDS`."""
-        await self._budget.take(self, size)
+        await self._budget.reserve(self, size)
 
     def add(self, size: int) -> None:
         """Hold `size` more bytes, even beyond the limit."""
@@ -72,8 +72,8 @@ class _Waiting(NamedTuple):
 class BodyBudget:
     """Counts what has arrived of bodies. When the limit is reached, bodies wait, with applications taking turns.
 
-    If no body could go on, none would ever be whole. So one of those that wait may go beyond the limit at a time, which
-    is exceeded by one body at most.
+    If all bodies waited, none would ever be complete. So one waiting request at a time may exceed the limit, which is
+    exceeded by one body at most.
     """
 
     def __init__(self, limit: int) -> None:
@@ -94,7 +94,7 @@ class BodyBudget:
             held.is_over = True
             held.resize(0)
 
-    async def take(self, held: Held, size: int) -> None:
+    async def reserve(self, held: Held, size: int) -> None:
         if held is self._beyond or (not self._waiting and self._has_room(size)):
             self._give(held, size)
             return
@@ -114,10 +114,10 @@ class BodyBudget:
     async def read(self, request: web.Request, held: Held) -> list[bytes]:
         """Read a body in parts, and hold what has arrived. A client that sends faster than there is room has to wait.
 
-        Raises `OverBudgetError` like `Held.take`, and a 408 if the body brings less than `_PROGRESS_BYTES` in
+        Raises `OverBudgetError` like `Held.reserve`, and a 408 if the body brings less than `_PROGRESS_BYTES` in
         `SHORT_SECONDS` while other requests wait for memory.
         """
-        reading = asyncio.create_task(read_in_parts(request, held.take))
+        reading = asyncio.create_task(read_in_parts(request, held.reserve))
         try:
             seen = 0
             while not (await asyncio.wait([reading], timeout=SHORT_SECONDS))[0]:
@@ -150,9 +150,9 @@ class BodyBudget:
 
     def _admit(self) -> None:
         while self._waiting:
-            waiting = self._waiting.take(lambda waiting: self._has_room(waiting.size))
+            waiting = self._waiting.take_first(lambda waiting: self._has_room(waiting.size))
             if waiting is None and self._beyond is None:
-                waiting = self._waiting.take(lambda _: True)
+                waiting = self._waiting.take_first(lambda _: True)
                 self._beyond = None if waiting is None or waiting.held.is_over else waiting.held
             if waiting is None:
                 return

@@ -127,7 +127,8 @@ class BatchPolicy(StrEnum):
     """The policy that chooses the size of a model's batches. The value is its name in answers."""
 
     LEARNED = "learned"
-    """By a line through the times of past batches. It is the default for a batch size of -1."""
+    """The batch size is chosen by a line through the times of past batches. It is the default for a batch size of
+    -1."""
     AIMD = "aimd"
     QUANTILE = "quantile"
     FIXED = "fixed"

@@ -43,7 +43,7 @@ class UnconnectedException(ClipperException):
 
 
 class WireError(ClipperException):
-    """A message on the RPC connection has the wrong form."""
+    """Raised when a message on the RPC connection has the wrong form."""
 
 
 class MetadataError(WireError):

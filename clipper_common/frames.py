@@ -56,7 +56,8 @@ def read_text(frame: View, what: str) -> str:
 
 
 def read_model_text(frame: bytes, what: str) -> str:
-    """As strict as over HTTP, since it becomes part of the same keys."""
+    """Read the name or version of a model. The check is as strict as over HTTP, since both become part of the same
+    keys."""
     text = read_text(frame, what)
     if not is_model_text(text):
         raise WireError(
@@ -100,7 +101,7 @@ def pack_sizes(parts: Sequence[View]) -> bytes:
 
 
 def check_frames(frames: Sequence[Frame], count: int, sizes: Sequence[int], what: str) -> list[Frame]:
-    """Version 3: a frame for each."""
+    """Return the frames of a version 3 message, which has one for each item, if their sizes are as announced."""
     if count != len(frames) or list(sizes) != list(map(len, frames)):
         raise WireError(f"the {what} sizes that a message announces are not those of its {what}s")
     return list(frames)

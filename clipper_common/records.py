@@ -232,16 +232,16 @@ class Model:
 class Replica:
     """A model container that is connected to one query frontend or several."""
 
-    model: ModelId
+    model_id: ModelId
     replica_id: int
     zmq_connection_id: int
     input_type: InputType
 
     def to_hash(self) -> dict[str, str]:
         return {
-            "model_id": str(self.model),
-            "model_name": self.model.name,
-            "model_version": self.model.version,
+            "model_id": str(self.model_id),
+            "model_name": self.model_id.name,
+            "model_version": self.model_id.version,
             "model_replica_id": str(self.replica_id),
             "zmq_connection_id": str(self.zmq_connection_id),
             "batch_size": "1",  # a field of 0.4 that has no meaning
@@ -252,7 +252,7 @@ class Replica:
     def from_hash(cls, hash_: Hash) -> Self:
         what = f"container '{_shown_id(hash_)}'"
         return cls(
-            model=_take_model_id(hash_, what),
+            model_id=_take_model_id(hash_, what),
             replica_id=_take_int(hash_, "model_replica_id", what, _REPLICA_NUMBERS),
             zmq_connection_id=_take_int(hash_, "zmq_connection_id", what, COUNTS),
             input_type=_take_input_type(hash_, what),
@@ -278,8 +278,8 @@ class FrontendReport:
     rpc_address: str = ""
     """The address at which containers reach it; empty if it is not known."""
     replicas: Sequence[tuple[str, Replica]] = ()
-    """Its replicas by name. A replica has the same name at all frontends, and no other replica of its model version has
-    it."""
+    """The replicas of the frontend by name. A replica has the same name at all frontends, and no other replica of its
+    model version has it."""
     reached: frozenset[ModelId] = frozenset()
     """The model versions of which it reaches a replica, directly or relayed."""
 

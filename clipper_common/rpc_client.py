@@ -68,7 +68,7 @@ class Transport(Protocol):
         """Give up the present connection for a new one."""
 
     def close(self) -> None:
-        """Give up the connection for ever."""
+        """Close the connection for good."""
 
 
 TransportT = TypeVar("TransportT", bound=Transport)
@@ -87,7 +87,7 @@ class Channel(ABC, Generic[TransportT]):
         self._begin()
 
     def _begin(self) -> None:
-        """Set what is known of a new connection."""
+        """Reset the state, as it is for a new connection."""
         self.reached = False
         """Whether a message was received on this connection, and none has failed to be sent since."""
         self.heard_at = time.monotonic()
@@ -138,7 +138,7 @@ class Channel(ABC, Generic[TransportT]):
         self.reached = False
         self.is_blocked = True
 
-    def take(self, frames: wire.Views) -> None:
+    def receive(self, frames: wire.Views) -> None:
         """Handle a message that the transport has received."""
         received_at = time.monotonic()
         self.heard_at = received_at
@@ -259,7 +259,7 @@ class RpcClient(Channel[TransportT]):
         self.registered = True
         self._refusals.clear()
         metadata = self._metadata
-        logger.info("Registered at %s as replica %s of %s.", self.address, metadata.replica_id, metadata.model)
+        logger.info("Registered at %s as replica %s of %s.", self.address, metadata.replica_id, metadata.model_id)
         self._send(wire.encode_frontends_request())
         self._owner.on_registered(self)
 

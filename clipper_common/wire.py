@@ -103,7 +103,7 @@ class Heartbeat(NamedTuple):
 class Metadata(NamedTuple):
     """A container introduces itself."""
 
-    model: ModelId
+    model_id: ModelId
     input_type: InputType
     rpc_version: int
     replica_id: str | None = None
@@ -147,7 +147,7 @@ class PredictRequest(NamedTuple):
     input_type: InputType
     inputs: Sequence[View]
     remaining_micros: Sequence[int] | None = None
-    """How long the output of each input is waited for, only if the container takes deadlines."""
+    """Microseconds for which the output of each input is waited for; only if the container takes deadlines."""
 
 
 class Refused(NamedTuple):
@@ -155,7 +155,7 @@ class Refused(NamedTuple):
 
 
 class Frontends(NamedTuple):
-    """All frontends that live, as addresses; that of the sender is the first, and empty if it does not know it."""
+    """The addresses of all live frontends. The sender's own is the first, and empty if the sender does not know it."""
 
     addresses: list[str]
 
@@ -175,8 +175,8 @@ def encode_metadata(metadata: Metadata) -> list[bytes]:
     frames = [
         b"",
         U32.pack(MessageType.NEW_CONTAINER),
-        metadata.model.name.encode(),
-        metadata.model.version.encode(),
+        metadata.model_id.name.encode(),
+        metadata.model_id.version.encode(),
         str(int(metadata.input_type)).encode(),
         U32.pack(metadata.rpc_version),
     ]

@@ -72,14 +72,14 @@ Replicas = tuple[list[Replica], Faults]
 def replicas(found: Replicas, wanted: Listing) -> list[str] | list[Json]:
     if wanted.verbose:
         return [_replica(replica) for replica in found[0]]
-    return [f"{replica.model}:{replica.replica_id}" for replica in found[0]]
+    return [f"{replica.model_id}:{replica.replica_id}" for replica in found[0]]
 
 
 def replica(found: Replicas, wanted: NumberedReplica) -> Json:
     model, number = ModelId(wanted.model_name, wanted.model_version), wanted.replica_id
     need(found[1], LAYOUT.replica_place(model, number))
     return next(
-        (_replica(replica) for replica in found[0] if (replica.model, replica.replica_id) == (model, number)), {}
+        (_replica(replica) for replica in found[0] if (replica.model_id, replica.replica_id) == (model, number)), {}
     )
 
 
@@ -114,9 +114,9 @@ def _model(snapshot: Snapshot, model: Model) -> Json:
 
 def _replica(replica: Replica) -> Json:
     return {
-        "model_id": str(replica.model),
-        "model_name": replica.model.name,
-        "model_version": replica.model.version,
+        "model_id": str(replica.model_id),
+        "model_name": replica.model_id.name,
+        "model_version": replica.model_id.version,
         "model_replica_id": replica.replica_id,
         "input_type": replica.input_type.canonical_name,
     }

@@ -88,6 +88,7 @@ PURE = [
     "query_frontend/serving/cache.py",
     "query_frontend/serving/large_outputs.py",
     "query_frontend/serving/model_queue.py",
+    "query_frontend/serving/suspects.py",
     "query_frontend/serving/waiting.py",
 ]
 FLOORS = ["workers", "http", "cluster", "serving", "rpc", "monitoring"]

@@ -30,11 +30,11 @@ class RaisingLengths:
 
     def __init__(self) -> None:
         self._failures: dict[int, int] = {}
-        """How many inputs of each length failed."""
+        """The number of inputs of each length that failed."""
         self._answered: int | None = None
         """The length of an input that was answered last."""
         self.has_suspects = False
-        """Whether there is a length of which so many inputs failed that the next ones are likely to."""
+        """Whether so many inputs of one length have failed that the next ones of it are likely to."""
 
     def note_failure(self, length: int) -> None:
         """Note that the model raised on an input alone."""

@@ -204,7 +204,7 @@ class RPCService:
         predict: Predict = getattr(model, f"predict_{input_type.name.lower()}")
         predictor = Predictor(predict, input_type, self._start_metrics())
         address = tcp_address(self.host, self.port)
-        logger.info("Serving %s, input type %s, for %s.", metadata.model, input_type.canonical_name, address)
+        logger.info("Serving %s, input type %s, for %s.", metadata.model_id, input_type.canonical_name, address)
         return Session(address, metadata, predictor.answer, stop, lambda: self._set_ready(True), self._abandon)
 
     def _abandon(self) -> None:

@@ -21,7 +21,7 @@ from .rpc_clients import RpcClients, ZmqChannel, ZmqClient
 from .stopping import StopRequest
 from .zmq_transport import ZmqTransport
 
-__all__ = ["Answer", "Event", "Session"]
+__all__ = ["ComputeBatch", "Event", "Session"]
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ _DRAIN_SECONDS: Final = constants.DRAIN_SECONDS - 1
 _DRAIN_POLL_SECONDS: Final = 0.1
 _EVENTS_KEPT: Final = 128
 
-Answer = Callable[[wire.PredictRequest, float], wire.Response]
+ComputeBatch = Callable[[wire.PredictRequest, float], wire.Response]
 
 
 class Session:
@@ -44,7 +44,7 @@ class Session:
         self,
         address: str,
         metadata: wire.Metadata,
-        answer: Answer,
+        answer: ComputeBatch,
         stop: StopRequest,
         on_registered: Callable[[], None] = lambda: None,
         on_abandoned: Callable[[], None] = lambda: None,
@@ -175,5 +175,5 @@ def receive_one(channel: ZmqChannel) -> bool:
     frames = channel.transport.receive()
     if frames is None:
         return False
-    channel.take(frames)
+    channel.receive(frames)
     return True

@@ -105,7 +105,7 @@ def test_a_refused_container_is_accepted_when_its_model_is_registered(frontend: 
         wait_for(lambda: "is refused" in frontend.log.read_text(), "it is refused")
         connections = ports_of(container.pid)
         frontend.configure(changes.put_model(Model(late, InputType.DOUBLES)))
-        wait_for(lambda: any(replica.model == late for replica in frontend.replicas()), "it is accepted")
+        wait_for(lambda: any(replica.model_id == late for replica in frontend.replicas()), "it is accepted")
         assert ports_of(container.pid) & connections, "it has not connected anew"
 
 

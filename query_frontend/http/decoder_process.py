@@ -28,14 +28,14 @@ _NICE: Final = 5
 
 
 @dataclass(frozen=True)
-class Answer:
+class DecodedBody:
     """The answer for a body that is right. The inputs follow it, one after the other, since they are large."""
 
     lengths: Sequence[int]
     """The lengths of the inputs, in bytes."""
     version: str | None = None
     feedback: UpdateRequest | None = None
-    """Without its input."""
+    """The feedback without its input, which follows the answer."""
 
     def filled(self, inputs: list[bytes]) -> Any:
         """Return what the parser returned."""
@@ -43,13 +43,13 @@ class Answer:
 
 
 def encode_question(parse: str, length: int, input_type: InputType, missing_values: bool) -> bytes:
-    """The head of a question. The body follows."""
+    """Return the head of a question. The body follows it."""
     head = pickle.dumps((parse, length, input_type, missing_values))
     return _length(head) + head
 
 
 def read_length(head: bytes) -> int:
-    """The length of what follows."""
+    """Return the length of what follows `head`."""
     return int.from_bytes(head, "little")
 
 
@@ -57,14 +57,14 @@ def _length(text: bytes) -> bytes:
     return len(text).to_bytes(LENGTH_BYTES, "little")
 
 
-def decode_answer(answer: bytes) -> Answer | Exception:
-    """The answer, or the reason why the body is refused."""
-    value: Answer | Exception = pickle.loads(answer)
+def decode_answer(answer: bytes) -> DecodedBody | Exception:
+    """Return the answer, or the reason why the body is refused."""
+    value: DecodedBody | Exception = pickle.loads(answer)
     return value
 
 
 def main() -> None:
-    """Answer until nobody asks any more."""
+    """Answer questions until the standard input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is for the query frontend to obey
     os.nice(_NICE)
     questions, answers = sys.stdin.buffer, sys.stdout.buffer
@@ -75,15 +75,15 @@ def main() -> None:
 
 def _answer(answers: BinaryIO, parse: str, body: bytes, input_type: InputType, missing_values: bool) -> None:
     inputs: list[bytes] = []
-    answer: Answer | Exception
+    answer: DecodedBody | Exception
     try:
         if parse == schemas.parse_update.__name__:
             feedback = schemas.parse_update(body, input_type, missing_values)
             inputs = [feedback.input]
-            answer = Answer([len(feedback.input)], feedback=replace(feedback, input=b""))
+            answer = DecodedBody([len(feedback.input)], feedback=replace(feedback, input=b""))
         else:
             inputs, version = _parse_predict(body, input_type, missing_values)
-            answer = Answer(list(map(len, inputs)), version)
+            answer = DecodedBody(list(map(len, inputs)), version)
     except JsonError as error:
         answer = error
     except MemoryError:
@@ -102,7 +102,7 @@ def _parse_predict(body: bytes, input_type: InputType, missing_values: bool) -> 
 
 
 def _asked_for(body: bytes) -> bytes:
-    """The body without the keys that nobody asked for, where it is certain what they are."""
+    """Return the body without the keys that have no meaning here, where it is certain which these are."""
     if b"\\u" in body or any(body.count(b'"%b"' % key.encode()) > 1 for key in _KEYS):  # the last of several counts
         return body
     try:

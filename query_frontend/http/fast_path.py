@@ -32,7 +32,7 @@ from query_frontend.serving.waiting import BatchClients
 
 _MAX_KNOWN_LENGTHS: Final = 1024
 _MAX_BODY_BYTES: Final = SMALL_BODY_BYTES
-"""Larger ones are not parsed in one turn of the event loop, and HTTP is not what they cost."""
+"""The most bytes of a body on the fast path. Larger ones gain nothing here: decoding them takes most of their time."""
 _PREDICT_PATH: Final = re.compile(r"/([^/]+)/predict/?")
 _DOUBLES: Final = InputType.DOUBLES
 
@@ -57,7 +57,7 @@ class FastPath:
         self.wheel = context.wheel
         self.content_seconds = content_seconds
         self.draining = draining
-        """Their next requests are aiohttp's, whose answers close connections."""
+        """The connections that close with their next answer. Their next requests are given to aiohttp."""
         self._registry = registry
         self._context = context
         self._query_ids = query_ids
@@ -92,19 +92,19 @@ class FastPath:
             if payload is None:
                 return None
         if clients is not None:
-            clients.note_return(app.model, arrival)
-        query = Query(self._context, app, app.model, payload, arrival)
+            clients.note_return(app.model_id, arrival)
+        query = Query(self._context, app, app.model_id, payload, arrival)
         query.submit(done)
         return query
 
     def render(self, query: Query, now: float) -> bytes:
-        """The response to an answered query, byte for byte as aiohttp writes it."""
+        """Return the response to an answered query, byte for byte as aiohttp writes it."""
         if now >= self._second_ends:
             self._second_ends = now + 1 - time() % 1
             self._forget_heads()
         answer = query.answer
         assert answer is not None
-        model = query.model if type(answer) is bytes else None
+        model = query.model_id if type(answer) is bytes else None
         if model is not self._answerer:
             self._answerer = model
             self._its_heads = self._heads.setdefault(model, {})
@@ -112,10 +112,10 @@ class FastPath:
         return (self._its_heads.get(len(body)) or self._render_head(len(body))) + body
 
     def render_in_parts(self, query: Query, output: bytes) -> list[bytes]:
-        """As `render`, for an output that is too large to be copied."""
+        """Return the response like `render`, in parts, without a copy of a large output."""
         before, *rest = answers.render_in_parts(next(self._query_ids), output)
         length = len(before) + sum(map(len, rest))
-        return [_render_head(query.model, length) + before, *rest]
+        return [_render_head(query.model_id, length) + before, *rest]
 
     def _render_head(self, length: int) -> bytes:
         if len(self._its_heads) >= _MAX_KNOWN_LENGTHS:

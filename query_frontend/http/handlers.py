@@ -30,10 +30,16 @@ _HEADER_SAFE: Final = "".join(chr(code) for code in range(0x21, 0x7F) if chr(cod
 
 
 _MAX_SCRAPES: Final = 8
-"""One is answered after the other."""
+"""The most scrapes of metrics that wait; they are answered one after the other."""
 
 
 class Handlers:
+    """The HTTP handlers of a query frontend: predictions that the fast path leaves, feedback, metrics and probes.
+
+    It owns no state but that of running scrapes; all else belongs to `QueryFrontend`. The routes of the aiohttp
+    application call its methods, each in a task of its own on the event loop of the frontend.
+    """
+
     def __init__(
         self,
         registry: Registry,
@@ -167,7 +173,7 @@ class Handlers:
         if not is_compressed(request):
             return parts
         size = sum(map(len, parts))
-        await held.take(request.client_max_size)
+        await held.reserve(request.client_max_size)
         try:
             inflated = await long_work.finish(inflation.inflate(parts, request.client_max_size))
         except inflation.TooLargeError:
@@ -181,7 +187,7 @@ class Handlers:
         if request.content.is_eof():  # it came with the head: no timer is needed, which costs more than the rest here
             body = await request.read()
             if len(body) > SMALL_BODY_BYTES:
-                await held.take(len(body))
+                await held.reserve(len(body))
             return [body]
         is_small = request.content_length is not None and request.content_length <= SMALL_BODY_BYTES
         try:

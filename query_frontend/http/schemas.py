@@ -76,7 +76,7 @@ def parse_single(body: bytes, input_type: InputType, missing_values: bool) -> by
 def parse_predict_in_steps(
     body: bytes, input_type: InputType, missing_values: bool
 ) -> Generator[None, None, tuple[list[bytes], str | None]]:
-    """As `parse_predict`, with a step for each few inputs."""
+    """Parse a request like `parse_predict`, with a step for every few inputs."""
     key, values, version = _parse_inputs(body, input_type, missing_values)
     inputs: list[bytes] = []
     for begin in range(0, len(values), _STEP_INPUTS):
@@ -216,7 +216,7 @@ def _encode_numbers(key: str, value: object, input_type: InputType) -> bytes:
 
 
 def _encode_with_missing(value: list[Any], input_type: InputType) -> bytes:
-    """As `_encode_numbers`, with null for NaN and infinities as they are."""
+    """Encode numbers like `_encode_numbers`, with NaN for null, and with infinities as they are."""
     if not _NUMBER_OR_MISSING.issuperset(map(type, value)):
         raise _not_of_type(next(item for item in value if type(item) not in _NUMBER_OR_MISSING), input_type)
     try:

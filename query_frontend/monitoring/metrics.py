@@ -3,10 +3,12 @@
 `reporting` makes a report of the states of one or several workers.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from statistics import fmean
 from typing import Any, Final
 
 from clipper_common.datatypes import ModelId
+from clipper_common.records import Model
 from query_frontend.monitoring.metric_kinds import (
     CATEGORY_OF,
     SAMPLE_SIZE,
@@ -15,6 +17,7 @@ from query_frontend.monitoring.metric_kinds import (
     Counter,
     Gauge,
     Histogram,
+    Leaves,
     Meter,
     Metric,
     RatioCounter,
@@ -37,7 +40,7 @@ class AppMetrics:
         self.prediction_throughput = Meter(self.num_predictions)
         self.default_prediction_ratio = RatioCounter(self.num_predictions)
         self._defaults: dict[str, Counter] = {}
-        """The default answers by their cause, of each cause that there was."""
+        """The number of default answers by their cause."""
 
     def named(self) -> list[tuple[str, Metric]]:
         return [
@@ -73,9 +76,9 @@ class ModelMetrics:
         self.batching = Gauge(dict)
         """The present state of the batch sizers; set by the owner of the model version."""
         self.waited_micros = Counter()
-        """For how long batches waited for more inputs while a replica was idle."""
+        """Microseconds for which batches waited for more inputs while a replica was idle."""
         self.gained_queries = Counter()
-        """The number of inputs that came meanwhile."""
+        """The number of inputs that arrived while batches waited."""
         self.blamed = Gauge(dict)
         """The inputs that are not sent to replicas, since some died of them; set by the owner of the model version."""
         self.blamed_answers = Counter()
@@ -99,6 +102,21 @@ class ModelMetrics:
         self.prediction_latency.add_times(seconds * 1e6, size)
         self._outputs.count += size
         self.batch_size.add(float(size))
+
+
+def batching_leaves(record: Model, limits: Sequence[int], return_share: float, return_seconds: float) -> Leaves:
+    """Return how batches of a model version are made; `limits` are the sizes that the replicas in use choose."""
+    shown = limits or [0]
+    return {
+        "policy": record.batch_policy,
+        "delay_micros": str(record.batch_delay_micros),
+        "replicas": str(len(limits)),
+        "limit_min": str(min(shown)),
+        "limit_mean": str(fmean(shown)),
+        "limit_max": str(max(shown)),
+        "return_share": str(return_share),
+        "return_micros": str(return_seconds * 1e6),
+    }
 
 
 class SystemMetrics:

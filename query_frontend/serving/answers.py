@@ -9,7 +9,7 @@ from query_frontend.simd import BYTE_ORDER_MARK, simdjson_parser
 _simdjson: Final = simdjson_parser()
 LARGE_OUTPUT_BYTES: Final = 1 << 14
 _STEP_BYTES: Final = 1 << 14
-"""Others have their turn after each part of this size while an answer is made."""
+"""The bytes of an answer that are made in one step."""
 _LEAST_STEP_BYTES: Final = 1 << 7
 """The least cost of rendering an answer, in bytes that could be copied in the same time."""
 _COPIED_BYTES: Final = 1 << 10
@@ -41,7 +41,8 @@ Answer = bytes | Default
 
 
 def embed_large(output: bytes) -> bytes:
-    """As `jsontext.embed`, in a fraction of the time where a large output is JSON: no objects are made of it."""
+    """Return an output as JSON like `jsontext.embed`. Where a large output is JSON, this takes a fraction of the time,
+    because no objects are made of it."""
     if len(output) > LARGE_OUTPUT_BYTES and _simdjson is not None and not output.startswith(BYTE_ORDER_MARK):
         try:
             simdjson_parser().parse(output)  # another one, since a parser keeps several times what it saw
@@ -78,7 +79,8 @@ def render(answers: Sequence[Answer], query_ids: Iterator[int]) -> Generator[Non
 
 
 def _default_in_parts(query_id: int, answer: Default, ends: dict[tuple[str, Waited | None], bytes]) -> list[bytes]:
-    """As `render_in_parts`. The end of each explanation is kept in `ends`, since many inputs have the same."""
+    """Return the parts of a default answer. The end of each explanation is kept in `ends`, since many inputs have the
+    same."""
     key = answer.explanation, answer.waited
     end = ends.get(key)
     if end is None:
@@ -118,5 +120,5 @@ def render_one(query_id: int, answer: Answer) -> bytes:
 
 
 def render_in_parts(query_id: int, output: bytes) -> list[bytes]:
-    """As `render_one`, without a copy of the output."""
+    """Return the parts of an answer like `render_one`, without a copy of the output."""
     return [b'{"query_id":%d,"output":' % query_id, output, b',"default":false}']

@@ -1,7 +1,7 @@
-"""How many inputs a replica is sent at once: policies that learn it from how long its batches took.
+"""Batch sizers: policies that choose the number of inputs of a batch, most of them by the times of earlier batches.
 
-Each takes time to be what it is told: no clock, no event loop. All of them also say how long a batch will take, so
-that inputs which could not be answered in time any more can let others go first.
+A batch sizer is told the times of batches, and has neither a clock nor an event loop. It also estimates how long a
+batch will take, so that inputs that could not be answered in time any more are sent after others.
 """
 
 from math import inf, sqrt
@@ -42,7 +42,7 @@ class _BatchTimes:
     _SETTLED: Final = 3.0
     """Batches of a model that has just started may be much slower than all later ones, and are forgotten then."""
     _GROWTH: Final = 2.0
-    """Sizes are not extrapolated beyond so many times the largest that was seen of late."""
+    """Sizes are extrapolated to this many times the largest recent size at most."""
     _FIRST: Final = 4
     _CHEAP: Final = 1.2
     """A model that is slow however small its batches are gains nothing from small ones."""
@@ -128,7 +128,8 @@ class _BatchTimes:
         return max(1, min(int(limit), MAX_BATCH_SIZE))
 
     def _is_uniform(self) -> bool:
-        """Whether batches had all but the same size of late: they say nothing of others then, so try a larger one."""
+        """Whether recent batches had nearly the same size. They tell nothing of others then, so a larger one is
+        tried."""
         variance = self._weight * self._squares - self._sizes**2
         return self._weight > 2 * self._SETTLED and variance < (self._SAME * self._sizes) ** 2
 
@@ -182,7 +183,9 @@ class QuantileBatchSize(_BatchTimes):
 
 
 class AimdBatchSize(_BatchTimes):
-    """One more after each full batch that kept its budget, a tenth less after one that did not.
+    """Allows one input more after each full batch that kept its budget, and a tenth less after one that did not.
+    (Additive increase, multiplicative decrease; the first policy of the paper, NSDI'17 section 4.3, whose budget was
+    the whole of the SLO.)
 
     (Additive increase, multiplicative decrease; the paper's first policy, NSDI'17 section 4.3. Its budget was the
     whole of the SLO.)

@@ -22,6 +22,6 @@ cdef class Executor:
     @cython.locals(model=ServedModel)
     cpdef submit(self, model_id, Task task)
     @cython.locals(model=ServedModel)
-    cpdef leave(self, Task task, model_id)
+    cpdef withdraw(self, Task task, model_id)
     @cython.locals(replica=ConnectedReplica, model=ServedModel)
-    cpdef on_answered(self, connection, response)
+    cpdef on_batch_answered(self, connection, response)

@@ -24,25 +24,26 @@ class QueryContext:
 
 
 class Query(Task):
-    """An input, which gets exactly one answer, at the latest when the application's SLO is over since `arrival`.
+    """An input of a request, which gets exactly one answer, at the latest when the SLO of the application is over since
+    `arrival`.
 
-    It has none before it is submitted.
+    There is no answer before `submit`.
     """
 
-    __slots__ = ("_context", "_done", "_slot", "answer", "app", "model")
+    __slots__ = ("_context", "_done", "_slot", "answer", "app", "model_id")
 
     def __init__(
         self,
         context: QueryContext,
         app: AppState,
-        model: ModelId | None,
+        model_id: ModelId | None,
         payload: bytes,
         arrival: float,
         key: Key | None = None,
     ) -> None:
         self.payload = payload  # `super().__init__` in place: this runs for every query
         self.key = payload if key is None else key
-        self.wanted = True
+        self.is_waiting = True
         self.host = self.joined = None
         self.queued = False
         self.sends = 0
@@ -50,9 +51,9 @@ class Query(Task):
         self.clients = None
         self._context = context
         self.app = app
-        self.model = model
+        self.model_id = model_id
         self.arrival = arrival
-        """When the request came, by the monotonic clock."""
+        """Monotonic time at which the request arrived."""
         self.deadline = self.arrival + self.app.slo_seconds
         self.answer: Answer | None = None
         self._done: Callable[[Query, float], None] | None = None
@@ -60,20 +61,20 @@ class Query(Task):
 
     def submit(self, done: Callable[["Query", float], None]) -> None:
         """Ask the model version. Without an `answer` on return, `done` is called later, with the query and the time."""
-        context, model = self._context, self.model
+        context, model = self._context, self.model_id
         if model is None:
-            self.take(None, NO_MODELS, self.arrival)
+            self.resolve(None, NO_MODELS, self.arrival)
             return
         context.executor.submit(model, self)
         if self.answer is None:
             self._done = done
             self._slot = context.wheel.add(self, self.deadline)
 
-    def take(self, output: bytes | None, reason: str, now: float) -> None:
+    def resolve(self, output: bytes | None, reason: str, now: float) -> None:
         """Answer the query with the model's output or, if it is None, with the default and this reason."""
-        if not self.wanted:
+        if not self.is_waiting:
             return
-        self.wanted = False
+        self.is_waiting = False
         app = self.app
         if output is not None:
             self.answer = output
@@ -94,9 +95,9 @@ class Query(Task):
         return Waited(sent_at - self.arrival, now - sent_at)
 
     def expire(self) -> None:
-        """Answer with the default, because the deadline is over."""
-        self.take(None, SLO_MISSED, monotonic())
-        self._leave()
+        """Answer with the default because the deadline has passed."""
+        self.resolve(None, SLO_MISSED, monotonic())
+        self._withdraw()
 
     def abandon(self) -> None:
         """Forget the query because its client has disconnected. `done` is no longer called."""
@@ -104,38 +105,38 @@ class Query(Task):
             self._done = None
             self._slot.pop(self, None)
             self._slot = None
-            self.wanted = False
-            self._leave()
+            self.is_waiting = False
+            self._withdraw()
 
-    def _leave(self) -> None:
-        if self.model is not None:
-            self._context.executor.leave(self, self.model)
+    def _withdraw(self) -> None:
+        if self.model_id is not None:
+            self._context.executor.withdraw(self, self.model_id)
 
 
 _COUNTED_OUTPUT_BYTES: Final = 1 << 12
-"""Larger outputs are counted while they wait for the others of their request."""
+"""The most bytes of an output that is not counted while it waits for the others of its request."""
 _STEP_QUERIES: Final = 64
 
 
 class Request:
-    """The inputs of one HTTP request: a query for each once it is asked, and `done` when the last of them is answered.
+    """The inputs of one HTTP request. Each becomes a query, and `done` is called when the last of them is answered.
 
-    The queries are made and submitted by `ask`. `hold` is told the size of each large output, once if several
-    inputs have the same.
+    `ask` makes and submits the queries. `hold` is called with the size of each large output, once if several inputs
+    have the same.
     """
 
     def __init__(
         self,
         context: QueryContext,
         app: AppState,
-        model: ModelId | None,
+        model_id: ModelId | None,
         arrival: float,
         done: Callable[[], None],
         hold: Callable[[int], None],
     ) -> None:
         self._context = context
         self._app = app
-        self._model = model
+        self._model_id = model_id
         self._arrival = arrival
         self._done = done
         self._hold = hold
@@ -147,8 +148,8 @@ class Request:
     def ask(self, inputs: Sequence[bytes], keys: Sequence[Key]) -> Steps[None]:
         """Ask for all inputs, which have these keys in the cache, in steps of a fraction of a millisecond."""
         steps = self._ask_in_steps(inputs, keys)
-        if len(inputs) > _STEP_QUERIES and self._model is not None:
-            steps = self._context.executor.fill(self._model, steps)
+        if len(inputs) > _STEP_QUERIES and self._model_id is not None:
+            steps = self._context.executor.fill(self._model_id, steps)
         yield from steps
 
     def _ask_in_steps(self, inputs: Sequence[bytes], keys: Sequence[Key]) -> Iterator[None]:
@@ -156,7 +157,7 @@ class Request:
         for payload, key in zip(inputs, keys, strict=True):
             if self._queries and not len(self._queries) % _STEP_QUERIES:
                 yield
-            query = Query(self._context, self._app, self._model, payload, self._arrival, key)
+            query = Query(self._context, self._app, self._model_id, payload, self._arrival, key)
             query.submit(self._on_answered)
             self._queries.append(query)
             if query.answer is not None:
@@ -184,9 +185,9 @@ class Request:
     @property
     def answering_model(self) -> ModelId | None:
         """The model version, if it answered at least one of the inputs."""
-        return next((query.model for query in self._queries if isinstance(query.answer, bytes)), None)
+        return next((query.model_id for query in self._queries if isinstance(query.answer, bytes)), None)
 
     def abandon(self) -> None:
-        """The client is gone. `done` is not called any more."""
+        """Forget the request because its client has disconnected. `done` is no longer called."""
         for query in self._queries:
             query.abandon()

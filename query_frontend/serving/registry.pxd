@@ -5,7 +5,7 @@ from query_frontend.monitoring.metrics cimport AppMetrics
 cdef class AppState:
     cdef public object record
     cdef public object linked
-    cdef public object model
+    cdef public object model_id
     cdef public AppMetrics metrics
     cdef public object input_type
     cdef public bint missing_values

@@ -23,23 +23,26 @@ from query_frontend.serving.answers import Default, Waited
 logger = logging.getLogger(__name__)
 
 _AT_ONCE: Final = 25
-"""The model versions, or the records of a change, that are looked at in one step."""
+"""The most model versions, or records of a change, in one step."""
 _COST_AT_ONCE: Final = 1 << 16
 """The cost of the applications that are made in one step, in characters of default outputs, which are made JSON."""
 _COST_OF_APP: Final = _COST_AT_ONCE // 25
 """The cost of an application beside its default output."""
 
 ModelsChanged = Callable[[Mapping[ModelId, Model | None], Mapping[ModelId, float]], None]
-"""Takes model versions as they are now (None for what is gone), and the shortest SLO of those who ask each."""
+"""The callback for changed model versions: each as it is now (None if it was removed), and the shortest SLO of the
+applications that ask it."""
 
 
 class AppState:
     """An application as its queries need it."""
 
-    def __init__(self, app: Application, linked: tuple[str, ...], model: ModelId | None, metrics: AppMetrics) -> None:
+    def __init__(
+        self, app: Application, linked: tuple[str, ...], model_id: ModelId | None, metrics: AppMetrics
+    ) -> None:
         self.record = app
         self.linked = linked
-        self.model = model
+        self.model_id = model_id
         """The current version of its linked model, if there is one."""
         self.metrics = metrics
         self.input_type = app.input_type
@@ -52,6 +55,13 @@ class AppState:
 
 
 class Registry:
+    """The applications by name, each with the model version that answers it, as of the last snapshot.
+
+    It owns the `AppState` of each application, and the indices by which it finds what a change affects. The follower of
+    the configuration calls `apply`, which tells the executor of changed model versions by `models_changed`; the HTTP
+    handlers and the fast path call `app` for each request. All calls are made on the event loop of the frontend.
+    """
+
     def __init__(self, metrics: SystemMetrics, models_changed: ModelsChanged) -> None:
         self._metrics = metrics
         self._models_changed = models_changed
@@ -70,26 +80,26 @@ class Registry:
         return self._loaded.is_set()
 
     async def wait_until_loaded(self, seconds: float) -> None:
-        """Wait for the first configuration, but not for ever."""
+        """Wait for the first configuration, `seconds` at most."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._loaded.wait()
 
     @property
     def revision(self) -> int:
-        """The revision by which all is served."""
+        """The revision of the configuration that is served."""
         return self._revision
 
     def app(self, name: str) -> AppState | None:
         return self._apps.get(name)
 
     def choose_model(self, app: AppState, version: str | None) -> ModelId | None:
-        """The model version that answers a query of `app`, None when there is none.
+        """Return the model version that answers a query of `app`, None when there is none.
 
         Raises `QueryError` when `version` is asked for and cannot be had.
         """
         if version is None:
-            return app.model
+            return app.model_id
         if len(app.linked) > 1:
             raise QueryError(f"Too many models linked to application {app.record.name}")
         if not app.linked:
@@ -100,7 +110,7 @@ class Registry:
         return model
 
     async def apply(self, update: Update) -> None:
-        """Serve by the update from now on. If it changes much, others get their turn of the event loop meanwhile."""
+        """Serve by the update from now on. If it changes much, this is done in steps of long work."""
         self._snapshot = update.snapshot
         await long_work.finish(self._apply(update.changed))
         self._revision = update.snapshot.revision
@@ -120,7 +130,7 @@ class Registry:
         yield from self._make_apps(apps)
 
     def _affected_by(self, changed: Iterable[Place]) -> Steps[tuple[set[str], set[ModelId]]]:
-        """The applications and the model versions that are to be made anew; the indices by model follow."""
+        """Return the applications and the model versions that must be made anew, and update the indices by model."""
         apps: set[str] = set()
         models: set[ModelId] = set()
         model_names: set[str] = set()

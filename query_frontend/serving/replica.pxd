@@ -9,14 +9,14 @@ cdef class ConnectedReplica:
     cdef object _transport
     cdef public bint is_relay
     cdef public bint takes_deadlines
-    cdef public object model
+    cdef public object served_model
     cdef public object sizer
     cdef public object batch
-    cdef public Py_ssize_t times_passed_over
+    cdef public Py_ssize_t times_skipped
     cdef public bint is_draining
-    cdef bint _has_left
+    cdef bint _is_lost
     cdef int _deliveries
-    cdef bint _rest_due
+    cdef bint _idle_due
 
     @cython.locals(task=Task)
     cpdef bint send(self, batch, input_type)
@@ -24,7 +24,7 @@ cdef class ConnectedReplica:
     cpdef bint would_answer(self, double deadline, double now)
     cpdef double seconds_busy(self, double now)
     cpdef double finish(self, batch)
-    cpdef rest(self, bint is_quick)
+    cpdef become_idle(self, bint is_quick)
 
 
 cdef class ReplicaPool:

@@ -27,7 +27,7 @@ class Asking:
     async def _ask(self, budget: BodyBudget, app_name: str) -> None:
         with budget.count(app_name) as self.held:
             while self.left:
-                await self.held.take(self.left[0])
+                await self.held.reserve(self.left[0])
                 del self.left[0]
             await self._ends.wait()
 
@@ -43,8 +43,8 @@ class Asking:
 async def test_what_fits_is_let_in_and_counted() -> None:
     budget = BodyBudget(100)
     with budget.count("a") as first, budget.count("b") as second:
-        await first.take(40)
-        await second.take(60)
+        await first.reserve(40)
+        await second.reserve(60)
         assert budget.held_bytes == 100
         first.resize(10)
         assert budget.held_bytes == 70
@@ -56,7 +56,7 @@ async def test_a_body_of_any_size_is_let_in_at_once_where_there_is_no_other() ->
     budget = BodyBudget(10)
     with budget.count("a") as held:
         for _ in range(3):
-            await held.take(1000)
+            await held.reserve(1000)
         assert budget.held_bytes == 3000
         assert not budget.was_short_within(1000)
     assert budget.held_bytes == 0
@@ -138,11 +138,11 @@ async def test_who_waits_for_too_long_is_told_and_does_not_block_others(monkeypa
     await turns()
     with budget.count("b") as held:
         with pytest.raises(OverBudgetError):
-            await held.take(90)
+            await held.reserve(90)
         assert budget.was_short_within(1000)
     await beyond.end()
     with budget.count("c") as held:
-        await held.take(40)
+        await held.reserve(40)
         assert budget.held_bytes == 100
     await first.end()
     assert budget.held_bytes == 0
@@ -154,9 +154,9 @@ async def test_of_those_whose_time_is_over_some_get_what_the_others_held(monkeyp
     with ExitStack() as stack:
         several = [stack.enter_context(budget.count("a")) for _ in range(8)]
         for held in several:
-            await held.take(12)
-        await stack.enter_context(budget.count("b")).take(50)
-        outcomes = await asyncio.gather(*[held.take(10) for held in several], return_exceptions=True)
+            await held.reserve(12)
+        await stack.enter_context(budget.count("b")).reserve(50)
+        outcomes = await asyncio.gather(*[held.reserve(10) for held in several], return_exceptions=True)
         assert isinstance(outcomes[0], OverBudgetError)
         assert None in outcomes
     assert budget.held_bytes == 0
@@ -179,9 +179,9 @@ async def test_who_hangs_up_while_waiting_holds_nothing() -> None:
 async def test_a_request_that_has_ended_is_given_nothing() -> None:
     budget = BodyBudget(100)
     with budget.count("a") as other:
-        await other.take(150)
+        await other.reserve(150)
         with budget.count("b") as held:
-            reading = asyncio.create_task(held.take(10))
+            reading = asyncio.create_task(held.reserve(10))
             await turns()
         reading.cancel()
     assert budget.held_bytes == 0, "there is room before the task that reads has its turn, and ends"

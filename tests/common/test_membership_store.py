@@ -89,7 +89,7 @@ async def test_a_replica_that_was_away_keeps_its_number(members: MembershipStore
 
 async def test_a_replica_gets_no_number_of_another_model_version(members: MembershipStore) -> None:
     name, version = ("x/y", "1"), ("y", "1/x")
-    replicas = [(id_, replace(report("a", id_).replicas[0][1], model=ModelId("m", v))) for id_, v in (name, version)]
+    replicas = [(id_, replace(report("a", id_).replicas[0][1], model_id=ModelId("m", v))) for id_, v in (name, version)]
     other = (replicas[1][0] + "-other", replicas[1][1])
     both = replace(report("a"), replicas=[other, *replicas])
     assert (await members.report(both))[0] == [0, 0, 1]

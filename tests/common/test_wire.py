@@ -304,7 +304,7 @@ def test_why_a_name_is_refused_can_be_shown(name: bytes) -> None:
 def test_names_as_long_as_over_http_are_taken() -> None:
     name = "\U0001f600" * 255
     message = wire.decode_from_container(metadata(name=name.encode()))
-    assert isinstance(message, Metadata) and message.model.name == name
+    assert isinstance(message, Metadata) and message.model_id.name == name
 
 
 def test_the_reason_of_a_refusal_is_one_line() -> None:

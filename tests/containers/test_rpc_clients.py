@@ -42,9 +42,9 @@ def connected(served: SessionThread) -> set[str]:
 
 def wait_until(condition: Callable[[], bool], *frontends: ScriptedFrontend) -> None:
     """`frontends` answer heartbeats meanwhile."""
-    give_up = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not condition():
-        assert time.monotonic() < give_up
+        assert time.monotonic() < deadline
         for frontend in frontends:
             with contextlib.suppress(TimeoutError):
                 if isinstance(frontend.receive(0.005), wire.Heartbeat):

@@ -29,7 +29,7 @@ MODELS: Final = {
     "strings": "écho %:1",
     "bytes": "echo-bytes:1",
 }
-"""By application, which is named like its input type."""
+"""The models by application, which is named like its input type."""
 MISSING_VALUES: Final = {"doubles": "missing-doubles", "floats": "missing-floats"}
 """Applications that take missing values, by input type."""
 BIG_OUTPUT: Final = '"' + "x" * 20_000 + '"'
@@ -115,7 +115,7 @@ class Server:
 
 
 class Outcome(NamedTuple):
-    """What a client saw of a conversation, and the model of its inputs."""
+    """The answers that a client saw in a conversation, and the inputs that its model got."""
 
     answers: bytes
     end: str
@@ -257,12 +257,12 @@ def _agree(one: Outcome, other: Outcome) -> bool:
 
 
 def _without_quotation(error: bytes) -> bytes:
-    """What aiohttp says of a malformed request, but not the part of it that it quotes."""
+    """Return the reason that aiohttp gives for a malformed request, without the part of the request that it quotes."""
     return _LENGTH.sub(b"", error).partition(rb":\n\n  b")[0].rstrip(b':"}')
 
 
 def message_ends(packets: Sequence[bytes]) -> list[int]:
-    """Where messages end, as far as that can be told."""
+    """Return where messages end, as far as that can be told."""
     stream = b"".join(packets)
     ends = []
     at = 0
@@ -364,7 +364,8 @@ def post(app: str, body: bytes, *headers: str, target: str = "", length: object 
 
 @contextmanager
 def running_pair(folder: Path, **flags: Any) -> Iterator[Pair]:
-    """Both serve an application for each input type, and ``bare``, ``big`` and ``late``, which answer the default."""
+    """Start both frontends with an application for each input type, and ``bare``, ``big`` and ``late``, which answer
+    the default."""
     with ExitStack() as stack:
         servers = []
         for name, fast_path in (("fast_path", 1), ("general", 0)):

@@ -70,7 +70,7 @@ async def test_others_have_their_turn_while_many_changes_are_applied(monkeypatch
     assert turns >= (looked_at + MANY + MANY) // module._AT_ONCE, "so many steps"
     assert registry.revision == 7 and registry.is_loaded
     app = registry.app("app-3")
-    assert app is not None and app.model == ModelId("model-3", "1")
+    assert app is not None and app.model_id == ModelId("model-3", "1")
     assert models.slos[ModelId("model-3", "1")] == pytest.approx(0.004)
 
 

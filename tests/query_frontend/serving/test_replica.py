@@ -5,7 +5,7 @@ from unittest.mock import Mock
 
 from clipper_common import wire
 from clipper_common.datatypes import BatchPolicy, InputType, ModelId
-from query_frontend.rpc.server import Connection
+from query_frontend.rpc.server import ReplicaConnection
 from query_frontend.serving.batching import batch_sizer
 from query_frontend.serving.model_queue import Task
 from query_frontend.serving.replica import Batch, ConnectedReplica, ReplicaPool
@@ -16,7 +16,7 @@ MODEL = ModelId("m", "1")
 
 def replica(name: str = "r", transport: Any = None, takes_deadlines: bool = False) -> ConnectedReplica:
     metadata = wire.Metadata(MODEL, InputType.BYTES, wire.RPC_VERSION_4, name, "key", takes_deadlines)
-    return ConnectedReplica(Connection(0, cast(Any, None), metadata, 0.0), transport or Mock())
+    return ConnectedReplica(ReplicaConnection(0, cast(Any, None), metadata, 0.0), transport or Mock())
 
 
 def relay(takes_deadlines: bool = True) -> ConnectedReplica:
@@ -76,10 +76,10 @@ def test_a_replica_that_drains_gets_no_more_batches() -> None:
     pool.add(second)
     assert pool.num_serving() == 2
     first.drain()
-    pool.pass_over(first)
+    pool.exclude(first)
     assert list(pool.idle) == [second] and pool.num_serving() == 1
     second.drain()
-    pool.pass_over(second)
+    pool.exclude(second)
     assert not pool.is_served and not pool.idle
     assert list(pool) == [first, second]
 
@@ -98,10 +98,10 @@ def test_a_replica_rests_once_all_outputs_of_its_earlier_batches_are_delivered()
     one.join_model(model, batch_sizer(BatchPolicy.FIXED, 1))
     delivering = one.hold_while(iter([None, None]))
     next(delivering)
-    one.rest(True)
-    model.on_rest.assert_not_called()
+    one.become_idle(True)
+    model.on_replica_idle.assert_not_called()
     assert list(delivering) == [None]
-    model.on_rest.assert_called_once_with(one, False)
+    model.on_replica_idle.assert_called_once_with(one, False)
 
 
 def test_a_replica_that_left_meanwhile_does_not_rest() -> None:
@@ -111,24 +111,24 @@ def test_a_replica_that_left_meanwhile_does_not_rest() -> None:
     one.join_model(model, batch_sizer(BatchPolicy.FIXED, 1))
     delivering = one.hold_while(iter([None]))
     next(delivering)
-    one.rest(True)
-    one.leave()
+    one.become_idle(True)
+    one.note_lost()
     assert list(delivering) == []
-    model.on_rest.assert_not_called()
+    model.on_replica_idle.assert_not_called()
 
 
 def test_a_draining_replica_is_released_when_it_rests() -> None:
     transport = Mock()
     one = replica(transport=transport)
     one.drain()
-    one.rest(False)
+    one.become_idle(False)
     transport.release.assert_called_once_with(one.connection)
 
 
 def test_the_last_deadline_of_a_batch_is_that_of_who_still_waits() -> None:
     sent = batch(1.0, 3.0, 2.0)
     assert sent.last_deadline(0.5) == 3.0
-    sent.tasks[1].take(None, "", 0.5)
+    sent.tasks[1].resolve(None, "", 0.5)
     assert sent.last_deadline(0.5) == 2.0
     assert sent.last_deadline(2.0) is None
 
