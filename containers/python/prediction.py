@@ -15,18 +15,12 @@ logger = logging.getLogger(__name__)
 _MAX_ERROR_CHARACTERS: Final = 2000
 
 Predict = Callable[[Any], list[Any]]
-"""Returns a ``str`` or a `FailedOutput` for each input."""
+"""Returns a ``str`` for each input, or an `Exception` in its place, so that only this input fails."""
 Errors = Sequence[BaseException | None]
 
 
 class PredictionError(Exception):
     """The value that a model returned is not one output per input."""
-
-
-class FailedOutput(NamedTuple):
-    """Replaces an output that cannot be an answer, so that only its input fails."""
-
-    error: Exception
 
 
 class BatchReport(NamedTuple):
@@ -111,7 +105,7 @@ class Predictor:
 def encode_outputs(outputs: Any, num_inputs: int) -> tuple[list[bytes], Errors]:
     """Return the outputs as bytes, and the error of each input or None; no errors if no input has failed.
 
-    Raises `PredictionError` if the outputs are not a list of one ``str`` or `FailedOutput` per input.
+    Raises `PredictionError` if the outputs are not a list of one ``str`` or `Exception` per input.
     """
     if not isinstance(outputs, list):
         raise PredictionError(f"the model returned {type_name(outputs)}, not a list of str")
@@ -124,16 +118,16 @@ def encode_outputs(outputs: Any, num_inputs: int) -> tuple[list[bytes], Errors]:
 
 def _encode_one_by_one(outputs: Sequence[Any]) -> tuple[list[bytes], Errors]:
     for index, output in enumerate(outputs):
-        if not isinstance(output, str | FailedOutput):
+        if not isinstance(output, str | Exception):
             raise PredictionError(f"output {index} of the model is {type_name(output)}, not str")
     errors = list(map(_error_of, outputs))
     pairs = zip(outputs, errors, strict=True)
     return [str.encode(output) if error is None else describe(error) for output, error in pairs], errors
 
 
-def _error_of(output: str | FailedOutput) -> Exception | None:
-    if isinstance(output, FailedOutput):
-        return output.error
+def _error_of(output: str | Exception) -> Exception | None:
+    if isinstance(output, Exception):
+        return output
     try:
         str.encode(output)
     except UnicodeEncodeError as error:  # it has an unpaired surrogate
