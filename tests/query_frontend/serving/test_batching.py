@@ -41,7 +41,7 @@ def heavy_tailed(base: float, slope: float) -> ModelTime:
 
 
 def uneven(slope: float) -> ModelTime:
-    """The model raises on some batches, which are computed again in parts: the times of equal sizes differ by 1 to 8."""
+    """The model raises on some batches, which are computed again in parts: times of equal sizes differ by 1 to 8."""
     return lambda size, rng: slope * size * rng.choice([0.25, 0.25, 1.5, 2.0])
 
 
