@@ -75,9 +75,9 @@ def input_type_to_string(input_type: int) -> str:
 class ModelContainerBase:
     """The base class of models. Override the method of the input type that the model takes.
 
-    Each method gets a batch of inputs and returns a list of ``str``, one for each input, in their order. An
-    exception is sent to the clients, and the container goes on; if a batch of several inputs raised it, the batch is
-    tried again in halves.
+    Each method gets a batch of inputs and returns a list of ``str``, one for each input, in their order. An exception
+    in the list fails its input only. An exception that is raised is sent to the clients, and the container goes on; if
+    a batch of several inputs raised it, the batch is tried again in parts.
     """
 
     def predict_ints(self, inputs: Any) -> list[str]:

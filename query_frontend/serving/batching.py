@@ -39,6 +39,8 @@ class _BatchTimes:
     _ORIGIN_WEIGHT: Final = 0.01
     _OUTLIER: Final = 2.0
     _BELIEVED: Final = 4
+    _USUAL_DEVIATIONS: Final = 3.0
+    """Batches of a model whose times always vary much are within as many standard deviations, and not far off."""
     _SETTLED: Final = 3.0
     """Batches of a model that has just started may be much slower than all later ones, and are forgotten then."""
     _GROWTH: Final = 2.0
@@ -94,7 +96,8 @@ class _BatchTimes:
     def _is_surprising(self, seconds: float, expected: float) -> bool:
         """Whether this is one too many that is far off the line."""
         is_near = expected < self._OUTLIER * seconds and seconds < self._OUTLIER * expected
-        self._surprises = 0 if is_near else self._surprises + 1
+        is_usual = abs(seconds - expected) < self._USUAL_DEVIATIONS * sqrt(self._variance)
+        self._surprises = 0 if is_near or is_usual else self._surprises + 1
         return self._surprises >= self._BELIEVED
 
     def expect(self, size: int) -> float:
