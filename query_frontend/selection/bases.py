@@ -1,10 +1,12 @@
 """Base classes of policies: the parts that several of them share."""
 
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Final, Generic, TypeVar
 
 from query_frontend.selection.interface import Combined, RandomNumbers
 from query_frontend.selection.state import State, Sums, limit_observations
+
+Value = TypeVar("Value")
 
 _PRIOR_OBSERVATIONS: Final = 20.0
 """The most observations of an arm on which a prior rests: as many of one's own outweigh it."""
@@ -37,6 +39,23 @@ class LearnsMeans:
 
     def prior(self, state: State) -> State:
         return limit_observations(state, _PRIOR_OBSERVATIONS)
+
+
+class Remembered(Generic[Value]):
+    """A function of a state whose last value is kept: a state serves many queries before it changes.
+
+    A state that differs is another object, since states are values.
+    """
+
+    def __init__(self, compute: Callable[[State], Value]) -> None:
+        self._compute = compute
+        self._state: State | None = None
+
+    def __call__(self, state: State) -> Value:
+        if state is not self._state:
+            self._value = self._compute(state)
+            self._state = state
+        return self._value
 
 
 def draw(weights: Mapping[str, float], random: RandomNumbers) -> str:

@@ -7,7 +7,7 @@ Source: Sutton and Barto, "Reinforcement learning: an introduction", second edit
 from collections.abc import Mapping, Sequence
 
 from clipper_common.selection_policies import EpsilonGreedy
-from query_frontend.selection.bases import LearnsMeans, OneArm, draw
+from query_frontend.selection.bases import LearnsMeans, OneArm, Remembered, draw
 from query_frontend.selection.interface import Choice, RandomNumbers
 from query_frontend.selection.state import NOTHING, State
 
@@ -23,13 +23,14 @@ class EpsilonGreedyPolicy(LearnsMeans, OneArm):
     def __init__(self, options: EpsilonGreedy, arms: Sequence[str]) -> None:
         self._arms = tuple(arms)
         self._epsilon = options.epsilon
+        self._probabilities = Remembered(self._compute_probabilities)
 
     def select(self, state: State, key: bytes, random: RandomNumbers) -> Choice:
         probabilities = self._probabilities(state)
         arm = draw(probabilities, random)
         return Choice((arm,), probabilities[arm])
 
-    def _probabilities(self, state: State) -> Mapping[str, float]:
+    def _compute_probabilities(self, state: State) -> Mapping[str, float]:
         means = [_mean(state, arm) for arm in self._arms]
         best = min(means)
         greedy = (1 - self._epsilon) / means.count(best)

@@ -8,7 +8,7 @@ Computing 32(1), 2002, section 3 (Exp3); for losses, and among the models of an 
 from collections.abc import Mapping, Sequence
 
 from clipper_common.selection_policies import Exp3
-from query_frontend.selection.bases import OneArm, draw
+from query_frontend.selection.bases import OneArm, Remembered, draw
 from query_frontend.selection.exponential_weights import ExponentialWeights
 from query_frontend.selection.interface import Choice, RandomNumbers
 from query_frontend.selection.state import State
@@ -23,15 +23,16 @@ class Exp3Policy(OneArm):
     """
 
     def __init__(self, options: Exp3, arms: Sequence[str]) -> None:
-        self._weights = ExponentialWeights(tuple(arms), options.eta, options.gamma)
+        self._learner = ExponentialWeights(tuple(arms), options.eta, options.gamma)
+        self._probabilities = Remembered(self._learner.of)
 
     def select(self, state: State, key: bytes, random: RandomNumbers) -> Choice:
-        probabilities = self._weights.of(state)
+        probabilities = self._probabilities(state)
         arm = draw(probabilities, random)
         return Choice((arm,), probabilities[arm])
 
     def observe(self, state: State, losses: Mapping[str, float], probability: float) -> State:
-        return self._weights.observation(state, {arm: loss / probability for arm, loss in losses.items()})
+        return self._learner.observation(state, {arm: loss / probability for arm, loss in losses.items()})
 
     def prior(self, state: State) -> State:
-        return self._weights.prior(state)
+        return self._learner.prior(state)

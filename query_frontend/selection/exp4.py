@@ -9,6 +9,7 @@ predictors that specialize", STOC 1997.
 from collections.abc import Mapping, Sequence
 
 from clipper_common.selection_policies import Exp4
+from query_frontend.selection.bases import Remembered
 from query_frontend.selection.combining import combine
 from query_frontend.selection.exponential_weights import ExponentialWeights
 from query_frontend.selection.interface import Choice, Combined, RandomNumbers
@@ -25,23 +26,24 @@ class Exp4Policy:
 
     def __init__(self, options: Exp4, arms: Sequence[str]) -> None:
         self._arms = tuple(arms)
-        self._weights = ExponentialWeights(self._arms, options.eta, options.gamma)
+        self._learner = ExponentialWeights(self._arms, options.eta, options.gamma)
+        self._weights = Remembered(self._learner.of)
         self._combination, self._scale = options.combination, options.scale
 
     def select(self, state: State, key: bytes, random: RandomNumbers) -> Choice:
         return Choice(self._arms)
 
     def combine(self, state: State, outputs: Mapping[str, bytes]) -> Combined:
-        return combine(self._combination, self._scale, self._weights.of(state), outputs)
+        return combine(self._combination, self._scale, self._weights(state), outputs)
 
     def observe(self, state: State, losses: Mapping[str, float], probability: float) -> State:
-        weights = self._weights.of(state)
+        weights = self._weights(state)
         known = {arm: loss for arm, loss in losses.items() if arm in weights}
         if not known:
             return {}
         mean = sum(weights[arm] * loss for arm, loss in known.items()) / sum(weights[arm] for arm in known)
-        change = self._weights.observation(state, {arm: known.get(arm, mean) for arm in self._arms})
+        change = self._learner.observation(state, {arm: known.get(arm, mean) for arm in self._arms})
         return {arm: sums._replace(observations=float(arm in known)) for arm, sums in change.items()}
 
     def prior(self, state: State) -> State:
-        return self._weights.prior(state)
+        return self._learner.prior(state)

@@ -20,7 +20,8 @@ class Sums(NamedTuple):
 NOTHING: Final = Sums()
 
 State = Mapping[str, Sums]
-"""The sums of each arm. An arm that is absent has `NOTHING`. A change of a state is a state too, and is added to it."""
+"""The sums of each arm. An arm that is absent has `NOTHING`. A state is a value, and
+never changed in place; a change of a state is a state too, and is added to it."""
 
 
 def add(state: State, change: State) -> State:

@@ -13,6 +13,7 @@ from clipper_common.selection_policies import (
     EpsilonGreedy,
     Exp3,
     Exp4,
+    Policy,
     Shadow,
     Single,
     Split,
@@ -106,6 +107,16 @@ def test_exp3_limits_what_an_arm_can_fall_behind() -> None:
     change = policy.observe(state, {"m:1": 1.0}, 0.01)
     assert change["m:1"].loss == pytest.approx(4.4, abs=0.01)  # ln(3 / 0.1) above 5, which is the least then
     assert policy.observe(add(state, change), {"m:1": 1.0}, 0.01) == {"m:1": Sums(1.0, 0.0)}
+
+
+@pytest.mark.parametrize("options", [Exp3(), EpsilonGreedy()], ids=lambda options: options.name)
+def test_a_choice_rests_on_the_state_that_is_given(options: Policy) -> None:
+    """Whatever state was given before."""
+    policy = selection_policy(options, ARMS)
+    for best in (*ARMS, *ARMS):
+        state = {arm: Sums(500, 0 if arm == best else 400) for arm in ARMS}
+        chosen = [policy.select(state, b"", Random(seed)).arms[0] for seed in range(20)]
+        assert chosen.count(best) > 10
 
 
 @given(state=STATES, gamma=st.floats(1e-6, 1), eta=st.floats(1e-6, 10))
