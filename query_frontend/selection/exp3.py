@@ -17,9 +17,10 @@ from query_frontend.selection.state import State
 class Exp3Policy(OneArm):
     """The loss that is added is importance-weighted: divided by the probability with which the arm was chosen.
 
-    So its expectation is that of an arm which is always observed, and the sums of several frontends are added. Against
-    any sequence of losses, the expected regret after T queries on K arms is at most
-    ``ln(K) / eta + eta * K * T / 2 + 2 * gamma * T`` (`gamma` once for random choices, and once for the least weight).
+    So its expectation is that of an arm which is always observed, and the sums of several frontends are added. Without
+    the limit of `ExponentialWeights`, the expected regret after T queries on K arms is at most
+    ``ln(K) / eta + eta * K * T / (2 * (1 - gamma)) + gamma * T``, whatever the losses. The limit costs the choices of
+    arms that it holds at their least weight, about ``gamma * T`` more.
     """
 
     def __init__(self, options: Exp3, arms: Sequence[str]) -> None:

@@ -20,8 +20,10 @@ class Exp4Policy:
     """The losses of all arms are added as they are.
 
     An arm without an output is charged the weighted mean of the others' losses, so that its part of all weights stays
-    as it was: to be late is neither better nor worse than to answer. The weighted mean of losses exceeds that of the
-    best arm, after T queries on K arms, by at most ``ln(K) / eta + eta * T / 8 + 2 * gamma * T``, whatever the losses.
+    about as it was: to be late is neither better nor worse than to answer. After T queries on K arms the weighted mean
+    of losses exceeds that of the best arm by at most
+    ``ln(K) / eta + eta * T / 8 + gamma * (1 + exp(eta)) * T``, whatever the losses: the first two terms are those of
+    exponential weights, the last that of even shares and of the least weight.
     """
 
     def __init__(self, options: Exp4, arms: Sequence[str]) -> None:

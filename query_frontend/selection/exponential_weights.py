@@ -36,7 +36,7 @@ class ExponentialWeights(NamedTuple):
     def observation(self, state: State, losses: Mapping[str, float]) -> State:
         """Return what is added to the state for these losses, so that no arm falls too far behind.
 
-        The limit is kept exactly by one frontend. What others add meanwhile may exceed it by a few losses.
+        Several frontends keep the limit each by what it knows: together they may exceed it, until the least sum grows.
         """
         before = {arm: state.get(arm, NOTHING).loss for arm in self.arms}
         after = {arm: loss + losses.get(arm, 0.0) for arm, loss in before.items()}
