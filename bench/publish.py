@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 import matplotlib
 import orjson
 
-from bench import batching, compare, real_models, report, soak
+from bench import batching, compare, real_models, report, selection, soak
 from bench.compare import CLIPPER, YARDSTICK, Failure, Run
 from bench.programs import ROOT
 from bench.report import RESULTS, Table, median, progress
@@ -156,6 +156,10 @@ def on_real_models(documents: list[Document]) -> str:
     return _blocks([*plots, *(table.markdown() for table in real_models.tables(runs))])
 
 
+def selecting(documents: list[Document]) -> str:
+    return _blocks([_recovery_plot(documents[-1]["raw"]), tables(documents)])
+
+
 SECTIONS: Final[dict[str, tuple[str, Callable[[list[Document]], str]]]] = {
     "machine": ("compare", machine),
     "versions": ("compare", versions),
@@ -173,6 +177,7 @@ SECTIONS: Final[dict[str, tuple[str, Callable[[list[Document]], str]]]] = {
     "workers": ("workers", tables),
     "batching": ("batching", batches),
     "real-models": ("real_models", on_real_models),
+    "selection": ("selection", selecting),
 }
 """The sections by the names of their markers: whose results a section shows, and how."""
 
@@ -261,6 +266,24 @@ def _real_model_plot(model: str, runs: list[real_models.Run]) -> str:
     goodput.set(xlabel="offered queries/s", ylabel=f"answered within {slo:g} ms", title=f"{model}, open loop")
     throughput.legend(frameon=False)
     return _save(f"{model} beside other servers", figure)
+
+
+def _recovery_plot(raw: dict[str, Any]) -> str:
+    """The error over the stream of queries, one line for each way to choose."""
+    figure, axes = pyplot.subplots(figsize=(8, 4), layout="constrained")
+    axes.axvspan(*raw["degraded"], color="0.93")
+    for name, curve in raw["curves"].items():
+        queries = [raw["window"] * (number + 0.5) for number in range(len(curve))]
+        style = (
+            {}
+            if name in selection.POLICIES
+            else {"color": "0.4", "linestyle": ":" if name == selection.STATIC else "--"}
+        )
+        axes.plot(queries, curve, label=name, **style)
+    axes.set(xlabel="queries (the best model answers at random where it is grey)", ylabel="error", ylim=(0, 1))
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    return _save("A model degrades and recovers", figure)
 
 
 def _memory_plot(raw: dict[str, Any]) -> str:
