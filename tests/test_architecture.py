@@ -74,6 +74,7 @@ PURE = [
     "clipper_common/layout.py",
     "clipper_common/records.py",
     "clipper_common/scripts.py",
+    "clipper_common/selection_policies.py",
     "clipper_common/snapshot.py",
     "clipper_common/wire.py",
     "management_frontend/origins.py",
@@ -83,6 +84,8 @@ PURE = [
     "query_frontend/http/large_bodies.py",
     "query_frontend/http/schemas.py",
     "query_frontend/rpc/zmtp.py",
+    "query_frontend/selection/interface.py",
+    "query_frontend/selection/split.py",
     "query_frontend/serving/answers.py",
     "query_frontend/serving/batching.py",
     "query_frontend/serving/cache.py",
@@ -90,7 +93,7 @@ PURE = [
     "query_frontend/serving/model_queue.py",
     "query_frontend/serving/waiting.py",
 ]
-FLOORS = ["workers", "http", "cluster", "serving", "rpc", "monitoring"]
+FLOORS = ["workers", "http", "cluster", "serving", "selection", "rpc", "monitoring"]
 """The packages of the query frontend. Each imports only those after it, and `LEAVES`."""
 LEAVES = ["query_frontend.config", "query_frontend.simd"]
 IMPURE = {
