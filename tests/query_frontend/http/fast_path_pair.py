@@ -17,8 +17,8 @@ from typing import Any, Final, NamedTuple
 import zmq
 
 from clipper_common import changes, wire
-from clipper_common.datatypes import InputType, ModelId
-from clipper_common.records import Application
+from clipper_common.datatypes import InputType, Link, ModelId
+from clipper_common.records import Application, Selection
 from tests.conftest import OwnRedis
 from tests.query_frontend.conftest import Frontend, RawContainer, running_frontend
 
@@ -32,6 +32,8 @@ MODELS: Final = {
 """By application, which is named like its input type."""
 MISSING_VALUES: Final = {"doubles": "missing-doubles", "floats": "missing-floats"}
 """Applications that take missing values, by input type."""
+STICKY: Final = {"by-header": "header:X-User", "by-uid": "uid"}
+"""Applications whose policy `split` gives some users a model, and others one that is not there; their sticky keys."""
 BIG_OUTPUT: Final = '"' + "x" * 20_000 + '"'
 SENTINEL: Final = b"GET /sentinel HTTP/1.1\r\nHost: s\r\n\r\n"
 """A request whose answer says that everything before it was answered."""
@@ -385,6 +387,11 @@ def running_pair(folder: Path, **flags: Any) -> Iterator[Pair]:
                 *changes.put_application(Application("bare", InputType.DOUBLES, "[1, 2]", 1000)),
                 *changes.put_application(Application("big", InputType.DOUBLES, BIG_OUTPUT, 1000)),
             )
+            for app, sticky_key in STICKY.items():
+                links = (Link("echo-doubles"), Link("gone"))
+                selection = Selection("split", {"sticky_key": sticky_key}, 1, links)
+                wanted = Application(app, InputType.DOUBLES, "default", 60_000_000, selection=selection)
+                frontend.configure(*changes.put_application(wanted))
             echo = stack.enter_context(Echo(frontend, MODELS))
             silent = RawContainer(frontend.rpc_port)
             stack.callback(silent.close)
