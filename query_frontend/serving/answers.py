@@ -18,11 +18,22 @@ PIECE_BYTES: Final = 1 << 17
 """Answers up to this size are joined, and larger ones are sent in pieces of it."""
 
 
+class Waited(NamedTuple):
+    """The time that a query had waited at its deadline, in seconds."""
+
+    in_queue: float
+    """From the receipt of the request until its input was sent to a replica."""
+    at_replica: float
+    """Since then; 0 if it was not sent."""
+
+
 class Default(NamedTuple):
     """The application's default output, as JSON, and why there is no better one."""
 
     output: bytes
     explanation: str
+    waited: Waited | None = None
+    """Where the time went, if the deadline is the reason."""
 
 
 Answer = bytes | Default
@@ -52,7 +63,7 @@ def render(
     unwrapped, as in 0.4.
     """
     parts: list[bytes] = []
-    ends: dict[str, bytes] = {}
+    ends: dict[tuple[str, Waited | None], bytes] = {}
     size = 0
     for answer in answers:
         if size > _STEP_BYTES:
@@ -72,13 +83,22 @@ def render(
     return parts if len(answers) == 1 else [b'{"batch_predictions":[', *parts, b"]}"]
 
 
-def _default_in_parts(query_id: int, answer: Default, ends: dict[str, bytes]) -> list[bytes]:
+def _default_in_parts(query_id: int, answer: Default, ends: dict[tuple[str, Waited | None], bytes]) -> list[bytes]:
     """As `render_in_parts`. The end of each explanation is kept in `ends`, since many inputs have the same."""
-    end = ends.get(answer.explanation)
+    key = answer.explanation, answer.waited
+    end = ends.get(key)
     if end is None:
-        end = b',"default":true,"default_explanation":%b}' % jsontext.dumps(answer.explanation)
-        ends[answer.explanation] = end
+        end = ends[key] = _end_of_default(answer)
     return [b'{"query_id":%d,"output":' % query_id, answer.output, end]
+
+
+def _end_of_default(answer: Default) -> bytes:
+    """Return what follows the output."""
+    end = b',"default":true,"default_explanation":%b' % jsontext.dumps(answer.explanation)
+    if answer.waited is None:
+        return end + b"}"
+    in_queue, at_replica = (1000 * seconds for seconds in answer.waited)
+    return end + b',"default_waited_millis":{"in_queue":%.3f,"at_replica":%.3f}}' % (in_queue, at_replica)
 
 
 def in_pieces(parts: Iterable[bytes]) -> Iterator[bytes]:
@@ -100,11 +120,7 @@ def in_pieces(parts: Iterable[bytes]) -> Iterator[bytes]:
 def render_one(query_id: int, answer: Answer) -> bytes:
     if isinstance(answer, bytes):
         return b'{"query_id":%d,"output":%b,"default":false}' % (query_id, answer)
-    return b'{"query_id":%d,"output":%b,"default":true,"default_explanation":%b}' % (
-        query_id,
-        answer.output,
-        jsontext.dumps(answer.explanation),
-    )
+    return b'{"query_id":%d,"output":%b%b' % (query_id, answer.output, _end_of_default(answer))
 
 
 def render_in_parts(query_id: int, output: bytes) -> list[bytes]:

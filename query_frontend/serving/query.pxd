@@ -24,6 +24,7 @@ cdef class Query(Task):
     cpdef submit(self, done)
     @cython.locals(app=AppState)
     cpdef take(self, output, reason, double now)
+    cdef _waited(self, double now)
     cpdef expire(self)
     cpdef abandon(self)
     cdef _leave(self)

@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 from clipper_common.datatypes import ModelId
 from clipper_common.long_work import Steps
-from query_frontend.serving.answers import Answer
+from query_frontend.serving.answers import Answer, Waited
 from query_frontend.serving.cache import Key
 from query_frontend.serving.deadlines import DeadlineWheel, Slot
 from query_frontend.serving.executor import Executor
@@ -79,7 +79,7 @@ class Query(Task):
             self.answer = output
             app.metrics.add_answer(now - self.arrival)
         else:
-            self.answer = app.default_answer(reason)
+            self.answer = app.default_answer(reason, self._waited(now) if reason is SLO_MISSED else None)
             app.metrics.add_default(cause_of(reason), now - self.arrival)
         if self._slot is not None:
             self._slot.pop(self, None)
@@ -87,6 +87,11 @@ class Query(Task):
         if self._done is not None:
             done, self._done = self._done, None
             done(self, now)
+
+    def _waited(self, now: float) -> Waited:
+        task = self.host or self
+        sent_at = now if task.sent_at is None else min(max(task.sent_at, self.arrival), now)
+        return Waited(sent_at - self.arrival, now - sent_at)
 
     def expire(self) -> None:
         """Answer with the default, because the deadline is over."""

@@ -16,7 +16,7 @@ cdef class AppState:
     cdef public bytes default_output
     cdef public ArmChoice choice
 
-    cpdef default_answer(self, str reason)
+    cpdef default_answer(self, str reason, waited=*)
 
 
 cdef class Arm(AppState):

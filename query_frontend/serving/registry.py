@@ -21,7 +21,7 @@ from clipper_common.selection_policies import Single, Split, is_header_key, read
 from clipper_common.snapshot import Snapshot
 from query_frontend.monitoring.metrics import AppMetrics, ArmCounters, ArmMetrics, SystemMetrics
 from query_frontend.selection.split import WeightedSplit
-from query_frontend.serving.answers import Default
+from query_frontend.serving.answers import Default, Waited
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +53,8 @@ class AppState:
         self.choice: ArmChoice | None = None
         """Chooses the arm of each query; None with the selection policy `single`."""
 
-    def default_answer(self, reason: str) -> Default:
-        return Default(self.default_output, reason)
+    def default_answer(self, reason: str, waited: Waited | None = None) -> Default:
+        return Default(self.default_output, reason, waited)
 
 
 class Arm(AppState):

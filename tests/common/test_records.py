@@ -121,6 +121,11 @@ def test_an_application_with_a_wrong_selection_is_wrong(wrong: str) -> None:
         Application.from_hash("app", APP_HASH | {"selection": wrong})
 
 
+def test_fields_of_later_versions_are_ignored() -> None:
+    """So the versions of the frontends of a cluster may differ while it is updated."""
+    assert Application.from_hash("app", APP_HASH | {"of_a_later_version": "{"}) == APP
+
+
 def test_links_are_those_of_the_selection_if_it_has_any() -> None:
     links = {"app": ("m",), "other": ("o",)}
     other = replace(APP, name="other", selection=Selection("single", generation=2))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from clipper_common import jsontext
 from clipper_common.long_work import finish_at_once
 from query_frontend.serving import answers
-from query_frontend.serving.answers import Answer, Default
+from query_frontend.serving.answers import Answer, Default, Waited
 from tests.steps import in_steps
 
 
@@ -27,6 +27,15 @@ def test_answers_are_rendered_as_0_4_rendered_them() -> None:
         b'{"batch_predictions":[{"query_id":7,"output":1.10,"default":false},'
         b'{"query_id":8,"output":"x","default":true,"default_explanation":"because \\"so\\""}]}'
     )
+
+
+def test_a_default_at_the_deadline_says_where_the_time_went() -> None:
+    default = Default(b"1", "late", Waited(0.0312, 0.0188))
+    body = (
+        b'{"query_id":7,"output":1,"default":true,"default_explanation":"late",'
+        b'"default_waited_millis":{"in_queue":31.200,"at_replica":18.800}}'
+    )
+    assert rendered([default], 7) == answers.render_one(7, default) == body
 
 
 def test_an_empty_batch_is_a_batch() -> None:
