@@ -106,6 +106,7 @@ setup(
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",
         ],
+        "oracle": ["clipper_admin[test]", "river>=0.26,<1"],
         "check": ["mypy>=1.13", "ruff>=0.9", "types-psutil", "types-pyyaml", "types-requests", "types-tqdm"],
         "constraints": ["uv>=0.9"],
         "docs": ["furo", "myst-parser", "sphinx>=7"],

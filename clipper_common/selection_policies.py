@@ -235,7 +235,14 @@ class Exp4(_Combining, _Learning):
     name = "exp4"
 
     eta: float = option(0.2, "the learning rate", _number, 1e-6, 10)
-    gamma: float = option(0.05, "the least weight of a model, as a share of an equal one", _number, 1e-6, 1)
+    gamma: float = option(0.05, "the share of weight that is spread evenly", _number, 1e-6, 1)
+
+    def check(self, arms: Iterable[str]) -> None:
+        super().check(arms)
+        if self.loss is Loss.GIVEN:
+            raise PolicyError(
+                f"The option 'loss' of '{self.name}' cannot be '{self.loss}', which is of one model", "loss"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

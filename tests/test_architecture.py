@@ -64,6 +64,10 @@ KUBERNETES_VALUES = [
     *("cluster_annotation", "export", "manifests", "names", "network", "objects", "pods", "prometheus", "resources"),
     *("spec", "status"),
 ]
+SELECTION = [
+    *("bases", "combining", "ensemble", "epsilon_greedy", "exp3", "exp4", "exponential_weights", "interface", "losses"),
+    *("policies", "shadow", "split", "state", "thompson"),
+]
 PURE = [
     "clipper_admin/docker/containers.py",
     "clipper_admin/docker/inspection.py",
@@ -85,8 +89,7 @@ PURE = [
     "query_frontend/http/large_bodies.py",
     "query_frontend/http/schemas.py",
     "query_frontend/rpc/zmtp.py",
-    "query_frontend/selection/interface.py",
-    "query_frontend/selection/split.py",
+    *(f"query_frontend/selection/{name}.py" for name in SELECTION),
     "query_frontend/serving/answers.py",
     "query_frontend/serving/batching.py",
     "query_frontend/serving/cache.py",

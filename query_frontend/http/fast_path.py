@@ -160,12 +160,12 @@ class FastPath:
         self._heads = {self._answerer: self._its_heads}
 
 
-def header_of(head: bytes, name: str) -> bytes | None:
-    """Return the value of the first header with this name in a valid head; None if there is none, or no name."""
+def header_of(head: bytes, name: str) -> bytes:
+    """Return the value of the first header with this name in a valid head; empty if there is none, or no name."""
     if not name:
-        return None
+        return b""
     found = re.search(rb"\r\n%b:[ \t]*([^\r]*?)[ \t]*\r" % name.encode(), head, re.IGNORECASE)
-    return None if found is None else found[1]
+    return b"" if found is None else found[1]
 
 
 def _render_head(model: ModelId | None, length: int) -> bytes:

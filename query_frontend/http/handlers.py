@@ -209,8 +209,8 @@ def model_header(model: ModelId) -> str:
     return quote(str(model), safe=_HEADER_SAFE)
 
 
-def sticky_key(choice: ArmChoice, uid: object, header: bytes | None) -> bytes | None:
-    """Return the key of a request that always gets the same arm; None if it has none. Raises `JsonError`."""
+def sticky_key(choice: ArmChoice, uid: object, header: bytes) -> bytes:
+    """Return the key whose requests always get the same arm; empty if a request has none. Raises `JsonError`."""
     if not choice.by_uid or uid is None:
         return header
     if type(uid) not in (int, str):
@@ -224,10 +224,10 @@ def _chooser(app: AppState, asked: schemas.Asked, request: web.Request) -> Calla
     if choice is None or asked.version is not None:
         return None
     name = choice.header.lower().encode()
-    header = next((value for key, value in request.raw_headers if key.lower() == name), None) if name else None
+    header = next((value for key, value in request.raw_headers if key.lower() == name), b"") if name else b""
     key = sticky_key(choice, asked.uid, header)
-    if key is None:
-        return partial(choice.choose, None)
+    if not key:
+        return partial(choice.choose, key)
     arm = choice.choose(key)
     return lambda: arm
 

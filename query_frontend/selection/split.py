@@ -5,7 +5,9 @@ from hashlib import blake2b
 from math import inf, log
 from typing import Final
 
-from query_frontend.selection.interface import RandomNumbers
+from query_frontend.selection.bases import Fixed, OneArm, draw
+from query_frontend.selection.interface import Choice, RandomNumbers
+from query_frontend.selection.state import State
 
 _HASH_BYTES: Final = 8
 _NUMBER_BITS: Final = 52
@@ -27,10 +29,10 @@ class WeightedSplit:
 
     def __init__(self, weights: Mapping[str, float]) -> None:
         """`weights` are 0 or more, and one at least is above 0."""
-        self._weighted = [(arm, weight) for arm, weight in sorted(weights.items()) if weight > 0]
-        self._total = sum(weight for _, weight in self._weighted)
+        self._weights = {arm: weight for arm, weight in sorted(weights.items()) if weight > 0}
+        self._total = sum(self._weights.values())
         self._hashed = [
-            (arm, weight, blake2b(digest_size=_HASH_BYTES, salt=_salt(arm))) for arm, weight in self._weighted
+            (arm, weight, blake2b(digest_size=_HASH_BYTES, salt=_salt(arm))) for arm, weight in self._weights.items()
         ]
 
     def by_key(self, key: bytes) -> str:
@@ -46,15 +48,21 @@ class WeightedSplit:
 
     def at_random(self, random: RandomNumbers) -> str:
         """Return any arm, with a probability proportional to its weight."""
-        rest = random.random() * self._total
-        for arm, weight in self._weighted:
-            rest -= weight
-            if rest < 0:
-                return arm
-        return self._weighted[-1][0]  # what rounding left
+        return draw(self._weights, random)
 
     def probability(self, arm: str) -> float:
-        return sum(weight for one, weight in self._weighted if one == arm) / self._total
+        return self._weights[arm] / self._total
+
+
+class SplitPolicy(Fixed, OneArm):
+    """The arm of the client's key or, without one, any by weight."""
+
+    def __init__(self, weights: Mapping[str, float]) -> None:
+        self._split = WeightedSplit(weights)
+
+    def select(self, state: State, key: bytes, random: RandomNumbers) -> Choice:
+        arm = self._split.by_key(key) if key else self._split.at_random(random)
+        return Choice((arm,), self._split.probability(arm))
 
 
 def _salt(arm: str) -> bytes:

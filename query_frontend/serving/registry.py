@@ -87,13 +87,13 @@ class ArmChoice:
         self._split = WeightedSplit(policy.weight_of(self._arms))
         self._random = Random()
 
-    def choose(self, key: bytes | None) -> Arm:
-        """Return the arm of a sticky key; without a key any arm, by weight."""
+    def choose(self, key: bytes) -> Arm:
+        """Return the arm of a sticky key; of an empty one any arm, by weight."""
         split = self._split
-        return self._arms[split.at_random(self._random) if key is None else split.by_key(key)]
+        return self._arms[split.by_key(key) if key else split.at_random(self._random)]
 
     def weight_of(self, link: str) -> float:
-        """Return the share of queries that the arm of this link gets."""
+        """Return the share of queries that a link gets which was chosen."""
         return self._split.probability(link)
 
 

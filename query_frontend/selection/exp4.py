@@ -1,0 +1,47 @@
+"""The policy `exp4`: all arms answer, and their outputs are combined by weights that fall exponentially with losses.
+
+Source: Auer, Cesa-Bianchi, Freund and Schapire, "The nonstochastic multiarmed bandit problem", SIAM Journal on
+Computing 32(1), 2002, section 7 (Exp4); Crankshaw et al., "Clipper", NSDI 2017, section 5.2, where each model is an
+expert whose own loss is observed. Arms without an output: Freund, Schapire, Singer and Warmuth, "Using and combining
+predictors that specialize", STOC 1997.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from clipper_common.selection_policies import Exp4
+from query_frontend.selection.combining import combine
+from query_frontend.selection.exponential_weights import ExponentialWeights
+from query_frontend.selection.interface import Choice, Combined, RandomNumbers
+from query_frontend.selection.state import State
+
+
+class Exp4Policy:
+    """The losses of all arms are added as they are.
+
+    An arm without an output is charged the weighted mean of the others' losses, so that its part of all weights stays
+    as it was: to be late is neither better nor worse than to answer. The weighted mean of losses exceeds that of the
+    best arm, after T queries on K arms, by at most ``ln(K) / eta + eta * T / 8 + 2 * gamma * T``, whatever the losses.
+    """
+
+    def __init__(self, options: Exp4, arms: Sequence[str]) -> None:
+        self._arms = tuple(arms)
+        self._weights = ExponentialWeights(self._arms, options.eta, options.gamma)
+        self._combination, self._scale = options.combination, options.scale
+
+    def select(self, state: State, key: bytes, random: RandomNumbers) -> Choice:
+        return Choice(self._arms)
+
+    def combine(self, state: State, outputs: Mapping[str, bytes]) -> Combined:
+        return combine(self._combination, self._scale, self._weights.of(state), outputs)
+
+    def observe(self, state: State, losses: Mapping[str, float], probability: float) -> State:
+        weights = self._weights.of(state)
+        known = {arm: loss for arm, loss in losses.items() if arm in weights}
+        if not known:
+            return {}
+        mean = sum(weights[arm] * loss for arm, loss in known.items()) / sum(weights[arm] for arm in known)
+        change = self._weights.observation(state, {arm: known.get(arm, mean) for arm in self._arms})
+        return {arm: sums._replace(observations=float(arm in known)) for arm, sums in change.items()}
+
+    def prior(self, state: State) -> State:
+        return self._weights.prior(state)
