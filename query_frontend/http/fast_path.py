@@ -115,17 +115,22 @@ class FastPath:
         clients: BatchClients | None,
     ) -> Query | None:
         """As `ask`, for an application whose selection policy chooses who answers."""
+        key, uid = b"", None
+        payload = schemas.parse_doubles(body) if app.input_type is _DOUBLES and not choice.by_uid else None
         try:
-            asked = schemas.parse_predict(body, app.input_type, app.missing_values)
-            key = sticky_key(choice, asked.uid, header_of(head.text, choice.header))
+            if not payload:
+                asked = schemas.parse_predict(body, app.input_type, app.missing_values)
+                if asked.version is not None or asked.explain or len(asked.inputs) != 1:
+                    return None
+                payload, uid = asked.inputs[0], asked.uid
+            if choice.by_uid or choice.header:
+                key = sticky_key(choice, uid, header_of(head.text, choice.header))
         except JsonError:
-            return None
-        if asked.version is not None or asked.explain or len(asked.inputs) != 1:
             return None
         arm = choice.choose(key)
         if clients is not None:
             clients.note_return(arm.model, arrival)
-        query = Query(self._context, arm, arm.model, asked.inputs[0], arrival)
+        query = Query(self._context, arm, arm.model, payload, arrival)
         query.submit(done)
         return query
 
