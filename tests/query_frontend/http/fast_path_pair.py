@@ -43,6 +43,7 @@ _PROBE: Final = b"prob"
 """An input."""
 _DATE: Final = re.compile(rb"\r\nDate: [^\r]*")
 _QUERY_ID: Final = re.compile(rb'"query_id":(\d+)')
+_WAITED: Final = re.compile(rb'"default_waited_millis":{[^}]*}')
 _HEAD: Final = re.compile(rb"HTTP/\d\.\d .*?\r\n\r\n", re.DOTALL)
 _CHUNKED: Final = re.compile(rb"\r\nTransfer-Encoding:[^\r]*chunked", re.IGNORECASE)
 _LENGTH: Final = re.compile(rb"\r\nContent-Length: *(\d+)", re.IGNORECASE)
@@ -217,7 +218,7 @@ class Pair:
 
     @staticmethod
     def _normalize(data: bytes) -> bytes:
-        """Without the time, and with query ids that count from 0 in their order.
+        """Without times, and with query ids that count from 0 in their order.
 
         Between them may be those of a connection that was given up before.
         """
@@ -226,7 +227,8 @@ class Pair:
         for head, body in responses(data):
             ids = _QUERY_ID.findall(body)
             body = _QUERY_ID.sub(lambda found: b'"query_id":+%d' % numbers[int(found[1])], body)
-            length = sum(map(len, ids))
+            length = sum(map(len, (*ids, *_WAITED.findall(body))))
+            body = _WAITED.sub(b'"default_waited_millis":{}', body)
             head = _LENGTH.sub(lambda found: b"\r\nContent-Length: %d" % (int(found[1]) - length), head)  # noqa: B023
             parts += [_DATE.sub(b"\r\nDate: then", head), body]
         return b"".join(parts)
