@@ -157,6 +157,24 @@ class ModelId(NamedTuple):
         return cls(name, version)
 
 
+class Link(NamedTuple):
+    """A model that answers queries of an application: one version of it, or its current one.
+
+    The text form is ``name:version``, or ``name`` for the current version.
+    """
+
+    model_name: str
+    version: str | None = None
+
+    def __str__(self) -> str:
+        return self.model_name if self.version is None else f"{self.model_name}:{self.version}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        name, colon, version = text.partition(":")
+        return cls(name, version if colon else None)
+
+
 _APP_NAME: Final = re.compile(r"[A-Za-z0-9_.~-]+")
 _RESERVED_APP_NAMES: Final = frozenset({".", ".."})
 _DNS_NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")

@@ -6,8 +6,8 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Final, Self
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Self
 
 from clipper_common.constants import (
     DEFAULT_BATCH_SIZE,
@@ -16,7 +16,7 @@ from clipper_common.constants import (
     MAX_OUTPUT_BYTES,
     SIZE_LIMITS,
 )
-from clipper_common.datatypes import BatchPolicy, InputType, ModelId, is_model_text, is_plain_text, printable
+from clipper_common.datatypes import BatchPolicy, InputType, Link, ModelId, is_model_text, is_plain_text, printable
 from clipper_common.errors import ClipperException, RecordError
 
 # --- limits ---
@@ -107,6 +107,51 @@ def _take_batch_policy(hash_: Hash, what: str) -> BatchPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class Selection:
+    """How an application chooses among the models that it is linked to."""
+
+    policy: str
+    """The name of the policy. A program that does not know it takes it for `single`."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    generation: int = 1
+    """The number of times that the policy was set or changed, or its state was deleted."""
+    links: tuple[Link, ...] = ()
+    """The links in the order in which they were made. Empty with the policy `single`, whose only link is that in the
+    collection of links."""
+
+    def to_json(self) -> str:
+        links = list(map(str, self.links))
+        record = {"policy": self.policy, "options": self.options, "generation": self.generation, "links": links}
+        return json.dumps(record, ensure_ascii=False, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str, what: str) -> Self:
+        try:
+            fields = json.loads(text)
+        except (ValueError, RecursionError):
+            fields = None
+        if not isinstance(fields, dict):
+            raise RecordError(f"{what} has a selection that is no JSON object")
+        policy, options, links = fields.get("policy"), fields.get("options"), fields.get("links")
+        generation = fields.get("generation")
+        if not isinstance(policy, str) or not is_plain_text(policy):
+            raise RecordError(f"{what} has a selection without the name of a policy")
+        if not isinstance(options, dict) or type(generation) is not int or generation not in COUNTS:
+            raise RecordError(f"{what} has a selection without options or generation")
+        if not isinstance(links, list) or not all(isinstance(link, str) for link in links):
+            raise RecordError(f"{what} has a selection without a list of links")
+        return cls(policy, options, generation, tuple(_to_link(link, what) for link in links))
+
+
+def _to_link(text: str, what: str) -> Link:
+    link = Link.parse(text)
+    for part in (link.model_name, link.version):
+        if part is not None:
+            check_model_text(part, f"{what} has a link to ")
+    return link
+
+
+@dataclass(frozen=True, slots=True)
 class Application:
     """A REST endpoint with its input type, latency objective and default output."""
 
@@ -119,6 +164,8 @@ class Application:
     """Whether floats and doubles may be null, NaN and infinite."""
     max_body_bytes: int = 0
     """The largest body of a request in bytes; 0 is the limit of the query frontend."""
+    selection: Selection | None = None
+    """None if no policy was ever set."""
 
     @property
     def slo_seconds(self) -> float:
@@ -132,6 +179,7 @@ class Application:
             "latency_slo_micros": str(self.latency_slo_micros),
             **({"missing_values": "true"} if self.missing_values else {}),
             **({"max_body_bytes": str(self.max_body_bytes)} if self.max_body_bytes else {}),
+            **({"selection": self.selection.to_json()} if self.selection else {}),
         }
 
     @classmethod
@@ -150,6 +198,7 @@ class Application:
             policy=hash_.get("policy", DEFAULT_POLICY),
             missing_values=hash_.get("missing_values") == "true",
             max_body_bytes=_take_size_limit(hash_, "max_body_bytes", what),
+            selection=Selection.from_json(hash_["selection"], what) if "selection" in hash_ else None,
         )
 
 

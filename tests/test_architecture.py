@@ -81,6 +81,7 @@ PURE = [
     "clipper_common/selection_policies.py",
     "clipper_common/snapshot.py",
     "clipper_common/wire.py",
+    "management_frontend/link_rules.py",
     "management_frontend/origins.py",
     "management_frontend/rules.py",
     "management_frontend/schemas.py",

@@ -19,8 +19,7 @@ from clipper_common.datatypes import InputType
 from clipper_common.errors import JsonError
 from clipper_common.fair_queue import FairQueue
 from query_frontend.http import decoder_process, large_bodies, schemas
-from query_frontend.http.large_bodies import Inputs
-from query_frontend.http.schemas import UpdateRequest
+from query_frontend.http.schemas import Asked, UpdateRequest
 
 logger = logging.getLogger(__name__)
 
@@ -45,19 +44,18 @@ class Decoder:
 
     async def predict(
         self, parts: list[bytes], input_type: InputType, missing_values: bool, app_name: str = ""
-    ) -> Inputs:
+    ) -> Asked:
         """Decode a prediction request like `schemas.parse_predict`, from the parts that `webapp.read_in_parts` returns.
-        Applications take turns with the bodies that are for the process.
 
         Applications take turns with the bodies that are for the process.
         """
         if _are_small(parts):
             steps = schemas.parse_predict_in_steps(b"".join(parts), input_type, missing_values)
             return await long_work.finish(steps)
-        inputs = await long_work.finish(large_bodies.decode(parts, input_type))
-        if inputs is None:
+        asked = await long_work.finish(large_bodies.decode(parts, input_type))
+        if asked is None:
             return await self._process.ask(app_name, schemas.parse_predict, parts, input_type, missing_values)
-        return inputs
+        return asked
 
     async def update(
         self, parts: list[bytes], input_type: InputType, missing_values: bool, app_name: str = ""

@@ -17,11 +17,10 @@ from clipper_common.datatypes import InputType
 from clipper_common.errors import JsonError
 from clipper_common.long_work import finish_at_once
 from query_frontend.http import large_bodies, schemas
-from query_frontend.http.large_bodies import Inputs
-from query_frontend.http.schemas import UpdateRequest
+from query_frontend.http.schemas import Asked, UpdateRequest
 from query_frontend.simd import simdjson_parser
 
-_KEYS: Final = ("input", "input_batch", "version")
+_KEYS: Final = ("input", "input_batch", "version", "uid", "explain")
 LENGTH_BYTES: Final = 8
 _NICE: Final = 5
 """The event loops of the workers come first where there are not enough cores."""
@@ -33,13 +32,14 @@ class DecodedBody:
 
     lengths: Sequence[int]
     """The lengths of the inputs, in bytes."""
-    version: str | None = None
-    feedback: UpdateRequest | None = None
-    """The feedback without its input, which follows the answer."""
+    value: Asked | UpdateRequest
+    """The value that the parser returned, without its inputs."""
 
-    def filled(self, inputs: list[bytes]) -> Any:
-        """Return what the parser returned."""
-        return (inputs, self.version) if self.feedback is None else replace(self.feedback, input=inputs[0])
+    def filled(self, inputs: list[bytes]) -> Asked | UpdateRequest:
+        """Return the value with these inputs."""
+        if isinstance(self.value, Asked):
+            return self.value._replace(inputs=inputs)
+        return replace(self.value, input=inputs[0])
 
 
 def encode_question(parse: str, length: int, input_type: InputType, missing_values: bool) -> bytes:
@@ -80,10 +80,11 @@ def _answer(answers: BinaryIO, parse: str, body: bytes, input_type: InputType, m
         if parse == schemas.parse_update.__name__:
             feedback = schemas.parse_update(body, input_type, missing_values)
             inputs = [feedback.input]
-            answer = DecodedBody([len(feedback.input)], feedback=replace(feedback, input=b""))
+            answer = DecodedBody([len(feedback.input)], replace(feedback, input=b""))
         else:
-            inputs, version = _parse_predict(body, input_type, missing_values)
-            answer = DecodedBody(list(map(len, inputs)), version)
+            asked = _parse_predict(body, input_type, missing_values)
+            inputs = asked.inputs
+            answer = DecodedBody(list(map(len, inputs)), asked._replace(inputs=[]))
     except JsonError as error:
         answer = error
     except MemoryError:
@@ -95,10 +96,10 @@ def _answer(answers: BinaryIO, parse: str, body: bytes, input_type: InputType, m
     answers.flush()
 
 
-def _parse_predict(body: bytes, input_type: InputType, missing_values: bool) -> Inputs:
+def _parse_predict(body: bytes, input_type: InputType, missing_values: bool) -> Asked:
     body = _asked_for(body)
-    inputs = finish_at_once(large_bodies.decode([body], input_type))
-    return inputs or schemas.parse_predict(body, input_type, missing_values)
+    asked = finish_at_once(large_bodies.decode([body], input_type))
+    return asked or schemas.parse_predict(body, input_type, missing_values)
 
 
 def _asked_for(body: bytes) -> bytes:

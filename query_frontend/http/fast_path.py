@@ -24,10 +24,10 @@ from clipper_common.http_framing import Head
 from query_frontend.http import schemas
 from query_frontend.http.connection_drain import ConnectionDrain
 from query_frontend.http.decoder import SMALL_BODY_BYTES
-from query_frontend.http.handlers import MODEL_HEADER, model_header
+from query_frontend.http.handlers import EXPLAIN_HEADER, MODEL_HEADER, model_header, sticky_key
 from query_frontend.serving import answers
 from query_frontend.serving.query import Query, QueryContext
-from query_frontend.serving.registry import Registry
+from query_frontend.serving.registry import AppState, ArmChoice, Registry
 from query_frontend.serving.waiting import BatchClients
 
 _MAX_KNOWN_LENGTHS: Final = 1024
@@ -35,10 +35,14 @@ _MAX_BODY_BYTES: Final = SMALL_BODY_BYTES
 """The most bytes of a body on the fast path. Larger ones gain nothing here: decoding them takes most of their time."""
 _PREDICT_PATH: Final = re.compile(r"/([^/]+)/predict/?")
 _DOUBLES: Final = InputType.DOUBLES
+_EXPLAIN_HEADER: Final = b"\r\n" + EXPLAIN_HEADER.lower().encode()
+"""Requests with it are the general path's, which can explain answers."""
 
 
 def app_of(head: Head) -> str | None:
     """Return the application that a plain request asks for a prediction, if its body is small."""
+    if _EXPLAIN_HEADER in head.text.lower():
+        return None
     path = _PREDICT_PATH.fullmatch(head.plain_path or "")
     return path[1] if path is not None and is_app_name(path[1]) and head.length <= _MAX_BODY_BYTES else None
 
@@ -74,6 +78,7 @@ class FastPath:
     def ask(
         self,
         app_name: str,
+        head: Head,
         body: bytes,
         arrival: float,
         done: Callable[[Query, float], None],
@@ -83,6 +88,8 @@ class FastPath:
         app = self._registry.app(app_name)
         if app is None:
             return None
+        if app.choice is not None:
+            return self._ask_arm(app, app.choice, head, body, arrival, done, clients)
         payload = schemas.parse_doubles(body) if app.input_type is _DOUBLES else None
         if not payload:
             try:
@@ -94,6 +101,36 @@ class FastPath:
         if clients is not None:
             clients.note_return(app.model_id, arrival)
         query = Query(self._context, app, app.model_id, payload, arrival)
+        query.submit(done)
+        return query
+
+    def _ask_arm(
+        self,
+        app: AppState,
+        choice: ArmChoice,
+        head: Head,
+        body: bytes,
+        arrival: float,
+        done: Callable[[Query, float], None],
+        clients: BatchClients | None,
+    ) -> Query | None:
+        """As `ask`, for an application whose selection policy chooses who answers."""
+        key, uid = b"", None
+        payload = schemas.parse_doubles(body) if app.input_type is _DOUBLES and not choice.by_uid else None
+        try:
+            if not payload:
+                asked = schemas.parse_predict(body, app.input_type, app.missing_values)
+                if asked.version is not None or asked.explain or len(asked.inputs) != 1:
+                    return None
+                payload, uid = asked.inputs[0], asked.uid
+            if choice.by_uid or choice.header:
+                key = sticky_key(choice, uid, header_of(head.text, choice.header))
+        except JsonError:
+            return None
+        arm = choice.choose(key)
+        if clients is not None:
+            clients.note_return(arm.model_id, arrival)
+        query = Query(self._context, arm, arm.model_id, payload, arrival)
         query.submit(done)
         return query
 
@@ -126,6 +163,14 @@ class FastPath:
     def _forget_heads(self) -> None:
         self._its_heads = {}
         self._heads = {self._answerer: self._its_heads}
+
+
+def header_of(head: bytes, name: str) -> bytes:
+    """Return the value of the first header with this name in a valid head; empty if there is none, or no name."""
+    if not name:
+        return b""
+    found = re.search(rb"\r\n%b:[ \t]*([^\r]*?)[ \t]*\r" % name.encode(), head, re.IGNORECASE)
+    return b"" if found is None else found[1]
 
 
 def _render_head(model: ModelId | None, length: int) -> bytes:

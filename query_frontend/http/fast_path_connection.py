@@ -63,7 +63,7 @@ class FastPathConnection(HttpConnection):
                 return NOT_OURS
             self._await_rest(data, size - len(data), arrival)
             return len(data)
-        query = fast_path.ask(app_name, data[body_at:size], arrival, self._reply, self._clients)
+        query = fast_path.ask(app_name, head, data[body_at:size], arrival, self._reply, self._clients)
         if query is None:
             return NOT_OURS
         if query.answer is None:

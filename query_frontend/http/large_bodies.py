@@ -17,6 +17,7 @@ from clipper_common.constants import MAX_INPUTS_PER_REQUEST
 from clipper_common.datatypes import InputType
 from clipper_common.errors import JsonError
 from clipper_common.long_work import Steps
+from query_frontend.http.schemas import Asked
 from query_frontend.simd import simdjson_parser
 
 PIECE_BYTES: Final = 1 << 16
@@ -24,7 +25,7 @@ PIECE_BYTES: Final = 1 << 16
 _STEP_INPUTS: Final = 64
 """No more inputs of a batch are decoded in one step, however small they are."""
 _MAX_REST_BYTES: Final = 1 << 10
-"""The most that may follow the inputs in a body: the version, if there is one."""
+"""The most that may follow the inputs in a body, such as the version."""
 _SEARCHED_BYTES: Final = 1 << 20
 """The part of a body that is searched in one step."""
 _BLANK: Final = re.compile(rb"[ \t\r\n]{0,256}")
@@ -41,8 +42,6 @@ _SIGNS: Final = bytes(0xFF if byte & 0x80 else 0 for byte in range(256))
 _CODES: Final = {InputType.INTS: "i", InputType.FLOATS: "d", InputType.DOUBLES: "d"}
 """The type that simdjson makes of numbers: whole ones of 64 bits, or doubles."""
 
-Inputs = tuple[list[bytes], str | None]
-"""The inputs as they go to the model, and the version that is asked for."""
 Span = tuple[bytes, int, int]
 """A part of the body, and where an input begins and ends in it."""
 
@@ -51,7 +50,7 @@ class _NotPlainError(Exception):
     """The body has another shape, or something is wrong with it. Only the general parser can tell."""
 
 
-def decode(parts: list[bytes], input_type: InputType) -> Steps[Inputs | None]:
+def decode(parts: list[bytes], input_type: InputType) -> Steps[Asked | None]:
     """Yield after each step; return what the body holds, or None if that is for the general parser to say.
 
     The body comes in parts, each of `PIECE_BYTES` at least but for the last. It may be left as a single one.
@@ -62,16 +61,16 @@ def decode(parts: list[bytes], input_type: InputType) -> Steps[Inputs | None]:
         return None
 
 
-def _decode(parts: list[bytes], input_type: InputType) -> Generator[None, None, Inputs]:
+def _decode(parts: list[bytes], input_type: InputType) -> Generator[None, None, Asked]:
     start = _START.match(parts[0])
     if start is None:
         raise _NotPlainError
     if start[1] == b"input":
         value, rest = yield from _only_value(parts, start.end(), input_type)
-        return [value], _version(rest, start[1])
+        return _asked([value], rest, start[1])
     body = yield from _joined(parts)
     inputs, end = yield from _values(body, start.end(), input_type)
-    return inputs, _version(body[end : end + _MAX_REST_BYTES + 1], start[1])
+    return _asked(inputs, body[end : end + _MAX_REST_BYTES + 1], start[1])
 
 
 def _only_value(parts: list[bytes], at: int, input_type: InputType) -> Generator[None, None, tuple[bytes, bytes]]:
@@ -290,15 +289,14 @@ def _last_character(data: bytes, begin: int, stop: int) -> int:
     return begin
 
 
-def _version(rest: bytes, key: bytes) -> str | None:
-    """The version that is asked for behind the inputs."""
+def _asked(inputs: list[bytes], rest: bytes, key: bytes) -> Asked:
+    """The request with these inputs, and with the keys behind them."""
     if len(rest) > _MAX_REST_BYTES or b'"input' in rest or b"\\" in rest:  # there may be other inputs
         raise _NotPlainError
     fields: dict[str, Any] = jsontext.parse(b'{"%b":null%b' % (key, rest))
-    version = fields.get("version")
-    if not isinstance(version, str | None):
+    if not isinstance(fields.get("version"), str | None):
         raise _NotPlainError
-    return version
+    return Asked.of(inputs, fields)
 
 
 def _skip_blank(body: bytes, at: int) -> int:

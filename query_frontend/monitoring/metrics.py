@@ -3,7 +3,7 @@
 `reporting` makes a report of the states of one or several workers.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from statistics import fmean
 from typing import Any, Final
 
@@ -31,6 +31,14 @@ Line = tuple[str, str, Any]
 """The category, the name and the state of a metric."""
 
 
+class ArmCounters:
+    """The counts of one of the links among which an application's selection policy chooses."""
+
+    def __init__(self) -> None:
+        self.num_predictions = Counter()
+        self.num_defaults = Counter()
+
+
 class AppMetrics:
     """The metrics of one application."""
 
@@ -41,6 +49,13 @@ class AppMetrics:
         self.default_prediction_ratio = RatioCounter(self.num_predictions)
         self._defaults: dict[str, Counter] = {}
         """The number of default answers by their cause."""
+        self._arms: dict[str, ArmCounters] = {}
+        """The counts by link, while the application has a policy that chooses."""
+
+    def count_arms(self, links: Iterable[str]) -> dict[str, ArmCounters]:
+        """Count by these links from now on, and no others; counts of links that were among the last ones go on."""
+        self._arms = {link: self._arms.get(link) or ArmCounters() for link in links}
+        return self._arms
 
     def named(self) -> list[tuple[str, Metric]]:
         return [
@@ -49,6 +64,8 @@ class AppMetrics:
             ("prediction_throughput", self.prediction_throughput),
             ("default_prediction_ratio", self.default_prediction_ratio),
             *((f"defaults_{cause}", counter) for cause, counter in self._defaults.items()),
+            *((f"arm:{link}:num_predictions", arm.num_predictions) for link, arm in self._arms.items()),
+            *((f"arm:{link}:num_defaults", arm.num_defaults) for link, arm in self._arms.items()),
         ]
 
     def add_answer(self, seconds: float) -> None:
@@ -61,6 +78,23 @@ class AppMetrics:
         self.add_answer(seconds)
         self.default_prediction_ratio.hits += 1
         self._defaults.setdefault(cause, Counter()).count += 1
+
+
+class ArmMetrics(AppMetrics):
+    """Counts answers for one link of an application as well as for the application."""
+
+    def __init__(self, of_app: AppMetrics, counters: ArmCounters) -> None:
+        self._of_app = of_app
+        self._counters = counters
+
+    def add_answer(self, seconds: float) -> None:
+        self._of_app.add_answer(seconds)
+        self._counters.num_predictions.count += 1
+
+    def add_default(self, cause: str, seconds: float) -> None:
+        self._of_app.add_default(cause, seconds)
+        self._counters.num_predictions.count += 1
+        self._counters.num_defaults.count += 1
 
 
 class ModelMetrics:

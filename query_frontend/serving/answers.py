@@ -53,8 +53,12 @@ def embed_large(output: bytes) -> bytes:
     return jsontext.embed(output)
 
 
-def render(answers: Sequence[Answer], query_ids: Iterator[int]) -> Generator[None, None, list[bytes]]:
+def render(
+    answers: Sequence[Answer], query_ids: Iterator[int], explanations: Iterator[bytes] | None = None
+) -> Generator[None, None, list[bytes]]:
     """Return the parts of the response body, after a step for each `_STEP_BYTES` that are copied.
+
+    With `explanations`, each answer gets the next of them, which is JSON.
 
     Outputs that are not small are not copied: a thousand inputs may have the same one. A batch of exactly one is
     unwrapped, as in 0.4.
@@ -74,6 +78,8 @@ def render(answers: Sequence[Answer], query_ids: Iterator[int]) -> Generator[Non
             parts += render_in_parts(next(query_ids), answer)
         else:
             parts.append(render_one(next(query_ids), answer))
+        if explanations is not None:
+            parts[-1] = b'%b,"explanation":%b}' % (parts[-1][:-1], next(explanations))
         size += max(len(parts[-1]), _LEAST_STEP_BYTES)
     return parts if len(answers) == 1 else [b'{"batch_predictions":[', *parts, b"]}"]
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from time import monotonic
-from typing import Final
+from typing import Final, NamedTuple
 
 from clipper_common.datatypes import ModelId
 from clipper_common.long_work import Steps
@@ -12,7 +12,7 @@ from query_frontend.serving.deadlines import DeadlineWheel, Slot
 from query_frontend.serving.executor import Executor
 from query_frontend.serving.model_queue import Task
 from query_frontend.serving.reasons import NO_MODELS, SLO_MISSED, cause_of
-from query_frontend.serving.registry import AppState
+from query_frontend.serving.registry import AppState, Arm
 
 
 class QueryContext:
@@ -113,6 +113,16 @@ class Query(Task):
             self._context.executor.withdraw(self, self.model_id)
 
 
+class Explained(NamedTuple):
+    """How one input was answered."""
+
+    link: str | None
+    """The link that the policy chose; None if the request named a version."""
+    model: ModelId | None
+    """The model version that was asked, if there was one."""
+    seconds: float
+
+
 _COUNTED_OUTPUT_BYTES: Final = 1 << 12
 """The most bytes of an output that is not counted while it waits for the others of its request."""
 _STEP_QUERIES: Final = 64
@@ -133,10 +143,13 @@ class Request:
         arrival: float,
         done: Callable[[], None],
         hold: Callable[[int], None],
+        choose: Callable[[], AppState] | None = None,
     ) -> None:
+        """Each input is for `model_id`, or is given to what `choose` returns if it is given."""
         self._context = context
         self._app = app
         self._model_id = model_id
+        self._choose = choose
         self._arrival = arrival
         self._done = done
         self._hold = hold
@@ -144,25 +157,44 @@ class Request:
         self._missing = 0
         self._counted: set[int] = set()
         """The identities of the outputs that are counted."""
+        self._answered_at: dict[Query, float] | None = None
+
+    def note_times(self) -> None:
+        """Let `explained` know how long each answer took. Call it before `ask`."""
+        self._answered_at = {}
 
     def ask(self, inputs: Sequence[bytes], keys: Sequence[Key]) -> Steps[None]:
         """Ask for all inputs, which have these keys in the cache, in steps of a fraction of a millisecond."""
         steps = self._ask_in_steps(inputs, keys)
-        if len(inputs) > _STEP_QUERIES and self._model_id is not None:
-            steps = self._context.executor.fill(self._model_id, steps)
+        if len(inputs) > _STEP_QUERIES:
+            for model_id in self._model_ids():
+                steps = self._context.executor.fill(model_id, steps)
         yield from steps
+
+    def _model_ids(self) -> Sequence[ModelId]:
+        """Return the model versions that may be asked."""
+        choice = self._app.choice
+        if self._choose is not None and choice is not None:
+            return choice.model_ids
+        return [] if self._model_id is None else [self._model_id]
 
     def _ask_in_steps(self, inputs: Sequence[bytes], keys: Sequence[Key]) -> Iterator[None]:
         self._missing = len(inputs)
+        app, model_id, choose = self._app, self._model_id, self._choose
         for payload, key in zip(inputs, keys, strict=True):
             if self._queries and not len(self._queries) % _STEP_QUERIES:
                 yield
-            query = Query(self._context, self._app, self._model_id, payload, self._arrival, key)
+            if choose is not None:
+                app = choose()
+                model_id = app.model_id
+            query = Query(self._context, app, model_id, payload, self._arrival, key)
             query.submit(self._on_answered)
             self._queries.append(query)
             if query.answer is not None:
                 self._missing -= 1
                 self._count(query.answer)
+                if self._answered_at is not None:
+                    self._answered_at[query] = monotonic()
         if not self._missing:
             self._done()
 
@@ -170,6 +202,8 @@ class Request:
         self._missing -= 1
         if query.answer is not None:
             self._count(query.answer)
+        if self._answered_at is not None:
+            self._answered_at[query] = now
         if not self._missing:
             self._done()
 
@@ -184,8 +218,17 @@ class Request:
 
     @property
     def answering_model(self) -> ModelId | None:
-        """The model version, if it answered at least one of the inputs."""
-        return next((query.model_id for query in self._queries if isinstance(query.answer, bytes)), None)
+        """The model version, if it answered at least one of the inputs, and no other did."""
+        answering = (query.model_id for query in self._queries if isinstance(query.answer, bytes))
+        first = next(answering, None)
+        return first if self._choose is None or all(model_id == first for model_id in answering) else None
+
+    def explained(self) -> Iterator[Explained]:
+        """Yield, for each input, who was asked and how long the answer took."""
+        times = self._answered_at or {}
+        for query in self._queries:
+            link = query.app.link if isinstance(query.app, Arm) else None
+            yield Explained(link, query.model_id, times.get(query, query.arrival) - query.arrival)
 
     def abandon(self) -> None:
         """Forget the request because its client has disconnected. `done` is no longer called."""
