@@ -32,6 +32,9 @@ class ReplicaTransport(Protocol):
     def release(self, connection: Connection) -> None:
         """Let a draining replica go."""
 
+    def refuse(self, connection: Connection, reason: str) -> None:
+        """End the registration of a replica. `Executor.on_left` has been called then."""
+
 
 class Batch(NamedTuple):
     """A batch is tasks that travel together."""
