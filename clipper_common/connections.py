@@ -21,7 +21,7 @@ from clipper_common.sockets import most_descriptors, unacknowledged_bytes
 
 logger = logging.getLogger(__name__)
 
-_SHARE: Final = 0.75
+_SHARE: Final = 5 / 8
 """The share of the file descriptors that HTTP connections may use; containers, Redis and files need the others."""
 _CROWDED: Final = 15 / 16
 _ROOMY: Final = 7 / 8

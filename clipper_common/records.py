@@ -32,6 +32,8 @@ MAX_KEY_BYTES: Final = 4096
 COUNTER_DIGITS: Final = 15
 """The most digits of a revision, because all numbers are doubles in the Lua of Redis."""
 REPLICA_NUMBER_DIGITS: Final = 9
+MAX_REMEMBERED: Final = 8192
+"""While the database of the frontends has so many keys, the numbers of new replicas are not remembered."""
 EPOCH_CHARACTERS: Final = "A-Za-z0-9-"
 """The characters of an epoch, as a character class in patterns of Python and of Lua."""
 MAX_EPOCH_BYTES: Final = 64

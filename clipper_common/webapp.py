@@ -51,7 +51,7 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         if error.status < 400:
             raise
         response = json_response({"error": error.reason, "cause": _cause(request, error)}, error.status)
-        for name in (hdrs.ALLOW, hdrs.ACCEPT_ENCODING):
+        for name in (hdrs.ALLOW, hdrs.ACCEPT_ENCODING, hdrs.RETRY_AFTER):
             if name in error.headers:
                 response.headers[name] = error.headers[name]
         if error.status in _REFUSED_BY_HEAD and not request.content.is_eof():

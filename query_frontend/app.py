@@ -157,11 +157,11 @@ class QueryFrontend:
 
     def _configure_models(self, models: Mapping[ModelId, Model | None], slo_seconds: Mapping[ModelId, float]) -> None:
         self.executor.configure(models, slo_seconds)
-        self.relays.review()
+        self.relays.review_soon()
 
     def _on_replicas_changed(self) -> None:
         self.membership.report_soon()
-        self.relays.review()
+        self.relays.review_soon()
 
     def _on_reported(self) -> None:
         peers = [peer.rpc_address for peer in self.membership.other_frontends if peer.rpc_address]

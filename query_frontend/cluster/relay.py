@@ -215,7 +215,7 @@ class Relay:
 
     def on_batch(self, client: RpcClient[Dealer], request: wire.PredictRequest, received_at: float) -> None:
         executor = self._context.executor
-        if self._model_id not in executor.direct_replicas():
+        if not executor.is_direct(self._model_id):
             self.close()
             return
         slo_seconds = executor.slo_seconds(self._model_id)
@@ -240,8 +240,7 @@ class Relay:
 
 
 class Relays:
-    """All relays of this frontend. `review` must be called whenever the replicas here or the other frontends have
-    changed."""
+    """All relays of this frontend. They are reviewed when the replicas here or the other frontends have changed."""
 
     def __init__(self, context: QueryContext) -> None:
         self._context = context
@@ -252,6 +251,7 @@ class Relays:
         self._key = uuid.uuid4().hex
         self._other_frontends: list[Frontend] = []
         self._stopping = False
+        self._is_review_due = False
 
     def start(self, name: str) -> None:
         """Start the timer. `name` identifies this frontend among its peers."""
@@ -275,6 +275,19 @@ class Relays:
     def update_other_frontends(self, peers: list[Frontend]) -> None:
         """Set the other live frontends, with the models that they have replicas of, and review the relays."""
         self._other_frontends = peers
+        self.review()
+
+    def review_soon(self) -> None:
+        """Review the relays in the next turn of the event loop, once for all changes of this one.
+
+        A review looks at all replicas, and all of them may come or go at once.
+        """
+        if not self._is_review_due:
+            self._is_review_due = True
+            asyncio.get_running_loop().call_soon(self._review_due)
+
+    def _review_due(self) -> None:
+        self._is_review_due = False
         self.review()
 
     def review(self) -> None:

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from typing import Final
@@ -58,12 +58,17 @@ class ReplicaConnection:
     """The number of inputs in the batch that was sent last."""
     longest_seconds: float = field(default=0.0)
     """Seconds that its longest batch took; 0 before the first, which may be a slow one."""
+    replaces: bool = field(default=False)
+    """Whether it takes the place of an earlier connection of the same container."""
     follows_frontends: bool = field(default=False)
     """Whether the container has requested the list of frontends, and is sent each change of it."""
 
     @property
     def rpc_version(self) -> int:
         return self.metadata.rpc_version
+
+    def silent_seconds(self, now: float) -> float:
+        return now - max(self.heard_at, self.asked_at)
 
     def note_answered(self, positions: Sequence[int]) -> bool:
         """Note which inputs of the batch in flight are answered. Return False if it cannot be these."""
@@ -108,6 +113,8 @@ class RpcServer:
         self._router = Router(PeerEvents(self._on_messages, self._on_lost, self._warn_throttled, self._on_held))
         self._send_micros = send_micros
         self._connections: dict[Peer, ReplicaConnection] = {}
+        self._named: dict[Name, ReplicaConnection] = {}
+        """The registered containers that have a replica id."""
         self._frontends = [""]
         """The addresses of all frontends, this one's first; it is empty if it is not known."""
         self._numbers = 0
@@ -156,6 +163,16 @@ class RpcServer:
         """Tell a draining container that it may stop, and end its registration."""
         connection.peer.send(wire.encode_drain_reply())
         self._remove(connection, "it was stopped")
+
+    def refuse(self, connection: ReplicaConnection, reason: str) -> None:
+        """End the registration of a container, which may ask for another one later."""
+        self._remove(connection, reason)
+        self._tell_refused(connection.peer, connection.metadata, reason)
+
+    def _tell_refused(self, peer: Peer, metadata: Metadata, reason: str) -> None:
+        self._warn_throttled(f"a container of {metadata.model_id} is refused: {reason}", reason)
+        if metadata.rpc_version >= wire.RPC_VERSION_4:
+            peer.send(wire.encode_refused(reason))
 
     def announce_frontends(self, addresses: list[str]) -> None:
         """Send the list of frontends to the containers that follow it. The first address is this one's, or empty."""
@@ -259,21 +276,22 @@ class RpcServer:
 
     def _register(self, peer: Peer, metadata: Metadata) -> None:
         connection = ReplicaConnection(self._numbers, peer, metadata, time.monotonic())
-        same = [other for other in self._connections.values() if _is_same_replica(other.metadata, metadata)]
-        if any(other.metadata.key != metadata.key for other in same):
+        earlier = self._named.get(_name(metadata))
+        connection.replaces = earlier is not None
+        if earlier is not None and earlier.metadata.key != metadata.key:
             refusal: str | None = f"another container is connected with its replica id, {metadata.replica_id}"
         else:
             refusal = self._events.replica_joined(connection)
         if refusal is not None:
-            self._warn_throttled(f"a container of {metadata.model_id} is refused: {refusal}", refusal)
-            if metadata.rpc_version >= wire.RPC_VERSION_4:
-                peer.send(wire.encode_refused(refusal))
+            self._tell_refused(peer, metadata, refusal)
             return
         self._numbers += 1
         # Only now, since a container that is refused must not replace another.
-        for other in same:
-            self._remove(other, "it connected anew")
+        if earlier is not None:
+            self._remove(earlier, "it connected anew")
         self._connections[peer] = connection
+        if metadata.replica_id is not None:
+            self._named[_name(metadata)] = connection
         self._router.leave_room_for(len(self._connections))
         peer.trust()
         if metadata.rpc_version >= wire.RPC_VERSION_4:
@@ -299,33 +317,40 @@ class RpcServer:
         self._ticker = self._loop.call_later(_TICK_SECONDS, self._tick)
         now = time.monotonic()
         self._router.check_liveness(now)
+        longest: dict[ModelId, float] = {}
         for connection in list(self._connections.values()):
             if connection.awaited is not None:
                 if connection.rpc_version >= wire.RPC_VERSION_4:
                     self._send_keep_alive(connection)
-                if self._router.listened:
-                    self._check_patience(connection, now)
+                if self._router.listened and _tries_patience(connection, now):
+                    longest = longest or self._longest_seconds()
+                    self._check_patience(connection, now, longest)
             elif self._router.listened and now - connection.heard_at > constants.SILENCE_SECONDS:
                 self._remove(connection, f"it was silent for {constants.SILENCE_SECONDS:.0f} seconds")
 
-    def _check_patience(self, connection: ReplicaConnection, now: float) -> None:
+    def _longest_seconds(self) -> dict[ModelId, float]:
+        """Return the seconds that the longest batch of each model version took."""
+        longest: dict[ModelId, float] = {}
+        for connection in self._connections.values():
+            model = connection.metadata.model_id
+            longest[model] = max(longest.get(model, 0.0), connection.longest_seconds)
+        return longest
+
+    def _check_patience(self, connection: ReplicaConnection, now: float, longest: Mapping[ModelId, float]) -> None:
         """Disconnect a container without ZMTP heartbeats whose batch takes far longer than any of its model before.
 
         If its process still computes, libzmq reconnects by itself, and the container registers after its batch. If the
         process was stopped, it does not.
         """
-        silence = now - max(connection.heard_at, connection.asked_at)
-        if silence < LEAST_PATIENCE_SECONDS or connection.peer.knows_pings or not connection.longest_seconds:
-            return
-        model = connection.metadata.model_id
-        longest = max(other.longest_seconds for other in self._connections.values() if other.metadata.model_id == model)
-        if silence > _PATIENCE * longest:
-            took = f"{model} never took more than {longest:.1f} s"
+        silence, model = connection.silent_seconds(now), connection.metadata.model_id
+        if silence > _PATIENCE * longest[model]:
+            took = f"{model} never took more than {longest[model]:.1f} s"
             self.disconnect(connection, f"it has been silent for {silence:.0f} s with a batch, and {took}")
 
     def _remove(self, connection: ReplicaConnection, reason: str) -> None:
         if self._connections.get(connection.peer) is connection:
             del self._connections[connection.peer]
+            self._named.pop(_name(connection.metadata), None)
             self._router.leave_room_for(len(self._connections))
             connection.peer.distrust()
             if connection.awaited is not None:
@@ -349,10 +374,11 @@ class RpcServer:
             logger.warning("%s", text)
 
 
+def _tries_patience(connection: ReplicaConnection, now: float) -> bool:
+    """Whether a container has a batch for long, and nothing but its silence tells that it may be dead."""
+    is_long = connection.silent_seconds(now) >= LEAST_PATIENCE_SECONDS
+    return is_long and not connection.peer.knows_pings and connection.longest_seconds > 0
+
+
 def _name(metadata: Metadata) -> Name:
     return metadata.model_id, metadata.replica_id
-
-
-def _is_same_replica(one: Metadata, other: Metadata) -> bool:
-    """Whether both are metadata of one replica. Replica ids are unique within a model version only."""
-    return one.replica_id is not None and (one.replica_id, one.model_id) == (other.replica_id, other.model_id)

@@ -15,8 +15,8 @@ cdef class Executor:
     cdef object _context
     cdef readonly dict _models
     cdef readonly dict _replicas
-    cdef set _unregistered
-    cdef int _most_unregistered
+    cdef dict _of_model
+    cdef object _limit
     cdef readonly bint uses_keys
 
     @cython.locals(model=ServedModel)

@@ -13,12 +13,13 @@ from clipper_common.wire import MESSAGE_ID_LIMIT, Response
 from query_frontend.monitoring.metrics import SystemMetrics
 from query_frontend.rpc.peer import has_ended
 from query_frontend.rpc.server import ReplicaConnection
-from query_frontend.rpc.strangers import most_unregistered
+from query_frontend.rpc.strangers import most_containers
 from query_frontend.serving.cache import PredictionCache
 from query_frontend.serving.model_queue import Task
 from query_frontend.serving.poison import BLAME_SECONDS
 from query_frontend.serving.reasons import NO_MODELS
 from query_frontend.serving.replica import ConnectedReplica, ReplicaTransport
+from query_frontend.serving.replica_limit import UNREGISTERED, Group, ReplicaLimit
 from query_frontend.serving.served_model import ModelContext, ServedModel
 
 logger = logging.getLogger(__name__)
@@ -53,9 +54,9 @@ class Executor:
         self._context = ModelContext(loop, cache, _message_ids(), metrics.aggregate_outputs, blame_seconds)
         self._models: dict[ModelId, ServedModel] = {}
         self._replicas: dict[ReplicaConnection, ConnectedReplica] = {}
-        self._unregistered: set[ReplicaConnection] = set()
-        """The connections of replicas whose model versions are not registered."""
-        self._most_unregistered = most_unregistered()
+        self._of_model: dict[ModelId, dict[ReplicaConnection, ConnectedReplica]] = {}
+        """The same by model version, which need not be registered. No entry is empty."""
+        self._limit = ReplicaLimit(most_containers())
         self.uses_keys = cache.enabled
         """Whether the key of each input is looked up: not if the cache is off."""
 
@@ -73,6 +74,11 @@ class Executor:
             if self._takes_batches(connection):
                 found.setdefault(connection.metadata.model_id, []).append(connection)
         return found
+
+    def is_direct(self, model_id: ModelId) -> bool:
+        """Whether a model version has a replica of our own that takes batches."""
+        alike = self._of_model.get(model_id, ())
+        return any(self._takes_batches(one) for one in alike if not one.metadata.is_relay)
 
     def reachable_models(self) -> set[ModelId]:
         """Return the model versions that have a replica here, or one that is relayed to us."""
@@ -127,21 +133,40 @@ class Executor:
                 f"its input type is {metadata.input_type.canonical_name}, "
                 f"{metadata.model_id} was registered with {model.record.input_type.canonical_name}"
             )
-        if model is None:
-            if len(self._unregistered) >= self._most_unregistered:
-                return (
-                    f"{self._most_unregistered} containers of model versions that are not registered are connected, "
-                    "the most that may be (see ulimit -n); it is accepted when its model version is registered, or "
-                    "when one of them leaves"
-                )
-            self._unregistered.add(connection)
+        if not (connection.replaces or self._make_room(metadata.model_id)):
+            return self._why_refused(metadata.model_id)
         replica = ConnectedReplica(connection, self._rpc)
         self._replicas[connection] = replica
+        self._of_model.setdefault(metadata.model_id, {})[connection] = replica
+        self._limit.add(self._group(metadata.model_id), connection)
         logger.info("%s connected (RPC version %d)", connection, metadata.rpc_version)
         if model is not None:
             model.add_replica(replica)
         self._replicas_changed()
         return None
+
+    def _group(self, model_id: ModelId) -> Group:
+        return model_id if model_id in self._models else UNREGISTERED
+
+    def _make_room(self, model_id: ModelId) -> bool:
+        """Return whether one more replica of a model version may be connected. Another one may be refused for it."""
+        if not self._limit.is_reached:
+            return True
+        replaced = self._limit.replaced_by(self._group(model_id))
+        if replaced is not None:
+            self._rpc.refuse(replaced, self._why_refused(replaced.metadata.model_id))
+        return replaced is not None
+
+    def _why_refused(self, model_id: ModelId) -> str:
+        if model_id in self._models:
+            holder, until = str(model_id), "when a container leaves"
+        else:
+            holder = "all model versions that are not registered"
+            until = "when its model version is registered or a container leaves"
+        return (
+            f"{self._limit.most} containers are connected, the most that may be (see ulimit -n), and {holder} "
+            f"cannot have more of these places; it is accepted {until}"
+        )
 
     def on_batch_answered(self, connection: ReplicaConnection, response: Response) -> None:
         replica = self._replicas[connection]
@@ -159,7 +184,12 @@ class Executor:
         replica = self._replicas.pop(connection, None)
         if replica is None:
             return
-        self._unregistered.discard(connection)
+        model_id = connection.metadata.model_id
+        self._limit.remove(self._group(model_id), connection)
+        alike = self._of_model[model_id]
+        del alike[connection]
+        if not alike:
+            del self._of_model[model_id]
         logger.info("%s left: %s", connection, reason)
         replica.note_lost()
         model, batch = replica.served_model, replica.batch
@@ -215,10 +245,9 @@ class Executor:
         model = self._models[record.id] = ServedModel(record, slo_seconds, metrics, self._context)
         metrics.batching.read_with(model.batching)
         metrics.blamed.read_with(model.blamed)
-        for connection, replica in self._replicas.items():
-            if connection.metadata.model_id != record.id:
-                continue
-            self._unregistered.discard(connection)
+        for connection, replica in list(self._of_model.get(record.id, {}).items()):
+            self._limit.remove(UNREGISTERED, connection)
+            self._limit.add(record.id, connection)
             if connection.metadata.input_type is record.input_type:
                 model.add_replica(replica)
             else:
@@ -228,5 +257,7 @@ class Executor:
         for gauge in (model.metrics.batching, model.metrics.blamed):
             gauge.read_with(dict)  # they refer to the model: nothing is left as a cycle
         self._metrics.remove_model(model.record.id)
-        self._unregistered.update(one for one in self._replicas if one.metadata.model_id == model.record.id)
+        for connection in self._of_model.get(model.record.id, ()):
+            self._limit.remove(model.record.id, connection)
+            self._limit.add(UNREGISTERED, connection)
         model.close()

@@ -33,6 +33,9 @@ class ReplicaTransport(Protocol):
     def release(self, connection: ReplicaConnection) -> None:
         """Tell a draining replica that it may stop."""
 
+    def refuse(self, connection: ReplicaConnection, reason: str) -> None:
+        """End the registration of a replica. `Executor.on_replica_lost` has been called then."""
+
 
 class Batch(NamedTuple):
     """The tasks that a replica is sent together."""

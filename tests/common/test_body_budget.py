@@ -1,9 +1,12 @@
 """Tests of how requests with large bodies share the memory for bodies."""
 
 import asyncio
-from contextlib import ExitStack
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
+from typing import Any, cast
 
 import pytest
+from aiohttp import web
 
 from clipper_common import body_budget
 from clipper_common.body_budget import BodyBudget, Held, OverBudgetError, default_limit
@@ -38,6 +41,82 @@ class Asking:
     async def end(self) -> None:
         self._ends.set()
         await self.task
+
+
+class Body:
+    """An unfinished body of a request, as far as it has arrived."""
+
+    client_max_size = 1 << 30
+
+    def __init__(self, size: int) -> None:
+        self.content = self
+        self._pieces: asyncio.Queue[bytes] = asyncio.Queue()
+        self.bring(size)
+
+    def bring(self, size: int) -> None:
+        self._pieces.put_nowait(bytes(size))
+
+    async def readany(self) -> bytes:
+        return await self._pieces.get()
+
+
+@asynccontextmanager
+async def unfinished(budget: BodyBudget, app_name: str, body: Body) -> AsyncIterator[asyncio.Task[list[bytes]]]:
+    """Read the body, which never ends."""
+    with budget.count(app_name) as held:
+        reading = asyncio.create_task(budget.read(cast(Any, body), held))
+        await turns()
+        yield reading
+        reading.cancel()
+        await asyncio.wait([reading])
+
+
+@pytest.fixture
+def short_stall(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(body_budget, "_STALL_SECONDS", 0.2)
+    monkeypatch.setattr(body_budget, "_REVIEW_SECONDS", 0.01)
+
+
+@pytest.mark.usefixtures("short_stall")
+async def test_of_bodies_that_do_not_move_the_largest_of_the_largest_application_gives_way() -> None:
+    budget = BodyBudget(100)
+    async with (
+        unfinished(budget, "a", Body(40)) as one,
+        unfinished(budget, "b", Body(20)) as small,
+        unfinished(budget, "b", Body(30)) as large,
+        unfinished(budget, "c", Body(11)) as beyond,
+    ):
+        await Asking(budget, "d", 20).end()
+        assert large.done() and not (one.done() or small.done() or beyond.done())
+        error = large.exception()
+        assert isinstance(error, web.HTTPRequestTimeout) and error.headers["Retry-After"] == "1"
+    assert budget.held_bytes == 0
+
+
+@pytest.mark.usefixtures("short_stall")
+async def test_a_body_that_nobody_waits_for_does_not_give_way() -> None:
+    budget = BodyBudget(100)
+    async with unfinished(budget, "a", Body(100)) as first, unfinished(budget, "a", Body(1)) as beyond:
+        await asyncio.wait([first, beyond], timeout=0.5)
+        assert not (first.done() or beyond.done())
+
+
+@pytest.mark.usefixtures("short_stall")
+async def test_a_body_that_moves_does_not_give_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(body_budget, "_WAIT_SECONDS", 0.6)
+    monkeypatch.setattr(body_budget, "_PROGRESS_BYTES", 1)
+    budget, body = BodyBudget(100), Body(50)
+    full = Asking(budget, "a", 100)
+    await turns()
+    async with unfinished(budget, "a", body) as beyond:
+        asking = Asking(budget, "b", 50)
+        while not asking.task.done():
+            body.bring(1)
+            await asyncio.sleep(0.02)
+        assert isinstance(asking.task.exception(), OverBudgetError)
+        assert not beyond.done()
+    await full.end()
+    assert budget.held_bytes == 0
 
 
 async def test_what_fits_is_let_in_and_counted() -> None:

@@ -122,6 +122,26 @@ async def test_what_numbers_are_counted_by_goes_with_the_last_of_them(
     assert (await members.report(report("b", "y")))[0] == [1], "not that of one that lives"
 
 
+async def test_the_numbers_that_are_remembered_are_limited(members: MembershipStore, client: redis.Redis) -> None:
+    """Anybody may connect under names that nobody has registered, and under others a moment later."""
+    await members.report(report("a", "x"))
+    for begin in range(0, records.MAX_REMEMBERED, 1024):
+        names = [f"{begin + number}" for number in range(1024)]
+        assert len(set((await members.report(report("a", "x", *names)))[0])) == 1025
+    size = client.dbsize()
+    assert records.MAX_REMEMBERED <= size < records.MAX_REMEMBERED + 1024
+    new = ModelId("new", "1")
+    others = [(name, replace(report("a", name).replicas[0][1], model=new)) for name in ("y", "z")]
+    both = replace(report("a", "x"), replicas=[*report("a", "x").replicas, *others])
+    assert (await members.report(both))[0] == [0, 0, 1]
+    version = client.hget(LAYOUT.living_frontends.key, "version")
+    assert (await members.report(both))[0] == [0, 0, 1]
+    assert client.hget(LAYOUT.living_frontends.key, "version") == version, "nothing has changed"
+    assert client.dbsize() == size
+    await members.report(report("a"))
+    assert (await members.report(report("a", "x")))[0] == [0], "it is remembered"
+
+
 async def test_a_record_that_somebody_took_away_comes_back(members: MembershipStore, client: redis.Redis) -> None:
     await members.report(report("a", "x"))
     with in_database(client, LAYOUT.replicas.database) as replicas:

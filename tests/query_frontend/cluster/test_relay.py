@@ -202,8 +202,8 @@ class KeepingExecutor(Executor):
         super().__init__(loop, Mock(), PredictionCache(0), SystemMetrics())
         self.tasks: list[Task] = []
 
-    def direct_replicas(self) -> dict[ModelId, list[Any]]:
-        return {MODEL: [Mock()]}
+    def is_direct(self, model_id: ModelId) -> bool:
+        return model_id == MODEL
 
     def slo_seconds(self, model_id: ModelId) -> float:
         return 0.05
