@@ -86,7 +86,7 @@ class BatchWait:
             return now
         if not self._is_on:
             self._delay_ends = queue.first_arrival() + self._delay_seconds
-        seconds = replica.sizer.expect(most)
+        seconds = replica.expect(most)
         return min(self._delay_ends, queue.first_deadline() - seconds - _MARGIN * delivery_seconds)
 
     def _end_of_returns(
@@ -99,7 +99,7 @@ class BatchWait:
         now: float,
     ) -> float:
         """Return until when the only idle replica should wait for clients, who otherwise wait for the next one."""
-        seconds = replica.sizer.expect(min(len(queue), most))
+        seconds = replica.expect(min(len(queue), most))
         latest = queue.first_deadline() - seconds - _MARGIN * delivery_seconds
         busy = [other.seconds_busy(now) for other in replicas if other.batch is not None]
         return self.returns.wait_until(len(queue), most, min(seconds, min(busy, default=seconds)), latest, now)

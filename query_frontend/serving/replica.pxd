@@ -15,6 +15,7 @@ cdef class ConnectedReplica:
     cdef public Py_ssize_t times_passed_over
     cdef public bint is_draining
     cdef bint _has_left
+    cdef double _wait_seconds
     cdef int _deliveries
     cdef bint _rest_due
 
@@ -23,7 +24,11 @@ cdef class ConnectedReplica:
     @cython.locals(starts_at=double, seconds=double)
     cpdef bint would_answer(self, double deadline, double now)
     cpdef double seconds_busy(self, double now)
-    cpdef double finish(self, batch)
+    cpdef double expect(self, long size)
+    @cython.locals(seconds=double)
+    cpdef long most_inputs(self, double budget_seconds)
+    @cython.locals(own_seconds=double)
+    cpdef double finish(self, batch, turn_micros)
     cpdef rest(self, bint is_quick)
 
 

@@ -195,8 +195,7 @@ class ServedModel:
             replica = self._choose_replica(now) if replicas.has_several else replicas.idle[0]
             if replica is None:
                 return
-            sizer = replica.sizer
-            most = sizer.choose(self._batch_budget_seconds)
+            most = replica.most_inputs(self._batch_budget_seconds)
             if self.filling and len(self.queue) < most and self._num_filled >= len(self.queue):
                 return  # of all that is queued, more is to come
             if not waited and self._wait.holds(self.queue, replicas, replica, most, self._delivery_seconds, now):
@@ -204,7 +203,7 @@ class ServedModel:
             self._wait.end(len(self.queue), now)
             if not self.record.batch_delay_micros:
                 most = min(most, -(-len(self.queue) // len(replicas.idle)))  # leave the other idle ones their part
-            seconds = sizer.expect(min(most, len(self.queue))) + self._delivery_seconds
+            seconds = replica.expect(min(most, len(self.queue))) + self._delivery_seconds
             replicas.idle.remove(replica)
             tasks = self.queue.draw(most, now, seconds, replica.is_relay)
             self._num_filled = min(self._num_filled, len(self.queue))
@@ -229,7 +228,7 @@ class ServedModel:
     def _send(self, replica: ConnectedReplica, tasks: list[Task]) -> bool:
         """Send a batch; False when the replica is gone, and then `retry` was called."""
         now = monotonic()
-        clients = BatchClients(self.record.id, len(tasks), now + replica.sizer.expect(len(tasks)))
+        clients = BatchClients(self.record.id, len(tasks), now + replica.expect(len(tasks)))
         batch = Batch(self, next(self._message_ids), tasks, now, clients)
         if not replica.send(batch, self.record.input_type):
             return False
@@ -243,7 +242,7 @@ class ServedModel:
         """Give the replica that answered its next batch, and deliver the outputs of this one."""
         if self._trial is batch:
             self._trial = None
-        seconds = replica.finish(batch)
+        seconds = replica.finish(batch, response.turn_micros)
         self._wait.expect(batch, replica, batch.sent_at + seconds)
         size = len(batch.tasks)
         if not replica.is_relay:
@@ -267,7 +266,7 @@ class ServedModel:
         """
         if not self.replicas.put_idle(replica):
             return
-        if not is_quick or len(self.queue) >= replica.sizer.choose(self._batch_budget_seconds):
+        if not is_quick or len(self.queue) >= replica.most_inputs(self._batch_budget_seconds):
             self._dispatch()
         elif not self._dispatch_due:
             self._dispatch_due = True
@@ -401,7 +400,7 @@ class ServedModel:
     def batching(self) -> Leaves:
         """Return how batches are made at the moment."""
         used = self.replicas.in_use()
-        limits = [replica.sizer.choose(self._batch_budget_seconds) for replica in used] or [0]
+        limits = [replica.most_inputs(self._batch_budget_seconds) for replica in used] or [0]
         return {
             "policy": self.record.batch_policy,
             "delay_micros": str(self.record.batch_delay_micros),
