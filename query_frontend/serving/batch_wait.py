@@ -64,7 +64,7 @@ class BatchWait:
         """
         if self._delay_seconds:
             until = self._end_of_delay(queue, replica, most, delivery_seconds, now)
-        elif self._awaits_returns and self.returns.are_likely() and len(replicas.idle) == 1:
+        elif self._awaits_returns and self.returns.are_likely():
             until = self._end_of_returns(queue, replicas, replica, most, delivery_seconds, now)
         else:
             return False
@@ -98,10 +98,16 @@ class BatchWait:
         delivery_seconds: float,
         now: float,
     ) -> float:
-        """Return until when the only idle replica should wait for clients, who otherwise wait for the next one."""
+        """Return until when the only idle replica that is quick enough should wait for clients, which otherwise wait
+        for the next one."""
+        last = queue.last_deadline() - delivery_seconds
+        if replicas.num_usable(last, now) > 1:
+            return now
         seconds = replica.expect(min(len(queue), most))
         latest = queue.first_deadline() - seconds - _MARGIN * delivery_seconds
-        busy = [other.seconds_busy(now) for other in replicas if other.batch is not None]
+        busy = [
+            other.seconds_busy(now) for other in replicas if other.batch is not None and other.would_answer(last, now)
+        ]
         return self.returns.wait_until(len(queue), most, min(seconds, min(busy, default=seconds)), latest, now)
 
     def end(self, queued: int, now: float) -> None:

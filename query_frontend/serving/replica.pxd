@@ -41,3 +41,5 @@ cdef class ReplicaPool:
 
     @cython.locals(replica=ConnectedReplica)
     cpdef ConnectedReplica choose(self, double deadline, double now, bint relays=*)
+    @cython.locals(replica=ConnectedReplica, number=Py_ssize_t)
+    cpdef Py_ssize_t num_usable(self, double deadline, double now)

@@ -267,6 +267,15 @@ class ReplicaPool:
             return None
         return min((replica for replica in used if replica in self.idle), key=lambda replica: replica.expect(1))
 
+    def num_usable(self, deadline: float, now: float) -> int:
+        """Return how many idle replicas would answer an input by `deadline`; 1 if none would."""
+        if len(self.idle) == 1:
+            return 1
+        number = 0
+        for replica in self.idle:
+            number += replica.would_answer(deadline, now)
+        return max(number, 1)
+
     def pass_over(self, replica: ConnectedReplica) -> None:
         """Have no more batches sent to a replica that drains, or is gone."""
         self._review()

@@ -202,7 +202,7 @@ class ServedModel:
                 return
             self._wait.end(len(self.queue), now)
             if not self.record.batch_delay_micros:
-                most = min(most, -(-len(self.queue) // len(replicas.idle)))  # leave the other idle ones their part
+                most = min(most, -(-len(self.queue) // self._num_usable(now)))  # leave the other idle ones their part
             seconds = replica.expect(min(most, len(self.queue))) + self._delivery_seconds
             replicas.idle.remove(replica)
             tasks = self.queue.draw(most, now, seconds, replica.is_relay)
@@ -215,7 +215,16 @@ class ServedModel:
 
     def _choose_replica(self, now: float) -> ConnectedReplica | None:
         """Return the replica that gets the next batch; None if the batch waits for one that is busy."""
-        return self.replicas.choose(self.queue.last_deadline() - self._delivery_seconds, now, self._has_direct)
+        return self.replicas.choose(self._last_answer, now, self._has_direct)
+
+    def _num_usable(self, now: float) -> int:
+        """Return how many idle replicas can take a part of what is queued."""
+        return self.replicas.num_usable(self._last_answer, now) if len(self.queue) > 1 else 1
+
+    @property
+    def _last_answer(self) -> float:
+        """The time by which a replica must answer what can wait for longest. There must be tasks."""
+        return self.queue.last_deadline() - self._delivery_seconds
 
     @property
     def _batch_budget_seconds(self) -> float:

@@ -184,6 +184,15 @@ def test_a_batch_that_did_not_wait_took_no_longer_than_until_its_answer() -> Non
     assert one.expect(1) == one.sizer.expect(1) == pytest.approx(seconds, rel=0.02)
 
 
+def test_idle_replicas_that_would_be_late_are_not_usable() -> None:
+    pool, (slow, quick, _) = pool_of(0.03, 0.003, 0.003)
+    assert pool.num_usable(10.1, 10.0) == 3
+    assert pool.num_usable(10.02, 10.0) == 2
+    give_batch(pool, quick, sent_at=10.0)
+    assert pool.num_usable(10.02, 10.0) == 1
+    assert pool.num_usable(10.001, 10.0) == 1, "one that is late must do"
+
+
 def test_the_replica_that_was_idle_for_longest_gets_the_next_batch() -> None:
     pool, (first, _) = pool_of(0.004, 0.003)
     assert pool.choose(10.02, 10.0) is first
