@@ -11,6 +11,8 @@ from clipper_common.errors import WireError
 
 U32: Final = struct.Struct("<I")
 U64: Final = struct.Struct("<Q")
+HEADER: Final = struct.Struct("<II")
+"""Begins the header of version 4: a message id, and the input type of a batch or the number of its outputs."""
 MAX_TEXT_BYTES: Final = 1024
 _DIGITS: Final = re.compile(rb"\d+")
 
@@ -94,6 +96,21 @@ def pack_u32s(numbers: Collection[int]) -> bytes:
 
 def pack_u64s(numbers: Collection[int]) -> bytes:
     return struct.pack(f"<{len(numbers)}Q", *numbers)
+
+
+def check_packed(frames: Sequence[Frame], what: str, most_frames: int) -> Sequence[Frame]:
+    """Check a message of version 4, of which the first frame is a header and the second its data."""
+    if not 2 <= len(frames) <= most_frames or len(frames[0]) < HEADER.size:
+        raise WireError(f"a {what} of version 4 is a header and its data")
+    return frames
+
+
+def read_sizes(frame: View, data: View, what: str) -> tuple[int, ...]:
+    """Read the sizes of all parts of `data`."""
+    sizes = read_u64s(frame, f"{what} sizes")
+    if len(data) != sum(sizes):
+        raise WireError(f"the {what} sizes that a message announces are not those of its {what}s")
+    return sizes
 
 
 def pack_sizes(parts: Sequence[View]) -> bytes:

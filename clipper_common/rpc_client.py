@@ -181,6 +181,8 @@ class RpcClient(Channel[TransportT]):
         self.registered = False
         self.registration = 0
         """The number of this registration. The answer to a batch of an earlier one is discarded."""
+        self.takes_turns = False
+        """Whether answers may hold `turn_micros`."""
         self.drained = False
         """Whether the frontend has released this replica after `drain`."""
         self._draining = False
@@ -229,7 +231,8 @@ class RpcClient(Channel[TransportT]):
                 if not self.registered:
                     self._become_registered()
                 self._owner.on_batch(self, message, received_at)
-            case wire.HeartbeatReply(kind):
+            case wire.HeartbeatReply(kind, takes_turns):
+                self.takes_turns = takes_turns
                 self._events.append((time.time(), Event.RECEIVED_HEARTBEAT))
                 if kind is wire.HeartbeatType.REQUEST_METADATA:
                     self._become_unknown(received_at)

@@ -9,7 +9,6 @@ those from the frontend have the version next, those from a container do not.
 `docs/wire-protocol.md` has the tables.
 """
 
-import struct
 from collections.abc import Sequence
 from enum import IntEnum
 from itertools import accumulate
@@ -19,18 +18,20 @@ from clipper_common.constants import MAX_BATCH_SIZE
 from clipper_common.datatypes import InputType, ModelId, Packed, View, printable
 from clipper_common.errors import MetadataError, WireError
 from clipper_common.frames import (
+    HEADER,
     MAX_TEXT_BYTES,
     U32,
     U64,
-    Frame,
     as_input_type,
     check_count,
     check_frames,
+    check_packed,
     pack_sizes,
     pack_u32s,
     pack_u64s,
     read_input_type,
     read_model_text,
+    read_sizes,
     read_text,
     read_u32,
     read_u32s,
@@ -43,7 +44,9 @@ MESSAGE_ID_LIMIT: Final = 1 << 32
 RELAY_PREFIX: Final = "peer:"
 """The beginning of the replica id of a frontend that relays to replicas of its own."""
 _TAKES_DEADLINES: Final = b"deadlines"
-"""The last frame of the metadata of a container that takes deadlines."""
+"""A frame of the metadata of a container that takes deadlines."""
+_MEASURES_TURNS: Final = b"turns"
+"""A frame of the metadata of a container that can measure turns, and of the heartbeat replies that ask it to."""
 
 Frames = Sequence[bytes]
 Views = Sequence[View]
@@ -60,8 +63,6 @@ class Parts(NamedTuple):
 OutFrames = list[bytes | Parts]
 """Frames to be sent."""
 
-_HEADER: Final = struct.Struct("<II")
-"""Begins that of version 4: a message id, and the input type of a batch or the number of its outputs."""
 MAX_COPIED_BYTES: Final = 1 << 20
 """The inputs of a batch of at most this size, in bytes, are joined, and its outputs copied; larger ones are not."""
 
@@ -112,6 +113,8 @@ class Metadata(NamedTuple):
     """Chosen at random with it, and told to no other container, so that none takes its place. Older ones have none."""
     takes_deadlines: bool = False
     """Whether requests may hold the remaining time of each input. It may answer these in parts then."""
+    measures_turns: bool = False
+    """Whether responses may hold `turn_micros`."""
 
     @property
     def is_relay(self) -> bool:
@@ -128,6 +131,8 @@ class Response(NamedTuple):
     failed: list[bool]
     positions: Sequence[int] | None = None
     """The places in the batch of the inputs that are answered; the others are answered later. None: all inputs are."""
+    turn_micros: int | None = None
+    """The time from the end of the batch of another frontend, for which this one may have waited, to this response."""
 
 
 class FrontendsRequest(NamedTuple):
@@ -140,6 +145,8 @@ class Drain(NamedTuple):
 
 class HeartbeatReply(NamedTuple):
     kind: HeartbeatType
+    takes_turns: bool = False
+    """Whether responses may hold `turn_micros`."""
 
 
 class PredictRequest(NamedTuple):
@@ -184,16 +191,17 @@ def encode_metadata(metadata: Metadata) -> list[bytes]:
         frames.append(metadata.replica_id.encode())
         if metadata.key is not None:
             frames.append(metadata.key.encode())
-            if metadata.takes_deadlines:
-                frames.append(_TAKES_DEADLINES)
+            frames += [_TAKES_DEADLINES] * metadata.takes_deadlines + [_MEASURES_TURNS] * metadata.measures_turns
     return frames
 
 
 def encode_response(response: Response, rpc_version: int) -> list[bytes]:
     outputs = response.outputs
     if rpc_version >= RPC_VERSION_4:
-        header = _HEADER.pack(response.message_id, len(outputs)) + pack_sizes(outputs) + bytes(response.failed)
+        header = HEADER.pack(response.message_id, len(outputs)) + pack_sizes(outputs) + bytes(response.failed)
         parts = [] if response.positions is None else [pack_u32s(response.positions)]
+        if response.turn_micros is not None:
+            parts = [*(parts or [b""]), U64.pack(response.turn_micros)]
         return [header, b"".join(outputs), *parts]
     sizes = U64.pack(len(outputs)) + pack_sizes(outputs)
     return [b"", _CONTENT, U32.pack(response.message_id), U64.pack(len(sizes)), sizes, *outputs]
@@ -210,7 +218,7 @@ def encode_frontends_request() -> list[bytes]:
 def answered_message_id(frames: Frames) -> int | None:
     """Return the message id of an answer without decoding its outputs; None if the message is no proper answer."""
     if len(frames) > 1 and frames[0]:
-        return read_u32(frames[0][: U32.size], "message id") if len(frames[0]) >= _HEADER.size else None
+        return read_u32(frames[0][: U32.size], "message id") if len(frames[0]) >= HEADER.size else None
     is_answer = len(frames) > 2 and frames[1] == _CONTENT and len(frames[2]) == U32.size
     return read_u32(frames[2], "message id") if is_answer else None
 
@@ -255,8 +263,8 @@ def _decode_metadata(frames: Frames) -> Metadata:
             return Metadata(model, input_type, rpc_version)
         replica_id = read_text(frames[4], "replica id")
         key = read_text(frames[5], "key") if len(frames) > 5 else None
-        takes_deadlines = len(frames) > 6 and frames[6] == _TAKES_DEADLINES
-        return Metadata(model, input_type, rpc_version, replica_id, key, takes_deadlines)
+        takes_deadlines, measures_turns = _TAKES_DEADLINES in frames[6:], _MEASURES_TURNS in frames[6:]
+        return Metadata(model, input_type, rpc_version, replica_id, key, takes_deadlines, measures_turns)
     except WireError as error:
         raise MetadataError(str(error), rpc_version) from None
 
@@ -271,20 +279,21 @@ def _decode_response(frames: Frames, most_outputs: int) -> Response:
 
 
 def _decode_packed_response(frames: Frames, most_outputs: int) -> Response:
-    header, data, *rest = _check_packed(frames, "response")
-    message_id, count = _HEADER.unpack_from(header)
+    header, data, *rest = check_packed(frames, "response", 4)
+    message_id, count = HEADER.unpack_from(header)
     check_count(count, most_outputs)
-    statuses_at = _HEADER.size + count * U64.size
+    statuses_at = HEADER.size + count * U64.size
     if len(header) != statuses_at + count:
         raise WireError("a response does not hold one size and one status per output")
-    sizes = _read_sizes(header[:statuses_at], data, "output")
+    sizes = read_sizes(header[HEADER.size : statuses_at], data, "output")
     whole: View = data if len(data) <= MAX_COPIED_BYTES else memoryview(data)
     outputs = [whole[end - size : end] for size, end in zip(sizes, accumulate(sizes), strict=True)]
     failed = list(map(bool, header[statuses_at:]))
     if any(failed):
         outputs = list(map(_cut_if_failed, outputs, failed))
-    positions = read_u32s(rest[0], "positions", count) if rest else None
-    return Response(message_id, outputs, failed, positions)
+    positions = read_u32s(rest[0], "positions", count) if rest and (rest[0] or len(rest) == 1) else None
+    turn_micros = read_u64s(rest[1], "turns", 1)[0] if len(rest) > 1 else None
+    return Response(message_id, outputs, failed, positions, turn_micros)
 
 
 def _cut_if_failed(output: View, failed: bool) -> View:
@@ -294,15 +303,16 @@ def _cut_if_failed(output: View, failed: bool) -> View:
 # --- frontend -> container -----------------------------------------------------------------------
 
 
-def encode_heartbeat_reply(kind: HeartbeatType, rpc_version: int) -> list[bytes]:
-    return [b"", U32.pack(rpc_version), U32.pack(MessageType.HEARTBEAT), U32.pack(kind)]
+def encode_heartbeat_reply(kind: HeartbeatType, rpc_version: int, takes_turns: bool = False) -> list[bytes]:
+    asked = [_MEASURES_TURNS] * takes_turns
+    return [b"", U32.pack(rpc_version), U32.pack(MessageType.HEARTBEAT), U32.pack(kind), *asked]
 
 
 def encode_predict_request(request: PredictRequest, rpc_version: int) -> OutFrames:
     inputs = request.inputs
     if rpc_version >= RPC_VERSION_4:
         lengths = list(map(len, inputs))
-        header = _HEADER.pack(request.message_id, request.input_type) + pack_u64s(lengths)
+        header = HEADER.pack(request.message_id, request.input_type) + pack_u64s(lengths)
         size = sum(lengths)
         data = b"".join(inputs) if size <= MAX_COPIED_BYTES else Parts(size, list(map(bytes, inputs)))
         remaining = request.remaining_micros
@@ -357,7 +367,7 @@ def _decode_frontends(frames: Views) -> Frontends:
 
 def _decode_heartbeat_reply(frames: Views) -> HeartbeatReply:
     try:
-        return HeartbeatReply(HeartbeatType(read_u32(frames[0], "heartbeat type")))
+        return HeartbeatReply(HeartbeatType(read_u32(frames[0], "heartbeat type")), _MEASURES_TURNS in frames[1:])
     except (IndexError, ValueError) as error:
         raise WireError("unknown heartbeat type") from error
 
@@ -377,24 +387,8 @@ def _decode_predict_request(frames: Views) -> PredictRequest:
 
 
 def _decode_packed_request(frames: Views) -> PredictRequest:
-    header, data, *rest = _check_packed(frames, "request")
-    message_id, kind = _HEADER.unpack_from(header)
-    sizes = _read_sizes(header, data, "input")
+    header, data, *rest = check_packed(frames, "request", 3)
+    message_id, kind = HEADER.unpack_from(header)
+    sizes = read_sizes(header[HEADER.size :], data, "input")
     remaining = read_u64s(rest[0], "remaining times", len(sizes)) if rest else None
     return PredictRequest(message_id, as_input_type(kind), Packed(data, sizes), remaining)
-
-
-# --- batches -------------------------------------------------------------------------------------
-
-
-def _check_packed(frames: Sequence[Frame], what: str) -> Sequence[Frame]:
-    if len(frames) not in (2, 3) or len(frames[0]) < _HEADER.size:
-        raise WireError(f"a {what} of version 4 is a header and its data")
-    return frames
-
-
-def _read_sizes(header: View, data: View, what: str) -> tuple[int, ...]:
-    sizes = read_u64s(header[_HEADER.size :], f"{what} sizes")
-    if len(data) != sum(sizes):
-        raise WireError(f"the {what} sizes that a message announces are not those of its {what}s")
-    return sizes

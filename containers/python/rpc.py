@@ -200,7 +200,7 @@ class RPCService:
         # Chosen here, not when this module is imported: the process may be forked before it serves.
         replica_id, key = os.environ.get(constants.ENV_REPLICA_ID) or uuid.uuid4().hex, uuid.uuid4().hex
         model_id = ModelId(self.model_name, self.model_version)
-        metadata = wire.Metadata(model_id, input_type, wire.RPC_VERSION_4, replica_id, key)
+        metadata = wire.Metadata(model_id, input_type, wire.RPC_VERSION_4, replica_id, key, measures_turns=True)
         predict: Predict = getattr(model, f"predict_{input_type.name.lower()}")
         predictor = Predictor(predict, input_type, self._start_metrics())
         address = tcp_address(self.host, self.port)

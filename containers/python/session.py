@@ -60,6 +60,9 @@ class Session:
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._inbox: deque[tuple[ZmqClient, int, wire.PredictRequest, float]] = deque()
+        self._last_client: ZmqClient | None = None
+        """The frontend whose batch was computed last."""
+        self._last_ended_at = 0.0
         self._drain_deadline = math.inf
 
     def run(self) -> None:
@@ -157,7 +160,16 @@ class Session:
         self._stop.listen_again()
         self._clients.reset_idle_timers()
         client.served_at = received_at
-        client.answer(response, registration)
+        client.answer(self._with_turn(response, client), registration)
+
+    def _with_turn(self, response: wire.Response, client: ZmqClient) -> wire.Response:
+        """Say since when the batch can have waited for nothing, if it may have waited for that of another frontend."""
+        now = time.monotonic()
+        is_another = self._last_client is not None and self._last_client is not client
+        if is_another and client.takes_turns:
+            response = response._replace(turn_micros=int((now - self._last_ended_at) * 1e6))
+        self._last_client, self._last_ended_at = client, now
+        return response
 
     # --- draining ---
 

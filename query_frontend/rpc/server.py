@@ -299,7 +299,9 @@ class RpcServer:
 
     @staticmethod
     def _send_keep_alive(connection: ReplicaConnection) -> None:
-        connection.peer.send(wire.encode_heartbeat_reply(HeartbeatType.KEEP_ALIVE, connection.rpc_version))
+        takes_turns = connection.metadata.measures_turns
+        reply = wire.encode_heartbeat_reply(HeartbeatType.KEEP_ALIVE, connection.rpc_version, takes_turns)
+        connection.peer.send(reply)
 
     # --- liveness ---
 

@@ -24,7 +24,7 @@ cdef class BatchWait:
     cpdef expect(self, batch, ConnectedReplica replica, double now)
     @cython.locals(until=double)
     cpdef bint should_wait(self, ModelQueue queue, ReplicaPool replicas, ConnectedReplica replica, Py_ssize_t most, double delivery_seconds, double now)
-    @cython.locals(seconds=double, latest=double)
+    @cython.locals(last=double, seconds=double, latest=double)
     cdef double _end_of_returns(self, ModelQueue queue, ReplicaPool replicas, ConnectedReplica replica, Py_ssize_t most, double delivery_seconds, double now)
     cdef double _end_of_delay(self, ModelQueue queue, ConnectedReplica replica, Py_ssize_t most, double delivery_seconds, double now)
     cpdef close(self)

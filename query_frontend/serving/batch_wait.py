@@ -64,7 +64,7 @@ class BatchWait:
         """
         if self._delay_seconds:
             until = self._end_of_delay(queue, replica, most, delivery_seconds, now)
-        elif self._awaits_returns and self.returns.are_likely() and len(replicas.idle) == 1:
+        elif self._awaits_returns and self.returns.are_likely():
             until = self._end_of_returns(queue, replicas, replica, most, delivery_seconds, now)
         else:
             return False
@@ -86,7 +86,7 @@ class BatchWait:
             return now
         if not self._is_on:
             self._delay_ends = queue.first_arrival() + self._delay_seconds
-        seconds = replica.sizer.expect(most)
+        seconds = replica.expect(most)
         return min(self._delay_ends, queue.first_deadline() - seconds - _MARGIN * delivery_seconds)
 
     def _end_of_returns(
@@ -98,11 +98,16 @@ class BatchWait:
         delivery_seconds: float,
         now: float,
     ) -> float:
-        """Return until when the only idle replica should wait for returning clients, which otherwise wait for the next
-        batch."""
-        seconds = replica.sizer.expect(min(len(queue), most))
+        """Return until when the only idle replica that is quick enough should wait for clients, which otherwise wait
+        for the next one."""
+        last = queue.last_deadline() - delivery_seconds
+        if replicas.num_usable(last, now) > 1:
+            return now
+        seconds = replica.expect(min(len(queue), most))
         latest = queue.first_deadline() - seconds - _MARGIN * delivery_seconds
-        busy = [other.seconds_busy(now) for other in replicas if other.batch is not None]
+        busy = [
+            other.seconds_busy(now) for other in replicas if other.batch is not None and other.would_answer(last, now)
+        ]
         return self.returns.wait_until(len(queue), most, min(seconds, min(busy, default=seconds)), latest, now)
 
     def end(self, queued: int, now: float) -> None:

@@ -15,6 +15,7 @@ cdef class ConnectedReplica:
     cdef public Py_ssize_t times_skipped
     cdef public bint is_draining
     cdef bint _is_lost
+    cdef double _wait_seconds
     cdef int _deliveries
     cdef bint _idle_due
 
@@ -23,7 +24,11 @@ cdef class ConnectedReplica:
     @cython.locals(starts_at=double, seconds=double)
     cpdef bint would_answer(self, double deadline, double now)
     cpdef double seconds_busy(self, double now)
-    cpdef double finish(self, batch)
+    cpdef double expect(self, long size)
+    @cython.locals(seconds=double)
+    cpdef long most_inputs(self, double budget_seconds)
+    @cython.locals(own_seconds=double)
+    cpdef double finish(self, batch, turn_micros)
     cpdef become_idle(self, bint is_quick)
 
 
@@ -36,3 +41,5 @@ cdef class ReplicaPool:
 
     @cython.locals(replica=ConnectedReplica)
     cpdef ConnectedReplica choose(self, double deadline, double now, bint relays=*)
+    @cython.locals(replica=ConnectedReplica, number=Py_ssize_t)
+    cpdef Py_ssize_t num_usable(self, double deadline, double now)

@@ -19,6 +19,10 @@ _OVERDUE: Final = 2.0
 _PROBED: Final = 500
 """A replica that is expected to be late gets one batch when it was skipped this many times, to see whether it still
 is."""
+_MEMORY: Final = 0.8
+"""A batch counts this part of the next one, for the time that batches wait for those of other frontends."""
+_LEAST_BUDGET: Final = 0.25
+"""However long batches wait for those of other frontends, this part of the budget is left for the model."""
 
 
 class ReplicaTransport(Protocol):
@@ -79,6 +83,8 @@ class ConnectedReplica:
         """The number of times that the replica was idle and got no batch because it would have been late."""
         self.is_draining = False
         self._is_lost = False
+        self._wait_seconds = 0.0
+        """For how long batches wait on average for those of other frontends, which it computes before."""
         self._deliveries = 0
         """The number of answered batches of the replica whose outputs are not all delivered yet."""
         self._idle_due = False
@@ -119,23 +125,41 @@ class ConnectedReplica:
         """
         starts_at = now
         if self.batch is not None:
-            seconds = self.sizer.expect(len(self.batch.tasks))
+            seconds = self.expect(len(self.batch.tasks))
             if now - self.batch.sent_at > _OVERDUE * seconds:
                 return False
             starts_at = max(now, self.batch.sent_at + seconds)
-        return starts_at + self.sizer.expect(1) < deadline
+        return starts_at + self.expect(1) < deadline
+
+    def expect(self, size: int) -> float:
+        """Return the seconds in which a batch of `size` inputs is expected to be answered.
+
+        They include the wait for batches of other frontends, which is no time of the model and unknown to the sizer.
+        """
+        return self._wait_seconds + self.sizer.expect(size)
+
+    def most_inputs(self, budget_seconds: float) -> int:
+        """Return the most inputs that a batch should have if two of them must be answered one after the other within
+        twice the budget, of which the first has begun."""
+        seconds = max(budget_seconds - self._wait_seconds / 2, _LEAST_BUDGET * budget_seconds)
+        return self.sizer.choose(seconds)
 
     def seconds_busy(self, now: float) -> float:
         """The seconds until its batch is expected to be answered, as far as is known; 0 if it has none."""
         if self.batch is None:
             return 0.0
-        return max(self.batch.sent_at + self.sizer.expect(len(self.batch.tasks)) - now, 0.0)
+        return max(self.batch.sent_at + self.expect(len(self.batch.tasks)) - now, 0.0)
 
-    def finish(self, batch: Batch) -> float:
-        """Learn from a batch that is answered. Return the seconds that it took."""
+    def finish(self, batch: Batch, turn_micros: int | None) -> float:
+        """Learn from a batch that is answered. Return the seconds that it took.
+
+        If it took more than `turn_micros`, it waited for the batch of another frontend before.
+        """
         self.batch = None
         seconds = monotonic() - batch.sent_at
-        self.sizer.observe(len(batch.tasks), seconds)
+        own_seconds = seconds if turn_micros is None else min(seconds, turn_micros / 1e6)
+        self._wait_seconds = _MEMORY * self._wait_seconds + (1 - _MEMORY) * (seconds - own_seconds)
+        self.sizer.observe(len(batch.tasks), own_seconds)
         return seconds
 
     def become_idle(self, is_quick: bool) -> None:
@@ -246,7 +270,16 @@ class ReplicaPool:
         used = [replica for replica in self.in_use() if relays or not replica.is_relay]
         if any(replica.batch is not None and replica.would_answer(deadline, now) for replica in used):
             return None
-        return min((replica for replica in used if replica in self.idle), key=lambda replica: replica.sizer.expect(1))
+        return min((replica for replica in used if replica in self.idle), key=lambda replica: replica.expect(1))
+
+    def num_usable(self, deadline: float, now: float) -> int:
+        """Return how many idle replicas would answer an input by `deadline`; 1 if none would."""
+        if len(self.idle) == 1:
+            return 1
+        number = 0
+        for replica in self.idle:
+            number += replica.would_answer(deadline, now)
+        return max(number, 1)
 
     def exclude(self, replica: ConnectedReplica) -> None:
         """Send no more batches to a replica that drains or is lost."""

@@ -41,6 +41,7 @@ cdef class ServedModel:
     @cython.locals(replicas=ReplicaPool, replica=ConnectedReplica)
     cpdef _dispatch(self, bint waited=*)
     cdef ConnectedReplica _choose_replica(self, double now)
+    cdef Py_ssize_t _num_usable(self, double now)
     @cython.locals(task=Task)
     cpdef bint _send(self, ConnectedReplica replica, list tasks)
     @cython.locals(size=Py_ssize_t)

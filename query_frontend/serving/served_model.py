@@ -195,16 +195,15 @@ class ServedModel:
             replica = self._choose_replica(now) if replicas.has_several else replicas.idle[0]
             if replica is None:
                 return
-            sizer = replica.sizer
-            most = sizer.choose(self._batch_budget_seconds)
+            most = replica.most_inputs(self._batch_budget_seconds)
             if self.filling and len(self.queue) < most and self._num_filled >= len(self.queue):
                 return  # of all that is queued, more is to come
             if not waited and self._wait.should_wait(self.queue, replicas, replica, most, self._delivery_seconds, now):
                 return
             self._wait.end(len(self.queue), now)
             if not self.record.batch_delay_micros:
-                most = min(most, -(-len(self.queue) // len(replicas.idle)))  # leave the other idle ones their part
-            seconds = sizer.expect(min(most, len(self.queue))) + self._delivery_seconds
+                most = min(most, -(-len(self.queue) // self._num_usable(now)))  # leave the other idle ones their part
+            seconds = replica.expect(min(most, len(self.queue))) + self._delivery_seconds
             replicas.idle.remove(replica)
             tasks = self.queue.draw(most, now, seconds, replica.is_relay)
             self._num_filled = min(self._num_filled, len(self.queue))
@@ -216,7 +215,16 @@ class ServedModel:
 
     def _choose_replica(self, now: float) -> ConnectedReplica | None:
         """Return the replica that gets the next batch; None if the batch waits for one that is busy."""
-        return self.replicas.choose(self.queue.last_deadline() - self._delivery_seconds, now, self._has_unrelayed)
+        return self.replicas.choose(self._last_answer, now, self._has_unrelayed)
+
+    def _num_usable(self, now: float) -> int:
+        """Return how many idle replicas can take a part of what is queued."""
+        return self.replicas.num_usable(self._last_answer, now) if len(self.queue) > 1 else 1
+
+    @property
+    def _last_answer(self) -> float:
+        """The time by which a replica must answer what can wait for longest. There must be tasks."""
+        return self.queue.last_deadline() - self._delivery_seconds
 
     @property
     def _batch_budget_seconds(self) -> float:
@@ -229,7 +237,7 @@ class ServedModel:
     def _send(self, replica: ConnectedReplica, tasks: list[Task]) -> bool:
         """Send a batch. Return False when the replica is lost; `retry_batch` has been called then."""
         now = monotonic()
-        clients = BatchClients(self.record.id, len(tasks), now + replica.sizer.expect(len(tasks)))
+        clients = BatchClients(self.record.id, len(tasks), now + replica.expect(len(tasks)))
         batch = Batch(self, next(self._message_ids), tasks, now, clients)
         if not replica.send(batch, self.record.input_type):
             return False
@@ -243,7 +251,7 @@ class ServedModel:
         """Give the replica that answered its next batch, and deliver the outputs of this one."""
         if self._trial is batch:
             self._trial = None
-        seconds = replica.finish(batch)
+        seconds = replica.finish(batch, response.turn_micros)
         self._wait.expect(batch, replica, batch.sent_at + seconds)
         size = len(batch.tasks)
         if not replica.is_relay:
@@ -267,7 +275,7 @@ class ServedModel:
         """
         if not self.replicas.put_idle(replica):
             return
-        if not is_quick or len(self.queue) >= replica.sizer.choose(self._batch_budget_seconds):
+        if not is_quick or len(self.queue) >= replica.most_inputs(self._batch_budget_seconds):
             self._dispatch()
         elif not self._dispatch_due:
             self._dispatch_due = True
@@ -393,8 +401,9 @@ class ServedModel:
 
     def batching(self) -> Leaves:
         """Return how batches are made at the moment."""
-        limits = [replica.sizer.choose(self._batch_budget_seconds) for replica in self.replicas.in_use()]
-        return batching_leaves(self.record, limits, self._wait.returns.share, self._wait.returns.seconds())
+        limits = [replica.most_inputs(self._batch_budget_seconds) for replica in self.replicas.in_use()]
+        returns = self._wait.returns
+        return batching_leaves(self.record, limits, returns.share, returns.seconds())
 
     def blamed(self) -> Leaves:
         """Return how many inputs are not sent to replicas at the moment."""

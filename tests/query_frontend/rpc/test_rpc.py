@@ -497,6 +497,24 @@ def test_a_draining_container_gets_no_more_and_is_let_go_after_its_batch(
     frontend.wait_for_replicas(0)
 
 
+def test_only_a_container_that_measures_turns_is_asked_for_them(
+    frontend: Frontend, raw_container: MakeContainer
+) -> None:
+    frontend.serve("app", "m:1", "ints")
+    older, newer = raw_container(), raw_container()
+    for container, replica_id in ((older, "a"), (newer, "b")):
+        measures = container is newer
+        container.join(Metadata(ModelId("m", "1"), InputType.INTS, 4, replica_id, "key", measures_turns=measures))
+        message = wire.decode_from_frontend(container.receive())
+        assert message == wire.HeartbeatReply(wire.HeartbeatType.KEEP_ALIVE, takes_turns=measures)
+    older.close()
+    frontend.wait_for_replicas(1)
+    with ThreadPoolExecutor() as pool:
+        reply = pool.submit(frontend.predict, "app", input=[1])
+        newer.answer(newer.receive_batch(), [b"7"], 4, turn_micros=1)
+        assert reply.result()["output"] == 7
+
+
 def test_a_container_that_comes_back_keeps_its_number(frontend: Frontend, raw_container: MakeContainer) -> None:
     frontend.serve("app")
     first = join(frontend, raw_container, 1, version=4, name="same")

@@ -169,6 +169,13 @@ def test_a_batch_waits_for_nobody_if_its_model_says_so(batching: dict[str, Any])
     assert not with_returns(**batching).should_wait(100.0005)
 
 
+def test_a_batch_waits_for_clients_while_the_only_other_idle_replica_is_too_slow() -> None:
+    one = with_returns(num_replicas=2)
+    for _ in range(40):
+        one.replicas.idle[1].sizer.observe(1, 5 * SLO)
+    assert one.should_wait(100.0005)
+
+
 def test_a_batch_waits_for_nobody_while_another_replica_is_idle() -> None:
     one = with_returns(num_replicas=2)
     assert not one.should_wait(100.0005)
