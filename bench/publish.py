@@ -6,6 +6,7 @@ Without arguments from the newest results of each benchmark, and all others of t
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Final, NamedTuple
 
 import matplotlib
@@ -272,15 +273,12 @@ def _recovery_plot(raw: dict[str, Any]) -> str:
     """The error over the stream of queries, one line for each way to choose."""
     figure, axes = pyplot.subplots(figsize=(8, 4), layout="constrained")
     axes.axvspan(*raw["degraded"], color="0.93")
+    styles = {selection.STATIC: ":", selection.HINDSIGHT: "--"}
     for name, curve in raw["curves"].items():
         queries = [raw["window"] * (number + 0.5) for number in range(len(curve))]
-        style = (
-            {}
-            if name in selection.POLICIES
-            else {"color": "0.4", "linestyle": ":" if name == selection.STATIC else "--"}
-        )
-        axes.plot(queries, curve, label=name, **style)
-    axes.set(xlabel="queries (the best model answers at random where it is grey)", ylabel="error", ylim=(0, 1))
+        axes.plot(queries, curve, styles.get(name, "-"), label=name, color="0.4" if name in styles else None)
+    axes.set(xlabel="queries (the best model answers at random where it is grey)", ylabel="error", ylim=(0.1, 0.6))
+    axes.annotate(f"{raw['chance']:g} ↑", (fmean(raw["degraded"]), 0.57))
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     return _save("A model degrades and recovers", figure)
