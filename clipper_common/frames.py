@@ -3,6 +3,7 @@
 import re
 import struct
 from collections.abc import Collection, Sequence
+from itertools import accumulate
 from typing import Final, TypeVar
 
 from clipper_common.constants import MAX_NAME_LENGTH
@@ -98,19 +99,35 @@ def pack_u64s(numbers: Collection[int]) -> bytes:
     return struct.pack(f"<{len(numbers)}Q", *numbers)
 
 
-def check_packed(frames: Sequence[Frame], what: str, most_frames: int) -> Sequence[Frame]:
+def check_packed(frames: Sequence[Frame], what: str, most_frames: int) -> None:
     """Check a message of version 4, of which the first frame is a header and the second its data."""
     if not 2 <= len(frames) <= most_frames or len(frames[0]) < HEADER.size:
         raise WireError(f"a {what} of version 4 is a header and its data")
-    return frames
 
 
-def read_sizes(frame: View, data: View, what: str) -> tuple[int, ...]:
-    """Read the sizes of all parts of `data`."""
-    sizes = read_u64s(frame, f"{what} sizes")
+def read_sizes(header: View, at: int, count: int | None, data: View, what: str) -> tuple[int, ...]:
+    """Read the sizes of all parts of `data`: `count` numbers, if the header is known to have them, else all numbers."""
+    sizes = read_u64s(header[at:], f"{what} sizes") if count is None else struct.unpack_from(f"<{count}Q", header, at)
     if len(data) != sum(sizes):
         raise WireError(f"the {what} sizes that a message announces are not those of its {what}s")
     return sizes
+
+
+def split(data: bytes, sizes: tuple[int, ...]) -> list[View]:
+    """Return the parts of `data` that are of these sizes."""
+    parts: list[View] = []
+    raw = data  # compiled, a pointer: slices of it are made without a slice object
+    end = 0
+    for size in sizes:
+        begin, end = end, end + size
+        parts.append(raw[begin:end])
+    return parts
+
+
+def views(data: View, sizes: tuple[int, ...]) -> list[View]:
+    """Return the parts like `split`, without copying them."""
+    whole = memoryview(data)
+    return [whole[end - size : end] for size, end in zip(sizes, accumulate(sizes), strict=True)]
 
 
 def pack_sizes(parts: Sequence[View]) -> bytes:

@@ -11,7 +11,6 @@ those from the frontend have the version next, those from a container do not.
 
 from collections.abc import Sequence
 from enum import IntEnum
-from itertools import accumulate
 from typing import Final, NamedTuple
 
 from clipper_common.constants import MAX_BATCH_SIZE
@@ -36,6 +35,8 @@ from clipper_common.frames import (
     read_u32,
     read_u32s,
     read_u64s,
+    split,
+    views,
 )
 
 RPC_VERSION_3: Final = 3
@@ -218,7 +219,7 @@ def encode_frontends_request() -> list[bytes]:
 def answered_message_id(frames: Frames) -> int | None:
     """Return the message id of an answer without decoding its outputs; None if the message is no proper answer."""
     if len(frames) > 1 and frames[0]:
-        return read_u32(frames[0][: U32.size], "message id") if len(frames[0]) >= HEADER.size else None
+        return int(U32.unpack_from(frames[0])[0]) if len(frames[0]) >= HEADER.size else None
     is_answer = len(frames) > 2 and frames[1] == _CONTENT and len(frames[2]) == U32.size
     return read_u32(frames[2], "message id") if is_answer else None
 
@@ -279,20 +280,22 @@ def _decode_response(frames: Frames, most_outputs: int) -> Response:
 
 
 def _decode_packed_response(frames: Frames, most_outputs: int) -> Response:
-    header, data, *rest = check_packed(frames, "response", 4)
+    check_packed(frames, "response", 4)
+    header, data = frames[0], frames[1]
     message_id, count = HEADER.unpack_from(header)
     check_count(count, most_outputs)
     statuses_at = HEADER.size + count * U64.size
     if len(header) != statuses_at + count:
         raise WireError("a response does not hold one size and one status per output")
-    sizes = read_sizes(header[HEADER.size : statuses_at], data, "output")
-    whole: View = data if len(data) <= MAX_COPIED_BYTES else memoryview(data)
-    outputs = [whole[end - size : end] for size, end in zip(sizes, accumulate(sizes), strict=True)]
-    failed = list(map(bool, header[statuses_at:]))
-    if any(failed):
+    sizes = read_sizes(header, HEADER.size, count, data, "output")
+    outputs = split(data, sizes) if len(data) <= MAX_COPIED_BYTES else views(data, sizes)
+    failed = [False] * count
+    if any(header[statuses_at:]):
+        failed = list(map(bool, header[statuses_at:]))
         outputs = list(map(_cut_if_failed, outputs, failed))
-    positions = read_u32s(rest[0], "positions", count) if rest and (rest[0] or len(rest) == 1) else None
-    turn_micros = read_u64s(rest[1], "turns", 1)[0] if len(rest) > 1 else None
+    is_part = len(frames) > 2 and (frames[2] or len(frames) == 3)
+    positions = read_u32s(frames[2], "positions", count) if is_part else None
+    turn_micros = read_u64s(frames[3], "turns", 1)[0] if len(frames) > 3 else None
     return Response(message_id, outputs, failed, positions, turn_micros)
 
 
@@ -311,7 +314,7 @@ def encode_heartbeat_reply(kind: HeartbeatType, rpc_version: int, takes_turns: b
 def encode_predict_request(request: PredictRequest, rpc_version: int) -> OutFrames:
     inputs = request.inputs
     if rpc_version >= RPC_VERSION_4:
-        lengths = list(map(len, inputs))
+        lengths = [len(item) for item in inputs]
         header = HEADER.pack(request.message_id, request.input_type) + pack_u64s(lengths)
         size = sum(lengths)
         data = b"".join(inputs) if size <= MAX_COPIED_BYTES else Parts(size, list(map(bytes, inputs)))
@@ -387,8 +390,9 @@ def _decode_predict_request(frames: Views) -> PredictRequest:
 
 
 def _decode_packed_request(frames: Views) -> PredictRequest:
-    header, data, *rest = check_packed(frames, "request", 3)
+    check_packed(frames, "request", 3)
+    header, data = frames[0], frames[1]
     message_id, kind = HEADER.unpack_from(header)
-    sizes = read_sizes(header[HEADER.size :], data, "input")
-    remaining = read_u64s(rest[0], "remaining times", len(sizes)) if rest else None
+    sizes = read_sizes(header, HEADER.size, None, data, "input")
+    remaining = read_u64s(frames[2], "remaining times", len(sizes)) if len(frames) > 2 else None
     return PredictRequest(message_id, as_input_type(kind), Packed(data, sizes), remaining)
