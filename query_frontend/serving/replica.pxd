@@ -2,6 +2,17 @@
 cimport cython
 
 from query_frontend.serving.model_queue cimport Task
+from query_frontend.serving.waiting cimport BatchClients
+
+
+cdef class Batch:
+    cdef readonly object served_model
+    cdef readonly object message_id
+    cdef readonly list tasks
+    cdef readonly double sent_at
+    cdef readonly BatchClients clients
+
+    cpdef list tasks_of(self, response)
 
 
 cdef class ConnectedReplica:
@@ -11,7 +22,7 @@ cdef class ConnectedReplica:
     cdef public bint takes_deadlines
     cdef public object served_model
     cdef public object sizer
-    cdef public object batch
+    cdef public Batch batch
     cdef public Py_ssize_t times_skipped
     cdef public bint is_draining
     cdef bint _is_lost
@@ -20,7 +31,7 @@ cdef class ConnectedReplica:
     cdef bint _idle_due
 
     @cython.locals(task=Task)
-    cpdef bint send(self, batch, input_type)
+    cpdef bint send(self, Batch batch, input_type)
     @cython.locals(starts_at=double, seconds=double)
     cpdef bint would_answer(self, double deadline, double now)
     cpdef double seconds_busy(self, double now)
@@ -28,7 +39,7 @@ cdef class ConnectedReplica:
     @cython.locals(seconds=double)
     cpdef long most_inputs(self, double budget_seconds)
     @cython.locals(own_seconds=double)
-    cpdef double finish(self, batch, turn_micros)
+    cpdef double finish(self, Batch batch, turn_micros)
     cpdef become_idle(self, bint is_quick)
 
 

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Iterator
 from time import monotonic
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from clipper_common.datatypes import BatchPolicy, InputType
 from clipper_common.wire import PredictRequest, Response
@@ -41,14 +41,17 @@ class ReplicaTransport(Protocol):
         """End the registration of a replica. `Executor.on_replica_lost` has been called then."""
 
 
-class Batch(NamedTuple):
+class Batch:
     """The tasks that a replica is sent together."""
 
-    served_model: "ServedModel"
-    message_id: int
-    tasks: list[Task]
-    sent_at: float
-    clients: BatchClients
+    def __init__(
+        self, served_model: "ServedModel", message_id: int, tasks: list[Task], sent_at: float, clients: BatchClients
+    ) -> None:
+        self.served_model = served_model
+        self.message_id = message_id
+        self.tasks = tasks
+        self.sent_at = sent_at
+        self.clients = clients
 
     def tasks_of(self, response: Response) -> list[Task]:
         """Return the tasks that a response answers."""

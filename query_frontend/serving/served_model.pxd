@@ -8,7 +8,7 @@ from query_frontend.serving.cache cimport PredictionCache, CachePartition
 from query_frontend.serving.delivery cimport Delivery
 from query_frontend.serving.model_queue cimport ModelQueue, Task
 from query_frontend.serving.poison cimport Blame
-from query_frontend.serving.replica cimport ConnectedReplica, ReplicaPool
+from query_frontend.serving.replica cimport Batch, ConnectedReplica, ReplicaPool
 from query_frontend.serving.suspects cimport Suspects
 
 
@@ -25,7 +25,7 @@ cdef class ServedModel:
     cdef public ModelQueue queue
     cdef readonly ReplicaPool replicas
     cdef Suspects _suspects
-    cdef object _trial
+    cdef Batch _trial
     cdef Blame _blame
     cdef readonly int filling
     cdef Py_ssize_t _num_filled
@@ -43,9 +43,9 @@ cdef class ServedModel:
     cpdef _dispatch(self, bint waited=*)
     cdef ConnectedReplica _choose_replica(self, double now)
     cdef Py_ssize_t _num_usable(self, double now)
-    @cython.locals(task=Task)
+    @cython.locals(batch=Batch, task=Task)
     cpdef bint _send(self, ConnectedReplica replica, list tasks)
     @cython.locals(size=Py_ssize_t)
-    cpdef on_batch_answered(self, ConnectedReplica replica, batch, response)
-    cpdef deliver(self, ConnectedReplica replica, batch, response)
+    cpdef on_batch_answered(self, ConnectedReplica replica, Batch batch, response)
+    cpdef deliver(self, ConnectedReplica replica, Batch batch, response)
     cpdef on_replica_idle(self, ConnectedReplica replica, bint is_quick)
