@@ -27,7 +27,8 @@ cdef class FastPath:
     cdef Query _ask_arm(
         self, AppState app, ArmChoice choice, Head head, bytes body, double arrival, done, BatchClients clients
     )
-    @cython.locals(body=bytes, head=bytes)
+    @cython.locals(body=bytes, before=bytes, head=bytes)
     cpdef bytes render(self, Query query, double now)
+    cdef bytes _head(self, model, Py_ssize_t length)
     cdef bytes _render_head(self, Py_ssize_t length)
     cdef _forget_heads(self)

@@ -91,7 +91,7 @@ def _default_in_parts(query_id: int, answer: Default, ends: dict[tuple[str, Wait
     end = ends.get(key)
     if end is None:
         end = ends[key] = _end_of_default(answer)
-    return [b'{"query_id":%d,"output":' % query_id, answer.output, end]
+    return [before_output(query_id), answer.output, end]
 
 
 def _end_of_default(answer: Default) -> bytes:
@@ -119,12 +119,20 @@ def in_pieces(parts: Iterable[bytes]) -> Iterator[bytes]:
         yield b"".join(gathered)
 
 
+AFTER_OUTPUT: Final = b',"default":false}'
+"""The end of an answer with the model's output, which begins with `before_output`."""
+
+
+def before_output(query_id: int) -> bytes:
+    return b'{"query_id":%d,"output":' % query_id
+
+
 def render_one(query_id: int, answer: Answer) -> bytes:
     if isinstance(answer, bytes):
-        return b'{"query_id":%d,"output":%b,"default":false}' % (query_id, answer)
-    return b'{"query_id":%d,"output":%b%b' % (query_id, answer.output, _end_of_default(answer))
+        return before_output(query_id) + answer + AFTER_OUTPUT
+    return before_output(query_id) + answer.output + _end_of_default(answer)
 
 
 def render_in_parts(query_id: int, output: bytes) -> list[bytes]:
     """Return the parts of an answer like `render_one`, without a copy of the output."""
-    return [b'{"query_id":%d,"output":' % query_id, output, b',"default":false}']
+    return [before_output(query_id), output, AFTER_OUTPUT]
