@@ -128,7 +128,7 @@ def is_welcome(frontend: Frontend) -> bool:
 
 
 def models_of(frontend: Frontend) -> set[str]:
-    return {replica.model.name for replica in frontend.replicas()}
+    return {replica.model_id.name for replica in frontend.replicas()}
 
 
 def test_a_refused_container_is_accepted_when_its_model_is_registered(frontend: Frontend) -> None:

@@ -20,9 +20,10 @@ _MANY: Final = 10_000
 """The number of old objects at which all generations are collected, which takes some milliseconds."""
 _FEW: Final = 5000
 """The number of surviving objects from which on they are frozen."""
-_MOST_FROZEN: Final = 8_000_000
-"""The number of frozen objects, or of blocks of memory, at which they are unfrozen, since some may have become garbage.
-An object takes two blocks or so."""
+_MOST_FROZEN: Final = 4_000_000
+"""The number of frozen objects at which they are unfrozen, since some may have become garbage."""
+_BLOCKS_OF_OBJECT: Final = 2
+"""The blocks of memory that an object takes, with what it refers to and the collector does not examine."""
 
 
 class GarbageCollection:
@@ -63,7 +64,7 @@ class GarbageCollection:
             return
         if self._frozen > self._most_frozen:
             # Many may have been freed since then. The collector would go through all that are left to count them.
-            self._frozen = sys.getallocatedblocks() - self._blocks_at_start
+            self._frozen = (sys.getallocatedblocks() - self._blocks_at_start) // _BLOCKS_OF_OBJECT
             if self._frozen > self._most_frozen:
                 gc.unfreeze()
                 self._most_frozen = 2 * self._frozen

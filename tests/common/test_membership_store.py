@@ -131,7 +131,7 @@ async def test_the_numbers_that_are_remembered_are_limited(members: MembershipSt
     size = client.dbsize()
     assert records.MAX_REMEMBERED <= size < records.MAX_REMEMBERED + 1024
     new = ModelId("new", "1")
-    others = [(name, replace(report("a", name).replicas[0][1], model=new)) for name in ("y", "z")]
+    others = [(name, replace(report("a", name).replicas[0][1], model_id=new)) for name in ("y", "z")]
     both = replace(report("a", "x"), replicas=[*report("a", "x").replicas, *others])
     assert (await members.report(both))[0] == [0, 0, 1]
     version = client.hget(LAYOUT.living_frontends.key, "version")
