@@ -151,7 +151,7 @@ async def test_arms_are_the_links_at_present() -> None:
         assert arm.link == link and arm.default_answer("x") == app.default_answer("x")
         arm.metrics.add_answer(0.1)
         arm.metrics.add_default("slo_missed", 0.1)
-        return arm.model
+        return arm.model_id
 
     assert await model_of("m") == ModelId("m", "1")
     assert await model_of("m", current="2") == ModelId("m", "2")
