@@ -9,6 +9,7 @@ slow replica gets only queries that it is expected to answer in time, unless no 
 import logging
 from asyncio import AbstractEventLoop
 from collections.abc import Iterator
+from math import inf
 from time import monotonic
 from typing import Final, NamedTuple
 
@@ -192,17 +193,19 @@ class ServedModel:
             if not self.queue or (replicas.idle[0].is_relay and not self._has_unrelayed):
                 return
             now = monotonic()
-            replica = self._choose_replica(now) if replicas.has_several else replicas.idle[0]
+            several = replicas.has_several
+            last_answer = self.queue.last_deadline() - self._delivery_seconds if several else inf
+            replica = replicas.choose(last_answer, now, self._has_unrelayed) if several else replicas.idle[0]
             if replica is None:
-                return
+                return  # the batch waits for a replica that is busy
             most = replica.most_inputs(self._batch_budget_seconds)
             if self.filling and len(self.queue) < most and self._num_filled >= len(self.queue):
                 return  # of all that is queued, more is to come
             if not waited and self._wait.should_wait(self.queue, replicas, replica, most, self._delivery_seconds, now):
                 return
             self._wait.end(len(self.queue), now)
-            if not self.record.batch_delay_micros:
-                most = min(most, -(-len(self.queue) // self._num_usable(now)))  # leave the other idle ones their part
+            if not self.record.batch_delay_micros and len(replicas.idle) > 1 and len(self.queue) > 1:
+                most = min(most, -(-len(self.queue) // replicas.num_usable(last_answer, now)))  # others get their part
             seconds = replica.expect(min(most, len(self.queue))) + self._delivery_seconds
             replicas.idle.remove(replica)
             tasks = self.queue.draw(most, now, seconds, replica.is_relay)
@@ -212,19 +215,6 @@ class ServedModel:
             else:  # all that it drew had expired
                 replicas.put_idle(replica)
                 self._has_unrelayed = self._has_unrelayed and not replica.is_relay
-
-    def _choose_replica(self, now: float) -> ConnectedReplica | None:
-        """Return the replica that gets the next batch; None if the batch waits for one that is busy."""
-        return self.replicas.choose(self._last_answer, now, self._has_unrelayed)
-
-    def _num_usable(self, now: float) -> int:
-        """Return how many idle replicas can take a part of what is queued."""
-        return self.replicas.num_usable(self._last_answer, now) if len(self.queue) > 1 else 1
-
-    @property
-    def _last_answer(self) -> float:
-        """The time by which a replica must answer what can wait for longest. There must be tasks."""
-        return self.queue.last_deadline() - self._delivery_seconds
 
     @property
     def _batch_budget_seconds(self) -> float:
