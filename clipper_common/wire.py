@@ -22,7 +22,6 @@ from clipper_common.frames import (
     MAX_TEXT_BYTES,
     U32,
     U64,
-    Frame,
     as_input_type,
     check_count,
     check_frames,
@@ -210,7 +209,7 @@ def encode_frontends_request() -> list[bytes]:
 def answered_message_id(frames: Frames) -> int | None:
     """Return the message id of an answer without decoding its outputs; None if the message is no proper answer."""
     if len(frames) > 1 and frames[0]:
-        return read_u32(frames[0][: U32.size], "message id") if len(frames[0]) >= _HEADER.size else None
+        return U32.unpack_from(frames[0])[0] if len(frames[0]) >= _HEADER.size else None
     is_answer = len(frames) > 2 and frames[1] == _CONTENT and len(frames[2]) == U32.size
     return read_u32(frames[2], "message id") if is_answer else None
 
@@ -271,20 +270,39 @@ def _decode_response(frames: Frames, most_outputs: int) -> Response:
 
 
 def _decode_packed_response(frames: Frames, most_outputs: int) -> Response:
-    header, data, *rest = _check_packed(frames, "response")
+    _check_packed(frames, "response")
+    header, data = frames[0], frames[1]
     message_id, count = _HEADER.unpack_from(header)
     check_count(count, most_outputs)
     statuses_at = _HEADER.size + count * U64.size
     if len(header) != statuses_at + count:
         raise WireError("a response does not hold one size and one status per output")
-    sizes = _read_sizes(header[:statuses_at], data, "output")
-    whole: View = data if len(data) <= MAX_COPIED_BYTES else memoryview(data)
-    outputs = [whole[end - size : end] for size, end in zip(sizes, accumulate(sizes), strict=True)]
-    failed = list(map(bool, header[statuses_at:]))
-    if any(failed):
+    sizes = struct.unpack_from(f"<{count}Q", header, _HEADER.size)
+    _check_sizes(sizes, data, "output")
+    outputs = _split(data, sizes) if len(data) <= MAX_COPIED_BYTES else _views(data, sizes)
+    statuses = header[statuses_at:]
+    failed = [False] * count
+    if any(statuses):
+        failed = list(map(bool, statuses))
         outputs = list(map(_cut_if_failed, outputs, failed))
-    positions = read_u32s(rest[0], "positions", count) if rest else None
+    positions = read_u32s(frames[2], "positions", count) if len(frames) > 2 else None
     return Response(message_id, outputs, failed, positions)
+
+
+def _split(data: bytes, sizes: tuple[int, ...]) -> list[View]:
+    """Return the parts of `data` that are of these sizes."""
+    parts: list[View] = []
+    raw = data  # compiled, a pointer: slices of it are made without a slice object
+    end = 0
+    for size in sizes:
+        begin, end = end, end + size
+        parts.append(raw[begin:end])
+    return parts
+
+
+def _views(data: bytes, sizes: tuple[int, ...]) -> list[View]:
+    whole = memoryview(data)
+    return [whole[end - size : end] for size, end in zip(sizes, accumulate(sizes), strict=True)]
 
 
 def _cut_if_failed(output: View, failed: bool) -> View:
@@ -301,7 +319,7 @@ def encode_heartbeat_reply(kind: HeartbeatType, rpc_version: int) -> list[bytes]
 def encode_predict_request(request: PredictRequest, rpc_version: int) -> OutFrames:
     inputs = request.inputs
     if rpc_version >= RPC_VERSION_4:
-        lengths = list(map(len, inputs))
+        lengths = [len(item) for item in inputs]
         header = _HEADER.pack(request.message_id, request.input_type) + pack_u64s(lengths)
         size = sum(lengths)
         data = b"".join(inputs) if size <= MAX_COPIED_BYTES else Parts(size, list(map(bytes, inputs)))
@@ -377,24 +395,28 @@ def _decode_predict_request(frames: Views) -> PredictRequest:
 
 
 def _decode_packed_request(frames: Views) -> PredictRequest:
-    header, data, *rest = _check_packed(frames, "request")
+    _check_packed(frames, "request")
+    header, data = frames[0], frames[1]
     message_id, kind = _HEADER.unpack_from(header)
     sizes = _read_sizes(header, data, "input")
-    remaining = read_u64s(rest[0], "remaining times", len(sizes)) if rest else None
+    remaining = read_u64s(frames[2], "remaining times", len(sizes)) if len(frames) > 2 else None
     return PredictRequest(message_id, as_input_type(kind), Packed(data, sizes), remaining)
 
 
 # --- batches -------------------------------------------------------------------------------------
 
 
-def _check_packed(frames: Sequence[Frame], what: str) -> Sequence[Frame]:
+def _check_packed(frames: Sequence[View], what: str) -> None:
     if len(frames) not in (2, 3) or len(frames[0]) < _HEADER.size:
         raise WireError(f"a {what} of version 4 is a header and its data")
-    return frames
 
 
 def _read_sizes(header: View, data: View, what: str) -> tuple[int, ...]:
     sizes = read_u64s(header[_HEADER.size :], f"{what} sizes")
+    _check_sizes(sizes, data, what)
+    return sizes
+
+
+def _check_sizes(sizes: tuple[int, ...], data: View, what: str) -> None:
     if len(data) != sum(sizes):
         raise WireError(f"the {what} sizes that a message announces are not those of its {what}s")
-    return sizes
