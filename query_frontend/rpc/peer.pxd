@@ -1,5 +1,10 @@
 # cython: language_level=3
+cimport cython
+
 from query_frontend.rpc.zmtp cimport Conversation
+
+cdef int _READS_PER_STEP
+cdef int _MAX_PIECES
 
 
 cdef class Peer:
@@ -24,9 +29,11 @@ cdef class Peer:
 
     cpdef bint send(self, list frames)
     cpdef report_held(self)
+    @cython.locals(_=int, conversation=Conversation, messages=list)
     cdef bint _read(self) except -1
     cdef _receive(self)
     cdef _deliver(self, list messages, bint has_more)
+    @cython.locals(size=Py_ssize_t)
     cdef _write(self, list pieces)
     cdef _append(self, list pieces, Py_ssize_t size)
     cdef _forget_sent(self, Py_ssize_t sent)

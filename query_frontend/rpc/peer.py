@@ -7,12 +7,12 @@ itself, and learns at once that a connection is lost.
 
 import asyncio
 import socket
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
+from time import monotonic
 from typing import Final
 
 from clipper_common import constants, long_work
@@ -95,7 +95,7 @@ class Peer:
         self._waiting = 0
         """The number of messages that were appended to unsent ones."""
         self._unsent_bytes = 0
-        self._lives_at = time.monotonic()
+        self._lives_at = monotonic()
         """Monotonic time at which the peer last sent data, or acknowledged data that was sent to it."""
         self._unread = 0
         """Bytes in the kernel that the peer had not acknowledged at the last liveness check."""
@@ -140,7 +140,7 @@ class Peer:
         """Treat the peer as unregistered: it is disconnected unless it registers in `_STRANGER_SECONDS`."""
         if not self.closed:
             self._is_stranger = True
-            self._stranger_since = time.monotonic()
+            self._stranger_since = monotonic()
             self._strangers.add(self)
 
     def disconnect(self, reason: str) -> None:
@@ -188,7 +188,7 @@ class Peer:
         held = 0 if self.closed or self._is_stranger else self._conversation.held_bytes()
         if held != self._held:
             change, self._held = held - self._held, held
-            self._held_since = time.monotonic()
+            self._held_since = monotonic()
             self._events.held(self, held, change)
 
     # --- I/O ---
@@ -221,7 +221,7 @@ class Peer:
                 break
             messages += conversation.receive(data)
             if conversation.is_open:
-                self._lives_at = time.monotonic()
+                self._lives_at = monotonic()
             if self._is_stranger:
                 self._check_room()
             if conversation.is_behind or conversation.fault or self._end or len(messages) >= _MESSAGES_PER_STEP:
@@ -268,7 +268,9 @@ class Peer:
     def _write(self, pieces: list[bytes]) -> None:
         if self._write_failed or self.closed:
             return
-        size = sum(map(len, pieces))
+        size = 0
+        for piece in pieces:
+            size += len(piece)
         if self._unsent:
             self._append(pieces, size)
             return
@@ -309,7 +311,7 @@ class Peer:
             self._on_write_error()
             self._unsent.clear()
         else:
-            self._lives_at = time.monotonic()
+            self._lives_at = monotonic()
             self._forget_sent(sent)
         if not self._unsent:
             self._waiting = 0

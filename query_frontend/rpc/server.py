@@ -8,16 +8,16 @@ libzmq is too old for heartbeats, a container counts as dead when a batch takes 
 import asyncio
 import logging
 import os
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import inf
+from time import monotonic
 from typing import Final
 
 from clipper_common import constants, wire
 from clipper_common.datatypes import ModelId
 from clipper_common.errors import MetadataError, WireError
-from clipper_common.wire import HeartbeatType, Metadata, PredictRequest, Response
+from clipper_common.wire import HeartbeatType, Metadata, PredictRequest, Response, encode_predict_request
 from query_frontend.monitoring.metric_kinds import Histogram
 from query_frontend.rpc.peer import Peer, PeerEvents
 from query_frontend.rpc.router import Router
@@ -128,9 +128,9 @@ class RpcServer:
 
     def send_batch(self, connection: Connection, request: PredictRequest) -> bool:
         """Send a batch. Return False if the connection is lost; `RpcEvents.left` has been called then."""
-        started = time.monotonic()
-        sent = connection.peer.send(wire.encode_predict_request(request, connection.rpc_version))
-        self._send_micros.add((time.monotonic() - started) * 1e6)
+        started = monotonic()
+        sent = connection.peer.send(encode_predict_request(request, connection.rpc_version))
+        self._send_micros.add((monotonic() - started) * 1e6)
         if sent:
             connection.asked_at = started
             connection.awaited = request.message_id
@@ -199,7 +199,7 @@ class RpcServer:
         if connection is None:
             self._receive_from_unregistered(peer, message)
             return
-        connection.heard_at = time.monotonic()
+        connection.heard_at = monotonic()
         match message:
             case Response():
                 self._receive_answer(connection, message)
@@ -232,7 +232,7 @@ class RpcServer:
 
         A container that answers a batch that it was not sent may confuse batches, so none of its answers can be used.
         """
-        connection.heard_at = time.monotonic()
+        connection.heard_at = monotonic()
         if self._lost.get(message_id) == _name(connection.metadata):
             del self._lost[message_id]
             return
@@ -251,7 +251,7 @@ class RpcServer:
                 peer.send(wire.encode_frontends(self._frontends))
 
     def _register(self, peer: Peer, metadata: Metadata) -> None:
-        connection = Connection(self._numbers, peer, metadata, time.monotonic())
+        connection = Connection(self._numbers, peer, metadata, monotonic())
         same = [other for other in self._connections.values() if _is_same_replica(other.metadata, metadata)]
         if any(other.metadata.key != metadata.key for other in same):
             refusal: str | None = f"another container is connected with its replica id, {metadata.replica_id}"
@@ -290,7 +290,7 @@ class RpcServer:
         ones do not read, so that their queue would fill.
         """
         self._ticker = self._loop.call_later(_TICK_SECONDS, self._tick)
-        now = time.monotonic()
+        now = monotonic()
         self._router.check_liveness(now)
         for connection in list(self._connections.values()):
             if connection.awaited is not None:
@@ -333,7 +333,7 @@ class RpcServer:
         The kind is the text itself if it is not given. A refused container retries each second, and any program may
         connect.
         """
-        now, kind = time.monotonic(), kind or text
+        now, kind = monotonic(), kind or text
         if len(self._warned_at) >= _MAX_WARNINGS:
             recent = now - _WARNING_SECONDS
             self._warned_at = {known: said_at for known, said_at in self._warned_at.items() if said_at > recent}

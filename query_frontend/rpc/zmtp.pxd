@@ -1,6 +1,17 @@
 # cython: language_level=3
 cimport cython
 
+cdef int _MORE
+cdef int _LONG
+cdef int _COMMAND
+cdef int _FRAME_COST
+cdef int _SHORT_BYTES
+cdef int _MAX_COMMAND_BYTES
+
+cdef bytes _header(int flags, Py_ssize_t size)
+cpdef list encode(frames)
+cdef _add(list pieces, int flags, frame)
+
 
 cdef class Conversation:
     cdef readonly object role
@@ -20,7 +31,7 @@ cdef class Conversation:
     cdef long long _bytes
 
     cpdef list receive(self, bytes data)
-    @cython.locals(flags=int, size="long long", at="long long", many="long long", start="long long", end="long long")
+    @cython.locals(flags=int, size="long long", at="long long", many="long long", start="long long", end="long long", _=int, most=int, raw="const char *")
     cdef long long _read(self, bytearray data, list messages) except -1
     cdef _check(self, int flags, long long size)
     cdef long long _await_frame(self, int flags, long long size, long long at, long long start, bytearray data) except -1

@@ -82,7 +82,8 @@ def encode(frames: Sequence[bytes | Parts]) -> list[bytes]:
 
 def _add(pieces: list[bytes], flags: int, frame: bytes | Parts) -> None:
     if isinstance(frame, bytes):
-        pieces += _header(flags, len(frame)), frame
+        pieces.append(_header(flags, len(frame)))
+        pieces.append(frame)
     else:
         pieces.append(_header(flags, frame.size))
         pieces += frame.parts
@@ -166,7 +167,8 @@ class Conversation:
             if not self._greeted:
                 return at
         many = len(data)
-        for _ in range(_FRAMES_AT_ONCE):
+        most = _FRAMES_AT_ONCE
+        for _ in range(most):
             self._needed = start = at + 2
             if start > many:
                 break
@@ -180,7 +182,8 @@ class Conversation:
             self._needed = end = start + size
             if end > many:
                 return self._await_frame(flags, size, at, start, data)
-            frame = bytes(memoryview(data)[start:end])
+            raw = data  # compiled, a pointer: slices of it are `bytes`, and made without a slice object
+            frame = bytes(raw[start:end])
             at = end
             if flags & _COMMAND:
                 self._handle_command(frame)
