@@ -10,6 +10,21 @@ from typing import Final, Protocol
 from clipper_common.constants import MAX_BATCH_SIZE
 from clipper_common.datatypes import BatchPolicy
 
+_MEMORY: Final = 0.98
+_ORIGIN_WEIGHT: Final = 0.01
+_OUTLIER: Final = 2.0
+_BELIEVED: Final = 4
+_SETTLED: Final = 3.0
+"""Batches of a model that has just started may be much slower than all later ones, and are forgotten then."""
+_GROWTH: Final = 2.0
+"""Sizes are not extrapolated beyond so many times the largest that was seen of late."""
+_FIRST: Final = 4
+_CHEAP: Final = 1.2
+"""A model that is slow however small its batches are gains nothing from small ones."""
+_EXPLORE: Final = 1.25
+_SAME: Final = 0.05
+_DOUBT: Final = 0.02
+
 
 class BatchSizer(Protocol):
     def observe(self, size: int, seconds: float) -> None:
@@ -35,21 +50,6 @@ class _BatchTimes:
     large is expected to take twice as long.
     """
 
-    _MEMORY: Final = 0.98
-    _ORIGIN_WEIGHT: Final = 0.01
-    _OUTLIER: Final = 2.0
-    _BELIEVED: Final = 4
-    _SETTLED: Final = 3.0
-    """Batches of a model that has just started may be much slower than all later ones, and are forgotten then."""
-    _GROWTH: Final = 2.0
-    """Sizes are not extrapolated beyond so many times the largest that was seen of late."""
-    _FIRST: Final = 4
-    _CHEAP: Final = 1.2
-    """A model that is slow however small its batches are gains nothing from small ones."""
-    _EXPLORE: Final = 1.25
-    _SAME: Final = 0.05
-    _DOUBT: Final = 0.02
-
     def __init__(self) -> None:
         self._forget()
         self._reach = 0.0
@@ -64,22 +64,22 @@ class _BatchTimes:
 
     def observe(self, size: int, seconds: float) -> None:
         expected = self._base + self._slope * size
-        if self._weight <= self._SETTLED:
-            if expected > self._OUTLIER * seconds:
+        if self._weight <= _SETTLED:
+            if expected > _OUTLIER * seconds:
                 self._forget()
         elif self._is_surprising(seconds, expected):
             self._forget()
         else:
-            seconds = min(seconds, self._OUTLIER * expected)
-            self._variance += (1 - self._MEMORY) * ((seconds - expected) ** 2 - self._variance)
-        memory = self._MEMORY
+            seconds = min(seconds, _OUTLIER * expected)
+            self._variance += (1 - _MEMORY) * ((seconds - expected) ** 2 - self._variance)
+        memory = _MEMORY
         self._weight = self._weight * memory + 1
         self._sizes = self._sizes * memory + size
         self._squares = self._squares * memory + size * size
         self._times = self._times * memory + seconds
         self._products = self._products * memory + size * seconds
         self._reach = max(float(size), self._reach * memory)
-        self._base, self._slope = self._line()
+        self._fit_line()
         self._fixed = self._learn_fixed(size)
 
     def _learn_fixed(self, size: int) -> float:
@@ -89,13 +89,13 @@ class _BatchTimes:
         """
         if not self._is_uniform():
             return self._base
-        return self._fixed + self._DOUBT * (self._base + self._slope * size - self._fixed)
+        return self._fixed + _DOUBT * (self._base + self._slope * size - self._fixed)
 
     def _is_surprising(self, seconds: float, expected: float) -> bool:
         """Whether this is one too many that is far off the line."""
-        is_near = expected < self._OUTLIER * seconds and seconds < self._OUTLIER * expected
+        is_near = expected < _OUTLIER * seconds and seconds < _OUTLIER * expected
         self._surprises = 0 if is_near else self._surprises + 1
-        return self._surprises >= self._BELIEVED
+        return self._surprises >= _BELIEVED
 
     def expect(self, size: int) -> float:
         return self._base + self._slope * size + sqrt(self._variance)
@@ -103,34 +103,35 @@ class _BatchTimes:
     def fixed(self) -> float:
         return self._fixed
 
-    def _line(self) -> tuple[float, float]:
-        weight = self._weight + self._ORIGIN_WEIGHT
-        spread = weight * self._squares - self._sizes**2
+    def _fit_line(self) -> None:
+        weight = self._weight + _ORIGIN_WEIGHT
+        spread = weight * self._squares - self._sizes * self._sizes
         if spread <= 0:
-            return 0.0, 0.0
+            self._base = self._slope = 0.0
+            return
         slope = (weight * self._products - self._sizes * self._times) / spread
         base = (self._times - slope * self._sizes) / weight
         if base < 0:  # no batch is faster than none: a line through the origin
-            return 0.0, self._products / self._squares
-        if slope < 0:
-            return self._times / weight, 0.0
-        return base, slope
+            base, slope = 0.0, self._products / self._squares
+        elif slope < 0:
+            base, slope = self._times / weight, 0.0
+        self._base, self._slope = base, slope
 
     def _largest_within(self, seconds: float) -> int:
         """The largest size that keeps `seconds` by the line; or more, if it takes little longer than a single input."""
         if not self._weight:
-            return self._FIRST
+            return _FIRST
         base, slope = self._base, self._slope
-        limit = (max(seconds, self._CHEAP * (base + slope)) - base) / slope if slope > 0 else inf
-        limit = min(limit, max(self._FIRST, self._GROWTH * self._reach))
+        limit = (max(seconds, _CHEAP * (base + slope)) - base) / slope if slope > 0 else inf
+        limit = min(limit, max(_FIRST, _GROWTH * self._reach))
         if self._is_uniform():
-            limit = max(limit + 1, limit * self._EXPLORE)
+            limit = max(limit + 1, limit * _EXPLORE)
         return max(1, min(int(limit), MAX_BATCH_SIZE))
 
     def _is_uniform(self) -> bool:
         """Whether batches had all but the same size of late: they say nothing of others then, so try a larger one."""
-        variance = self._weight * self._squares - self._sizes**2
-        return self._weight > 2 * self._SETTLED and variance < (self._SAME * self._sizes) ** 2
+        variance = self._weight * self._squares - self._sizes * self._sizes
+        return self._weight > 2 * _SETTLED and variance < (_SAME * self._sizes) ** 2
 
 
 class FixedBatchSize(_BatchTimes):
@@ -172,10 +173,10 @@ class QuantileBatchSize(_BatchTimes):
         self._factor = 1.0
 
     def observe(self, size: int, seconds: float) -> None:
-        if self._weight > self._SETTLED:
+        if self._weight > _SETTLED:
             exceeds = seconds > self._factor * (self._base + self._slope * size)
             self._factor = max(1.0, self._factor + self._STEP * (self._RANK - (not exceeds)))
-        super().observe(size, seconds)
+        _BatchTimes.observe(self, size, seconds)
 
     def choose(self, budget_seconds: float) -> int:
         return self._largest_within(budget_seconds / self._factor)
@@ -197,7 +198,7 @@ class AimdBatchSize(_BatchTimes):
         self._budget = inf
 
     def observe(self, size: int, seconds: float) -> None:
-        super().observe(size, seconds)
+        _BatchTimes.observe(self, size, seconds)
         if seconds > self._budget:
             self._limit = max(1.0, self._limit * self._BACK_OFF)
         elif size >= int(self._limit):
