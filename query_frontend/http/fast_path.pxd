@@ -2,6 +2,7 @@
 cimport cython
 
 from clipper_common.http_framing cimport Head
+from query_frontend.http.connection_drain cimport ConnectionDrain
 from query_frontend.serving.deadlines cimport DeadlineWheel
 from query_frontend.serving.query cimport Query, QueryContext
 from query_frontend.serving.registry cimport AppState, Registry
@@ -10,7 +11,7 @@ from query_frontend.serving.waiting cimport BatchClients
 cdef class FastPath:
     cdef DeadlineWheel wheel
     cdef double content_seconds
-    cdef object draining
+    cdef ConnectionDrain draining
     cdef Registry _registry
     cdef QueryContext _context
     cdef object _query_ids

@@ -7,6 +7,7 @@ from query_frontend.serving.batch_wait cimport BatchWait
 from query_frontend.serving.cache cimport PredictionCache, CachePartition
 from query_frontend.serving.delivery cimport Delivery
 from query_frontend.serving.model_queue cimport ModelQueue, Task
+from query_frontend.serving.poison cimport Blame
 from query_frontend.serving.replica cimport ConnectedReplica, ReplicaPool
 
 
@@ -24,7 +25,7 @@ cdef class ServedModel:
     cdef readonly ReplicaPool replicas
     cdef object _suspects
     cdef object _trial
-    cdef object _blame
+    cdef Blame _blame
     cdef readonly int filling
     cdef Py_ssize_t _num_filled
     cdef bint _has_direct
