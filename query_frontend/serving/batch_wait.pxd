@@ -3,7 +3,7 @@ cimport cython
 
 from query_frontend.monitoring.metrics cimport ModelMetrics
 from query_frontend.serving.model_queue cimport ModelQueue
-from query_frontend.serving.replica cimport ConnectedReplica, ReplicaPool
+from query_frontend.serving.replica cimport Batch, ConnectedReplica, ReplicaPool
 from query_frontend.serving.waiting cimport Returns
 
 
@@ -21,7 +21,7 @@ cdef class BatchWait:
     cdef Py_ssize_t _num_first
     cdef double _delay_ends
 
-    cpdef expect(self, batch, ConnectedReplica replica, double now)
+    cpdef expect(self, Batch batch, ConnectedReplica replica, double now)
     @cython.locals(until=double)
     cpdef bint holds(self, ModelQueue queue, ReplicaPool replicas, ConnectedReplica replica, Py_ssize_t most, double delivery_seconds, double now)
     @cython.locals(seconds=double, latest=double)

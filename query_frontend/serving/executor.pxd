@@ -3,7 +3,7 @@ cimport cython
 
 from query_frontend.monitoring.metrics cimport SystemMetrics
 from query_frontend.serving.model_queue cimport Task
-from query_frontend.serving.replica cimport ConnectedReplica
+from query_frontend.serving.replica cimport Batch, ConnectedReplica
 from query_frontend.serving.served_model cimport ServedModel
 
 
@@ -23,5 +23,5 @@ cdef class Executor:
     cpdef submit(self, model_id, Task task)
     @cython.locals(model=ServedModel)
     cpdef leave(self, Task task, model_id)
-    @cython.locals(replica=ConnectedReplica, model=ServedModel)
+    @cython.locals(replica=ConnectedReplica, batch=Batch, model=ServedModel)
     cpdef on_answered(self, connection, response)

@@ -147,10 +147,11 @@ class Executor:
         replica = self._replicas[connection]
         batch = replica.batch
         assert batch is not None, "the RPC server hands over answers to the batch that a replica has"
+        model = batch.model
         if connection.awaited is not None:
-            batch.model.deliver(replica, batch, response)
+            model.deliver(replica, batch, response)
         elif response.positions is not None or len(response.outputs) == len(batch.tasks):
-            batch.model.take_answer(replica, batch, response)
+            model.take_answer(replica, batch, response)
         else:
             reason = f"it answered {len(batch.tasks)} inputs with {len(response.outputs)} outputs"
             self._rpc.disconnect(connection, reason)

@@ -2,6 +2,17 @@
 cimport cython
 
 from query_frontend.serving.model_queue cimport Task
+from query_frontend.serving.waiting cimport BatchClients
+
+
+cdef class Batch:
+    cdef readonly object model
+    cdef readonly object message_id
+    cdef readonly list tasks
+    cdef readonly double sent_at
+    cdef readonly BatchClients clients
+
+    cpdef list tasks_of(self, response)
 
 
 cdef class ConnectedReplica:
@@ -11,7 +22,7 @@ cdef class ConnectedReplica:
     cdef public bint takes_deadlines
     cdef public object model
     cdef public object sizer
-    cdef public object batch
+    cdef public Batch batch
     cdef public Py_ssize_t times_passed_over
     cdef public bint is_draining
     cdef bint _has_left
@@ -19,11 +30,11 @@ cdef class ConnectedReplica:
     cdef bint _rest_due
 
     @cython.locals(task=Task)
-    cpdef bint send(self, batch, input_type)
+    cpdef bint send(self, Batch batch, input_type)
     @cython.locals(starts_at=double, seconds=double)
     cpdef bint would_answer(self, double deadline, double now)
     cpdef double seconds_busy(self, double now)
-    cpdef double finish(self, batch)
+    cpdef double finish(self, Batch batch)
     cpdef rest(self, bint is_quick)
 
 

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Iterator
 from time import monotonic
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from clipper_common.datatypes import BatchPolicy, InputType
 from clipper_common.wire import PredictRequest, Response
@@ -33,14 +33,17 @@ class ReplicaTransport(Protocol):
         """Let a draining replica go."""
 
 
-class Batch(NamedTuple):
+class Batch:
     """A batch is tasks that travel together."""
 
-    model: "ServedModel"
-    message_id: int
-    tasks: list[Task]
-    sent_at: float
-    clients: BatchClients
+    def __init__(
+        self, model: "ServedModel", message_id: int, tasks: list[Task], sent_at: float, clients: BatchClients
+    ) -> None:
+        self.model = model
+        self.message_id = message_id
+        self.tasks = tasks
+        self.sent_at = sent_at
+        self.clients = clients
 
     def tasks_of(self, response: Response) -> list[Task]:
         """Return the tasks that a response answers."""

@@ -8,7 +8,7 @@ from query_frontend.serving.cache cimport PredictionCache, CachePartition
 from query_frontend.serving.delivery cimport Delivery
 from query_frontend.serving.model_queue cimport ModelQueue, Task
 from query_frontend.serving.poison cimport Blame
-from query_frontend.serving.replica cimport ConnectedReplica, ReplicaPool
+from query_frontend.serving.replica cimport Batch, ConnectedReplica, ReplicaPool
 
 
 cdef class ServedModel:
@@ -24,7 +24,7 @@ cdef class ServedModel:
     cdef public ModelQueue queue
     cdef readonly ReplicaPool replicas
     cdef object _suspects
-    cdef object _trial
+    cdef Batch _trial
     cdef Blame _blame
     cdef readonly int filling
     cdef Py_ssize_t _num_filled
@@ -41,9 +41,9 @@ cdef class ServedModel:
     @cython.locals(replicas=ReplicaPool, replica=ConnectedReplica)
     cpdef _dispatch(self, bint waited=*)
     cdef ConnectedReplica _choose_replica(self, double now)
-    @cython.locals(task=Task)
+    @cython.locals(batch=Batch, task=Task)
     cpdef bint _send(self, ConnectedReplica replica, list tasks)
     @cython.locals(size=Py_ssize_t)
-    cpdef take_answer(self, ConnectedReplica replica, batch, response)
-    cpdef deliver(self, ConnectedReplica replica, batch, response)
+    cpdef take_answer(self, ConnectedReplica replica, Batch batch, response)
+    cpdef deliver(self, ConnectedReplica replica, Batch batch, response)
     cpdef on_rest(self, ConnectedReplica replica, bint is_quick)

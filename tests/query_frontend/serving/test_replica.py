@@ -23,10 +23,9 @@ def relay(takes_deadlines: bool = True) -> ConnectedReplica:
     return replica(f"{wire.RELAY_PREFIX}peer/m:1/0", takes_deadlines=takes_deadlines)
 
 
-def batch(*deadlines: float) -> Batch:
-    return Batch(
-        cast(Any, None), 1, [Task(b"", deadline) for deadline in deadlines], 0.0, BatchClients(MODEL, len(deadlines))
-    )
+def batch(*deadlines: float, sent_at: float = 0.0) -> Batch:
+    tasks = [Task(b"", deadline) for deadline in deadlines]
+    return Batch(cast(Any, None), 1, tasks, sent_at, BatchClients(MODEL, len(deadlines)))
 
 
 def test_relays_of_older_frontends_are_held_in_reserve_while_there_is_a_replica_of_our_own() -> None:
@@ -148,7 +147,7 @@ def pool_of(*seconds: float) -> tuple[ReplicaPool, list[ConnectedReplica]]:
 
 def give_batch(pool: ReplicaPool, one: ConnectedReplica, sent_at: float) -> None:
     pool.idle.remove(one)
-    one.send(batch(1.0)._replace(sent_at=sent_at), InputType.BYTES)
+    one.send(batch(1.0, sent_at=sent_at), InputType.BYTES)
 
 
 def test_the_replica_that_was_idle_for_longest_gets_the_next_batch() -> None:
