@@ -21,11 +21,11 @@ from aiohttp.http import SERVER_SOFTWARE
 from clipper_common.datatypes import InputType, ModelId, is_app_name
 from clipper_common.errors import JsonError
 from clipper_common.http_framing import Head
-from query_frontend.http import schemas
 from query_frontend.http.connection_drain import ConnectionDrain
 from query_frontend.http.decoder import SMALL_BODY_BYTES
 from query_frontend.http.handlers import MODEL_HEADER, model_header
-from query_frontend.serving import answers
+from query_frontend.http.schemas import parse_doubles, parse_single
+from query_frontend.serving.answers import AFTER_OUTPUT, before_output, render_in_parts, render_one
 from query_frontend.serving.query import Query, QueryContext
 from query_frontend.serving.registry import Registry
 from query_frontend.serving.waiting import BatchClients
@@ -83,10 +83,10 @@ class FastPath:
         app = self._registry.app(app_name)
         if app is None:
             return None
-        payload = schemas.parse_doubles(body) if app.input_type is _DOUBLES else None
+        payload = parse_doubles(body) if app.input_type is _DOUBLES else None
         if not payload:
             try:
-                payload = schemas.parse_single(body, app.input_type, app.missing_values)
+                payload = parse_single(body, app.input_type, app.missing_values)
             except JsonError:
                 return None
             if payload is None:
@@ -104,18 +104,25 @@ class FastPath:
             self._forget_heads()
         answer = query.answer
         assert answer is not None
-        model = query.model if type(answer) is bytes else None
-        if model is not self._answerer:
-            self._answerer = model
-            self._its_heads = self._heads.setdefault(model, {})
-        body = answers.render_one(next(self._query_ids), answer)
-        return (self._its_heads.get(len(body)) or self._render_head(len(body))) + body
+        if not isinstance(answer, bytes):
+            body = render_one(next(self._query_ids), answer)
+            return self._head(None, len(body)) + body
+        before = before_output(next(self._query_ids))  # `render_one` in place: this runs for every query
+        head = self._head(query.model, len(before) + len(answer) + len(AFTER_OUTPUT))
+        return b"".join((head, before, answer, AFTER_OUTPUT))
 
     def render_in_parts(self, query: Query, output: bytes) -> list[bytes]:
         """As `render`, for an output that is too large to be copied."""
-        before, *rest = answers.render_in_parts(next(self._query_ids), output)
+        before, *rest = render_in_parts(next(self._query_ids), output)
         length = len(before) + sum(map(len, rest))
         return [_render_head(query.model, length) + before, *rest]
+
+    def _head(self, model: ModelId | None, length: int) -> bytes:
+        """The head of a response that `model` answered, if it is not None, with a body of this length."""
+        if model is not self._answerer:
+            self._answerer = model
+            self._its_heads = self._heads.setdefault(model, {})
+        return self._its_heads.get(length) or self._render_head(length)
 
     def _render_head(self, length: int) -> bytes:
         if len(self._its_heads) >= _MAX_KNOWN_LENGTHS:

@@ -20,7 +20,7 @@ cdef class FastPathConnection(Connection):
     cdef object _answered
 
     cpdef data_received(self, bytes data)
-    @cython.locals(fast_path=FastPath, query=Query, body_at=Py_ssize_t, size=Py_ssize_t)
+    @cython.locals(fast_path=FastPath, query=Query, body_at=Py_ssize_t, size=Py_ssize_t, raw="const char *")
     cdef Py_ssize_t _answer(self, Head head, bytes data, double arrival) except -3
     cdef _await_rest(self, bytes data, Py_ssize_t missing, double arrival)
     cdef _add_part(self, bytes data)

@@ -63,7 +63,8 @@ class FastPathConnection(Connection):
                 return NOT_OURS
             self._await_rest(data, size - len(data), arrival)
             return len(data)
-        query = fast_path.ask(app_name, data[body_at:size], arrival, self._reply, self._clients)
+        raw = data  # compiled, a pointer: slices of it are made without a slice object
+        query = fast_path.ask(app_name, raw[body_at:size], arrival, self._reply, self._clients)
         if query is None:
             return NOT_OURS
         if query.answer is None:

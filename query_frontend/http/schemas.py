@@ -29,6 +29,7 @@ UPDATE_SCHEMA: Final = """
 _simdjson: Final = simdjson_parser()
 _STEP_INPUTS: Final = 64
 _INT64_LIMIT: Final = 1 << 63
+_BRACKET: Final = ord("[")
 _INT: Final = frozenset({int})
 _INT_OR_FLOAT: Final = frozenset({int, float})
 _NUMBER_OR_MISSING: Final = frozenset({int, float, type(None)})
@@ -127,13 +128,22 @@ def parse_doubles(body: bytes) -> bytes | None:
     simdjson writes the numbers into one buffer, where any other parser makes a Python object of each; that is most of
     what a long vector costs. It would flatten nested arrays, and of repeated keys it takes the first.
     """
-    if _simdjson is None or not body.startswith(b"{") or body.find(b"[") != body.rfind(b"["):
+    if _simdjson is None or not body.startswith(b"{") or not _has_one_array(body):
         return None
     try:
         fields = _simdjson.parse(body)
         return bytes(fields["input"].as_buffer(of_type="d")) if len(fields) == 1 else None
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
         return None  # whatever it is, the general parser finds the words for it
+
+
+def _has_one_array(body: bytes) -> bool:
+    """Whether there is one opening bracket at most, which comes after few characters as a rule."""
+    last = body.rfind(b"[")
+    at = 0
+    while at < last and body[at] != _BRACKET:
+        at += 1
+    return at >= last
 
 
 class NotAnObject(JsonError):

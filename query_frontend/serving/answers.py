@@ -72,7 +72,7 @@ def _default_in_parts(query_id: int, answer: Default, ends: dict[str, bytes]) ->
     if end is None:
         end = b',"default":true,"default_explanation":%b}' % jsontext.dumps(answer.explanation)
         ends[answer.explanation] = end
-    return [b'{"query_id":%d,"output":' % query_id, answer.output, end]
+    return [before_output(query_id), answer.output, end]
 
 
 def in_pieces(parts: Iterable[bytes]) -> Iterator[bytes]:
@@ -91,9 +91,17 @@ def in_pieces(parts: Iterable[bytes]) -> Iterator[bytes]:
         yield b"".join(gathered)
 
 
+AFTER_OUTPUT: Final = b',"default":false}'
+"""The end of an answer with the model's output, which begins with `before_output`."""
+
+
+def before_output(query_id: int) -> bytes:
+    return b'{"query_id":%d,"output":' % query_id
+
+
 def render_one(query_id: int, answer: Answer) -> bytes:
     if isinstance(answer, bytes):
-        return b'{"query_id":%d,"output":%b,"default":false}' % (query_id, answer)
+        return before_output(query_id) + answer + AFTER_OUTPUT
     return b'{"query_id":%d,"output":%b,"default":true,"default_explanation":%b}' % (
         query_id,
         answer.output,
@@ -103,4 +111,4 @@ def render_one(query_id: int, answer: Answer) -> bytes:
 
 def render_in_parts(query_id: int, output: bytes) -> list[bytes]:
     """As `render_one`, without a copy of the output."""
-    return [b'{"query_id":%d,"output":' % query_id, output, b',"default":false}']
+    return [before_output(query_id), output, AFTER_OUTPUT]
