@@ -28,14 +28,14 @@ quickstart: $(VENV)/.has-examples
 # Each test is run by one of these, or by test-all alone: integration-tests/targets.py. Most tests wait most of their time,
 # so several run at once, but for those with Docker, which check that nothing is left in it, and those that measure times.
 AT_ONCE := --numprocesses=auto --dist=loadfile
-test: $(VENV)/.has-test
+test: $(VENV)/.has-oracle
 	$(BIN)/pytest --target=test -m "not (alone or docker)" $(AT_ONCE) --durations=15; status=$$?; \
 	$(BIN)/pytest --target=test -m "alone or docker" --durations=15 && exit $$status
 
 test-kubernetes test-frameworks test-notebooks: $(VENV)/.has-test
 	$(BIN)/pytest integration-tests --target=$@ --durations=10
 
-test-all: $(VENV)/.has-test
+test-all: $(VENV)/.has-oracle
 	$(BIN)/pytest --cov --cov-report=term:skip-covered
 
 # A copy of the checkout that has the query path compiled, as a wheel has, if there is a C compiler; its tests.
@@ -53,7 +53,7 @@ COMMON_COMPILED := connections http_framing jsontext multipart webapp wire
 test-compiled: compiled $(VENV)/.has-test
 	cd $(COMPILED) && CLIPPER_REQUIRE=compiled $(abspath $(BIN))/pytest $(AT_ONCE) $(COMMON_COMPILED:%=tests/common/test_%.py) tests/query_frontend $(BESIDE_COMPILED:%=--ignore=tests/query_frontend/%)
 
-unit: $(VENV)/.has-test
+unit: $(VENV)/.has-oracle
 	$(BIN)/pytest tests $(AT_ONCE) -m "not integration"
 
 # The unit tests with the lowest and with the newest releases that setup.py allows, in virtual environments of their own.

@@ -11,7 +11,8 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "clipper_common/__init__.py
 
 PROGRAMS = ["clipper_common", "query_frontend", "management_frontend", "clipper_admin"]
 FRONTEND_PACKAGES = [
-    f"query_frontend.{name}" for name in ("cluster", "exporter", "http", "monitoring", "rpc", "serving", "workers")
+    f"query_frontend.{name}"
+    for name in ("cluster", "exporter", "http", "monitoring", "rpc", "selection", "serving", "workers")
 ]
 SDK_PACKAGES = ["clipper_admin.deployers", "clipper_admin.docker", "clipper_admin.kubernetes", "clipper_admin.process"]
 CONTAINER_PACKAGES = ["clipper_containers", "clipper_containers.toplevel"]
@@ -105,6 +106,7 @@ setup(
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",
         ],
+        "oracle": ["clipper_admin[test]", "river>=0.26,<1"],
         "check": ["mypy>=1.13", "ruff>=0.9", "types-psutil", "types-pyyaml", "types-requests", "types-tqdm"],
         "constraints": ["uv>=0.9"],
         "docs": ["furo", "myst-parser", "sphinx>=7"],

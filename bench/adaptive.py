@@ -21,9 +21,9 @@ from bench.report import Table, median, progress
 
 LEARNED: Final = -1
 GROWTH: Final = 1.3
-"""Between two rates of the search."""
+"""The factor between two rates of the search."""
 BORNE: Final = 0.95
-"""Above this share of good answers the search looks at higher rates, below at lower ones."""
+"""The share of good answers above which the search tries higher rates, and below which lower ones."""
 MAX_STEPS: Final = 10
 SPARE_CONNECTIONS: Final = 64
 CONFIRMATIONS: Final = 3
@@ -31,7 +31,7 @@ CONFIRMED_RATES: Final = 3
 
 
 class Measured(Protocol):
-    """One load on one way of batching."""
+    """The results of a load on a way of batching."""
 
     @property
     def rate(self) -> float: ...
@@ -45,7 +45,7 @@ AnyPoint = TypeVar("AnyPoint", bound=Measured)
 
 
 class Point(NamedTuple):
-    """One load on one batch size."""
+    """The results of a load on a batch size."""
 
     rate: float
     offered: int
@@ -92,7 +92,8 @@ class Bench:
             self._cluster.retire(name)
 
     def measure(self, app: str, rate: float, seconds: float, seed: int = 0) -> Point:
-        """After a warm-up at the same rate, without a pause between the two. The same seed: the same arrivals."""
+        """Measure after a warm-up at the same rate, without a pause between the two. The same seed makes the same
+        arrivals."""
         warm_up = self._arguments.warm_up_seconds
         load = Load(
             self._cluster.query_port,

@@ -34,7 +34,7 @@ DEFAULT: Final = POLICIES[0]
 SIZES: Final[dict[str, tuple[int, ...]]] = {"kernel-svm": (2, 4, 8)}
 COMMON_SIZES: Final = (16, 64, 256, 512)
 SWEEP_GROWTH: Final = 2.0
-"""Between two rates of the search for the peak of a size."""
+"""The factor between two rates of the search for the peak of a size."""
 CONFIRMED_RATES: Final = 3
 COMPARED: Final = 0.85
 """The part of G from which on runs count for a policy's best goodput, and at which good answers are compared."""
@@ -57,7 +57,7 @@ BAR_OF_SHARE: Final = 0.99
 
 
 class Point(NamedTuple):
-    """One load on one way of batching."""
+    """The results of a load on a way of batching."""
 
     rate: float
     offered: int
@@ -95,7 +95,7 @@ class Point(NamedTuple):
 
 
 Delayed = dict[tuple[float, float], list[Point]]
-"""By the offered rate and the delay in ms."""
+"""The points by the offered rate and the delay in ms."""
 
 
 class Bench:
@@ -107,7 +107,7 @@ class Bench:
         self._slo_seconds = arguments.slo_ms / 1000
 
     def batch(self, policy: str, delay_millis: float = 0.0) -> None:
-        """By a policy, or "fixed <size>"."""
+        """The name of a policy, or "fixed <size>"."""
         name, _, size = policy.partition(" ")
         self._cluster.manage(
             "set_batching",
@@ -119,7 +119,8 @@ class Bench:
         )
 
     def measure(self, policy: str, rate: float, seconds: float, seed: int = 0, delay_millis: float = 0.0) -> Point:
-        """After a warm-up at the same rate, without a pause between the two. The same seed: the same arrivals.
+        """Measure after a warm-up at the same rate, without a pause between the two. The same seed makes the same
+        arrivals. A run during which others used the machine is repeated, a few times at most.
 
         A run during which others used the machine is repeated, a few times at most.
         """
@@ -200,12 +201,12 @@ class Findings(NamedTuple):
     name: str
     what: str
     sweep: dict[int, list[Point]]
-    """By fixed size; best goodput first."""
+    """The points by fixed size, the best goodput first."""
     best_size: int
     goodput: float
     """G: that of the best fixed size, measured again."""
     points: dict[tuple[str, float], list[Point]]
-    """By policy and part of G, repeated."""
+    """The points by policy and part of G, repeated."""
 
     @property
     def best_fixed(self) -> str:
@@ -257,7 +258,7 @@ def compare(
         progress(f"repetition {repetition + 1}")
         for part in arguments.parts:
             for policy in (DEFAULT, best_fixed, *POLICIES[1:]):
-                # What the bar is about is repeated more often.
+                # The two policies that the bar compares are repeated more often.
                 if policy in (DEFAULT, best_fixed) or repetition < arguments.fewer_repetitions:
                     point = bench.measure(policy, part * goodput, arguments.seconds, repetition)
                     points[policy, part].append(point)
@@ -404,7 +405,7 @@ def _groups(rows: Sequence[dict[str, Any]], *keys: str) -> dict[tuple[Any, ...],
 
 
 def read(documents: Sequence[dict[str, Any]]) -> tuple[list[Findings], Delayed]:
-    """What files of results hold; of each model the latest."""
+    """Return what files of results hold, the latest of each model."""
     found: dict[str, Findings] = {}
     delayed: Delayed = {}
     for document in documents:

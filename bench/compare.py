@@ -30,7 +30,7 @@ _ATTEMPTS: Final = 3
 
 
 class Run(NamedTuple):
-    """One load on one server."""
+    """The results of a load on a server."""
 
     round: str
     """Ratios compare runs of the same one."""
@@ -188,7 +188,7 @@ def _per_1000(before: dict[str, float], after: dict[str, float], requests: int) 
 
 
 def tables(runs: list[Run]) -> list[Table]:
-    """One for each load."""
+    """Return a table for each load."""
     return [_table(of_load) for of_load in by_load(runs).values()]
 
 
@@ -275,7 +275,7 @@ def ratio(runs: Iterable[Run], server: str, other: str, figure: str = "requests_
 
 
 def difference(runs: Iterable[Run], server: str, other: str, figure: str) -> float:
-    """Between the medians: a stall of the machine in one run is no difference of the servers."""
+    """Return the difference between the medians: a stall of the machine in one run is no difference of the servers."""
     both = list(pairs(runs, server, other, figure))
     return median(mine for mine, _ in both) - median(its for _, its in both)
 
@@ -289,7 +289,7 @@ def pairs(runs: Iterable[Run], server: str, other: str, figure: str) -> Iterator
 
 
 def cpu_table(runs: list[Run]) -> Table:
-    """Where Clipper's time goes."""
+    """Return a table of how Clipper spends its CPU time."""
     own = [run for run in runs if len(run.cpu_by_program) > 1]
     programs = list(dict.fromkeys(name for run in own for name in run.cpu_by_program))
     made = Table("CPU seconds per 1,000 requests, by program", ["server", "input", "connections", "loop", *programs])

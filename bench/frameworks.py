@@ -1,4 +1,4 @@
-"""What does each framework cost: its image, the time until it answers, and Clipper beside the model itself?
+"""Measures what each framework costs: its image, the time until it answers, and Clipper beside the model itself.
 
 The models are those of the tests: small ones, so that what is measured is the framework and Clipper. Images are built
 anew on the image that they share. Queries come from 64 connections of wrk with the cache off; the model itself is

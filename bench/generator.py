@@ -37,7 +37,7 @@ class Records:
     cpu_seconds: float
     """CPU time of the generator."""
     surplus: int
-    """Answers that nobody asked for."""
+    """The number of answers without a query."""
     reasons: dict[str, int]
     """The number of each reason for a default or an error; with ``outputs``, also of each right output."""
     due: Any
@@ -48,14 +48,14 @@ class Records:
     """Seconds by which it was sent later than due."""
     outcome: Any
     reason: Any
-    """Its place among `reasons`; -1 without one."""
+    """The index of the reason in `reasons`; -1 without one."""
 
 
 class Running:
     """A generator at work. A context manager."""
 
     def __init__(self, port: int, path: str, body: bytes, connections: int, due: Any = None, **options: object) -> None:
-        """With times at which queries are `due` an open loop, else a closed one of so many `queries`."""
+        """Prepare an open loop with times at which queries are `due`, otherwise a closed loop of `queries` queries."""
         self._folder = tempfile.TemporaryDirectory()
         file = write_body(Path(self._folder.name), body)
         self._output = Path(self._folder.name) / "output"
@@ -82,7 +82,7 @@ class Running:
         self._process.terminate()
 
     def result(self, seconds: float) -> Records:
-        """Wait so long at most for the end."""
+        """Wait for the end, `seconds` at most."""
         if self._process.wait(seconds):
             raise ProgramFailed(f"the load generator ended with {self._process.returncode}")
         with self._output.open("rb") as output:

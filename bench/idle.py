@@ -1,4 +1,4 @@
-"""What does a cluster cost while nobody asks anything?
+"""Measures what a cluster costs while nobody asks anything.
 
 The cluster is ProcessContainerManager's, with two replicas of a model. CPU time is the kernel's, in nanoseconds, over
 all threads of a process; wake-ups are its voluntary context switches.
@@ -20,7 +20,7 @@ _SETTLE_SECONDS: Final = 3.0
 
 
 class Spent(NamedTuple):
-    """By a process, since its start."""
+    """The CPU time and the wake-ups of a process since its start."""
 
     cpu_seconds: float
     wakeups: int

@@ -38,7 +38,7 @@ REPLICAS: Final = 2
 SLO_MICROS: Final = 100_000
 GOOD_IN_A_ROW: Final = 50
 BEFORE_SECONDS: Final = 2.5
-"""From the start of the load's process until the kill; its first queries come after about half a second."""
+"""Seconds from the start of the load generator until the kill; its first queries come after about half a second."""
 
 _probe_names = (f"probe-{number}" for number in itertools.count())
 
@@ -102,7 +102,7 @@ class Victims:
 
 @dataclass
 class Kill:
-    """One victim."""
+    """A program to kill, and how to tell that the cluster works again."""
 
     name: str
     pid: Callable[[], int]

@@ -33,7 +33,7 @@ class Outcome(IntEnum):
     """Answered by the model."""
     DEFAULT = 1
     ERROR = 2
-    """Another status than 200, or a connection that failed."""
+    """The queries with another status than 200, or whose connection failed."""
     UNANSWERED = 3
     WRONG = 4
     """Answered by the model with another output than the number in the input, where that is looked for."""
@@ -57,7 +57,8 @@ class Load:
     body: bytes | None = None
     """The body to send instead of such inputs, with another number in place of `MARK` each time."""
     arrivals: str = "poisson"
-    """One of "poisson", "uniform" (equal gaps) and "bursts": Poisson, a tenth of each second at four times the mean."""
+    """The kind of arrivals: "poisson", "uniform" (equal gaps) or "bursts" (Poisson, a tenth of each second at four
+    times the mean)."""
     seed: int = 1
     first_input: int = 0
     """The number of the first input; with the same number, the inputs are the same."""

@@ -117,13 +117,13 @@ def _cpu_seconds(process: psutil.Process) -> float:
 
 
 class Bystanders:
-    """What programs that are no part of the benchmark take of the machine, since this was made."""
+    """Measures how much CPU time programs outside the benchmark take from now on."""
 
     def __init__(self) -> None:
         self._started, self._busy, self._own = time.monotonic(), _busy_seconds(), _own_seconds()
 
     def cores(self, servers_seconds: float) -> float:
-        """So many cores on average, if the servers took so much CPU time meanwhile."""
+        """Return the number of cores that they used on average, if the servers took this much CPU time meanwhile."""
         others = (_busy_seconds() - self._busy) - (_own_seconds() - self._own) - servers_seconds
         return others / (time.monotonic() - self._started)
 
@@ -135,7 +135,7 @@ def _busy_seconds() -> float:
 
 
 def _own_seconds() -> float:
-    """That of this process, and of load generators that have ended."""
+    """Return the CPU seconds of this process, and of load generators that have ended."""
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + children.ru_utime + children.ru_stime
 
@@ -150,7 +150,7 @@ def options(values: Mapping[str, object]) -> list[str]:
 
 
 def free_port() -> int:
-    """None that the system gives to outgoing connections, of which load generators open many."""
+    """Return a port that the system gives to no outgoing connection, of which load generators open many."""
     return find_port(0)
 
 
@@ -158,12 +158,12 @@ def wait_until(
     what: str, is_so: Callable[[], object], programs: Iterable[Program] = (), seconds: float = _START_SECONDS
 ) -> None:
     """Poll until `is_so()`; give up when a program died or after a while."""
-    give_up = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds
     needed = list(programs)
     while not is_so():
         for program in needed:
             program.check()
-        if time.monotonic() > give_up:
+        if time.monotonic() > deadline:
             raise ProgramFailed(f"{what}: not so after {seconds:g} seconds")
         time.sleep(_POLL_SECONDS)
 

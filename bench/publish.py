@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 import matplotlib
 import orjson
 
-from bench import batching, compare, real_models, report, soak
+from bench import batching, compare, real_models, report, selection, soak
 from bench.compare import CLIPPER, YARDSTICK, Failure, Run
 from bench.programs import ROOT
 from bench.report import RESULTS, Table, median, progress
@@ -33,7 +33,8 @@ Document = dict[str, Any]
 
 
 class Claim(NamedTuple):
-    """A claim that a server's figure is at least, or at most, a multiple of another's, or so many ms above it."""
+    """A claim that a figure of one server is at least, or at most, a multiple of that of another, or a number of ms
+    above it."""
 
     workload: str
     connections: int
@@ -45,7 +46,7 @@ class Claim(NamedTuple):
     open: bool = False
 
     def rows(self, runs: list[Run]) -> list[list[object]]:
-        """One, or none without measurements of both."""
+        """Return a row, or none without measurements of both."""
         load = (self.open, self.workload, self.connections)
         of_load = compare.by_load(runs).get(load, [])
         both = list(compare.pairs(of_load, self.server, self.other, self.figure))
@@ -155,6 +156,10 @@ def on_real_models(documents: list[Document]) -> str:
     return _blocks([*plots, *(table.markdown() for table in real_models.tables(runs))])
 
 
+def selecting(documents: list[Document]) -> str:
+    return _blocks([_recovery_plot(documents[-1]["raw"]), tables(documents)])
+
+
 SECTIONS: Final[dict[str, tuple[str, Callable[[list[Document]], str]]]] = {
     "machine": ("compare", machine),
     "versions": ("compare", versions),
@@ -172,12 +177,13 @@ SECTIONS: Final[dict[str, tuple[str, Callable[[list[Document]], str]]]] = {
     "workers": ("workers", tables),
     "batching": ("batching", batches),
     "real-models": ("real_models", on_real_models),
+    "selection": ("selection", selecting),
 }
-"""By the name of its marker: whose results a section shows, and how."""
+"""The sections by the names of their markers: whose results a section shows, and how."""
 
 
 def _runs(documents: list[Document]) -> list[Run]:
-    """Of all files. Rounds with the same number in two files are two rounds."""
+    """Return the rounds of all files. Rounds with the same number in two files are two rounds."""
     return [
         Run(**(run | {"round": f"{number}:{run['round']}"}))
         for number, document in enumerate(documents)
@@ -262,6 +268,24 @@ def _real_model_plot(model: str, runs: list[real_models.Run]) -> str:
     return _save(f"{model} beside other servers", figure)
 
 
+def _recovery_plot(raw: dict[str, Any]) -> str:
+    """The error over the stream of queries, one line for each way to choose."""
+    figure, axes = pyplot.subplots(figsize=(8, 4), layout="constrained")
+    axes.axvspan(*raw["degraded"], color="0.93")
+    for name, curve in raw["curves"].items():
+        queries = [raw["window"] * (number + 0.5) for number in range(len(curve))]
+        style = (
+            {}
+            if name in selection.POLICIES
+            else {"color": "0.4", "linestyle": ":" if name == selection.STATIC else "--"}
+        )
+        axes.plot(queries, curve, label=name, **style)
+    axes.set(xlabel="queries (the best model answers at random where it is grey)", ylabel="error", ylim=(0, 1))
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    return _save("A model degrades and recovers", figure)
+
+
 def _memory_plot(raw: dict[str, Any]) -> str:
     figure, axes = pyplot.subplots(figsize=(8, 3), layout="constrained")
     seconds = [sample["seconds"] for sample in raw["samples"]]
@@ -302,7 +326,8 @@ def publish(page: str, results: list[Document]) -> str:
 
 
 def newest(paths: Iterable[Path]) -> list[Document]:
-    """Of each benchmark the newest results, and all others of its commit, oldest first. Smoke runs do not count."""
+    """Return the newest results of each benchmark, and all others of its commit, oldest first. Smoke runs do not
+    count."""
     documents = [_read(path) for path in sorted(paths, key=lambda path: path.name[-20:])]
     documents = [document for document in documents if not document["arguments"]["quick"]]
     commits = {document["benchmark"]: document["machine"]["commit"] for document in documents}

@@ -40,7 +40,7 @@ _PACKAGES_OF_SCIKIT: Final = ("scikit-learn", "numpy")
 
 
 class Run(NamedTuple):
-    """One load on one server, judged by one SLO."""
+    """The results of a load on a server, judged by one SLO."""
 
     round: int
     model: str
@@ -48,7 +48,7 @@ class Run(NamedTuple):
     arrivals: str
     """How queries of an open loop came, or "closed"."""
     connections: int
-    """In a closed loop; 0 in an open one."""
+    """The number of queries in a closed loop; 0 in an open one."""
     rate: float
     """Offered per second by an open loop; 0 in a closed one."""
     slo_millis: float

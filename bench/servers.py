@@ -73,7 +73,7 @@ class Served(NamedTuple):
 
 
 class Server(NamedTuple):
-    """One that can be started for a served model."""
+    """A server that can be started for a served model."""
 
     what: str
     start: Callable[[Served], AbstractContextManager[Running]]
@@ -143,12 +143,21 @@ def _peer(name: str, path: str, environment: dict[str, str], served: Served) -> 
 
 def _environment(name: str, packages: tuple[str, ...]) -> Path:
     """Return the virtual environment of a peer whose model needs these packages."""
-    return _ENVIRONMENTS / "-".join([name, *(package.partition("==")[0] for package in packages)])
+    return _ENVIRONMENTS / "-".join([name, *map(_package, packages)])
+
+
+def _package(requirement: str) -> str:
+    return requirement.partition("==")[0]
 
 
 def _install(name: str, packages: tuple[str, ...]) -> dict[str, str]:
-    """Make the peer's virtual environment if there is none that fits. Returns the versions of its dependencies."""
-    wanted = [*dependencies(name), *packages]
+    """Make the peer's virtual environment if there is none that fits. Returns the versions of its dependencies.
+
+    A peer that needs another release of one of the model's packages pins it among its own dependencies.
+    """
+    own = dependencies(name)
+    pinned = {_package(dependency) for dependency in own}
+    wanted = [*own, *(package for package in packages if _package(package) not in pinned)]
     folder = _environment(name, packages)
     stamp = folder / "installed"
     if not stamp.exists() or stamp.read_text().splitlines() != wanted:
@@ -161,7 +170,8 @@ def _install(name: str, packages: tuple[str, ...]) -> dict[str, str]:
             raise ProgramFailed(f"{name} cannot be installed:\n{done.stderr[-2000:]}")
         stamp.write_text("\n".join(wanted))
     pairs = (dependency.split("==") for dependency in wanted)
-    return {package: version for package, version in pairs}
+    own_python = _required_python(name)
+    return {package: version for package, version in pairs} | ({"python": own_python} if own_python else {})
 
 
 def _script(name: str) -> Path:
@@ -172,9 +182,14 @@ def dependencies(name: str) -> list[str]:
     return list(_head(name)["dependencies"])
 
 
+def _required_python(name: str) -> str:
+    """Return the only release of Python that a peer runs with; empty if it runs with any."""
+    return str(_head(name).get("requires-python", "")).removeprefix("==")
+
+
 def _interpreter(name: str) -> str:
     """Return a Python that the peer runs with: this one, unless it names another release."""
-    wanted = _head(name).get("requires-python", "").removeprefix("==")
+    wanted = _required_python(name)
     if wanted in ("", platform.python_version()):
         return sys.executable
     minor = wanted.rpartition(".")[0]

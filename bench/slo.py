@@ -78,7 +78,7 @@ def _figures(first: Result, again: Result, server: dict[str, float]) -> dict[str
 
 
 def table(runs: list[dict[str, Any]]) -> Table:
-    """One column for each run."""
+    """Return a table with a column for each run."""
     made = Table("Answers by the deadline", ["", *(f"run {number + 1}" for number in range(len(runs))), "median"])
     for name in runs[0]:
         values = [run[name] for run in runs]

@@ -24,7 +24,7 @@ APP: Final = "soak"
 SLO_SECONDS: Final = 1.0
 _BODY: Final = b'{"input":[%b,2,3,4,5,6,7,8,9,10]}' % MARK
 _OUTCOMES: Final = ["answered with its id", "default", "error", "unanswered", "another query's answer"]
-"""In the order of generator.c."""
+"""The outcomes in the order of generator.c."""
 _MAX_SECONDS: Final = 3600.0
 _SETTLE_SECONDS: Final = 2.0
 

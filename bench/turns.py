@@ -60,7 +60,7 @@ def ask(cluster: Cluster, body: bytes, expected: int) -> None:
 def asked(
     body: Callable[[], bytes], clients: int = 1, repeats: int = _REPEATS, status: int = 200
 ) -> Callable[[Cluster], None]:
-    """A load of so many clients at once, each of which asks so often."""
+    """Return a load of `clients` clients at once, each of which asks `repeats` times."""
 
     def load(cluster: Cluster) -> None:
         made = body()
@@ -75,7 +75,7 @@ def input_of(kind: str) -> Callable[[], bytes]:
 
 
 def batch_of(numbers: int) -> bytes:
-    """As many inputs as a request may have, all different."""
+    """Return as many inputs as a request may have, all different."""
     rest = b",0.25" * (numbers - 1)
     return b'{"input_batch":[%b]}' % b",".join(b"[%d%b]" % (number, rest) for number in range(_INPUTS))
 

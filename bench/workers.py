@@ -1,4 +1,4 @@
-"""What does a second worker bring? The same closed loop against a query frontend of one worker, and of several.
+"""Measures what a second worker brings: the same closed loop against a query frontend of one worker, and of several.
 
 The model does nothing. Where the machine has no idle core left, requests per second say little, since load generator,
 container and workers share it: there CPU time per request tells whether workers are in each other's way.
@@ -37,7 +37,7 @@ class Run:
     """CPU time of the query frontend per request."""
     container_micros: float
     busy_percent: float
-    """Of the whole machine."""
+    """The percentage of all cores of the machine."""
     errors: int
     defaults: int
     cores_of_others: float

@@ -1,5 +1,6 @@
 """Checks of the arguments of the SDK, before anything is done. Errors name the argument."""
 
+import json
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -101,6 +102,17 @@ def check_text(what: str, value: object) -> str:
     """A text that is not empty."""
     if not isinstance(value, str) or not value:
         raise ClipperException(f"Invalid value: {what}={value!r}. It should be a text.")
+    return value
+
+
+def check_json(what: str, value: Any) -> Any:
+    """A value that JSON can hold, which has neither NaN nor infinities."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        raise ClipperException(
+            f"Invalid value: {what}={value!r}. It should consist of texts, finite numbers, lists and dictionaries."
+        ) from None
     return value
 
 

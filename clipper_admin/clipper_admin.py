@@ -12,6 +12,7 @@ from clipper_admin.arguments import (
     check_folder,
     check_frontend_options,
     check_input_type,
+    check_json,
     check_load_timeout,
     check_model_versions,
     check_name,
@@ -36,7 +37,7 @@ from clipper_common.constants import (
     IDLE_CONNECTION_SECONDS,
     LOAD_SECONDS,
 )
-from clipper_common.datatypes import InputType
+from clipper_common.datatypes import InputType, Link
 from clipper_common.errors import ClipperException, UnconnectedException
 from clipper_common.waiting import TimeLimit
 
@@ -313,8 +314,8 @@ class ClipperConnection:
         self.logger.warning("delete_application is deprecated: call unregister_application instead")
         self.unregister_application(name)
 
-    def link_model_to_app(self, app_name: str, model_name: str) -> None:
-        """Link a model to an application: the model's current version answers the application's queries.
+    def link_model_to_app(self, app_name: str, model_name: str, version: Version | None = None) -> None:
+        """Link a model to an application: the model answers the application's queries.
 
         Parameters
         ----------
@@ -322,19 +323,24 @@ class ClipperConnection:
             A registered application.
         model_name : str
             A deployed or registered model with the same input type.
+        version : str, optional
+            The version that answers, whichever is current. By default the model's current version answers. An
+            application with the selection policy ``single``, which all have at first, takes no version.
 
         Raises
         ------
         UnconnectedException
             When not connected to a cluster.
         ClipperException
-            When either is unknown, their input types differ, or the application is linked to a model already.
+            When either is unknown, their input types differ, or the application is linked to it already, or to another
+            model without a policy that can use several: see `set_selection_policy`.
         """
-        self._management.add_model_link(check_text("app_name", app_name), check_text("model_name", model_name))
-        self.logger.info("Model %s is now linked to application %s", model_name, app_name)
+        link = self._link(app_name, model_name, version)
+        self._management.add_model_link(app_name, link)
+        self.logger.info("Model %s is now linked to application %s", link, app_name)
 
-    def unlink_model_from_app(self, app_name: str, model_name: str) -> None:
-        """Remove the link of an application to a model. The application then answers with its default output.
+    def unlink_model_from_app(self, app_name: str, model_name: str, version: Version | None = None) -> None:
+        """Remove the link of an application to a model. Without any link, it answers with its default output.
 
         Parameters
         ----------
@@ -342,16 +348,103 @@ class ClipperConnection:
             A registered application.
         model_name : str
             The model that the application is linked to.
+        version : str, optional
+            The version, if the link is to one.
 
         Raises
         ------
         UnconnectedException
             When not connected to a cluster.
         ClipperException
-            When there is no such link.
+            When there is no such link, or the application's selection policy needs it.
         """
-        self._management.delete_model_link(check_text("app_name", app_name), check_text("model_name", model_name))
-        self.logger.info("Model %s is now removed to application %s", model_name, app_name)
+        link = self._link(app_name, model_name, version)
+        self._management.delete_model_link(app_name, link)
+        self.logger.info("Model %s is now removed to application %s", link, app_name)
+
+    @staticmethod
+    def _link(app_name: str, model_name: str, version: Version | None) -> str:
+        check_text("app_name", app_name)
+        return str(Link(check_text("model_name", model_name), None if version is None else str(version)))
+
+    def set_selection_policy(self, app_name: str, policy: str, **options: Any) -> None:
+        """Set how an application chooses among the models that it is linked to.
+
+        Parameters
+        ----------
+        app_name : str
+            A registered application.
+        policy : str
+            ``"single"``, with which the only linked model answers, or ``"split"``, with which one model answers each
+            query, chosen by weight. An application is linked to several models only while its policy can use them.
+        **options
+            Of ``"split"``: `weights`, a dictionary with the weight of each linked model, by ``"name"`` or
+            ``"name:version"`` as it was linked. A model that is not named has the weight 0; without `weights` all are
+            equal. `sticky_key` is ``"uid"`` (a key of the request's body) or ``"header:NAME"``: queries with the same
+            value are answered by the same model, as far as changes of the weights allow.
+
+        Raises
+        ------
+        UnconnectedException
+            When not connected to a cluster.
+        ClipperException
+            When the application or policy is unknown, an option is wrong, or they do not fit the linked models.
+
+        Examples
+        --------
+        A twentieth of the queries for version 2, while version 1 is the current one:
+
+        >>> clipper_conn.set_selection_policy("app", "split", weights={"m": 1})  # doctest: +SKIP
+        >>> clipper_conn.link_model_to_app("app", "m", version=2)  # doctest: +SKIP
+        >>> clipper_conn.set_selection_policy("app", "split", weights={"m": 95, "m:2": 5})  # doctest: +SKIP
+        """
+        management = self._management
+        management.set_selection_policy(
+            check_text("app_name", app_name),
+            check_text("policy", policy),
+            {name: check_json(name, value) for name, value in options.items()},
+        )
+        self.logger.info("Application %s now has the selection policy %s", app_name, policy)
+
+    def get_selection_policy(self, app_name: str) -> dict[str, Any]:
+        """Look up how an application chooses among its models.
+
+        Parameters
+        ----------
+        app_name : str
+            A registered application.
+
+        Returns
+        -------
+        dict
+            ``policy``, its name; ``options``, all of them; ``generation``, the number of changes of the policy, 0 if it
+            was never set; and ``linked_models``.
+
+        Raises
+        ------
+        UnconnectedException
+            When not connected to a cluster.
+        ClipperException
+            When there is no such application.
+        """
+        return self._management.get_selection_policy(check_text("app_name", app_name))
+
+    def delete_selection_state(self, app_name: str) -> None:
+        """Forget what the selection policy of an application has learned. The policies of this version learn nothing.
+
+        Parameters
+        ----------
+        app_name : str
+            A registered application.
+
+        Raises
+        ------
+        UnconnectedException
+            When not connected to a cluster.
+        ClipperException
+            When there is no such application.
+        """
+        self._management.delete_selection_state(check_text("app_name", app_name))
 
     @overload
     def predict(self, app: str, input: Any, version: Version | None = None) -> dict[str, Any]: ...
@@ -906,7 +999,8 @@ class ClipperConnection:
         -------
         dict or None
             ``name``, ``input_type``, ``default_output``, ``latency_slo_micros``, ``missing_values``, ``linked_models``,
-            and ``max_body_bytes`` if it was given; None for an unknown application.
+            ``max_body_bytes`` if it was given, and ``selection_policy`` if one was set, with ``policy``, ``options``
+            and ``generation`` as of `get_selection_policy`; None for an unknown application.
         """
         return self._management.get_application(check_text("name", name))
 
@@ -1144,7 +1238,9 @@ class ClipperConnection:
         self._unregister_and_stop(models, known)
 
     def stop_inactive_model_versions(self, model_names: str | Iterable[str], unregister: bool = True) -> None:
-        """Stop all versions of these models but the current ones, and unregister them.
+        """Stop all versions of these models but those in use, and unregister them.
+
+        In use are the current versions, and those that an application is linked to by their number.
 
         Parameters
         ----------
@@ -1162,7 +1258,12 @@ class ClipperConnection:
             When a program could not be stopped.
         """
         models = self._management.get_all_models(verbose=True)
-        inactive = self._registered(model for model in models if not model["is_current_version"])
+        linked = {link for app in self._management.get_all_applications(verbose=True) for link in app["linked_models"]}
+        inactive = self._registered(
+            model
+            for model in models
+            if not model["is_current_version"] and f"{model['model_name']}:{model['model_version']}" not in linked
+        )
         self._unregister_and_stop(self._of_names(inactive, model_names), inactive if unregister else {})
 
     def stop_all_model_containers(self) -> None:

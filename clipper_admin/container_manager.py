@@ -77,7 +77,7 @@ class Unreachable(ClipperException):
 
 
 class AlreadyExists(ClipperException):
-    """Somebody else created this object meanwhile, so it must not be removed when the own creation fails."""
+    """Raised when another process created the object meanwhile, so it must not be removed when our creation fails."""
 
 
 class ClusterAdapter(logging.LoggerAdapter[logging.Logger]):

@@ -1,4 +1,4 @@
-"""One HTTP request to a frontend: its answer's text, or a ClipperException that says what went wrong."""
+"""Sends an HTTP request to a frontend, and returns the text of the answer or raises a ClipperException."""
 
 import base64
 import json

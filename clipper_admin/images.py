@@ -145,7 +145,7 @@ def framework_recipes(names: Iterable[str], python_version: str = RUNNING_PYTHON
 
 
 CONSTRAINTS: Final = Path("dockerfiles", "constraints")
-"""In a checkout."""
+"""The folder of the constraints files in a checkout."""
 R: Final = "r"
 R_RECIPE: Final = Recipe(R_CONTAINER, "RDockerfile")
 _ON_REQUEST: Final = [*FRAMEWORKS, R]

@@ -58,6 +58,19 @@ class ManagementClient:
         """Undo `add_model_link`."""
         self._post("delete_model_links", app_name=app_name, model_names=[model_name])
 
+    def set_selection_policy(self, app_name: str, policy: str, options: dict[str, Any]) -> None:
+        """Set how an application chooses among its models."""
+        self._post("set_selection_policy", app_name=app_name, policy=policy, options=options)
+
+    def get_selection_policy(self, app_name: str) -> dict[str, Any]:
+        """The policy of an application, its options, and the models that it is linked to."""
+        value: dict[str, Any] = json.loads(self._post("get_selection_policy", app_name=app_name))
+        return value
+
+    def delete_selection_state(self, app_name: str) -> None:
+        """Forget what the policy of an application has learned."""
+        self._post("delete_selection_state", app_name=app_name)
+
     def get_all_applications(self, verbose: bool) -> list[Any]:
         """Names of all applications; with `verbose` dictionaries."""
         return self._read_list("get_all_applications", verbose=verbose)

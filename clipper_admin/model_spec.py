@@ -99,7 +99,7 @@ class ImageSpec:
     """The image of a model version as it is built; `ClipperConnection.build_model` says what each part means."""
 
     image: str
-    """Its full name."""
+    """The full name of the image."""
     model_data_path: Path
     base_image: str
     container_registry: str | None = None

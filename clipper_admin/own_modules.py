@@ -44,7 +44,7 @@ def is_own_or_main(obj: Any) -> bool:
 
 
 def _place(module: types.ModuleType) -> str:
-    """Its file; for a folder without ``__init__.py``, the folder."""
+    """The file of the module; for a folder without ``__init__.py``, the folder."""
     return getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", [])), "")
 
 

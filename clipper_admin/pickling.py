@@ -210,7 +210,7 @@ class _DefinitionPickler(_Pickler):
         return super().reducer_override(obj)
 
     def _imported(self, name: str) -> types.ModuleType | None:
-        """Nothing is imported for a function that may never be called."""
+        """Import nothing, since the function may never be called."""
         return None
 
 

@@ -177,7 +177,7 @@ def _missing(module: str, sent: dict[str, Any]) -> dict[str, Any]:
     return missing(module, sent)
 
 
-# They travel themselves: released containers, which have no such functions, can read what was pickled.
+# These functions are pickled by value: released containers, which have no such functions, can read what was pickled.
 for _travelling in (_make_unnoticed, _variables, _missing):
     _travelling.__module__ = "__main__"
 

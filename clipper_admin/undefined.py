@@ -26,7 +26,7 @@ _COMPREHENSIONS: Final = {"<listcomp>", "<setcomp>", "<dictcomp>"}
 
 @dataclass(frozen=True)
 class Missing:
-    """A name that nobody defines, or a module that is not there."""
+    """A name that is not defined, or a module that is missing."""
 
     name: str
     file: str

@@ -27,7 +27,7 @@ def total(num_frontend_replicas: int, workers: int) -> int:
     return num_frontend_replicas * workers
 
 
-def wanted(management_address: str) -> int | None:
+def wanted_number(management_address: str) -> int | None:
     """Return the number of workers that was set; None if it was not changed since the start."""
     answer = http_client.call("management frontend", management_address, "/admin/get_query_frontend_workers", {})
     number: int | None = json.loads(answer)["workers"]

@@ -7,6 +7,7 @@ answers of replicas and answers that clients have not read are only counted, sin
 import asyncio
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from math import inf
@@ -25,16 +26,19 @@ _SHARE: Final = 4
 _WAIT_SECONDS: Final = 2.0
 SHORT_SECONDS: Final = 10.0
 """Seconds for which memory counts as short after a request had to wait."""
-_PROGRESS_BYTES: Final = 1 << 16
+_STALL_SECONDS: Final = 1.0
+_PROGRESS_BYTES: Final = 1 << 13
+"""A body that brings less in `_STALL_SECONDS` is given up while other requests wait for memory."""
+_REVIEW_SECONDS: Final = 0.1
 _TOO_SLOW: Final = (
-    f"The body brought less than {_PROGRESS_BYTES} bytes in {SHORT_SECONDS:g} seconds while other requests waited "
-    "for the memory that was held for it"
+    f"The body brought less than {_PROGRESS_BYTES} bytes in {_STALL_SECONDS:g} s while other requests waited for the "
+    "memory that was held for it: send it again"
 )
 _CGROUP_LIMITS: Final = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
 class OverBudgetError(Exception):
-    """Other requests hold the memory for bodies."""
+    """Raised when other requests hold the memory for bodies."""
 
 
 class Held:
@@ -44,16 +48,28 @@ class Held:
         self._budget = budget
         self.app_name = app_name
         self.size = 0
+        self.moved_at = time.monotonic()
+        """When another `_PROGRESS_BYTES` had arrived, or the request was last given what it had waited for."""
+        self._brought = 0
+        """The bytes that have arrived since."""
+        self.is_waiting = False
         self.is_over = False
         """Whether the request has ended. The task that reads its body may have a turn of the event loop after it."""
 
-    async def take(self, size: int) -> None:
+    async def reserve(self, size: int) -> None:
         """Hold `size` more bytes when there is room. Raises `OverBudgetError` if there is none in `_WAIT_SECONDS`."""
-        await self._budget.take(self, size)
+        await self._budget.reserve(self, size)
 
     def add(self, size: int) -> None:
         """Hold `size` more bytes, even beyond the limit."""
         self.resize(self.size + size)
+
+    def note_progress(self, size: int) -> None:
+        """Note that `size` more bytes have arrived, or that what had arrived is not waited for any more."""
+        self._brought += size
+        if self._brought >= _PROGRESS_BYTES or self.is_waiting:
+            self._brought = 0
+            self.moved_at = time.monotonic()
 
     def resize(self, size: int) -> None:
         """Hold `size` bytes instead of the present number, even beyond the limit."""
@@ -72,8 +88,11 @@ class _Waiting(NamedTuple):
 class BodyBudget:
     """Counts what has arrived of bodies. When the limit is reached, bodies wait, with applications taking turns.
 
-    If no body could go on, none would ever be whole. So one of those that wait may go beyond the limit at a time, which
-    is exceeded by one body at most.
+    If all bodies waited, none would ever be complete. So one waiting request at a time may exceed the limit, which is
+    exceeded by one body at most.
+
+    While a body waits, those that do not move are given up: one after the other, beginning with the largest one of the
+    application whose unfinished bodies hold the most.
     """
 
     def __init__(self, limit: int) -> None:
@@ -83,6 +102,10 @@ class BodyBudget:
         self._waiting: FairQueue[_Waiting] = FairQueue()
         self._beyond: Held | None = None
         """The request that may go beyond the limit until there is room again, or it holds nothing any more."""
+        self._unfinished: dict[Held, asyncio.Future[None]] = {}
+        """The requests whose bodies are being read, with futures that are done when they are given up."""
+        self._review: asyncio.TimerHandle | None = None
+        """Looks for bodies that do not move while others wait."""
 
     @contextmanager
     def count(self, app_name: str = "") -> Iterator[Held]:
@@ -94,7 +117,7 @@ class BodyBudget:
             held.is_over = True
             held.resize(0)
 
-    async def take(self, held: Held, size: int) -> None:
+    async def reserve(self, held: Held, size: int) -> None:
         if held is self._beyond or (not self._waiting and self._has_room(size)):
             self._give(held, size)
             return
@@ -104,9 +127,13 @@ class BodyBudget:
         try:
             if not waiting.admitted.done():
                 self._short_at = time.monotonic()
+                self._review_later()
+                held.is_waiting = True
                 await asyncio.wait([waiting.admitted], timeout=_WAIT_SECONDS)
         finally:
             self._waiting.discard(held.app_name, number)
+            held.note_progress(0)
+            held.is_waiting = False
         if not waiting.admitted.done():
             held.resize(0)  # at once: others whose time is over in the same turn of the event loop get the room
             raise OverBudgetError
@@ -114,20 +141,58 @@ class BodyBudget:
     async def read(self, request: web.Request, held: Held) -> list[bytes]:
         """Read a body in parts, and hold what has arrived. A client that sends faster than there is room has to wait.
 
-        Raises `OverBudgetError` like `Held.take`, and a 408 if the body brings less than `_PROGRESS_BYTES` in
-        `SHORT_SECONDS` while other requests wait for memory.
+        Raises `OverBudgetError` like `Held.reserve`, and a 408 if the body does not move while other requests wait for
+        memory.
         """
-        reading = asyncio.create_task(read_in_parts(request, held.take))
+
+        async def reserve(size: int) -> None:
+            held.note_progress(size)
+            await self.reserve(held, size)
+
+        reading = asyncio.create_task(read_in_parts(request, reserve))
+        given_up = self._unfinished[held] = asyncio.get_running_loop().create_future()
         try:
-            seen = 0
-            while not (await asyncio.wait([reading], timeout=SHORT_SECONDS))[0]:
-                seen, before = request.content.total_bytes, seen
-                if seen - before < _PROGRESS_BYTES and self.was_short_within(SHORT_SECONDS):
-                    raise web.HTTPRequestTimeout(text=_TOO_SLOW)
+            await asyncio.wait([reading, given_up], return_when=asyncio.FIRST_COMPLETED)
+            if given_up.done():
+                raise web.HTTPRequestTimeout(text=_TOO_SLOW, headers={"Retry-After": "1"})
             return reading.result()
         finally:
+            del self._unfinished[held]
             reading.cancel()
             del reading  # avoids a reference cycle: its error has a traceback with this frame, and the body
+
+    def _review_later(self) -> None:
+        if self._review is None:
+            loop = asyncio.get_running_loop()
+            self._review = loop.call_later(_REVIEW_SECONDS, self._give_up_stalled, loop.time())
+
+    def _give_up_stalled(self, scheduled_at: float) -> None:
+        """Give up bodies that do not move, until no request waits."""
+        self._review = None
+        now = time.monotonic()
+        if asyncio.get_running_loop().time() - scheduled_at > _STALL_SECONDS / 2:  # nothing was read meanwhile
+            for held in self._unfinished:
+                held.moved_at = now
+        for held in self._stalled(now):
+            if not self._waiting:
+                return
+            self._unfinished[held].set_result(None)
+            held.is_over = True
+            held.resize(0)
+        if self._waiting:
+            self._review_later()
+
+    def _stalled(self, now: float) -> list[Held]:
+        """Return the unfinished bodies that do not move, the first to give up first."""
+        of_app: Counter[str] = Counter()
+        for held in self._unfinished:
+            of_app[held.app_name] += held.size
+        stalled = [
+            held
+            for held, given_up in self._unfinished.items()
+            if held.size and not (held.is_waiting or given_up.done()) and now - held.moved_at >= _STALL_SECONDS
+        ]
+        return sorted(stalled, key=lambda held: (of_app[held.app_name], held.size), reverse=True)
 
     def count_more(self, change: int) -> None:
         """Count `change` more bytes of answers that clients have not read, or that replicas have not finished."""
@@ -150,9 +215,9 @@ class BodyBudget:
 
     def _admit(self) -> None:
         while self._waiting:
-            waiting = self._waiting.take(lambda waiting: self._has_room(waiting.size))
+            waiting = self._waiting.take_first(lambda waiting: self._has_room(waiting.size))
             if waiting is None and self._beyond is None:
-                waiting = self._waiting.take(lambda _: True)
+                waiting = self._waiting.take_first(lambda _: True)
                 self._beyond = None if waiting is None or waiting.held.is_over else waiting.held
             if waiting is None:
                 return

@@ -1,11 +1,12 @@
 """Changes of the configuration as values: writes to Redis that are carried out together or not at all."""
 
 import json
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from clipper_common.datatypes import ModelId
 from clipper_common.layout import LAYOUT, Place
-from clipper_common.records import Application, Hash, Model
+from clipper_common.records import Application, Hash, Model, Selection
 from clipper_common.snapshot import Snapshot
 
 
@@ -46,6 +47,16 @@ def put_link(app_name: str, model_name: str) -> Write:
 
 def delete_link(app_name: str, model_name: str) -> Write:
     return _write(LAYOUT.links_place(app_name), "SREM", model_name)
+
+
+def put_selection(app_name: str, selection: Selection, linked: Iterable[str], wanted: Iterable[str]) -> list[Write]:
+    """Return the writes of a selection, and of the names of linked models, which are `linked` and become `wanted`."""
+    linked, wanted = set(linked), set(wanted)
+    return [
+        _hset(LAYOUT.application_place(app_name), {"selection": selection.to_json()}),
+        *(delete_link(app_name, name) for name in sorted(linked - wanted)),
+        *(put_link(app_name, name) for name in sorted(wanted - linked)),
+    ]
 
 
 def put_model(model: Model) -> Write:

@@ -21,11 +21,11 @@ from clipper_common.sockets import most_descriptors, unacknowledged_bytes
 
 logger = logging.getLogger(__name__)
 
-_SHARE: Final = 0.75
+_SHARE: Final = 5 / 8
 """The share of the file descriptors that HTTP connections may use; containers, Redis and files need the others."""
 _CROWDED: Final = 15 / 16
 _ROOMY: Final = 7 / 8
-"""Above `_CROWDED` of the limit, idle connections are closed until `_ROOMY` of it is left."""
+"""Idle connections are closed when more than `_CROWDED` of the limit are open, until `_ROOMY` of it are left."""
 _REFUSALS: Final = 1 / 16
 """The most connections that are answered with 503 at a time, as a share of the limit; others are aborted."""
 _REFUSAL_SECONDS: Final = 1.0
@@ -72,7 +72,7 @@ class ConnectionKeeper:
     def __init__(self, limits: Limits, connections: Mapping[Kept, asyncio.Transport], idle_seconds: float) -> None:
         self._limits = limits
         self._idle_seconds = idle_seconds
-        """After so long an idle connection is closed."""
+        """Seconds after which an idle connection is closed."""
         self._connections = connections
         """The open connections, including those that are closing."""
         self._refusals = 0

@@ -39,7 +39,7 @@ SIZE_LIMITS: Final = range(1 << 16, (1 << 30) + 1)
 MAX_INPUTS_PER_REQUEST: Final = 4096
 """Largest number of inputs in a request, so that no request keeps the event loop, which all share, for long."""
 MAX_NAME_LENGTH: Final = 255
-"""Most characters of a name of an application or a model, of a version and of a label."""
+"""The most characters of a name of an application or a model, of a version and of a label."""
 MAX_LABELS: Final = 64
 """The most labels of one model version."""
 MAX_PATH_LENGTH: Final = 4096
@@ -53,13 +53,13 @@ MAX_DEFAULT_OUTPUT_BYTES: Final = 1024 * 1024
 MAX_BATCH_SIZE: Final = 4096
 """Largest batch of a policy that learns."""
 MAX_QUEUED_QUERIES: Final = 16384
-"""Most queued queries of a model version in each worker; one more gets the default at once."""
+"""The most queued queries of a model version in each worker; one more gets the default at once."""
 MAX_QUEUED_BYTES: Final = 512 * 1024 * 1024
-"""Most bytes of the queued inputs of a model version in each worker; one more input gets the default at once."""
+"""The most bytes of the queued inputs of a model version in each worker; one more input gets the default at once."""
 MAX_WORKERS: Final = 64
-"""Most workers of one query frontend."""
+"""The most workers of one query frontend."""
 MAX_CONNECTIONS: Final = 16_384
-"""Most HTTP connections of one process, unless the limit of file descriptors allows fewer."""
+"""The most HTTP connections of one process, unless the limit of file descriptors allows fewer."""
 
 # --- times ---
 HEARTBEAT_SECONDS: Final = 1.0

@@ -127,7 +127,8 @@ class BatchPolicy(StrEnum):
     """The policy that chooses the size of a model's batches. The value is its name in answers."""
 
     LEARNED = "learned"
-    """By a line through the times of past batches. It is the default for a batch size of -1."""
+    """The batch size is chosen by a line through the times of past batches. It is the default for a batch size of
+    -1."""
     AIMD = "aimd"
     QUANTILE = "quantile"
     FIXED = "fixed"
@@ -154,6 +155,24 @@ class ModelId(NamedTuple):
     def parse(cls, text: str) -> Self:
         name, _, version = text.partition(":")
         return cls(name, version)
+
+
+class Link(NamedTuple):
+    """A model that answers queries of an application: one version of it, or its current one.
+
+    The text form is ``name:version``, or ``name`` for the current version.
+    """
+
+    model_name: str
+    version: str | None = None
+
+    def __str__(self) -> str:
+        return self.model_name if self.version is None else f"{self.model_name}:{self.version}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        name, colon, version = text.partition(":")
+        return cls(name, version if colon else None)
 
 
 _APP_NAME: Final = re.compile(r"[A-Za-z0-9_.~-]+")

@@ -7,6 +7,7 @@
     ├── WireError                 malformed bytes on the RPC connection
     │   └── MetadataError         ... in the metadata of a container
     ├── RecordError               an invalid record in Redis
+    ├── PolicyError               a selection policy, or an option of one, that cannot be used
     └── RequestError              an HTTP request that cannot be served (status, label)
         ├── JsonError             ... because of its JSON
         └── QueryError            ... because of the model or version that it names
@@ -43,7 +44,7 @@ class UnconnectedException(ClipperException):
 
 
 class WireError(ClipperException):
-    """A message on the RPC connection has the wrong form."""
+    """Raised when a message on the RPC connection has the wrong form."""
 
 
 class MetadataError(WireError):
@@ -62,6 +63,20 @@ class MetadataError(WireError):
 
 class RecordError(ClipperException):
     """A record in Redis has the wrong form."""
+
+
+class PolicyError(ClipperException):
+    """A selection policy, or an option of one, cannot be used.
+
+    Attributes
+    ----------
+    option : str
+        The name of the option; empty if another thing is wrong.
+    """
+
+    def __init__(self, msg: str, option: str = "") -> None:
+        super().__init__(msg)
+        self.option = option
 
 
 class RequestError(ClipperException):

@@ -14,7 +14,7 @@ class _Line(Generic[Item]):
 
     def __init__(self) -> None:
         self.items: dict[int, Item] = {}
-        """By their numbers in the queue."""
+        """The items by their numbers in the queue."""
         self._order: list[tuple[float, int]] = []
         """A heap of the ranks and numbers, also of items that have left."""
 
@@ -46,7 +46,7 @@ class FairQueue(Generic[Item]):
         self._lines.setdefault(app_name, _Line()).put(number, item, rank)
         return number
 
-    def take(self, may_go: Callable[[Item], bool]) -> Item | None:
+    def take_first(self, may_go: Callable[[Item], bool]) -> Item | None:
         """Remove and return the first item of the first application whose first item may go; None if there is none."""
         for app_name, line in self._lines.items():
             number = line.first()

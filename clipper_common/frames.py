@@ -3,6 +3,7 @@
 import re
 import struct
 from collections.abc import Collection, Sequence
+from itertools import accumulate
 from typing import Final, TypeVar
 
 from clipper_common.constants import MAX_NAME_LENGTH
@@ -11,6 +12,8 @@ from clipper_common.errors import WireError
 
 U32: Final = struct.Struct("<I")
 U64: Final = struct.Struct("<Q")
+HEADER: Final = struct.Struct("<II")
+"""Begins the header of version 4: a message id, and the input type of a batch or the number of its outputs."""
 MAX_TEXT_BYTES: Final = 1024
 _DIGITS: Final = re.compile(rb"\d+")
 
@@ -56,7 +59,8 @@ def read_text(frame: View, what: str) -> str:
 
 
 def read_model_text(frame: bytes, what: str) -> str:
-    """As strict as over HTTP, since it becomes part of the same keys."""
+    """Read the name or version of a model. The check is as strict as over HTTP, since both become part of the same
+    keys."""
     text = read_text(frame, what)
     if not is_model_text(text):
         raise WireError(
@@ -95,12 +99,44 @@ def pack_u64s(numbers: Collection[int]) -> bytes:
     return struct.pack(f"<{len(numbers)}Q", *numbers)
 
 
+def check_packed(frames: Sequence[Frame], what: str, most_frames: int) -> Sequence[Frame]:
+    """Check a message of version 4, of which the first frame is a header and the second its data."""
+    if not 2 <= len(frames) <= most_frames or len(frames[0]) < HEADER.size:
+        raise WireError(f"a {what} of version 4 is a header and its data")
+    return frames
+
+
+def read_sizes(frame: View, data: View, what: str) -> tuple[int, ...]:
+    """Read the sizes of all parts of `data`."""
+    sizes = read_u64s(frame, f"{what} sizes")
+    if len(data) != sum(sizes):
+        raise WireError(f"the {what} sizes that a message announces are not those of its {what}s")
+    return sizes
+
+
+def split(data: bytes, sizes: tuple[int, ...]) -> list[View]:
+    """Return the parts of `data` that are of these sizes."""
+    parts: list[View] = []
+    raw = data  # compiled, a pointer: slices of it are made without a slice object
+    end = 0
+    for size in sizes:
+        begin, end = end, end + size
+        parts.append(raw[begin:end])
+    return parts
+
+
+def views(data: bytes, sizes: tuple[int, ...]) -> list[View]:
+    """Return the same parts as `split`, without copying them."""
+    whole = memoryview(data)
+    return [whole[end - size : end] for size, end in zip(sizes, accumulate(sizes), strict=True)]
+
+
 def pack_sizes(parts: Sequence[View]) -> bytes:
     return pack_u64s(list(map(len, parts)))
 
 
 def check_frames(frames: Sequence[Frame], count: int, sizes: Sequence[int], what: str) -> list[Frame]:
-    """Version 3: a frame for each."""
+    """Return the frames of a version 3 message, which has one for each item, if their sizes are as announced."""
     if count != len(frames) or list(sizes) != list(map(len, frames)):
         raise WireError(f"the {what} sizes that a message announces are not those of its {what}s")
     return list(frames)

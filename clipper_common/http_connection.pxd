@@ -8,7 +8,7 @@ cdef Py_ssize_t _SMALL_BYTES
 cdef Py_ssize_t _MAX_HELD_BYTES
 
 
-cdef class Connection:
+cdef class HttpConnection:
     cdef public object transport
     cdef public double answered_at
     cdef public object body_due

@@ -1,8 +1,9 @@
 """A client's HTTP connection: it finds where each request ends, and has aiohttp answer one after the other.
 
 aiohttp's handler is made for the first request that is for it, and is given the bytes of one request at a time. It
-writes to a transport that `Connection` makes for it, and whoever makes the handler tells `Connection` when a request is
-answered (`http_server`). So a subclass may answer other requests by itself in between, through public interfaces alone.
+writes to a transport that `HttpConnection` makes for it, and `http_server`, which makes the handler, tells
+`HttpConnection` when a request is answered. So a subclass may answer other requests by itself in between, through
+public interfaces alone.
 
 Where nobody but aiohttp can tell the end of a request, everything goes to aiohttp from then on, and the connection
 closes with the next answer.
@@ -24,60 +25,61 @@ if TYPE_CHECKING:
     from clipper_common.http_server import Server
 
 PIECE_BYTES: Final = 4096
-"""Larger data without a known length are given to aiohttp's parser in such pieces: each may have hundreds of chunks."""
+"""The bytes of one piece of larger data without a known length, which aiohttp's parser gets in pieces: each may have
+hundreds of chunks."""
 _SMALL_BYTES: Final = 1024
 """Data of at most this many bytes are parsed as soon as they arrive."""
 _MAX_HELD_BYTES: Final = 1 << 16
 _MAX_BEGUN_BYTES: Final = 1 << 16
 _MAX_AT_ONCE: Final = 8
-"""Requests of one connection that are taken in one turn of the event loop."""
+"""The most requests of one connection that are taken in one turn of the event loop."""
 _HALF_CLOSED_SECONDS: Final = 1.0
 """Seconds that a half-closed connection waits for the client to close its half."""
 NOT_OURS: Final = -1
 
 
-class Connection:
-    """The protocol of a transport."""
+class HttpConnection:
+    """The asyncio protocol of one HTTP connection."""
 
     def __init__(self, server: "Server") -> None:
         self.transport: asyncio.Transport | None = None
         self.answered_at = monotonic()
-        """When the last request was answered, or the connection made."""
+        """Monotonic time at which the last request was answered, or the connection was made."""
         self._server = server
         self._heads = server.heads
         self._handler: web.RequestHandler | None = None
-        """aiohttp's, from the first request on that is for it."""
+        """The handler of aiohttp; None before the first request that is for it."""
         self._head: Head | None = None
-        """The last one, since a client's heads are all alike."""
+        """The last head that was recognized. It is kept since the heads of a client are all alike."""
         self._is_answering = False
-        """A request is under way: what follows it is held."""
+        """Whether a request is under way. Data after it are held."""
         self._owed = 0
-        """How many of the next bytes are the rest of a request that aiohttp has begun to read."""
+        """The number of the next bytes that are the rest of a request that aiohttp has begun to read."""
         self._chunks: ChunkReader | None = None
-        """Reads the chunked body that aiohttp reads."""
+        """The reader that finds the end of the chunked body that aiohttp is given."""
         self._begun = b""
-        """A head of which only the beginning has come. aiohttp has it already: it may be malformed."""
+        """The beginning of an incomplete head. aiohttp has been given it already, since the head may be malformed."""
         self._passes = False
-        """Everything goes to aiohttp from now on."""
+        """Whether all data go to aiohttp from now on."""
         self._ends = False
-        """No further request is answered."""
+        """Whether no further request is answered."""
         self._is_paused = False
-        """The client does not read its answers."""
+        """Whether the client does not read its answers."""
         self._is_full = False
-        """aiohttp takes no more data at present."""
+        """Whether aiohttp takes no more data at present."""
         self._is_parsing = False
-        """Held data are given to aiohttp in pieces."""
+        """Whether held data are being given to aiohttp in pieces."""
         self._held: deque[bytes] = deque()
-        """Data at which nobody has looked."""
+        """Received data that are not looked at yet."""
         self._held_bytes = 0
         self._holds_back = False
-        """The transport reads nothing."""
+        """Whether the transport reads nothing."""
         self._content: StreamReader | None = None
         """The body of the request that aiohttp answers."""
         self._is_malformed = False
         """Whether this body is malformed."""
         self.body_due: float | None = None
-        """When the body must be complete of a request that aiohttp was given in the middle of it."""
+        """Monotonic time by which the body of a request must be complete, of which aiohttp was given a part."""
 
     # --- the transport ---
 
@@ -116,7 +118,7 @@ class Connection:
     def connection_lost(self, exc: BaseException | None) -> None:
         """Handle the loss in steps of long work, since thousands of clients may disconnect at once."""
         self.transport = None  # uvloop raises an error for what is written from now on
-        long_work.start(map(self.lose, (exc,)))
+        long_work.start_soon(map(self.lose, (exc,)))
 
     def lose(self, exc: BaseException | None) -> None:
         """Release all resources of the connection, which was lost in this iteration of the event loop or before."""
@@ -265,7 +267,7 @@ class Connection:
             self._adjust_reading()
 
     def _go_on(self) -> None:
-        """Look at what was held, until a request is under way."""
+        """Handle held data, until a request is under way."""
         waits = self._is_answering or self._is_paused
         if self._held and not self._is_parsing and self.transport is not None and (self._is_aiohttps() or not waits):
             data = self._held[0] if len(self._held) == 1 else b"".join(self._held)
@@ -287,7 +289,7 @@ class Connection:
     def _parse_in_pieces(self, data: bytes) -> None:
         self._is_parsing = True
         self._put_back(data)
-        long_work.start(self._parse_pieces())
+        long_work.start_soon(self._parse_pieces())
 
     def _parse_pieces(self) -> Iterator[None]:
         while self._held and self._is_aiohttps():
@@ -307,7 +309,7 @@ class Connection:
     # --- what aiohttp's side tells ---
 
     def passes(self) -> bool:
-        """Whether the connection closes with the next answer, because nobody can tell where requests end."""
+        """Whether the connection closes with the next answer, because the end of a request cannot be told."""
         return self._passes
 
     def begin_answer(self, content: StreamReader) -> None:

@@ -3,7 +3,7 @@ cimport cython
 
 
 cdef class Head:
-    cdef bytes text
+    cdef readonly bytes text
     cdef readonly Py_ssize_t length
     cdef bint is_chunked
     cdef readonly object plain_path

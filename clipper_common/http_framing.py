@@ -1,4 +1,4 @@
-"""Where HTTP requests end: heads, read by aiohttp's parser and known again by their bytes, and chunked bodies."""
+"""Finds where HTTP requests end: heads, read by aiohttp's parser and known again by their bytes, and chunked bodies."""
 
 import asyncio
 import re

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from clipper_common import jsontext
 from clipper_common.connections import ConnectionKeeper, Kept, Limits
-from clipper_common.http_connection import Connection
+from clipper_common.http_connection import HttpConnection
 from clipper_common.http_framing import Heads
 
 _NEVER_SECONDS: Final = 1e9
@@ -25,7 +25,7 @@ class Server(web.Server):
     def __init__(
         self,
         server: web.Server,
-        connection: Callable[["Server"], Connection],
+        connection: Callable[["Server"], HttpConnection],
         limits: Limits,
         idle_seconds: float,
         heads: Heads,
@@ -37,10 +37,10 @@ class Server(web.Server):
         self.heads = heads
         self._handle = server.request_handler
         self._make_connection = connection
-        self._open: dict[Connection, asyncio.Transport] = {}
+        self._open: dict[HttpConnection, asyncio.Transport] = {}
         self.keeper = ConnectionKeeper(limits, cast(dict[Kept, asyncio.Transport], self._open), idle_seconds)
         self._enforcing: asyncio.Task[None] | None = None
-        self._closing: deque[Connection] = deque()
+        self._closing: deque[HttpConnection] = deque()
 
     def start(self) -> None:
         """Begin to enforce the limits."""
@@ -52,17 +52,17 @@ class Server(web.Server):
         return cast(web.RequestHandler, protocol)  # the event loop takes any protocol
 
     @property
-    def open_connections(self) -> dict[Connection, asyncio.Transport]:
+    def open_connections(self) -> dict[HttpConnection, asyncio.Transport]:
         return self._open
 
-    def add(self, connection: Connection, transport: asyncio.Transport) -> None:
+    def add(self, connection: HttpConnection, transport: asyncio.Transport) -> None:
         self._open[connection] = transport
 
-    def remove(self, connection: Connection) -> None:
+    def remove(self, connection: HttpConnection) -> None:
         self._open.pop(connection, None)
         self.keeper.remove_unread(connection)
 
-    def close_soon(self, connection: Connection) -> None:
+    def close_soon(self, connection: HttpConnection) -> None:
         """Close a connection in this turn of the event loop, or a later one if there are many."""
         if not self._closing:
             self.loop.call_soon(self._close_some)
@@ -85,7 +85,7 @@ class Server(web.Server):
 
     # --- aiohttp ---
 
-    def make_handler(self, connection: Connection) -> web.RequestHandler:
+    def make_handler(self, connection: HttpConnection) -> web.RequestHandler:
         """Return a handler for requests of `connection`, which has a transport to write to."""
         handler = Handler(connection, self)
         handler.connection_made(HandlerTransport(connection))
@@ -104,7 +104,7 @@ class Server(web.Server):
         return response
 
 
-async def _write(response: web.StreamResponse, request: web.BaseRequest, connection: Connection) -> None:
+async def _write(response: web.StreamResponse, request: web.BaseRequest, connection: HttpConnection) -> None:
     if connection.passes():
         response.force_close()
     await response.prepare(request)
@@ -112,7 +112,7 @@ async def _write(response: web.StreamResponse, request: web.BaseRequest, connect
     connection.end_answer(bool(response.keep_alive))
 
 
-def connection_of(request: web.BaseRequest) -> Connection:
+def connection_of(request: web.BaseRequest) -> HttpConnection:
     return cast(Handler, request.protocol).connection
 
 
@@ -121,7 +121,7 @@ class Handler(web.RequestHandler):
 
     __slots__ = ("connection",)
 
-    def __init__(self, connection: Connection, server: Server) -> None:
+    def __init__(self, connection: HttpConnection, server: Server) -> None:
         super().__init__(
             server,
             loop=server.loop,
@@ -155,7 +155,7 @@ class Handler(web.RequestHandler):
 class HandlerTransport(asyncio.Transport):
     """The transport that aiohttp's handler of a connection sees."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: HttpConnection) -> None:
         super().__init__()
         self._connection = connection
 

@@ -65,7 +65,7 @@ class Layout:
     replica_numbers: Collection
     """The numbers of replicas, which they get again when they come back."""
     replica_counts: Collection
-    """For each model version, the number that its next new replica gets."""
+    """The number that the next new replica of each model version gets."""
 
     schema_version: Place
     revision: Place

@@ -46,7 +46,7 @@ class _LongWork:
     def _forget_until(self) -> None:
         self._until = None
 
-    def start(self, steps: Iterator[None]) -> None:
+    def start_soon(self, steps: Iterator[None]) -> None:
         if not self._works:
             asyncio.get_running_loop().call_soon(self._turn)
         self._works.append(steps)
@@ -81,9 +81,9 @@ def _of_running_loop() -> _LongWork:
     return work
 
 
-def start(steps: Iterator[None]) -> None:
+def start_soon(steps: Iterator[None]) -> None:
     """Make all steps in the running loop, beginning in its next turn. Exceptions are logged."""
-    _of_running_loop().start(steps)
+    _of_running_loop().start_soon(steps)
 
 
 def seconds_left() -> float:
@@ -97,11 +97,11 @@ def turn_began_after(loop: asyncio.AbstractEventLoop) -> float:
     return -inf if work is None else work.since
 
 
-def begin(steps: Iterator[None]) -> None:
-    """Make the first step at once, and the others like `start`. Work of one step is finished on return."""
+def start_now(steps: Iterator[None]) -> None:
+    """Make the first step at once, and the others like `start_soon`. Work of one step is finished on return."""
     with contextlib.suppress(StopIteration):
         next(steps)
-        start(steps)
+        start_soon(steps)
 
 
 def finish_at_once(steps: Steps[Value]) -> Value:
@@ -122,7 +122,7 @@ async def finish(steps: Steps[Value]) -> Value:
         value: Value = stop.value
         return value
     future: asyncio.Future[Value] = asyncio.get_running_loop().create_future()
-    start(_tell(steps, future))
+    start_soon(_tell(steps, future))
     try:
         return await future
     finally:

@@ -12,7 +12,7 @@ from zmq.backend import Socket as Backend
 
 _NOBLOCK: Final = 1
 _NOBLOCK_MORE: Final = 1 | 2
-_LARGE_BYTES: Final = 1 << 14
+_LARGE_FRAME_BYTES: Final = 1 << 14
 
 Socket = zmq.Socket[bytes]
 
@@ -40,5 +40,5 @@ def receive_views(socket: Socket) -> list[bytes | memoryview]:
 
 
 def _open(frame: Any) -> bytes | memoryview:
-    content: bytes | memoryview = frame.bytes if len(frame) < _LARGE_BYTES else frame.buffer
+    content: bytes | memoryview = frame.bytes if len(frame) < _LARGE_FRAME_BYTES else frame.buffer
     return content

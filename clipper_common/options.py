@@ -2,7 +2,7 @@
 
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, field, fields
+from dataclasses import MISSING, Field, field, fields
 from typing import Any, Final, Self
 
 from clipper_common import __version__
@@ -14,9 +14,9 @@ _FALSE: Final = ("0", "false", "no", "off")
 def option(
     default: Any,
     help_text: str,
-    read: Callable[[str], Any] | None = None,
-    least: int | None = None,
-    most: int | None = None,
+    read: Callable[[Any], Any] | None = None,
+    least: float | None = None,
+    most: float | None = None,
 ) -> Any:
     """Return a field of `Options`. It is read by `read`, or else as what its default is: a text, number or boolean.
 
@@ -60,12 +60,19 @@ class Options:
             )
         values = vars(parser.parse_args(arguments))
         for each in fields(cls):  # type: ignore[arg-type]
-            least, most, value = each.metadata["least"], each.metadata["most"], values[each.name]
-            if least is not None and value < least:
-                parser.error(f"argument --{each.name}: {value} is less than {least}")
-            if most is not None and value > most:
-                parser.error(f"argument --{each.name}: {value} is more than {most}")
+            if wrong := out_of_range(each, values[each.name]):
+                parser.error(f"argument --{each.name}: {wrong}")
         return cls(**values)
+
+
+def out_of_range(each: Field[Any], value: Any) -> str:
+    """Return what is wrong with the value of a field of `option`, given its limits, or an empty text."""
+    least, most = each.metadata["least"], each.metadata["most"]
+    if least is not None and value < least:
+        return f"{value} is less than {least}"
+    if most is not None and value > most:
+        return f"{value} is more than {most}"
+    return ""
 
 
 def _shown(default: Any) -> str:

@@ -139,7 +139,7 @@ def read_replicas(found: Iterable[Found]) -> tuple[list[Replica], Faults]:
             faults[place] = fault
         elif replica is not None:
             replicas.append(replica)
-    return sorted(replicas, key=lambda replica: (replica.model, replica.replica_id)), faults
+    return sorted(replicas, key=lambda replica: (replica.model_id, replica.replica_id)), faults
 
 
 Record = TypeVar("Record")
@@ -184,7 +184,7 @@ def _model(key: str, value: Sequence[bytes]) -> Model:
 
 def _replica(key: str, value: Sequence[bytes]) -> Replica:
     replica = Replica.from_hash(_hash(value))
-    _check_key(key, LAYOUT.replica_place(replica.model, replica.replica_id))
+    _check_key(key, LAYOUT.replica_place(replica.model_id, replica.replica_id))
     return replica
 
 

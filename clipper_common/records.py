@@ -6,8 +6,8 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Final, Self
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Self
 
 from clipper_common.constants import (
     DEFAULT_BATCH_SIZE,
@@ -16,7 +16,7 @@ from clipper_common.constants import (
     MAX_OUTPUT_BYTES,
     SIZE_LIMITS,
 )
-from clipper_common.datatypes import BatchPolicy, InputType, ModelId, is_model_text, is_plain_text, printable
+from clipper_common.datatypes import BatchPolicy, InputType, Link, ModelId, is_model_text, is_plain_text, printable
 from clipper_common.errors import ClipperException, RecordError
 
 # --- limits ---
@@ -32,6 +32,8 @@ MAX_KEY_BYTES: Final = 4096
 COUNTER_DIGITS: Final = 15
 """The most digits of a revision, because all numbers are doubles in the Lua of Redis."""
 REPLICA_NUMBER_DIGITS: Final = 9
+MAX_REMEMBERED: Final = 8192
+"""While the database of the frontends has so many keys, the numbers of new replicas are not remembered."""
 EPOCH_CHARACTERS: Final = "A-Za-z0-9-"
 """The characters of an epoch, as a character class in patterns of Python and of Lua."""
 MAX_EPOCH_BYTES: Final = 64
@@ -107,6 +109,51 @@ def _take_batch_policy(hash_: Hash, what: str) -> BatchPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class Selection:
+    """How an application chooses among the models that it is linked to."""
+
+    policy: str
+    """The name of the policy. A program that does not know it takes it for `single`."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    generation: int = 1
+    """The number of times that the policy was set or changed, or its state was deleted."""
+    links: tuple[Link, ...] = ()
+    """The links in the order in which they were made. Empty with the policy `single`, whose only link is that in the
+    collection of links."""
+
+    def to_json(self) -> str:
+        links = list(map(str, self.links))
+        record = {"policy": self.policy, "options": self.options, "generation": self.generation, "links": links}
+        return json.dumps(record, ensure_ascii=False, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str, what: str) -> Self:
+        try:
+            fields = json.loads(text)
+        except (ValueError, RecursionError):
+            fields = None
+        if not isinstance(fields, dict):
+            raise RecordError(f"{what} has a selection that is no JSON object")
+        policy, options, links = fields.get("policy"), fields.get("options"), fields.get("links")
+        generation = fields.get("generation")
+        if not isinstance(policy, str) or not is_plain_text(policy):
+            raise RecordError(f"{what} has a selection without the name of a policy")
+        if not isinstance(options, dict) or type(generation) is not int or generation not in COUNTS:
+            raise RecordError(f"{what} has a selection without options or generation")
+        if not isinstance(links, list) or not all(isinstance(link, str) for link in links):
+            raise RecordError(f"{what} has a selection without a list of links")
+        return cls(policy, options, generation, tuple(_to_link(link, what) for link in links))
+
+
+def _to_link(text: str, what: str) -> Link:
+    link = Link.parse(text)
+    for part in (link.model_name, link.version):
+        if part is not None:
+            check_model_text(part, f"{what} has a link to ")
+    return link
+
+
+@dataclass(frozen=True, slots=True)
 class Application:
     """A REST endpoint with its input type, latency objective and default output."""
 
@@ -119,6 +166,8 @@ class Application:
     """Whether floats and doubles may be null, NaN and infinite."""
     max_body_bytes: int = 0
     """The largest body of a request in bytes; 0 is the limit of the query frontend."""
+    selection: Selection | None = None
+    """None if no policy was ever set."""
 
     @property
     def slo_seconds(self) -> float:
@@ -132,6 +181,7 @@ class Application:
             "latency_slo_micros": str(self.latency_slo_micros),
             **({"missing_values": "true"} if self.missing_values else {}),
             **({"max_body_bytes": str(self.max_body_bytes)} if self.max_body_bytes else {}),
+            **({"selection": self.selection.to_json()} if self.selection else {}),
         }
 
     @classmethod
@@ -150,6 +200,7 @@ class Application:
             policy=hash_.get("policy", DEFAULT_POLICY),
             missing_values=hash_.get("missing_values") == "true",
             max_body_bytes=_take_size_limit(hash_, "max_body_bytes", what),
+            selection=Selection.from_json(hash_["selection"], what) if "selection" in hash_ else None,
         )
 
 
@@ -232,16 +283,16 @@ class Model:
 class Replica:
     """A model container that is connected to one query frontend or several."""
 
-    model: ModelId
+    model_id: ModelId
     replica_id: int
     zmq_connection_id: int
     input_type: InputType
 
     def to_hash(self) -> dict[str, str]:
         return {
-            "model_id": str(self.model),
-            "model_name": self.model.name,
-            "model_version": self.model.version,
+            "model_id": str(self.model_id),
+            "model_name": self.model_id.name,
+            "model_version": self.model_id.version,
             "model_replica_id": str(self.replica_id),
             "zmq_connection_id": str(self.zmq_connection_id),
             "batch_size": "1",  # a field of 0.4 that has no meaning
@@ -252,7 +303,7 @@ class Replica:
     def from_hash(cls, hash_: Hash) -> Self:
         what = f"container '{_shown_id(hash_)}'"
         return cls(
-            model=_take_model_id(hash_, what),
+            model_id=_take_model_id(hash_, what),
             replica_id=_take_int(hash_, "model_replica_id", what, _REPLICA_NUMBERS),
             zmq_connection_id=_take_int(hash_, "zmq_connection_id", what, COUNTS),
             input_type=_take_input_type(hash_, what),
@@ -278,8 +329,8 @@ class FrontendReport:
     rpc_address: str = ""
     """The address at which containers reach it; empty if it is not known."""
     replicas: Sequence[tuple[str, Replica]] = ()
-    """Its replicas by name. A replica has the same name at all frontends, and no other replica of its model version has
-    it."""
+    """The replicas of the frontend by name. A replica has the same name at all frontends, and no other replica of its
+    model version has it."""
     reached: frozenset[ModelId] = frozenset()
     """The model versions of which it reaches a replica, directly or relayed."""
 

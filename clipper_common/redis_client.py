@@ -163,8 +163,8 @@ async def _in_time(call: Awaitable[Any]) -> Any:
 
 
 async def _wait_for_message(pubsub: PubSub) -> None:
-    give_up = time.monotonic() + CONFIG_POLL_SECONDS
-    while (left := give_up - time.monotonic()) > 0:
+    deadline = time.monotonic() + CONFIG_POLL_SECONDS
+    while (left := deadline - time.monotonic()) > 0:
         message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=left)
         if message is not None:
             return

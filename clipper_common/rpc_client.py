@@ -68,7 +68,7 @@ class Transport(Protocol):
         """Give up the present connection for a new one."""
 
     def close(self) -> None:
-        """Give up the connection for ever."""
+        """Close the connection for good."""
 
 
 TransportT = TypeVar("TransportT", bound=Transport)
@@ -87,7 +87,7 @@ class Channel(ABC, Generic[TransportT]):
         self._begin()
 
     def _begin(self) -> None:
-        """Set what is known of a new connection."""
+        """Reset the state, as it is for a new connection."""
         self.reached = False
         """Whether a message was received on this connection, and none has failed to be sent since."""
         self.heard_at = time.monotonic()
@@ -138,7 +138,7 @@ class Channel(ABC, Generic[TransportT]):
         self.reached = False
         self.is_blocked = True
 
-    def take(self, frames: wire.Views) -> None:
+    def receive(self, frames: wire.Views) -> None:
         """Handle a message that the transport has received."""
         received_at = time.monotonic()
         self.heard_at = received_at
@@ -181,6 +181,8 @@ class RpcClient(Channel[TransportT]):
         self.registered = False
         self.registration = 0
         """The number of this registration. The answer to a batch of an earlier one is discarded."""
+        self.takes_turns = False
+        """Whether answers may hold `turn_micros`."""
         self.drained = False
         """Whether the frontend has released this replica after `drain`."""
         self._draining = False
@@ -229,7 +231,8 @@ class RpcClient(Channel[TransportT]):
                 if not self.registered:
                     self._become_registered()
                 self._owner.on_batch(self, message, received_at)
-            case wire.HeartbeatReply(kind):
+            case wire.HeartbeatReply(kind, takes_turns):
+                self.takes_turns = takes_turns
                 self._events.append((time.time(), Event.RECEIVED_HEARTBEAT))
                 if kind is wire.HeartbeatType.REQUEST_METADATA:
                     self._become_unknown(received_at)
@@ -259,7 +262,7 @@ class RpcClient(Channel[TransportT]):
         self.registered = True
         self._refusals.clear()
         metadata = self._metadata
-        logger.info("Registered at %s as replica %s of %s.", self.address, metadata.replica_id, metadata.model)
+        logger.info("Registered at %s as replica %s of %s.", self.address, metadata.replica_id, metadata.model_id)
         self._send(wire.encode_frontends_request())
         self._owner.on_registered(self)
 

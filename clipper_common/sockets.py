@@ -18,7 +18,7 @@ def unacknowledged_bytes(connection: socket.socket) -> int:
 
 
 def prepare(connection: socket.socket) -> None:
-    """Have the kernel send each answer at once, and find out in time that the other side is gone for good."""
+    """Let the kernel send each answer at once, and detect in time that the other side is lost."""
     with suppress(OSError):
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio does not for what others accepted

@@ -16,7 +16,7 @@ from aiohttp import hdrs, web
 from clipper_common import logs
 from clipper_common.connections import Limits
 from clipper_common.constants import BODY_SECONDS, EXIT_ADDRESS_IN_USE, IDLE_CONNECTION_SECONDS, MAX_BODY_BYTES
-from clipper_common.http_connection import Connection
+from clipper_common.http_connection import HttpConnection
 from clipper_common.http_framing import Heads
 from clipper_common.http_server import Server, json_response
 
@@ -51,7 +51,7 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         if error.status < 400:
             raise
         response = json_response({"error": error.reason, "cause": _cause(request, error)}, error.status)
-        for name in (hdrs.ALLOW, hdrs.ACCEPT_ENCODING):
+        for name in (hdrs.ALLOW, hdrs.ACCEPT_ENCODING, hdrs.RETRY_AFTER):
             if name in error.headers:
                 response.headers[name] = error.headers[name]
         if error.status in _REFUSED_BY_HEAD and not request.content.is_eof():
@@ -171,7 +171,7 @@ class Runner(web.AppRunner):
     def __init__(
         self,
         app: web.Application,
-        connection: Callable[[Server], Connection] = Connection,
+        connection: Callable[[Server], HttpConnection] = HttpConnection,
         heads: Heads | None = None,
         keepalive_timeout: float = IDLE_CONNECTION_SECONDS,
         shutdown_timeout: float = _SHUTDOWN_SECONDS,
@@ -288,5 +288,5 @@ def _new_event_loop() -> asyncio.AbstractEventLoop:
 
 def configure_logging() -> None:
     logs.configure()
-    # It logs a traceback for each malformed request, so any client could fill the log.
+    # aiohttp logs a traceback for each malformed request, so any client could fill the log.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)

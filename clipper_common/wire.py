@@ -9,31 +9,34 @@ those from the frontend have the version next, those from a container do not.
 `docs/wire-protocol.md` has the tables.
 """
 
-import struct
 from collections.abc import Sequence
 from enum import IntEnum
-from itertools import accumulate
 from typing import Final, NamedTuple
 
 from clipper_common.constants import MAX_BATCH_SIZE
 from clipper_common.datatypes import InputType, ModelId, Packed, View, printable
 from clipper_common.errors import MetadataError, WireError
 from clipper_common.frames import (
+    HEADER,
     MAX_TEXT_BYTES,
     U32,
     U64,
     as_input_type,
     check_count,
     check_frames,
+    check_packed,
     pack_sizes,
     pack_u32s,
     pack_u64s,
     read_input_type,
     read_model_text,
+    read_sizes,
     read_text,
     read_u32,
     read_u32s,
     read_u64s,
+    split,
+    views,
 )
 
 RPC_VERSION_3: Final = 3
@@ -42,7 +45,9 @@ MESSAGE_ID_LIMIT: Final = 1 << 32
 RELAY_PREFIX: Final = "peer:"
 """The beginning of the replica id of a frontend that relays to replicas of its own."""
 _TAKES_DEADLINES: Final = b"deadlines"
-"""The last frame of the metadata of a container that takes deadlines."""
+"""A frame of the metadata of a container that takes deadlines."""
+_MEASURES_TURNS: Final = b"turns"
+"""A frame of the metadata of a container that can measure turns, and of the heartbeat replies that ask it to."""
 
 Frames = Sequence[bytes]
 Views = Sequence[View]
@@ -59,8 +64,6 @@ class Parts(NamedTuple):
 OutFrames = list[bytes | Parts]
 """Frames to be sent."""
 
-_HEADER: Final = struct.Struct("<II")
-"""Begins that of version 4: a message id, and the input type of a batch or the number of its outputs."""
 MAX_COPIED_BYTES: Final = 1 << 20
 """The inputs of a batch of at most this size, in bytes, are joined, and its outputs copied; larger ones are not."""
 
@@ -102,7 +105,7 @@ class Heartbeat(NamedTuple):
 class Metadata(NamedTuple):
     """A container introduces itself."""
 
-    model: ModelId
+    model_id: ModelId
     input_type: InputType
     rpc_version: int
     replica_id: str | None = None
@@ -111,6 +114,8 @@ class Metadata(NamedTuple):
     """Chosen at random with it, and told to no other container, so that none takes its place. Older ones have none."""
     takes_deadlines: bool = False
     """Whether requests may hold the remaining time of each input. It may answer these in parts then."""
+    measures_turns: bool = False
+    """Whether responses may hold `turn_micros`."""
 
     @property
     def is_relay(self) -> bool:
@@ -127,6 +132,8 @@ class Response(NamedTuple):
     failed: list[bool]
     positions: Sequence[int] | None = None
     """The places in the batch of the inputs that are answered; the others are answered later. None: all inputs are."""
+    turn_micros: int | None = None
+    """The time from the end of the batch of another frontend, for which this one may have waited, to this response."""
 
 
 class FrontendsRequest(NamedTuple):
@@ -139,6 +146,8 @@ class Drain(NamedTuple):
 
 class HeartbeatReply(NamedTuple):
     kind: HeartbeatType
+    takes_turns: bool = False
+    """Whether responses may hold `turn_micros`."""
 
 
 class PredictRequest(NamedTuple):
@@ -146,7 +155,7 @@ class PredictRequest(NamedTuple):
     input_type: InputType
     inputs: Sequence[View]
     remaining_micros: Sequence[int] | None = None
-    """How long the output of each input is waited for, only if the container takes deadlines."""
+    """Microseconds for which the output of each input is waited for; only if the container takes deadlines."""
 
 
 class Refused(NamedTuple):
@@ -154,7 +163,7 @@ class Refused(NamedTuple):
 
 
 class Frontends(NamedTuple):
-    """All frontends that live, as addresses; that of the sender is the first, and empty if it does not know it."""
+    """The addresses of all live frontends. The sender's own is the first, and empty if the sender does not know it."""
 
     addresses: list[str]
 
@@ -174,8 +183,8 @@ def encode_metadata(metadata: Metadata) -> list[bytes]:
     frames = [
         b"",
         U32.pack(MessageType.NEW_CONTAINER),
-        metadata.model.name.encode(),
-        metadata.model.version.encode(),
+        metadata.model_id.name.encode(),
+        metadata.model_id.version.encode(),
         str(int(metadata.input_type)).encode(),
         U32.pack(metadata.rpc_version),
     ]
@@ -183,16 +192,17 @@ def encode_metadata(metadata: Metadata) -> list[bytes]:
         frames.append(metadata.replica_id.encode())
         if metadata.key is not None:
             frames.append(metadata.key.encode())
-            if metadata.takes_deadlines:
-                frames.append(_TAKES_DEADLINES)
+            frames += [_TAKES_DEADLINES] * metadata.takes_deadlines + [_MEASURES_TURNS] * metadata.measures_turns
     return frames
 
 
 def encode_response(response: Response, rpc_version: int) -> list[bytes]:
     outputs = response.outputs
     if rpc_version >= RPC_VERSION_4:
-        header = _HEADER.pack(response.message_id, len(outputs)) + pack_sizes(outputs) + bytes(response.failed)
+        header = HEADER.pack(response.message_id, len(outputs)) + pack_sizes(outputs) + bytes(response.failed)
         parts = [] if response.positions is None else [pack_u32s(response.positions)]
+        if response.turn_micros is not None:
+            parts = [*(parts or [b""]), U64.pack(response.turn_micros)]
         return [header, b"".join(outputs), *parts]
     sizes = U64.pack(len(outputs)) + pack_sizes(outputs)
     return [b"", _CONTENT, U32.pack(response.message_id), U64.pack(len(sizes)), sizes, *outputs]
@@ -209,7 +219,7 @@ def encode_frontends_request() -> list[bytes]:
 def answered_message_id(frames: Frames) -> int | None:
     """Return the message id of an answer without decoding its outputs; None if the message is no proper answer."""
     if len(frames) > 1 and frames[0]:
-        return U32.unpack_from(frames[0])[0] if len(frames[0]) >= _HEADER.size else None
+        return U32.unpack_from(frames[0])[0] if len(frames[0]) >= HEADER.size else None
     is_answer = len(frames) > 2 and frames[1] == _CONTENT and len(frames[2]) == U32.size
     return read_u32(frames[2], "message id") if is_answer else None
 
@@ -254,8 +264,8 @@ def _decode_metadata(frames: Frames) -> Metadata:
             return Metadata(model, input_type, rpc_version)
         replica_id = read_text(frames[4], "replica id")
         key = read_text(frames[5], "key") if len(frames) > 5 else None
-        takes_deadlines = len(frames) > 6 and frames[6] == _TAKES_DEADLINES
-        return Metadata(model, input_type, rpc_version, replica_id, key, takes_deadlines)
+        takes_deadlines, measures_turns = _TAKES_DEADLINES in frames[6:], _MEASURES_TURNS in frames[6:]
+        return Metadata(model, input_type, rpc_version, replica_id, key, takes_deadlines, measures_turns)
     except WireError as error:
         raise MetadataError(str(error), rpc_version) from None
 
@@ -270,39 +280,24 @@ def _decode_response(frames: Frames, most_outputs: int) -> Response:
 
 
 def _decode_packed_response(frames: Frames, most_outputs: int) -> Response:
-    _check_packed(frames, "response")
+    check_packed(frames, "response", 4)
     header, data = frames[0], frames[1]
-    message_id, count = _HEADER.unpack_from(header)
+    message_id, count = HEADER.unpack_from(header)
     check_count(count, most_outputs)
-    statuses_at = _HEADER.size + count * U64.size
+    statuses_at = HEADER.size + count * U64.size
     if len(header) != statuses_at + count:
         raise WireError("a response does not hold one size and one status per output")
-    sizes = struct.unpack_from(f"<{count}Q", header, _HEADER.size)
-    _check_sizes(sizes, data, "output")
-    outputs = _split(data, sizes) if len(data) <= MAX_COPIED_BYTES else _views(data, sizes)
+    sizes = read_sizes(header[HEADER.size : statuses_at], data, "output")
+    outputs = split(data, sizes) if len(data) <= MAX_COPIED_BYTES else views(data, sizes)
     statuses = header[statuses_at:]
     failed = [False] * count
     if any(statuses):
         failed = list(map(bool, statuses))
         outputs = list(map(_cut_if_failed, outputs, failed))
-    positions = read_u32s(frames[2], "positions", count) if len(frames) > 2 else None
-    return Response(message_id, outputs, failed, positions)
-
-
-def _split(data: bytes, sizes: tuple[int, ...]) -> list[View]:
-    """Return the parts of `data` that are of these sizes."""
-    parts: list[View] = []
-    raw = data  # compiled, a pointer: slices of it are made without a slice object
-    end = 0
-    for size in sizes:
-        begin, end = end, end + size
-        parts.append(raw[begin:end])
-    return parts
-
-
-def _views(data: bytes, sizes: tuple[int, ...]) -> list[View]:
-    whole = memoryview(data)
-    return [whole[end - size : end] for size, end in zip(sizes, accumulate(sizes), strict=True)]
+    has_positions = len(frames) == 3 or (len(frames) > 3 and frames[2])
+    positions = read_u32s(frames[2], "positions", count) if has_positions else None
+    turn_micros = read_u64s(frames[3], "turns", 1)[0] if len(frames) > 3 else None
+    return Response(message_id, outputs, failed, positions, turn_micros)
 
 
 def _cut_if_failed(output: View, failed: bool) -> View:
@@ -312,15 +307,16 @@ def _cut_if_failed(output: View, failed: bool) -> View:
 # --- frontend -> container -----------------------------------------------------------------------
 
 
-def encode_heartbeat_reply(kind: HeartbeatType, rpc_version: int) -> list[bytes]:
-    return [b"", U32.pack(rpc_version), U32.pack(MessageType.HEARTBEAT), U32.pack(kind)]
+def encode_heartbeat_reply(kind: HeartbeatType, rpc_version: int, takes_turns: bool = False) -> list[bytes]:
+    asked = [_MEASURES_TURNS] * takes_turns
+    return [b"", U32.pack(rpc_version), U32.pack(MessageType.HEARTBEAT), U32.pack(kind), *asked]
 
 
 def encode_predict_request(request: PredictRequest, rpc_version: int) -> OutFrames:
     inputs = request.inputs
     if rpc_version >= RPC_VERSION_4:
         lengths = [len(item) for item in inputs]
-        header = _HEADER.pack(request.message_id, request.input_type) + pack_u64s(lengths)
+        header = HEADER.pack(request.message_id, request.input_type) + pack_u64s(lengths)
         size = sum(lengths)
         data = b"".join(inputs) if size <= MAX_COPIED_BYTES else Parts(size, list(map(bytes, inputs)))
         remaining = request.remaining_micros
@@ -375,7 +371,7 @@ def _decode_frontends(frames: Views) -> Frontends:
 
 def _decode_heartbeat_reply(frames: Views) -> HeartbeatReply:
     try:
-        return HeartbeatReply(HeartbeatType(read_u32(frames[0], "heartbeat type")))
+        return HeartbeatReply(HeartbeatType(read_u32(frames[0], "heartbeat type")), _MEASURES_TURNS in frames[1:])
     except (IndexError, ValueError) as error:
         raise WireError("unknown heartbeat type") from error
 
@@ -395,28 +391,8 @@ def _decode_predict_request(frames: Views) -> PredictRequest:
 
 
 def _decode_packed_request(frames: Views) -> PredictRequest:
-    _check_packed(frames, "request")
-    header, data = frames[0], frames[1]
-    message_id, kind = _HEADER.unpack_from(header)
-    sizes = _read_sizes(header, data, "input")
-    remaining = read_u64s(frames[2], "remaining times", len(sizes)) if len(frames) > 2 else None
+    header, data, *rest = check_packed(frames, "request", 3)
+    message_id, kind = HEADER.unpack_from(header)
+    sizes = read_sizes(header[HEADER.size :], data, "input")
+    remaining = read_u64s(rest[0], "remaining times", len(sizes)) if rest else None
     return PredictRequest(message_id, as_input_type(kind), Packed(data, sizes), remaining)
-
-
-# --- batches -------------------------------------------------------------------------------------
-
-
-def _check_packed(frames: Sequence[View], what: str) -> None:
-    if len(frames) not in (2, 3) or len(frames[0]) < _HEADER.size:
-        raise WireError(f"a {what} of version 4 is a header and its data")
-
-
-def _read_sizes(header: View, data: View, what: str) -> tuple[int, ...]:
-    sizes = read_u64s(header[_HEADER.size :], f"{what} sizes")
-    _check_sizes(sizes, data, what)
-    return sizes
-
-
-def _check_sizes(sizes: tuple[int, ...], data: View, what: str) -> None:
-    if len(data) != sum(sizes):
-        raise WireError(f"the {what} sizes that a message announces are not those of its {what}s")

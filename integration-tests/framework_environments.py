@@ -79,7 +79,7 @@ def environment_of_0_4() -> Path | None:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Nobody else makes that environment meanwhile."""
+    """Lock the environment, so that no other process makes it meanwhile."""
     folder.mkdir(exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

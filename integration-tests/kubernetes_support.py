@@ -54,7 +54,7 @@ def left_nothing_in_kubernetes(
 
 
 def what_is_left_of(clusters: Iterable[str]) -> set[str]:
-    """All that carries the label of these clusters, of every kind, in any namespace."""
+    """Return all objects, of every kind and in any namespace, that have the label of these clusters."""
     kinds = [plural for kind, plural in PLURALS.items() if kind not in ("Event", "Namespace", "Node")]
     kinds += ["clusterroles", "clusterrolebindings", "persistentvolumes"]
     selector = f"{CLIPPER_DOCKER_LABEL} in ({','.join(clusters)})"

@@ -14,7 +14,7 @@ NEW_CONTAINER, CONTAINER_CONTENT, HEARTBEAT = (struct.pack("<I", kind) for kind 
 DOUBLES = b"3"
 POLL_MILLIS = 5000
 SILENT_POLLS = 6
-"""After so many polls without a message the original makes a new connection."""
+"""The number of polls without a message after which the original makes a new connection."""
 
 
 def serve() -> None:

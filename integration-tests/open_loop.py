@@ -31,7 +31,7 @@ _GRACE_SECONDS: Final = 30.0
 
 @dataclass
 class Step:
-    """What became of the queries of a while."""
+    """The outcomes of the queries of an interval."""
 
     name: str
     outcomes: Counter[str] = field(default_factory=Counter)

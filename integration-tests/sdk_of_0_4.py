@@ -12,9 +12,9 @@ WAIT_SECONDS = 30
 
 
 def wait_until(condition, what):
-    give_up = time.time() + WAIT_SECONDS
+    deadline = time.time() + WAIT_SECONDS
     while not condition():
-        assert time.time() < give_up, f"{what} did not happen in {WAIT_SECONDS} s"
+        assert time.time() < deadline, f"{what} did not happen in {WAIT_SECONDS} s"
         time.sleep(0.2)
 
 

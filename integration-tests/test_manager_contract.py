@@ -1,10 +1,12 @@
 """Tests of the contract of container managers with ClipperConnection, with real programs."""
 
+import functools
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -195,6 +197,45 @@ def test_batching_changes_live(conn: ClipperConnection) -> None:
     info = conn.get_model_info("batched", 1)
     assert info is not None
     assert (info["batch_policy"], info["batch_size"]) == ("learned", -1)
+
+
+def test_a_canary_gets_its_share(conn: ClipperConnection) -> None:
+    for version in (1, 2):
+        python_deployer.deploy_python_closure(
+            conn, "canary", version, "doubles", functools.partial(answer_all, version), make_current=version == 1
+        )
+    conn.register_application("canary", "doubles", "default", SLO_MICROS)
+    conn.link_model_to_app("canary", "canary")
+    with pytest.raises(ClipperException, match="A model with name canary is already linked to 'canary'"):
+        conn.link_model_to_app("canary", "canary", 2)
+    conn.set_selection_policy("canary", "split", weights={"canary": 1})
+    conn.link_model_to_app("canary", "canary", 2)
+
+    def outputs(number: int) -> Counter[int]:
+        answers = conn.predict("canary", input_batch=[[float(each)] for each in range(number)])
+        assert not any(answer["default"] for answer in answers)
+        return Counter(answer["output"] for answer in answers)
+
+    assert outputs(100) == {1: 100}, "a link without a weight is given nothing"
+    conn.set_selection_policy("canary", "split", weights={"canary": 80, "canary:2": 20})
+    found = outputs(1000)
+    assert found.keys() == {1, 2} and 136 < found[2] < 264, "five standard deviations around 200"
+    counters = {
+        name: int(value["count"]) for each in conn.inspect_instance()["counters"] for name, value in each.items()
+    }
+    counted = {link: counters[f"app:canary:arm:{link}:num_predictions"] for link in ("canary", "canary:2")}
+    assert counted == {"canary": 100 + found[1], "canary:2": found[2]}
+    conn.set_selection_policy("canary", "split", weights={"canary:2": 1})
+    assert outputs(100) == {2: 100}
+    conn.set_selection_policy("canary", "split", weights={"canary": 1})
+    conn.unlink_model_from_app("canary", "canary", 2)
+    conn.set_selection_policy("canary", "single")
+    assert outputs(100) == {1: 100}
+    assert not any("app:canary:arm:" in name for each in conn.inspect_instance()["counters"] for name in each)
+
+
+def answer_all(output: int, inputs: Any) -> list[str]:
+    return [str(output)] * len(inputs)
 
 
 def test_functions_may_report_metrics(conn: ClipperConnection) -> None:

@@ -16,7 +16,7 @@ from clipper_common.membership_store import MembershipStore
 from clipper_common.redis_client import StoreError
 from clipper_common.snapshot import Snapshot
 from clipper_common.webapp import Handler, read_body
-from management_frontend import rules, schemas, views
+from management_frontend import link_rules, rules, schemas, views
 from management_frontend.origins import Border
 from management_frontend.places import places_of
 from management_frontend.rules import Change
@@ -159,8 +159,11 @@ ROUTES: Final = [
     web.get("/admin/ping", ping),
     web.post("/admin/add_app", changes(schemas.AddApplication, rules.add_application)),
     web.post("/admin/delete_app", changes(schemas.NamedApplication, rules.delete_application)),
-    web.post("/admin/add_model_links", changes(schemas.ModelLinks, rules.add_model_links)),
-    web.post("/admin/delete_model_links", changes(schemas.ModelLinks, rules.delete_model_links)),
+    web.post("/admin/add_model_links", changes(schemas.ModelLinks, link_rules.add_model_links)),
+    web.post("/admin/delete_model_links", changes(schemas.ModelLinks, link_rules.delete_model_links)),
+    web.post("/admin/set_selection_policy", changes(schemas.SetSelectionPolicy, link_rules.set_selection_policy)),
+    web.post("/admin/get_selection_policy", _one(schemas.AppSelection, views.selection_policy)),
+    web.post("/admin/delete_selection_state", changes(schemas.AppSelection, link_rules.delete_selection_state)),
     web.post("/admin/add_model", changes(schemas.AddModel, _add_model)),
     web.post("/admin/delete_versioned_model", changes(schemas.VersionedModel, rules.delete_versioned_model)),
     web.post("/admin/set_model_version", changes(schemas.VersionedModel, rules.set_model_version)),

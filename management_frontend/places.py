@@ -5,17 +5,19 @@ They are read again for each request, since programs that do not increment the r
 
 from typing import Final
 
-from clipper_common.datatypes import ModelId
+from clipper_common.datatypes import Link, ModelId
 from clipper_common.layout import LAYOUT, Place
 from clipper_common.snapshot import Snapshot
 from management_frontend.schemas import (
     AddApplication,
     AddModel,
+    AppSelection,
     LinkedModels,
     ModelLinks,
     NamedApplication,
     SelectionState,
     SetBatching,
+    SetSelectionPolicy,
     VersionedModel,
 )
 
@@ -28,10 +30,15 @@ def places_of(request: object, known: Snapshot) -> list[Place]:
     match request:
         case AddApplication(name=app) | NamedApplication(name=app):
             return _application(app)
-        case LinkedModels(app_name=app) | SelectionState(app_name=app):
+        case (
+            LinkedModels(app_name=app)
+            | SelectionState(app_name=app)
+            | AppSelection(app_name=app)
+            | SetSelectionPolicy(app_name=app)
+        ):
             return _application(app)
         case ModelLinks(app_name=app, model_names=names):
-            return [*_application(app), *(place for name in names[:_MAX_NAMES] for place in _current(name, known))]
+            return [*_application(app), *(place for name in names[:_MAX_NAMES] for place in _linked(name, known))]
         case (
             AddModel(model_name=name, model_version=version)
             | SetBatching(model_name=name, model_version=version)
@@ -44,6 +51,13 @@ def places_of(request: object, known: Snapshot) -> list[Place]:
 
 def _application(name: str) -> list[Place]:
     return [LAYOUT.application_place(name), LAYOUT.links_place(name)]
+
+
+def _linked(name: str, known: Snapshot) -> list[Place]:
+    link = Link.parse(name)
+    if link.version is not None:
+        return [LAYOUT.model_place(ModelId(link.model_name, link.version))]
+    return _current(link.model_name, known)
 
 
 def _current(model_name: str, known: Snapshot) -> list[Place]:

@@ -24,13 +24,12 @@ from clipper_common.constants import (
 )
 from clipper_common.datatypes import BatchPolicy, InputType, ModelId, escape, is_app_name, is_id_part, is_model_name
 from clipper_common.errors import QueryError
-from clipper_common.layout import LAYOUT, Place
+from clipper_common.layout import LAYOUT
 from clipper_common.records import Application, Model
 from clipper_common.snapshot import Snapshot
 from management_frontend.schemas import (
     AddApplication,
     AddModel,
-    ModelLinks,
     NamedApplication,
     SetBatching,
     SetWorkers,
@@ -100,81 +99,6 @@ def delete_application(snapshot: Snapshot, wanted: NamedApplication) -> Change:
     return Change(
         changes.delete_application(wanted.name), f"Successfully deleted application with name '{wanted.name}'"
     )
-
-
-# --- links ---
-
-
-def add_model_links(snapshot: Snapshot, wanted: ModelLinks) -> Change:
-    need(snapshot.faults, LAYOUT.application_place(wanted.app_name), LAYOUT.links_place(wanted.app_name))
-    app = snapshot.applications.get(wanted.app_name)
-    if app is None:
-        raise QueryError(f"No app with name '{wanted.app_name}' exists.")
-    for name in wanted.model_names:
-        _check_model_fits(snapshot, name, app)
-    name = _only_model(wanted)
-    _check_not_linked(snapshot, app.name, name)
-    return Change(
-        [changes.put_link(app.name, name)],
-        f"Successfully linked model with name '{name}' to application '{app.name}'",
-    )
-
-
-def _check_model_fits(snapshot: Snapshot, name: str, app: Application) -> None:
-    current_version = ModelId(name, snapshot.current_versions.get(name, ""))
-    need(snapshot.faults, LAYOUT.current_version_place(name), LAYOUT.model_place(current_version))
-    versions = [model for model in snapshot.models.values() if model.id.name == name]
-    if not versions:
-        need(snapshot.faults, *_wrong_versions(snapshot, name))
-        raise QueryError(f"No model with name '{name}' exists.")
-    current = snapshot.models.get(current_version)
-    for model in [current] if current else versions:
-        if model.input_type is not app.input_type:
-            raise QueryError(
-                f"Model with name '{name}' has incompatible input_type '{model.input_type.canonical_name}'. "
-                f"Requested app to link to has input_type '{app.input_type.canonical_name}'."
-            )
-
-
-def _wrong_versions(snapshot: Snapshot, name: str) -> list[Place]:
-    return [
-        place
-        for place in snapshot.faults
-        if LAYOUT.collection_at(place) is LAYOUT.models
-        and ModelId.parse(LAYOUT.models.record_name(place.key)).name == name
-    ]
-
-
-def _only_model(wanted: ModelLinks) -> str:
-    if not wanted.model_names:
-        raise QueryError(
-            f"Please provide the name of the model that you want to link to the application '{wanted.app_name}'"
-        )
-    if len(wanted.model_names) > 1:
-        raise QueryError(
-            "Applications must be linked with at most one model. "
-            f"Attempted to add links to {len(wanted.model_names)} models."
-        )
-    return wanted.model_names[0]
-
-
-def _check_not_linked(snapshot: Snapshot, app_name: str, model_name: str) -> None:
-    linked = snapshot.links.get(app_name, ())
-    if model_name in linked:
-        raise QueryError(f"The model with name '{model_name}' is already linked to '{app_name}'")
-    if linked:
-        raise QueryError(f"A model with name {linked[0]} is already linked to '{app_name}'.")
-
-
-def delete_model_links(snapshot: Snapshot, wanted: ModelLinks) -> Change:
-    app_name = wanted.app_name
-    need(snapshot.faults, LAYOUT.application_place(app_name), LAYOUT.links_place(app_name))
-    if app_name not in snapshot.applications:
-        raise QueryError(f"No app with name {app_name} exists.")
-    for name in wanted.model_names:
-        if name not in snapshot.links.get(app_name, ()):
-            raise QueryError(f"Cannot remove nonexistent link between app {app_name} and model {name}")
-    return Change([changes.delete_link(app_name, name) for name in wanted.model_names], "Success!")
 
 
 # --- models ---

@@ -43,6 +43,18 @@ class LinkedModels:
 
 
 @dataclass(frozen=True)
+class SetSelectionPolicy:
+    app_name: str
+    policy: str
+    options: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class AppSelection:
+    app_name: str
+
+
+@dataclass(frozen=True)
 class AddModel:
     model_name: str
     model_version: str
@@ -174,6 +186,12 @@ def _boolean(key: str, value: object) -> bool:
     return value
 
 
+def _object(key: str, value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise jsontext.type_mismatch(key, "Object", value)
+    return value
+
+
 def _input_type(key: str, value: object) -> InputType:
     try:
         return InputType.parse(_string(key, value))
@@ -205,5 +223,6 @@ _KINDS: Final[dict[Any, _Kind]] = {
     bool: _Kind(_boolean, "bool"),
     InputType: _Kind(_input_type, " | ".join(f'"{kind.canonical_name}"' for kind in InputType)),
     bool | None: _Kind(_boolean, "bool"),
+    dict[str, Any] | None: _Kind(_object, "object"),
     BatchPolicy | None: _Kind(_batch_policy, " | ".join(f'"{policy}"' for policy in BatchPolicy)),
 }

@@ -6,9 +6,11 @@ from clipper_common.constants import MAX_OUTPUT_BYTES
 from clipper_common.datatypes import ModelId
 from clipper_common.errors import QueryError
 from clipper_common.layout import LAYOUT, Faults
-from clipper_common.records import Application, Model, Replica
+from clipper_common.records import Application, Model, Replica, Selection
+from clipper_common.selection_policies import Single
 from clipper_common.snapshot import Snapshot
 from management_frontend.schemas import (
+    AppSelection,
     LinkedModels,
     Listing,
     NamedApplication,
@@ -38,7 +40,15 @@ def linked_models(snapshot: Snapshot, wanted: LinkedModels) -> list[str]:
     need(snapshot.faults, LAYOUT.application_place(wanted.app_name), LAYOUT.links_place(wanted.app_name))
     if wanted.app_name not in snapshot.applications:
         raise QueryError(f"No application with name '{wanted.app_name}' exists.")
-    return list(snapshot.links.get(wanted.app_name, ()))
+    return _linked_models(snapshot, wanted.app_name)
+
+
+def selection_policy(snapshot: Snapshot, wanted: AppSelection) -> Json:
+    need(snapshot.faults, LAYOUT.application_place(wanted.app_name), LAYOUT.links_place(wanted.app_name))
+    app = snapshot.applications.get(wanted.app_name)
+    if app is None:
+        raise QueryError(f"No app with name '{wanted.app_name}' exists.")
+    return {**_selection(app.selection), "linked_models": _linked_models(snapshot, app.name)}
 
 
 def models(snapshot: Snapshot, wanted: Listing) -> list[str] | list[Json]:
@@ -72,14 +82,14 @@ Replicas = tuple[list[Replica], Faults]
 def replicas(found: Replicas, wanted: Listing) -> list[str] | list[Json]:
     if wanted.verbose:
         return [_replica(replica) for replica in found[0]]
-    return [f"{replica.model}:{replica.replica_id}" for replica in found[0]]
+    return [f"{replica.model_id}:{replica.replica_id}" for replica in found[0]]
 
 
 def replica(found: Replicas, wanted: NumberedReplica) -> Json:
     model, number = ModelId(wanted.model_name, wanted.model_version), wanted.replica_id
     need(found[1], LAYOUT.replica_place(model, number))
     return next(
-        (_replica(replica) for replica in found[0] if (replica.model, replica.replica_id) == (model, number)), {}
+        (_replica(replica) for replica in found[0] if (replica.model_id, replica.replica_id) == (model, number)), {}
     )
 
 
@@ -91,8 +101,18 @@ def _application(snapshot: Snapshot, app: Application) -> Json:
         "name": app.name,
         "missing_values": app.missing_values,
         **({"max_body_bytes": app.max_body_bytes} if app.max_body_bytes else {}),
-        "linked_models": list(snapshot.links.get(app.name, ())),
+        "linked_models": _linked_models(snapshot, app.name),
+        **({"selection_policy": _selection(app.selection)} if app.selection else {}),
     }
+
+
+def _linked_models(snapshot: Snapshot, app_name: str) -> list[str]:
+    return list(map(str, snapshot.links_of(app_name)))
+
+
+def _selection(selection: Selection | None) -> Json:
+    found = selection or Selection(Single.name, generation=0)
+    return {"policy": found.policy, "options": found.options, "generation": found.generation}
 
 
 def _model(snapshot: Snapshot, model: Model) -> Json:
@@ -114,9 +134,9 @@ def _model(snapshot: Snapshot, model: Model) -> Json:
 
 def _replica(replica: Replica) -> Json:
     return {
-        "model_id": str(replica.model),
-        "model_name": replica.model.name,
-        "model_version": replica.model.version,
+        "model_id": str(replica.model_id),
+        "model_name": replica.model_id.name,
+        "model_version": replica.model_id.version,
         "model_replica_id": replica.replica_id,
         "input_type": replica.input_type.canonical_name,
     }

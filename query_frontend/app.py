@@ -72,14 +72,21 @@ class WorkerParts(NamedTuple):
     number: int
     metrics: WorkerMetrics
     kept: KeptConfiguration
-    """It keeps the configuration for the successor of this worker."""
+    """The store of the last configuration, for the successor of this worker."""
     restore_seconds: float
     """Seconds in which other frontends may write their configuration back into a Redis that lost it."""
     configured: Callable[[Snapshot], Awaitable[None]]
-    """It is called with each new configuration."""
+    """Called with each new configuration."""
 
 
 class QueryFrontend:
+    """The parts of a query frontend, or of one of its workers: it makes each, connects them, and starts and stops them.
+
+    It owns the Redis client, the RPC server, the executor, the registry, the relays and the HTTP handlers. `Worker`
+    makes one in each process, or `create_app` where there is no supervisor, and aiohttp runs it from the start of the
+    application to its end. All parts live on the event loop of the main thread.
+    """
+
     def __init__(
         self,
         config: Config,
@@ -150,16 +157,16 @@ class QueryFrontend:
 
     def _configure_models(self, models: Mapping[ModelId, Model | None], slo_seconds: Mapping[ModelId, float]) -> None:
         self.executor.configure(models, slo_seconds)
-        self.relays.review()
+        self.relays.review_soon()
 
     def _on_replicas_changed(self) -> None:
         self.membership.report_soon()
-        self.relays.review()
+        self.relays.review_soon()
 
     def _on_reported(self) -> None:
-        peers = [peer.rpc_address for peer in self.membership.peers if peer.rpc_address]
+        peers = [peer.rpc_address for peer in self.membership.other_frontends if peer.rpc_address]
         self.rpc.announce_frontends([self.membership.rpc_address, *peers])
-        self.relays.update_peers(self.membership.peers)
+        self.relays.update_other_frontends(self.membership.other_frontends)
 
     async def run(self, _: web.Application) -> AsyncIterator[None]:
         """Run all parts except HTTP during the block. HTTP starts when there is a configuration."""
@@ -168,7 +175,7 @@ class QueryFrontend:
         tasks = [
             _start(self._follow_configuration()),
             _start(self.membership.keep_reporting()),
-            _start(self.membership.follow_peers()),
+            _start(self.membership.follow_other_frontends()),
         ]
         if self._worker is not None:
             tasks.append(_start(self._worker.kept.keep_writing()))
@@ -210,10 +217,10 @@ class QueryFrontend:
 
     def _rpc_events(self) -> RpcEvents:
         return RpcEvents(
-            joined=self.executor.on_joined,
-            left=self.executor.on_left,
-            answered=self.executor.on_answered,
-            draining=self.executor.on_draining,
+            replica_joined=self.executor.on_replica_joined,
+            replica_lost=self.executor.on_replica_lost,
+            batch_answered=self.executor.on_batch_answered,
+            replica_draining=self.executor.on_replica_draining,
             held=self._budget.count_more,
         )
 
@@ -261,7 +268,7 @@ def _make_app(parts: QueryFrontend) -> web.Application:
 
 
 class Worker:
-    """One of the processes of a query frontend that answer on the same port."""
+    """A process of a query frontend that answers HTTP requests on the port that all workers share."""
 
     def __init__(self, config: Config, context: WorkerContext) -> None:
         self._config = config

@@ -51,7 +51,7 @@ class Config(Options):
     )
     max_connections: int = option(
         0,
-        "HTTP connections of each worker; 0 is three quarters of the file descriptors that a process may have "
+        "HTTP connections of each worker; 0 is five eighths of the file descriptors that a process may have "
         f"(ulimit -n), and at most {constants.MAX_CONNECTIONS}",
         least=0,
     )

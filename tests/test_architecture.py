@@ -64,6 +64,10 @@ KUBERNETES_VALUES = [
     *("cluster_annotation", "export", "manifests", "names", "network", "objects", "pods", "prometheus", "resources"),
     *("spec", "status"),
 ]
+SELECTION = [
+    *("bases", "combining", "ensemble", "epsilon_greedy", "exp3", "exp4", "exponential_weights", "interface", "losses"),
+    *("policies", "shadow", "split", "state", "thompson"),
+]
 PURE = [
     "clipper_admin/docker/containers.py",
     "clipper_admin/docker/inspection.py",
@@ -74,8 +78,10 @@ PURE = [
     "clipper_common/layout.py",
     "clipper_common/records.py",
     "clipper_common/scripts.py",
+    "clipper_common/selection_policies.py",
     "clipper_common/snapshot.py",
     "clipper_common/wire.py",
+    "management_frontend/link_rules.py",
     "management_frontend/origins.py",
     "management_frontend/rules.py",
     "management_frontend/schemas.py",
@@ -83,14 +89,16 @@ PURE = [
     "query_frontend/http/large_bodies.py",
     "query_frontend/http/schemas.py",
     "query_frontend/rpc/zmtp.py",
+    *(f"query_frontend/selection/{name}.py" for name in SELECTION),
     "query_frontend/serving/answers.py",
     "query_frontend/serving/batching.py",
     "query_frontend/serving/cache.py",
     "query_frontend/serving/large_outputs.py",
     "query_frontend/serving/model_queue.py",
+    "query_frontend/serving/suspects.py",
     "query_frontend/serving/waiting.py",
 ]
-FLOORS = ["workers", "http", "cluster", "serving", "rpc", "monitoring"]
+FLOORS = ["workers", "http", "cluster", "serving", "selection", "rpc", "monitoring"]
 """The packages of the query frontend. Each imports only those after it, and `LEAVES`."""
 LEAVES = ["query_frontend.config", "query_frontend.simd"]
 IMPURE = {

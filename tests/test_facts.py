@@ -15,6 +15,7 @@ import targets
 from clipper_admin import ProcessContainerManager, frontend_options
 from clipper_common import __version__, constants
 from clipper_common.datatypes import InputType
+from clipper_common.selection_policies import POLICIES, Loss
 from clipper_common.wire import HeartbeatType, MessageType, RequestType
 from management_frontend import config as mgmt_frontend_config
 from management_frontend.handlers import ROUTES
@@ -153,6 +154,16 @@ def test_reasons_for_defaults_are_documented(page: str, reason: str) -> None:
 
 def test_model_header_is_documented() -> None:
     assert f"`{MODEL_HEADER}`" in read("http-api.md")
+
+
+# --- selection policies ---
+
+
+def test_selection_policies_and_their_options_are_documented() -> None:
+    rows = re.findall(r"^\|[^|]*\| `(\w+)` \|[^|]*\|[^|]*\|$", read("selection.md"), re.MULTILINE)
+    assert set(rows) == {each.name for policy in POLICIES.values() for each in dataclasses.fields(policy)}
+    assert set(re.findall(r"^\*\*`(\w+)`\*\*", read("selection.md"), re.MULTILINE)) == set(POLICIES)
+    assert set(Loss) <= set(re.findall(r"^\| `(\w+)` \| ", read("selection.md"), re.MULTILINE))
 
 
 # --- dependencies ---

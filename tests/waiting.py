@@ -16,10 +16,10 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = GIVE_UP_S
 
     Raises AssertionError, which names `what` did not happen, after so many seconds.
     """
-    give_up = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds
     pause = _LEAST_PAUSE_SECONDS
     while not (value := condition()):
-        assert time.monotonic() < give_up, f"this did not happen within {seconds:g} s: {what}"
+        assert time.monotonic() < deadline, f"this did not happen within {seconds:g} s: {what}"
         time.sleep(pause)
         pause = min(pause * _PAUSE_GROWTH, _MOST_PAUSE_SECONDS)
     return value

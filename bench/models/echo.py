@@ -1,4 +1,4 @@
-"""A model that answers each input with its first number: who asked can tell whose answer it is."""
+"""A model that answers each input with its first number, so that a client can tell whose answer it got."""
 
 from typing import Any
 

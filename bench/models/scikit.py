@@ -48,7 +48,7 @@ MODELS: Final[dict[str, tuple[str, Callable[[], Any]]]] = {
     "boosted-trees": ("HistGradientBoostingClassifier", lambda: HistGradientBoostingClassifier(random_state=0)),
     "kernel-svm": (f"SVC with RBF kernel on pixels enlarged to {PIXELS * ENLARGED**2}", _kernel_svm),
 }
-"""By name: what it is, and how to make one."""
+"""Each model by its name: its description, and how to make one."""
 
 
 CONVNET: Final = "convnet"

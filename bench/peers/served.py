@@ -13,7 +13,7 @@ PORT = int(os.environ["BENCH_PORT"])
 SPARE_PORTS = [int(port) for port in os.environ["BENCH_SPARE_PORTS"].split(",")]
 INPUT_TYPE = os.environ["BENCH_INPUT_TYPE"]
 FOLDER = Path(os.environ["BENCH_FOLDER"])
-"""For configuration files; goes when the server has ended."""
+"""A folder for configuration files, which is removed when the server has ended."""
 MODEL = os.environ.get("BENCH_MODEL")
 HOST = "127.0.0.1"
 MAX_BATCH_SIZE = int(os.environ.get("BENCH_MAX_BATCH_SIZE", "64"))

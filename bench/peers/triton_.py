@@ -2,7 +2,7 @@
 
 # /// script
 # requires-python = "==3.11.2"
-# dependencies = ["nvidia-pytriton==0.7.0"]
+# dependencies = ["nvidia-pytriton==0.7.0", "numpy==1.26.4"]
 # ///
 
 import numpy as np

@@ -78,7 +78,7 @@ class Port:
 
 @dataclass(frozen=True)
 class Container:
-    """A container that shall run, but for what it has in common with the others."""
+    """A container to be run, without the settings that all containers share."""
 
     name: str
     image: str
@@ -94,7 +94,7 @@ class Container:
     """Files of the engine's machine that it reads, by the path that each has inside."""
     resources: Resources = UNLIMITED
     load_seconds: float = constants.LOAD_SECONDS
-    """For how many seconds Docker does not call a container unhealthy because it does not serve yet."""
+    """Seconds for which Docker does not call a container unhealthy because it does not serve yet."""
     log_config: Mapping[str, Any] | None = None
     """Other than the cluster's."""
 
@@ -180,7 +180,7 @@ def management_frontend(cluster: Cluster, options: FrontendOptions, port: int, c
 
 
 def query_frontend(cluster: Cluster, options: FrontendOptions, port: int, rpc_port: int, cluster_id: str) -> Container:
-    """One container, whose workers make up all of the `num_frontend_replicas`."""
+    """The query frontend: one container, whose workers make up all of the `num_frontend_replicas`."""
     name = query_frontend_name(cluster.name)
     total = workers.total(options.num_frontend_replicas, options.workers)
     where = {"redis_ip": cluster.redis_ip, "redis_port": cluster.redis_port, "advertise": name}
@@ -224,7 +224,8 @@ def prometheus(cluster_name: str, port: int, metric_file: str = "", is_mounted: 
 
 
 def prometheus_configuration(cluster_name: str) -> bytes:
-    """JSON, which is YAML. The network's own DNS knows who runs: nothing needs to be told of a change."""
+    """Return the configuration as JSON, which is YAML. The DNS of the network knows what runs, so a change needs no new
+    configuration."""
 
     def job(name: str, alias: str) -> dict[str, Any]:
         by_name = {"names": [alias], "type": "A", "port": constants.METRIC_PORT, "refresh_interval": "2s"}
@@ -278,7 +279,7 @@ def _options(**values: Any) -> tuple[str, ...]:
 
 
 def _cluster_id(cluster_id: str) -> dict[str, str]:
-    # Only where another cluster could get at the same Redis: frontends of Clipper 0.4 do not know the option.
+    # The option is needed only where another cluster could use the same Redis. Frontends of 0.4 do not know it.
     return {"cluster_id": cluster_id} if cluster_id else {}
 
 

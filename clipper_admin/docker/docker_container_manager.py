@@ -260,7 +260,7 @@ class DockerContainerManager(ContainerManager):
 
     @property
     def logging_system_instance(self) -> None:
-        """None: Fluentd is a container like the others here."""
+        """Return nothing: Fluentd is a container like the others here."""
 
     @property
     def _present(self) -> Cluster:
@@ -271,7 +271,7 @@ class DockerContainerManager(ContainerManager):
     def get_num_frontend_replicas(self) -> int:
         """Return the number of query frontends: the number of all workers, divided by that of one frontend."""
         state = self._connected
-        total = frontend_workers.wanted(self.get_admin_addr())
+        total = frontend_workers.wanted_number(self.get_admin_addr())
         return math.ceil((state.total_workers if total is None else total) / state.workers)
 
     def set_num_frontend_replicas(self, num_frontend_replicas: int) -> None:
@@ -296,7 +296,7 @@ class DockerContainerManager(ContainerManager):
     def get_num_replicas(self, name: str, version: str) -> int:
         """Return the number of replicas that Docker runs, or is about to restart."""
         _ = self._connected
-        return len(self._replicas.wanted(name, version))
+        return len(self._replicas.wanted_containers(name, version))
 
     def set_num_replicas(self, model: ModelSpec) -> None:
         """Start or stop replicas until there are `model.num_replicas`. Those to be stopped have ended on return."""

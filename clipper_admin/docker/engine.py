@@ -27,7 +27,7 @@ STOP_SECONDS: Final = 11
 _WORKERS: Final = 16
 _PORT_ATTEMPTS: Final = 20
 _FREE_PORTS: Final = range(10000, 32000)
-"""Below those that Linux gives to outgoing connections."""
+"""The ports that are tried. They are below those that Linux gives to outgoing connections."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -35,7 +35,7 @@ Logger = logging.Logger | logging.LoggerAdapter[Any]
 
 
 class NameTaken(ClipperException):
-    """Another container has this name."""
+    """Raised when another container has this name."""
 
 
 @contextlib.contextmanager

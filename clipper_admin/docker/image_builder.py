@@ -198,7 +198,7 @@ def dockerfile(base_image: str, packages: Sequence[str], user: str, steps: Seque
 
 @contextmanager
 def write_context(model: Path, dockerfile_text: str) -> Iterator[IO[bytes]]:
-    """A tar of the Dockerfile and the model folder: the same bytes for the same content, wherever and whoever."""
+    """Return a tar of the Dockerfile and the model folder. The same content makes the same bytes on any machine."""
     with tempfile.SpooledTemporaryFile(max_size=_SPOOLED_BYTES) as file:
         with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
             content = dockerfile_text.encode()

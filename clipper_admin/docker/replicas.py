@@ -19,7 +19,7 @@ from clipper_admin.docker.engine import Engine, in_parallel
 from clipper_admin.model_spec import ModelSpec
 
 HEALTHY_SECONDS = 30.0
-"""A replica that has run so long since it was started again is no failure any more."""
+"""Seconds after which a replica that was started again counts as healthy."""
 
 _TAIL_LINES: Final = 30
 _KEPT_STOPPED: Final = 3
@@ -39,7 +39,7 @@ class ContainerReplicas:
         found = self._engine.find(self._of_cluster, of_version)
         return sorted(found, key=lambda container: str(container.attrs["Created"]), reverse=True)
 
-    def wanted(self, name: str, version: str) -> list[Any]:
+    def wanted_containers(self, name: str, version: str) -> list[Any]:
         """Return the containers of a model version that Docker runs, or is about to restart, the newest first."""
         return [container for container in self._known(name, version) if inspection.is_wanted(container.attrs)]
 
@@ -52,7 +52,9 @@ class ContainerReplicas:
 
     def scale(self, cluster: Cluster, model: ModelSpec) -> None:
         """Start or stop replicas until there are `model.num_replicas`. Those to be stopped have ended on return."""
-        have = sorted(self.wanted(model.name, model.version), key=lambda container: container.status != "running")
+        have = sorted(
+            self.wanted_containers(model.name, model.version), key=lambda container: container.status != "running"
+        )
         missing = model.num_replicas - len(have)
         if missing > 0:
             self._engine.ensure_image(model.image)
@@ -82,7 +84,7 @@ class ContainerReplicas:
 
     def last_lines(self, name: str, version: str) -> dict[str, str]:
         """Return the last lines in the logs of a model version's replicas that should run, the newest replica first."""
-        found = self.wanted(name, version)
+        found = self.wanted_containers(name, version)
         return {container.name: self._engine.log_tail(container, _TAIL_LINES) for container in found}
 
     def _last_words(self, container: Any) -> str:

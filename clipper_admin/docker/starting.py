@@ -21,7 +21,7 @@ _TAIL_LINES: Final = 30
 
 @dataclass(frozen=True)
 class Plan:
-    """The containers that shall be started. Ports are those of the host."""
+    """The containers to be started. Ports are those of the host."""
 
     cluster: Cluster
     has_own_redis: bool
@@ -35,7 +35,7 @@ class Plan:
 
     @property
     def images(self) -> list[str]:
-        """All that the machine must have."""
+        """Return the images that the machine must have."""
         options = self.options
         of_clipper = [options.query_frontend_image, options.mgmt_frontend_image, options.frontend_exporter_image]
         redis = [images.REDIS_IMAGE] if self.has_own_redis else []
@@ -44,7 +44,7 @@ class Plan:
 
 
 def claim(engine: Engine, plan: Plan) -> Any:
-    """Create the exporter, which only one can do. Raises NameTaken if somebody else starts the same cluster."""
+    """Create the exporter, which only one process can do. Raises NameTaken if another starts the same cluster."""
     return engine.create(containers.exporter(plan.cluster.name, plan.options.frontend_exporter_image), plan.cluster)
 
 
@@ -53,7 +53,7 @@ def start(engine: Engine, plan: Plan) -> None:
     cluster = replace(plan.cluster, log_config=_start_fluentd(engine, plan))
     if plan.has_own_redis:
         engine.start(containers.redis(cluster.name), cluster)
-    # Only a Redis that others can reach needs to know whose it is.
+    # A Redis that others can reach records whose it is; our own needs no such record.
     cluster_id = "" if plan.has_own_redis else f"{cluster.name}/{uuid.uuid4().hex}"
     frontends = [
         containers.management_frontend(cluster, plan.options, plan.management_port, cluster_id),

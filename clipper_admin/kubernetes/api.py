@@ -26,7 +26,7 @@ FIELD_MANAGER: Final = "clipper"
 _CONNECT_SECONDS: Final = 5.0
 _ANSWER_SECONDS: Final = 60.0
 _WATCH_SECONDS: Final = 2
-"""A watch ends and begins anew so often, so that who waits can look around."""
+"""Seconds after which a watch ends and begins anew, so that the caller can check other things."""
 _BUSY: Final = (429, 502, 503, 504)
 _AWAY_SECONDS: Final = 30.0
 """Seconds for which a call is repeated if a server that has answered before does not, since it may be restarting."""
@@ -225,7 +225,7 @@ class Api:
     # --- objects ---
 
     def create(self, body: Object) -> Object:
-        """Create an object. Raises AlreadyExists when somebody else did."""
+        """Create an object. Raises AlreadyExists when there is one."""
         kind, name, mark = body["kind"], body["metadata"]["name"], uuid.uuid4().hex
         marked = annotated(self.fitted(body), {_CREATION: mark})
         with translated(f"create {kind} '{name}'"):
@@ -350,7 +350,7 @@ class Api:
     def log(self, pod: str, container: str, previous: bool = False, lines: int | None = None) -> bytes | None:
         """Return the log of a container; None if it never ran, or no longer exists.
 
-        When its node does not answer, this says so: what does not need the log shall not fail for it.
+        When its node does not answer, the returned text says so, since the log is seldom essential.
         """
         query = [("container", container), ("previous", str(previous).lower())]
         query += [] if lines is None else [("tailLines", str(lines))]

@@ -10,7 +10,7 @@ _NUMBER: Final = re.compile(r"^\d\d-")
 
 
 def to_yaml(found: Iterable[Manifest]) -> str:
-    """One document for each object. The same objects make the same text."""
+    """Return a YAML document for each object. The same objects make the same text."""
     import yaml
 
     class Dumper(yaml.SafeDumper):

@@ -34,7 +34,7 @@ class Logs:
         return [str(folder / name) for name, _ in logs]
 
     def _of(self, pod: status.Object, lines: int | None = None) -> list[tuple[str, bytes]]:
-        """Names of files, and what they shall hold."""
+        """The names of files and their content."""
         logs = []
         for container, is_previous in status.logs_of(pod):
             text = self._api.log(status.name_of(pod), container, is_previous, lines)

@@ -34,7 +34,7 @@ _PRESTOP: Final[Manifest] = {"preStop": {"exec": {"command": ["sleep", str(PREST
 
 
 def cluster_objects(cluster: Cluster, options: FrontendOptions, images: Images) -> list[Manifest]:
-    """Everything of a cluster but its models."""
+    """Return all objects of a cluster but those of its models."""
     return [
         *([objects.namespace(cluster)] if cluster.makes_namespace else []),
         *prometheus.access(objects.metadata(cluster, names.prometheus_account(cluster.name), names.METRICS)),
@@ -63,7 +63,7 @@ def model_objects(cluster: Cluster, model: ModelSpec) -> list[Manifest]:
             model.num_replicas,
             template,
             pods.ROLLING,
-            # Who waits for the Deployment shall not call it failed while a large model is loaded.
+            # The Deployment must not count as failed while a large model is loaded.
             progressDeadlineSeconds=_start_seconds(model),
         ),
     ]
@@ -171,7 +171,7 @@ def _exporter(cluster: Cluster, image: str) -> Manifest:
         ports=[pods.port("metrics", constants.METRIC_PORT)],
         resources=resources.of(cluster, names.EXPORTER),
         volumeMounts=[pods.TMP_MOUNT],
-        # Not ready would make the whole pod so, and predictions need no metrics.
+        # No readiness probe: it would make the whole pod not ready, and predictions need no metrics.
         livenessProbe=pods.tcp_probe("metrics", 10, 6),
     )
 
@@ -261,7 +261,7 @@ def _start_seconds(model: ModelSpec) -> int:
 
 def _redis_options(cluster: Cluster) -> dict[str, Any]:
     options: dict[str, Any] = {"redis_ip": cluster.redis_address, "redis_port": cluster.redis_port}
-    # Only where another cluster could get at the same Redis.
+    # The option is needed only where another cluster could use the same Redis.
     return options if cluster.redis_ip is None else options | {"cluster_id": f"{cluster.name}/{cluster.namespace}"}
 
 

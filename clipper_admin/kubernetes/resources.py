@@ -21,7 +21,8 @@ _USUAL: Final[Mapping[str, Mapping[str, Mapping[str, str]]]] = {
 _WORKER_CPU_MILLIS: Final = 100
 _WORKER_MEBIBYTES: Final = 128
 _WORKER_MOST_MEBIBYTES: Final = 2048
-"""Without its cache. Queues are long when a model is slow and its inputs are large."""
+"""The most mebibytes that a worker takes besides its cache. Queues are long when a model is slow and its inputs are
+large."""
 _MEBIBYTE: Final = 2**20
 
 

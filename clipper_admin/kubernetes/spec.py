@@ -57,7 +57,7 @@ class RedisVolume:
     size: str
     """As Kubernetes writes it, such as ``1Gi``."""
     storage_class: str | None = None
-    """None is the Kubernetes cluster's own choice."""
+    """None leaves the choice to the Kubernetes cluster."""
 
     def __post_init__(self) -> None:
         _check_quantity("the size of redis_volume", self.size)
@@ -84,7 +84,7 @@ class Cluster:
     """Requests and limits, as Kubernetes writes them, of components that shall not have the usual ones."""
     has_network_policies: bool = True
     isolates_models: bool = False
-    """Models may speak to the query frontends, and to nobody else."""
+    """Whether models may connect to the query frontends only."""
     restricts_models: bool = True
     """False lets models run with the user and the rights that their images ask for, such as those of Clipper 0.4."""
 

@@ -65,13 +65,14 @@ class Trouble:
 
     pod: str
     reason: str
-    """Such as ``exited with code 3``."""
+    """The reason, such as ``exited with code 3``."""
     container: str = ""
     """The container whose log has the details."""
     is_in_previous_log: bool = False
     """Whether the container runs again, or is about to, with a new log."""
     patience_seconds: float = 0.0
-    """For how long time alone may heal it: a volume is made, a node comes up, a pod that ends makes room."""
+    """Seconds in which the state may get better by itself: a volume is made, a node comes up, a pod that ends makes
+    room."""
 
 
 def trouble_of(pod: Object) -> Trouble | None:
@@ -158,7 +159,7 @@ def logs_of(pod: Object) -> Iterator[tuple[str, bool]]:
 
 @dataclass(frozen=True)
 class Viewpoint:
-    """From where the services of a cluster are looked at."""
+    """The place from which the services of a cluster are looked at."""
 
     proxy: str | None
     """The address of a ``kubectl proxy``."""

@@ -27,7 +27,7 @@ class PodTrouble(ClipperException):
 
 
 class Overruled(ClipperException):
-    """Somebody else wants another number of pods now, or none."""
+    """Raised when another number of pods is wanted meanwhile, or none."""
 
 
 def until_pods(
@@ -58,7 +58,7 @@ def until_pods(
                 return
             if len(pods) != wanted:
                 _check_deployments(api, deployments, wanted)
-            # Of too many, those in trouble go first.
+            # When there are too many pods, those in trouble are removed first.
             patience.check(api, pods if len(pods) <= wanted else list(filter(status.is_over, pods)))
     raise ClipperException(_too_late(api, what, wanted, [pod for pod in pods if not is_done(pod)], seconds))
 
@@ -83,7 +83,7 @@ class _Patience:
 
 
 def _check_deployments(api: Api, labels: str, wanted: int) -> None:
-    """Raise when Kubernetes refuses pods, or somebody else removed or scaled what makes them."""
+    """Raise when Kubernetes refuses pods, or when the object that makes them was removed or scaled."""
     deployments = [one for one in api.list("Deployment", labels) if not status.is_terminating(one)]
     for deployment in deployments:
         if refusal := status.refusal_of(deployment):

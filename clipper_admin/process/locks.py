@@ -28,7 +28,7 @@ def try_lock(path: Path) -> int | None:
 
 
 def wait_for_lock(path: Path, seconds: float) -> int | None:
-    """As `try_lock`, but try for so long."""
+    """Lock like `try_lock`, but try for `seconds`."""
     for _ in TimeLimit(seconds).attempts(_POLL_SECONDS):
         if (descriptor := try_lock(path)) is not None:
             return descriptor

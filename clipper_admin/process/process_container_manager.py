@@ -227,7 +227,7 @@ class ProcessContainerManager(ContainerManager):
     def get_num_frontend_replicas(self) -> int:
         """Return the number of query frontends: the number of all workers, divided by that of one frontend."""
         cluster = self._cluster()
-        total = frontend_workers.wanted(self.get_admin_addr())
+        total = frontend_workers.wanted_number(self.get_admin_addr())
         return cluster.num_frontend_replicas if total is None else math.ceil(total / cluster.workers)
 
     def set_num_frontend_replicas(self, num_frontend_replicas: int) -> None:

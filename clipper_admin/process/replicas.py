@@ -17,7 +17,7 @@ from clipper_common.waiting import TimeLimit
 STOP_SECONDS = constants.DRAIN_SECONDS + 3.0
 """Seconds to wait for programs to stop; the supervisor kills them a second earlier."""
 HEALTHY_SECONDS = 30.0
-"""A replica that has run so long since it was restarted is no failure any more."""
+"""Seconds after which a replica that was restarted counts as healthy."""
 
 _LOCK_SECONDS: Final = 60.0
 _POLL_SECONDS: Final = 0.02

@@ -52,7 +52,7 @@ class Kind(StrEnum):
 class State(StrEnum):
     RUNNING = "running"
     WAITING = "waiting"
-    """For its next start."""
+    """The program waits for its next start."""
     STOPPING = "stopping"
 
 
@@ -81,14 +81,14 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Program:
-    """The program that shall run."""
+    """The program to be run."""
 
     id: str
     kind: str
     argv: list[str]
     working_directory: str
     environment: dict[str, str] = field(default_factory=dict)
-    """In addition to the supervisor's own."""
+    """Environment variables in addition to those of the supervisor."""
     model_name: str = ""
     model_version: str = ""
 
@@ -139,7 +139,7 @@ def shared_images() -> Path:
 
 
 def program_records() -> list[Path]:
-    """Return the programs that shall run, in all clusters."""
+    """Return the programs to be run, in all clusters."""
     return sorted(home().glob("clusters/*/programs/*.json"))
 
 
@@ -194,7 +194,7 @@ class ClusterFiles:
                 path.unlink()
 
     def read_cluster(self) -> Cluster | None:
-        """None when there is no cluster, or its record is damaged."""
+        """Return the record of the cluster; None when there is no cluster, or its record is damaged."""
         return read_record(self._cluster, Cluster)
 
     def write_cluster(self, cluster: Cluster) -> None:

@@ -1,7 +1,7 @@
 """Keeps the programs of one cluster running: ``python -m clipper_admin.process.supervisor <directory> [--stop]``.
 
-It sleeps until a signal or a due time wakes it. SIGHUP: read again what shall run. SIGTERM: stop everything in order
-and exit. Killed, it leaves the programs running, and its successor adopts them.
+It sleeps until a signal or a due time wakes it. SIGHUP: read again which programs are to run. SIGTERM: stop everything
+in order and exit. Killed, it leaves the programs running, and its successor adopts them.
 """
 
 import logging
@@ -26,12 +26,13 @@ from clipper_common.signals import SignalWakeup
 logger = logging.getLogger(__name__)
 
 STOP_SECONDS = DRAIN_SECONDS + 2.0
-"""From the request to stop until the kill."""
+"""Seconds from the request to stop until the kill."""
 SERVED_SECONDS = 5.0
 MAX_DELAY_OF_SERVING_SECONDS = 1.0
-"""A program that once ran for so long has served, and will again: it is not kept waiting for longer than this."""
+"""The longest delay of the restart of a program that once ran for `SERVED_SECONDS`, since it will probably serve
+again."""
 ADOPTED_POLL_SECONDS = 0.5
-"""Nobody tells us of the end of a process that is not our child."""
+"""Seconds between checks whether processes have ended that are not our children: their end is not reported to us."""
 CHECK_SECONDS = 20.0
 """Seconds between two checks for logs that are too large, and for replicas that are stopped by a signal."""
 
@@ -184,7 +185,7 @@ def _describe(code: int) -> str:
 
 
 class Supervisor:
-    """Makes what runs the same as what shall run."""
+    """Starts and stops programs until those run that are to run."""
 
     def __init__(self, files: ClusterFiles, stopping: bool = False) -> None:
         self.files = files

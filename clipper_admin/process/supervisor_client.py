@@ -28,13 +28,13 @@ def ensure(files: ClusterFiles) -> None:
 
 
 def notify(files: ClusterFiles) -> None:
-    """Let the supervisor read again what shall run."""
+    """Let the supervisor read again which programs are to run."""
     if not _send(files, signal.SIGHUP):
         _launch(files)
 
 
 def stop(files: ClusterFiles, seconds: float) -> None:
-    """Let the supervisor stop all programs in order; wait at most so long."""
+    """Let the supervisor stop all programs in order, and wait for it, `seconds` at most."""
     if not _send(files, signal.SIGTERM):
         _launch(files, "--stop")
     for _ in TimeLimit(seconds).attempts(_POLL_SECONDS):

@@ -118,6 +118,18 @@ for _, replicas in pairs(lives) do
     taken[key_of(pair[2])] = pair[1]
   end
 end
+go_home()
+local is_full = redis.call('DBSIZE') >= records.MAX_REMEMBERED
+-- The next number of a model version. Where no more may be remembered, a new one has no counter.
+local next_numbers = {}
+local function next_number(version)
+  local counted = layout.replica_counts.prefix .. version
+  if kind(counted) ~= 'none' and not number(text(counted)) then remove(counted) end
+  if not is_full or kind(counted) ~= 'none' then return redis.call('INCR', counted) - 1 end
+  local found = next_numbers[version] or 0
+  next_numbers[version] = found + 1
+  return found
+end
 local numbers, keys, mine, first_memory = {}, {}, {}, ''
 if said ~= '' then
   local address, replicas, reached = unpack(cjson.decode(said))
@@ -136,20 +148,18 @@ if said ~= '' then
     if not claim(name, replica) then new[#new + 1] = pair end
   end
   for _, pair in ipairs(new) do
-    local counted = layout.replica_counts.prefix .. model(pair[2])
-    repeat
-      if kind(counted) ~= 'none' and not number(text(counted)) then remove(counted) end
-      local count = redis.call('INCR', counted)
-      pair[2].model_replica_id = tostring(count - 1)
-    until claim(pair[1], pair[2])
+    repeat pair[2].model_replica_id = tostring(next_number(model(pair[2]))) until claim(pair[1], pair[2])
   end
   for index, pair in ipairs(replicas) do
     numbers[index] = tonumber(pair[2].model_replica_id)
     keys[index] = key_of(pair[2])
     mine[keys[index]] = true
     local remembered = layout.replica_numbers.prefix .. model(pair[2]) .. ',' .. pair[1]
-    if index == 1 then first_memory = remembered end
-    if text(remembered) ~= pair[2].model_replica_id or redis.call('PTTL', remembered) < memory * 3 / 4 then
+    local known = text(remembered)
+    if index == 1 and (known or not is_full) then first_memory = remembered end
+    if is_full and not known then
+      -- It is not remembered.
+    elseif known ~= pair[2].model_replica_id or redis.call('PTTL', remembered) < memory * 3 / 4 then
       redis.call('SET', remembered, pair[2].model_replica_id, 'PX', memory)
       redis.call('PEXPIRE', layout.replica_counts.prefix .. model(pair[2]), memory)
     end

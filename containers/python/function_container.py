@@ -37,7 +37,7 @@ class FunctionContainer(ModelContainerBase):
         return self._function(InputList(inputs) if self._as_list and isinstance(inputs, np.ndarray) else inputs)
 
     def render(self, result: Any, num_inputs: int) -> list[Any]:
-        """Return the text of each output of the function, or a `FailedOutput` for one that cannot be an answer.
+        """Return the text of each output of the function, or an exception in the place of one that cannot be an answer.
 
         Raises `PredictionError` if the result is not one output per input.
         """

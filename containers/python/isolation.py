@@ -1,8 +1,7 @@
 """Finds the inputs on which a model raises, so that the others of their batch are answered.
 
-A batch on which the model raised is tried again in halves, until each input has an output or has failed alone. An input
-of a length of which many have failed, and none was answered since, is kept apart from the others of its batch. Such
-inputs fail together, since the replica's time would not be enough to try each alone, if one of them fails alone.
+An input fails with what the model raised on this input alone. Which inputs are tried together, and which apart from the
+others, is learned from earlier failures (`suspicion`).
 """
 
 import random
@@ -11,108 +10,118 @@ from typing import Final
 
 from clipper_common.datatypes import View
 
+from .suspicion import Suspicion
+
 Outcome = bytes | BaseException
 """An output or an error."""
 Attempt = Callable[[Sequence[View]], Sequence[Outcome]]
 """Returns the outcomes of inputs, or raises what the model raises."""
 
-_SUSPECTED: Final = 8
-"""After this many failures of inputs of the same length, the next ones are likely to fail."""
-_MOST_LENGTHS: Final = 1000
-_ALL_OTHERS: Final = -1
+_ALWAYS_TRIED: Final = 2
+"""At least this many suspected inputs of a batch are tried; all of them, if few like them have failed."""
+_CERTAINTY: Final = 50
+"""After this many failures, the next inputs like them may be left untried."""
+_UNTRIED_SHARE: Final = 0.1
+"""The most untried inputs of a batch, for each failure: after `n` in a row, the next works in one of `n + 2` cases.
+
+(By Laplace's rule of succession.)
+"""
 
 
-class RaisingLengths:
-    """The lengths of inputs on which a model raised, alone, and none of which was answered since.
+class UntriedInput(Exception):
+    """The model was not called with a suspected input, since many like it were tried and failed."""
 
-    If the last input that was answered had the same length, the length says nothing of an input, and is not suspected.
-    """
-
-    def __init__(self) -> None:
-        self._failures: dict[int, int] = {}
-        """How many inputs of each length failed."""
-        self._answered: int | None = None
-        """The length of an input that was answered last."""
-        self.has_suspects = False
-        """Whether there is a length of which so many inputs failed that the next ones are likely to."""
-
-    def note_failure(self, length: int) -> None:
-        """Note that the model raised on an input alone."""
-        if len(self._failures) >= _MOST_LENGTHS:
-            self._failures.clear()
-        self._failures[length] = self._failures.get(length, 0) + 1
-        self._review()
-
-    def note_outputs(self, inputs: Sequence[View]) -> None:
-        """Note that inputs were answered."""
-        self._answered = len(inputs[-1])
-        if self._failures:
-            for length in set(map(len, inputs)):
-                self._failures.pop(length, None)
-            self._review()
-
-    def _review(self) -> None:
-        self.has_suspects = any(map(self.is_suspected, self._failures))
-
-    def is_suspected(self, length: int) -> bool:
-        return self._failures.get(length, 0) >= _SUSPECTED and self._answered != length
-
-    def separate(self, inputs: Sequence[View]) -> list[list[int]]:
-        """Return the numbers of the inputs in groups: first those that are not suspected, then those of each length."""
-        groups: dict[int, list[int]] = {_ALL_OTHERS: []}
-        for number, item in enumerate(inputs):
-            group = len(item) if self.is_suspected(len(item)) else _ALL_OTHERS
-            groups.setdefault(group, []).append(number)
-        return [group for group in groups.values() if group]
+    def __init__(self, failures: int, last: BaseException | None) -> None:
+        super().__init__(f"it raised on the last {failures} inputs like this one, and was not called with this one")
+        self.__cause__ = last  # for the log
 
 
 class Isolation:
     """The outcomes of a batch of inputs, some of which may make the model raise."""
 
-    def __init__(self, attempt: Attempt, inputs: Sequence[View], raising: RaisingLengths) -> None:
+    def __init__(self, attempt: Attempt, inputs: Sequence[View], suspicion: Suspicion) -> None:
         self._attempt = attempt
-        self._inputs = inputs
-        self._raising = raising
-        self._outcomes: list[Outcome] = [b""] * len(inputs)
+        self._inputs = list(inputs)
+        self._suspicion = suspicion
+        self._outcomes: dict[int, Outcome] = {}
 
-    def run(self, may_work: bool) -> list[Outcome]:
-        """Return the outcome of each input. Unless all together `may_work`, the model raised on them."""
-        groups = self._raising.separate(self._inputs)
-        for group in groups:
-            self._try(group, may_work or len(groups) > 1)
-        return self._outcomes
+    def run(self, error: BaseException | None) -> list[Outcome]:
+        """Return the outcome of each input. `error` is what the model raised on all together, if it was called."""
+        numbers = list(range(len(self._inputs)))
+        if error is not None:
+            numbers = self._find_raising(numbers, error)
+        while numbers:
+            numbers = self._try_alone(self._try_in_groups(numbers))
+        return [self._outcomes[number] for number in range(len(self._inputs))]
 
-    def _try(self, numbers: list[int], may_work: bool) -> bool:
-        """Try inputs together, if that may work, and if the model raises, in halves. Return whether it raised."""
-        if may_work or len(numbers) == 1:
-            error = self._attempt_once(numbers)
-            if error is None:
-                return False
-            if self._settle(numbers, error):
-                return True
-        half = len(numbers) // 2
-        has_raised = self._try(numbers[:half], True)
-        self._try(numbers[half:], has_raised)
-        return True
+    def _try_in_groups(self, numbers: list[int]) -> list[int]:
+        """Get the outcomes of inputs that are not suspected. Return the others."""
+        suspects, numbers = self._separate(numbers)
+        while numbers:
+            size = self._suspicion.group_size()
+            group, numbers = numbers[:size], numbers[size:]
+            error = self._error_of(group)
+            if error is not None:
+                others, numbers = self._separate(self._find_raising(group, error) + numbers)
+                suspects += others
+        return suspects
 
-    def _attempt_once(self, numbers: list[int]) -> BaseException | None:
+    def _find_raising(self, numbers: list[int], error: BaseException | None) -> list[int]:
+        """Find an input on which the model raises among those on which it raised `error`, by halves.
+
+        Return the inputs of which nothing is known then.
+        """
+        unknown: list[int] = []
+        while len(numbers) > 1:
+            half = len(numbers) // 2
+            error = self._error_of(numbers[:half])
+            if error is not None:
+                unknown = numbers[half:] + unknown
+                numbers = numbers[:half]
+            else:
+                numbers = numbers[half:]
+        if error is None:  # the other half worked; this one was not tried by itself
+            error = self._error_of(numbers)
+        if error is not None:
+            self._fail(numbers[0], error)
+        return unknown
+
+    def _try_alone(self, suspects: list[int]) -> list[int]:
+        """Get the outcomes of suspected inputs. Return those that are not suspected any more."""
+        random.shuffle(suspects)
+        cleared: list[int] = []
+        last: BaseException | None = None
+        for position, number in enumerate(suspects):
+            num_left = len(suspects) - position
+            failures = self._suspicion.failures_like(self._inputs[number])
+            if not failures:
+                cleared.append(number)
+            elif position >= _ALWAYS_TRIED and failures >= _CERTAINTY and num_left <= failures * _UNTRIED_SHARE:
+                self._outcomes[number] = UntriedInput(failures, last)
+            elif (error := self._error_of([number])) is not None:
+                self._fail(number, error)
+                last = error
+        return cleared
+
+    def _separate(self, numbers: list[int]) -> tuple[list[int], list[int]]:
+        """Return the inputs that are suspected, and the others."""
+        if not self._suspicion.has_suspects:
+            return [], numbers
+        suspects = [number for number in numbers if self._suspicion.failures_like(self._inputs[number])]
+        suspected = set(suspects)
+        return suspects, [number for number in numbers if number not in suspected]
+
+    def _error_of(self, numbers: list[int]) -> BaseException | None:
+        """Try inputs together. Return what the model raised, or None if they have their outcomes."""
         inputs = [self._inputs[number] for number in numbers]
         try:
             outcomes = self._attempt(inputs)
         except BaseException as error:  # see `Predictor`
             return error
-        for number, outcome in zip(numbers, outcomes, strict=True):
-            self._outcomes[number] = outcome
-        self._raising.note_outputs(inputs)
+        self._outcomes.update(zip(numbers, outcomes, strict=True))
+        self._suspicion.note_outputs(inputs)
         return None
 
-    def _settle(self, numbers: list[int], error: BaseException) -> bool:
-        """Let inputs fail on which the model raised: one, or several of suspected lengths of which one fails alone."""
-        lengths = [len(self._inputs[number]) for number in numbers]
-        if len(numbers) == 1:
-            self._raising.note_failure(lengths[0])
-        elif not all(map(self._raising.is_suspected, lengths)) or not self._attempt_once([random.choice(numbers)]):
-            return False
-        for number in numbers:
-            self._outcomes[number] = error
-        return True
+    def _fail(self, number: int, error: BaseException) -> None:
+        self._outcomes[number] = error
+        self._suspicion.note_failure(self._inputs[number])

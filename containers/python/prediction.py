@@ -8,25 +8,20 @@ from typing import Any, Final, NamedTuple
 from clipper_common.datatypes import InputType, to_model_inputs
 from clipper_common.wire import PredictRequest, Response, Views
 
-from .isolation import Isolation, Outcome, RaisingLengths
+from .isolation import Isolation, Outcome
+from .suspicion import Suspicion
 
 logger = logging.getLogger(__name__)
 
 _MAX_ERROR_CHARACTERS: Final = 2000
 
 Predict = Callable[[Any], list[Any]]
-"""Returns a ``str`` or a `FailedOutput` for each input."""
+"""Returns a ``str`` for each input, or an `Exception` in its place, so that only this input fails."""
 Errors = Sequence[BaseException | None]
 
 
 class PredictionError(Exception):
     """The value that a model returned is not one output per input."""
-
-
-class FailedOutput(NamedTuple):
-    """Replaces an output that cannot be an answer, so that only its input fails."""
-
-    error: Exception
 
 
 class BatchReport(NamedTuple):
@@ -43,7 +38,7 @@ class BatchReport(NamedTuple):
 class Predictor:
     """Answers batches with the function `predict` of a model.
 
-    If the model raises on a batch, the batch is tried again in halves, so that only those inputs fail it raises on.
+    If the model raises on a batch, the batch is tried again in parts, so that only those inputs fail it raises on.
     """
 
     def __init__(
@@ -53,7 +48,7 @@ class Predictor:
         self._input_type = input_type
         self._report = report
         self._predicting_at = 0.0
-        self._raising = RaisingLengths()
+        self._suspicion = Suspicion(input_type)
         to_model_inputs(input_type, [bytes(input_type.element_bytes)])  # imports numpy now, not with the first query
 
     def answer(self, request: PredictRequest, received_at: float) -> Response:
@@ -67,8 +62,9 @@ class Predictor:
         if request.input_type is not self._input_type:
             ours, theirs = self._input_type.canonical_name, request.input_type.canonical_name
             return _fail_all(request, PredictionError(f"this model takes {ours}, and was sent {theirs}"))
-        if self._raising.has_suspects:
-            return self._isolate(request, True)
+        if not self._suspicion.may_work(len(request.inputs)):
+            return self._isolate(request, None)
+        raised: BaseException
         try:
             outputs, errors = self._run(request.inputs)
         except PredictionError as error:
@@ -76,13 +72,11 @@ class Predictor:
         # A model may also raise SystemExit, CancelledError or a panic of native code, which must not end the process.
         # Neither must KeyboardInterrupt, which no signal raises where `StopRequest` handles signals.
         except BaseException as error:
-            if len(request.inputs) == 1:
-                self._raising.note_failure(len(request.inputs[0]))
-                return _fail_all(request, error)
+            raised = error
         else:
-            self._raising.note_outputs(request.inputs)
+            self._suspicion.note_outputs(request.inputs)
             return _response(request, outputs, errors)
-        return self._isolate(request, False)
+        return self._isolate(request, raised)
 
     def _run(self, inputs: Views) -> tuple[list[bytes], Errors]:
         # Each time inputs are parsed again, since the model may have changed the array before it raised.
@@ -90,10 +84,10 @@ class Predictor:
         self._predicting_at = time.monotonic()
         return encode_outputs(self._predict(parsed), len(inputs))
 
-    def _isolate(self, request: PredictRequest, may_work: bool) -> Response:
-        outcomes = Isolation(self._attempt, request.inputs, self._raising).run(may_work)
+    def _isolate(self, request: PredictRequest, error: BaseException | None) -> Response:
+        outcomes = Isolation(self._attempt, request.inputs, self._suspicion).run(error)
         errors = [None if isinstance(outcome, bytes) else outcome for outcome in outcomes]
-        if not (may_work or any(errors)):
+        if error is not None and not any(errors):
             logger.warning("The model raised on a batch of %d inputs, but on none of them alone.", len(errors))
         outputs = [outcome if isinstance(outcome, bytes) else describe(outcome) for outcome in outcomes]
         return _response(request, outputs, errors)
@@ -111,7 +105,7 @@ class Predictor:
 def encode_outputs(outputs: Any, num_inputs: int) -> tuple[list[bytes], Errors]:
     """Return the outputs as bytes, and the error of each input or None; no errors if no input has failed.
 
-    Raises `PredictionError` if the outputs are not a list of one ``str`` or `FailedOutput` per input.
+    Raises `PredictionError` if the outputs are not a list of one ``str`` or `Exception` per input.
     """
     if not isinstance(outputs, list):
         raise PredictionError(f"the model returned {type_name(outputs)}, not a list of str")
@@ -124,16 +118,16 @@ def encode_outputs(outputs: Any, num_inputs: int) -> tuple[list[bytes], Errors]:
 
 def _encode_one_by_one(outputs: Sequence[Any]) -> tuple[list[bytes], Errors]:
     for index, output in enumerate(outputs):
-        if not isinstance(output, str | FailedOutput):
+        if not isinstance(output, str | Exception):
             raise PredictionError(f"output {index} of the model is {type_name(output)}, not str")
     errors = list(map(_error_of, outputs))
     pairs = zip(outputs, errors, strict=True)
     return [str.encode(output) if error is None else describe(error) for output, error in pairs], errors
 
 
-def _error_of(output: str | FailedOutput) -> Exception | None:
-    if isinstance(output, FailedOutput):
-        return output.error
+def _error_of(output: str | Exception) -> Exception | None:
+    if isinstance(output, Exception):
+        return output
     try:
         str.encode(output)
     except UnicodeEncodeError as error:  # it has an unpaired surrogate

@@ -1,9 +1,9 @@
 """Renders the outputs of a function as the texts that clients get.
 
 A string is the answer as it is. A number, a boolean and None become their ``str()``, as in Clipper 0.4. Dictionaries,
-lists, tuples and arrays become strict JSON, in which NaN is null. Any other output fails its input, with the name of
-its type. With the setting ``outputs="text"``, and for models that were saved without a setting, each output becomes its
-``str()``.
+lists, tuples and arrays become strict JSON, in which NaN is null. An exception fails its input, and so does an output
+of any other type, with the name of that type. With the setting ``outputs="text"``, and for models that were saved
+without a setting, each output becomes its ``str()``.
 """
 
 import json
@@ -17,7 +17,7 @@ import numpy as np
 
 from clipper_common.modeldir import JSON_OUTPUTS, TEXT_OUTPUTS
 
-from .prediction import FailedOutput, PredictionError, type_name
+from .prediction import PredictionError, type_name
 
 # An array inside a result is written in full, with numbers in Python's notation, by every version of numpy.
 _EXACT: Final[dict[str, Any]] = {"threshold": sys.maxsize, "linewidth": sys.maxsize, "floatmode": "unique"}
@@ -35,7 +35,7 @@ _LEAVES: Final = frozenset({str, int, float, bool, type(None)})
 _KEYS: Final = (str, int, float, bool, type(None))
 
 Render = Callable[[Sequence[Any]], list[Any]]
-"""Returns a text or a `FailedOutput` for each output."""
+"""Returns a text for each output, or the exception for which there is none."""
 
 
 class OutputError(TypeError):
@@ -78,11 +78,11 @@ def _each(render: Callable[[Any], str], outputs: Sequence[Any]) -> list[Any]:
         return [_attempt(render, output) for output in outputs]
 
 
-def _attempt(render: Callable[[Any], str], output: Any) -> str | FailedOutput:
+def _attempt(render: Callable[[Any], str], output: Any) -> str | Exception:
     try:
         return render(output)
     except Exception as error:
-        return FailedOutput(error)
+        return error
 
 
 def _render(output: Any) -> str:
@@ -90,6 +90,8 @@ def _render(output: Any) -> str:
         return str(output)
     if isinstance(output, str):
         return str.__str__(output)
+    if isinstance(output, Exception):
+        raise output
     if isinstance(output, dict | list | tuple):
         return _dumps(output)
     array = _as_array(output)

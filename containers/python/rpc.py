@@ -75,9 +75,9 @@ def input_type_to_string(input_type: int) -> str:
 class ModelContainerBase:
     """The base class of models. Override the method of the input type that the model takes.
 
-    Each method gets a batch of inputs and returns a list of ``str``, one for each input, in their order. An
-    exception is sent to the clients, and the container goes on; if a batch of several inputs raised it, the batch is
-    tried again in halves.
+    Each method gets a batch of inputs and returns a list of ``str``, one for each input, in their order. An exception
+    in the list fails its input only. An exception that is raised is sent to the clients, and the container goes on; if
+    a batch of several inputs raised it, the batch is tried again in parts.
     """
 
     def predict_ints(self, inputs: Any) -> list[str]:
@@ -200,11 +200,11 @@ class RPCService:
         # Chosen here, not when this module is imported: the process may be forked before it serves.
         replica_id, key = os.environ.get(constants.ENV_REPLICA_ID) or uuid.uuid4().hex, uuid.uuid4().hex
         model_id = ModelId(self.model_name, self.model_version)
-        metadata = wire.Metadata(model_id, input_type, wire.RPC_VERSION_4, replica_id, key)
+        metadata = wire.Metadata(model_id, input_type, wire.RPC_VERSION_4, replica_id, key, measures_turns=True)
         predict: Predict = getattr(model, f"predict_{input_type.name.lower()}")
         predictor = Predictor(predict, input_type, self._start_metrics())
         address = tcp_address(self.host, self.port)
-        logger.info("Serving %s, input type %s, for %s.", metadata.model, input_type.canonical_name, address)
+        logger.info("Serving %s, input type %s, for %s.", metadata.model_id, input_type.canonical_name, address)
         return Session(address, metadata, predictor.answer, stop, lambda: self._set_ready(True), self._abandon)
 
     def _abandon(self) -> None:

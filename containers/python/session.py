@@ -21,7 +21,7 @@ from .rpc_clients import RpcClients, ZmqChannel, ZmqClient
 from .stopping import StopRequest
 from .zmq_transport import ZmqTransport
 
-__all__ = ["Answer", "Event", "Session"]
+__all__ = ["ComputeBatch", "Event", "Session"]
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ _DRAIN_SECONDS: Final = constants.DRAIN_SECONDS - 1
 _DRAIN_POLL_SECONDS: Final = 0.1
 _EVENTS_KEPT: Final = 128
 
-Answer = Callable[[wire.PredictRequest, float], wire.Response]
+ComputeBatch = Callable[[wire.PredictRequest, float], wire.Response]
 
 
 class Session:
@@ -44,7 +44,7 @@ class Session:
         self,
         address: str,
         metadata: wire.Metadata,
-        answer: Answer,
+        answer: ComputeBatch,
         stop: StopRequest,
         on_registered: Callable[[], None] = lambda: None,
         on_abandoned: Callable[[], None] = lambda: None,
@@ -60,6 +60,9 @@ class Session:
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._inbox: deque[tuple[ZmqClient, int, wire.PredictRequest, float]] = deque()
+        self._last_client: ZmqClient | None = None
+        """The frontend whose batch was computed last."""
+        self._last_ended_at = 0.0
         self._drain_deadline = math.inf
 
     def run(self) -> None:
@@ -157,7 +160,16 @@ class Session:
         self._stop.listen_again()
         self._clients.reset_idle_timers()
         client.served_at = received_at
-        client.answer(response, registration)
+        client.answer(self._with_turn(response, client), registration)
+
+    def _with_turn(self, response: wire.Response, client: ZmqClient) -> wire.Response:
+        """Say since when the batch can have waited for nothing, if it may have waited for that of another frontend."""
+        now = time.monotonic()
+        is_another = self._last_client is not None and self._last_client is not client
+        if is_another and client.takes_turns:
+            response = response._replace(turn_micros=int((now - self._last_ended_at) * 1e6))
+        self._last_client, self._last_ended_at = client, now
+        return response
 
     # --- draining ---
 
@@ -175,5 +187,5 @@ def receive_one(channel: ZmqChannel) -> bool:
     frames = channel.transport.receive()
     if frames is None:
         return False
-    channel.take(frames)
+    channel.receive(frames)
     return True

@@ -54,7 +54,7 @@ class Model:
 
     @property
     def inputs(self) -> Any:
-        """As many as are asked for, of the type of the model."""
+        """Return as many inputs as are asked for, of the type of the model."""
         return samples(PREDICTIONS, seed=1)[0].astype({"floats": np.float32, "doubles": np.float64}[self.input_type])
 
 

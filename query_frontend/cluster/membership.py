@@ -18,7 +18,7 @@ from clipper_common.membership_store import MembershipStore
 from clipper_common.records import UNNUMBERED, Frontend, FrontendReport, Replica
 from clipper_common.redis_client import StoreError
 from clipper_common.rpc_client import tcp_address
-from query_frontend.rpc.server import Connection
+from query_frontend.rpc.server import ReplicaConnection
 from query_frontend.serving.executor import Executor
 from query_frontend.serving.registry import Registry
 
@@ -28,7 +28,7 @@ _RETRY_SECONDS: Final = 0.5
 
 
 class Membership:
-    """Reports this frontend to Redis, and knows its live peers.
+    """Reports this frontend to Redis, and knows the other live frontends.
 
     `advertise` is the host by which peers and containers reach this frontend; empty if it is not known.
     """
@@ -55,10 +55,10 @@ class Membership:
         self._has_warned = False
         self._numbers: dict[tuple[ModelId, str], int] = {}
         """The numbers that Redis gave to the replicas here, by model version and name."""
-        self.peers: list[Frontend] = []
+        self.other_frontends: list[Frontend] = []
         """The other live frontends, by the last report that reached Redis."""
         self._reported = reported
-        """It is called after each report."""
+        """Called after each report."""
         self._due = asyncio.Event()
         self._reporting = asyncio.Lock()
 
@@ -88,8 +88,9 @@ class Membership:
                 logger.error("%s", error)
                 await asyncio.sleep(_RETRY_SECONDS)
 
-    async def follow_peers(self) -> None:
-        """Call `report`, which reads the peers, soon after each change that a peer reports, until cancelled."""
+    async def follow_other_frontends(self) -> None:
+        """Call `report`, which reads the other frontends, soon after each change that one of them reports, until
+        cancelled."""
         while True:
             with contextlib.suppress(*StoreError):  # the follower of the configuration logs it
                 async for _ in self._store.follow_frontends():
@@ -104,16 +105,16 @@ class Membership:
             report = FrontendReport(self.id, self._registry.revision, self.rpc_address, replicas, reached)
             numbers, frontends = await self._store.report(report, "" if self._was_reported else self._place)
             self._was_reported = True
-            names = [(replica.model, name) for name, replica in replicas]
+            names = [(replica.model_id, name) for name, replica in replicas]
             self._numbers = dict(zip(names, numbers, strict=True))
-            self.peers = [frontend for frontend in frontends if frontend.id != self.id]
+            self.other_frontends = [frontend for frontend in frontends if frontend.id != self.id]
             self._warn_if_unreachable()
             self._reported()
             if self._cluster_id:
                 await self._store.claim(self._cluster_id)
 
     def _warn_if_unreachable(self) -> None:
-        if self.peers and not self.rpc_address and not self._has_warned:
+        if self.other_frontends and not self.rpc_address and not self._has_warned:
             self._has_warned = True
             logger.warning(
                 "There are other workers or query frontends, and none of them can reach this one: queries that come "
@@ -121,17 +122,17 @@ class Membership:
                 "--advertise=<the host by which model containers and other frontends reach it>"
             )
 
-    def _record(self, connection: Connection) -> Replica:
+    def _record(self, connection: ReplicaConnection) -> Replica:
         metadata = connection.metadata
-        number = self._numbers.get((metadata.model, self._name(connection)), UNNUMBERED)
-        return Replica(metadata.model, number, connection.number, metadata.input_type)
+        number = self._numbers.get((metadata.model_id, self._name(connection)), UNNUMBERED)
+        return Replica(metadata.model_id, number, connection.number, metadata.input_type)
 
-    def _name(self, connection: Connection) -> str:
+    def _name(self, connection: ReplicaConnection) -> str:
         """Return the replica id, which is the same at all frontends, or a name of this connection if it has none."""
         return connection.metadata.replica_id or f"{self.id}/{connection.number}"
 
     async def retire(self) -> None:
         """Remove the records of this frontend from Redis. Raises `StoreError`."""
         await self._store.retire_frontend(self.id)
-        if self._cluster_id and not self.peers:
+        if self._cluster_id and not self.other_frontends:
             await self._store.release(self._cluster_id)

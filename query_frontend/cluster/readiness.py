@@ -1,4 +1,4 @@
-"""Whether this frontend can answer as well as its peers do."""
+"""Decides whether this frontend can answer as well as the others do."""
 
 from typing import Final
 
@@ -34,7 +34,7 @@ class Readiness:
             return "This query frontend is about to stop"
         if not self._registry.is_loaded:
             return NOT_LOADED
-        served = {model for peer in self._membership.peers for model in peer.models}
+        served = {model for peer in self._membership.other_frontends for model in peer.models}
         unserved = sorted(model for model in served if not self._executor.can_answer(model))
         if unserved and not self._patience.is_over:
             return f"No replica of {', '.join(map(str, unserved))} is connected yet; other query frontends have some"

@@ -21,7 +21,7 @@ from clipper_common.records import Frontend
 from clipper_common.rpc_client import RpcClient
 from clipper_common.waiting import TimeLimit
 from query_frontend.rpc.dealer import Dealer, DealerEvents
-from query_frontend.rpc.server import Connection
+from query_frontend.rpc.server import ReplicaConnection
 from query_frontend.serving.cache import key_of
 from query_frontend.serving.deadlines import Slot
 from query_frontend.serving.model_queue import Task
@@ -43,34 +43,38 @@ _UNREGISTERED_SECONDS: Final = 1.0
 _UNREGISTERED_POLL_SECONDS: Final = 0.005
 
 
-class Place(NamedTuple):
+class RelayId(NamedTuple):
     """Identifies a relay: the peer, the model version, and its number among those of both."""
 
     address: str
     """The RPC address of the peer."""
-    model: ModelId
+    model_id: ModelId
     number: int
 
 
 class WantedRelay(NamedTuple):
     """A relay that must be open, once it has been wanted for `delay` seconds."""
 
-    place: Place
+    relay_id: RelayId
     delay: float
 
 
-def wanted_relays(peers: Iterable[Frontend], direct: Mapping[ModelId, Sequence[Connection]]) -> Iterator[WantedRelay]:
-    """Yield the relays that `peers` need. `direct` has the replicas that are connected to this frontend."""
+def wanted_relays(
+    peers: Iterable[Frontend], direct_replicas: Mapping[ModelId, Sequence[ReplicaConnection]]
+) -> Iterator[WantedRelay]:
+    """Yield the relays that `peers` need. `direct_replicas` has the replicas that are connected to this frontend."""
     for peer in peers:
         if not peer.rpc_address:
             continue
-        for model, replicas in direct.items():
+        for model, replicas in direct_replicas.items():
             has_own = model in peer.models
             single = sum(replica.rpc_version < wire.RPC_VERSION_4 for replica in replicas)
             at_once = min(single, _MAX_RELAYS)
             later = 0 if has_own else min(len(replicas), _MAX_RELAYS)
             for number in range(max(at_once, later)):
-                yield WantedRelay(Place(peer.rpc_address, model, number), 0.0 if number < at_once else _STEADY_SECONDS)
+                yield WantedRelay(
+                    RelayId(peer.rpc_address, model, number), 0.0 if number < at_once else _STEADY_SECONDS
+                )
 
 
 class RelayedInput(Task):
@@ -89,15 +93,15 @@ class RelayedInput(Task):
     def submit(self) -> None:
         """Ask the model version."""
         context = self._batch.context
-        context.executor.submit(self._batch.model, self)
-        if self.wanted:
+        context.executor.submit(self._batch.model_id, self)
+        if self.is_waiting:
             self._slot = context.wheel.add(self, self.deadline)
 
-    def take(self, output: bytes | None, reason: str, now: float) -> None:
-        """Take the output, or the reason why there is none."""
-        if not self.wanted:
+    def resolve(self, output: bytes | None, reason: str, now: float) -> None:
+        """Receive the output, or the reason why there is none."""
+        if not self.is_waiting:
             return
-        self.wanted = False
+        self.is_waiting = False
         if self._slot is not None:
             self._slot.pop(self, None)
             self._slot = None
@@ -105,33 +109,33 @@ class RelayedInput(Task):
 
     def expire(self) -> None:
         """Answer with a reason, since the deadline has passed."""
-        self.take(None, SLO_MISSED, time.monotonic())
-        self._batch.context.executor.leave(self, self._batch.model)
+        self.resolve(None, SLO_MISSED, time.monotonic())
+        self._batch.context.executor.withdraw(self, self._batch.model_id)
 
 
 class RelayedBatch:
     """A batch of a peer, of which each input has a deadline.
 
     Once it is submitted, `send` is called with the answers that there are in a turn of the event loop, until each input
-    has an output or failed. A peer that takes parts gets these at once, any other gets all of them together. `give_up`
-    is called when there is no replica for an input any more.
+    has an output or failed. A peer that takes parts gets these at once, any other gets all of them together.
+    `on_no_replica` is called when there is no replica for an input any more.
     """
 
     def __init__(
         self,
         context: QueryContext,
-        model: ModelId,
+        model_id: ModelId,
         request: wire.PredictRequest,
         deadlines: Sequence[float],
         send: Callable[[wire.Response], None],
-        give_up: Callable[[], None],
+        on_no_replica: Callable[[], None],
     ) -> None:
         self.context = context
-        self.model = model
+        self.model_id = model_id
         self._message_id = request.message_id
         self._takes_parts = request.remaining_micros is not None
         self._send = send
-        self._give_up = give_up
+        self._on_no_replica = on_no_replica
         self._inputs = request.inputs
         self._deadlines = deadlines
         self._missing = self._size = len(request.inputs)
@@ -150,7 +154,7 @@ class RelayedBatch:
     def answer(self, index: int, output: bytes | None, reason: str) -> None:
         """Take the output of an input, or the reason why there is none."""
         if output is None and reason in (NO_MODELS, LAST_REPLICA_DIED):
-            self._give_up()
+            self._on_no_replica()
             return
         if self._takes_parts and not self._answers:
             asyncio.get_running_loop().call_soon(self._send_answers)
@@ -175,19 +179,19 @@ class Relay:
     Raises `ValueError` when the address of the peer is none.
     """
 
-    def __init__(self, context: QueryContext, place: Place, input_type: InputType, name: str, key: str) -> None:
+    def __init__(self, context: QueryContext, relay_id: RelayId, input_type: InputType, name: str, key: str) -> None:
         self._loop = asyncio.get_running_loop()
         self._context = context
-        self._model = place.model
-        metadata = wire.Metadata(place.model, input_type, wire.RPC_VERSION_4, name, key, takes_deadlines=True)
-        self._dealer = Dealer(place.address)
+        self._model_id = relay_id.model_id
+        metadata = wire.Metadata(relay_id.model_id, input_type, wire.RPC_VERSION_4, name, key, takes_deadlines=True)
+        self._dealer = Dealer(relay_id.address)
         self.client = RpcClient(self._dealer, metadata, self, deque(maxlen=1))
         self._ticked_at = 0.0
 
     def start(self) -> None:
         """Connect to the peer, and answer its batches from now on."""
         client = self.client
-        self._dealer.start(DealerEvents(client.take, client.send_heartbeat, client.on_lost))
+        self._dealer.start(DealerEvents(client.receive, client.send_heartbeat, client.on_lost))
 
     def close(self) -> None:
         """Disconnect. The peer sends what it has no answers for to another replica, if there is one."""
@@ -211,10 +215,10 @@ class Relay:
 
     def on_batch(self, client: RpcClient[Dealer], request: wire.PredictRequest, received_at: float) -> None:
         executor = self._context.executor
-        if self._model not in executor.direct_replicas():
+        if not executor.is_direct(self._model_id):
             self.close()
             return
-        slo_seconds = executor.slo_seconds(self._model)
+        slo_seconds = executor.slo_seconds(self._model_id)
         if slo_seconds is None and time.monotonic() - received_at < _UNREGISTERED_SECONDS:
             self._loop.call_later(_UNREGISTERED_POLL_SECONDS, self._retry, client.registration, request, received_at)
             return
@@ -228,7 +232,7 @@ class Relay:
             if not client.closed:
                 client.answer(response, registration)
 
-        RelayedBatch(self._context, self._model, request, deadlines, send, self.close).submit()
+        RelayedBatch(self._context, self._model_id, request, deadlines, send, self.close).submit()
 
     def _retry(self, registration: int, request: wire.PredictRequest, received_at: float) -> None:
         if not self.client.closed and self.client.registration == registration:
@@ -236,17 +240,18 @@ class Relay:
 
 
 class Relays:
-    """All relays of this frontend. `review` must be called whenever the replicas here or the peers have changed."""
+    """All relays of this frontend. They are reviewed when the replicas here or the other frontends have changed."""
 
     def __init__(self, context: QueryContext) -> None:
         self._context = context
-        self._relays: dict[Place, Relay] = {}
+        self._relays: dict[RelayId, Relay] = {}
         self._draining: list[Relay] = []
-        self._wanted_since: dict[Place, float] = {}
+        self._wanted_since: dict[RelayId, float] = {}
         self._name = ""
         self._key = uuid.uuid4().hex
-        self._peers: list[Frontend] = []
+        self._other_frontends: list[Frontend] = []
         self._stopping = False
+        self._is_review_due = False
 
     def start(self, name: str) -> None:
         """Start the timer. `name` identifies this frontend among its peers."""
@@ -257,8 +262,8 @@ class Relays:
     async def stop(self) -> None:
         """Drain all relays, so that batches in flight are answered, and close them after `_STOP_SECONDS` at most."""
         self._stopping = True
-        for place in list(self._relays):
-            self._drain(place)
+        for relay_id in list(self._relays):
+            self._drain(relay_id)
         async for _ in TimeLimit(_STOP_SECONDS).attempts(_TICK_SECONDS / 10):
             self._close_drained()
             if not self._draining:
@@ -267,9 +272,22 @@ class Relays:
         for relay in self._draining:
             relay.close()
 
-    def update_peers(self, peers: list[Frontend]) -> None:
-        """Set the live peers, with the models that they have replicas of, and review the relays."""
-        self._peers = peers
+    def update_other_frontends(self, peers: list[Frontend]) -> None:
+        """Set the other live frontends, with the models that they have replicas of, and review the relays."""
+        self._other_frontends = peers
+        self.review()
+
+    def review_soon(self) -> None:
+        """Review the relays in the next turn of the event loop, once for all changes of this one.
+
+        A review looks at all replicas, and all of them may come or go at once.
+        """
+        if not self._is_review_due:
+            self._is_review_due = True
+            asyncio.get_running_loop().call_soon(self._review_due)
+
+    def _review_due(self) -> None:
+        self._is_review_due = False
         self.review()
 
     def review(self) -> None:
@@ -277,33 +295,33 @@ class Relays:
         if self._stopping:
             return
         direct = self._context.executor.direct_replicas()
-        wanted = dict(wanted_relays(self._peers, direct))
+        wanted = dict(wanted_relays(self._other_frontends, direct))
         now = time.monotonic()
-        self._wanted_since = {place: self._wanted_since.get(place, now) for place in wanted}
-        for place, delay in wanted.items():
-            if place not in self._relays and now - self._wanted_since[place] >= delay:
-                self._open(place, direct[place.model][0].metadata.input_type)
-        known = {peer.rpc_address for peer in self._peers}
-        for place, relay in list(self._relays.items()):
+        self._wanted_since = {relay_id: self._wanted_since.get(relay_id, now) for relay_id in wanted}
+        for relay_id, delay in wanted.items():
+            if relay_id not in self._relays and now - self._wanted_since[relay_id] >= delay:
+                self._open(relay_id, direct[relay_id.model_id][0].metadata.input_type)
+        known = {peer.rpc_address for peer in self._other_frontends}
+        for relay_id, relay in list(self._relays.items()):
             # A peer that is not in Redis may still be alive, if Redis has just lost its data.
-            is_cut_off = place.address not in known and relay.client.reached
-            if relay.client.closed or (place not in wanted and not (is_cut_off and place.model in direct)):
-                self._drain(place)
+            is_cut_off = relay_id.address not in known and relay.client.reached
+            if relay.client.closed or (relay_id not in wanted and not (is_cut_off and relay_id.model_id in direct)):
+                self._drain(relay_id)
 
-    def _open(self, place: Place, input_type: InputType) -> None:
-        name = f"{wire.RELAY_PREFIX}{self._name}/{place.model}/{place.number}"
+    def _open(self, relay_id: RelayId, input_type: InputType) -> None:
+        name = f"{wire.RELAY_PREFIX}{self._name}/{relay_id.model_id}/{relay_id.number}"
         try:
-            relay = Relay(self._context, place, input_type, name, self._key)
+            relay = Relay(self._context, relay_id, input_type, name, self._key)
         except ValueError as error:
             logger.error("a query frontend cannot be where it says: %s", error)
         else:
             relay.start()
-            self._relays[place] = relay
-            logger.info("relaying %s for the query frontend at %s", place.model, place.address)
+            self._relays[relay_id] = relay
+            logger.info("relaying %s for the query frontend at %s", relay_id.model_id, relay_id.address)
 
-    def _drain(self, place: Place) -> None:
-        relay = self._relays.pop(place)
-        logger.info("relaying %s for the query frontend at %s no more", place.model, place.address)
+    def _drain(self, relay_id: RelayId) -> None:
+        relay = self._relays.pop(relay_id)
+        logger.info("relaying %s for the query frontend at %s no more", relay_id.model_id, relay_id.address)
         relay.client.drain()
         self._draining.append(relay)
 

@@ -6,17 +6,17 @@ An idle connection has no such answer: `clipper_common.connections` closes it.
 from collections.abc import Collection
 from typing import Final
 
-from clipper_common.http_connection import Connection
+from clipper_common.http_connection import HttpConnection
 
 IDLE_SECONDS: Final = 5.0
-"""For how many seconds a draining worker or frontend waits for the next request of an idle connection."""
+"""Seconds for which a draining worker or frontend waits for the next request of an idle connection."""
 
 
 class ConnectionDrain:
     """Connections that close with their next answer."""
 
     def __init__(self) -> None:
-        self._some: set[Connection] = set()
+        self._some: set[HttpConnection] = set()
         self._all = False
         self.is_empty = True
         """Whether no connection is to close: a fast check, and usually all that a request reads."""
@@ -28,7 +28,7 @@ class ConnectionDrain:
         """Close all connections with their next answer, those that are opened later too."""
         self._all, self.is_empty = True, False
 
-    def add(self, surplus: int, connections: Collection[Connection]) -> None:
+    def add(self, surplus: int, connections: Collection[HttpConnection]) -> None:
         """Have `surplus` of all `connections` leave, with those that are about to."""
         self._some.intersection_update(connections)
         staying = [connection for connection in connections if connection not in self._some]

@@ -19,19 +19,18 @@ from clipper_common.datatypes import InputType
 from clipper_common.errors import JsonError
 from clipper_common.fair_queue import FairQueue
 from query_frontend.http import decoder_process, large_bodies, schemas
-from query_frontend.http.large_bodies import Inputs
-from query_frontend.http.schemas import UpdateRequest
+from query_frontend.http.schemas import Asked, UpdateRequest
 
 logger = logging.getLogger(__name__)
 
 SMALL_BODY_BYTES: Final = 1 << 16
 """The general parser takes 14 ms for the worst body of this size, on a machine of 2026."""
 _PATIENCE_SECONDS: Final = 20.0
-"""For one body in the process. The worst one of 32 MiB takes half of it."""
+"""Seconds that the process may take for one body. The worst one of 32 MiB takes half of it."""
 _SECONDS_PER_BYTE: Final = 10.0 / (32 << 20)
 """The time that the worst body takes in the process: after that wait it comes before any small one."""
 _IDLE_SECONDS: Final = 60.0
-"""After which the process is not kept any longer."""
+"""Seconds without a body after which the process is ended."""
 _READ_BYTES: Final = 1 << 18
 
 Value = TypeVar("Value")
@@ -45,23 +44,23 @@ class Decoder:
 
     async def predict(
         self, parts: list[bytes], input_type: InputType, missing_values: bool, app_name: str = ""
-    ) -> Inputs:
-        """As `schemas.parse_predict`, of a body in parts as `webapp.read_in_parts` makes them.
+    ) -> Asked:
+        """Decode a prediction request like `schemas.parse_predict`, from the parts that `webapp.read_in_parts` returns.
 
         Applications take turns with the bodies that are for the process.
         """
         if _are_small(parts):
             steps = schemas.parse_predict_in_steps(b"".join(parts), input_type, missing_values)
             return await long_work.finish(steps)
-        inputs = await long_work.finish(large_bodies.decode(parts, input_type))
-        if inputs is None:
+        asked = await long_work.finish(large_bodies.decode(parts, input_type))
+        if asked is None:
             return await self._process.ask(app_name, schemas.parse_predict, parts, input_type, missing_values)
-        return inputs
+        return asked
 
     async def update(
         self, parts: list[bytes], input_type: InputType, missing_values: bool, app_name: str = ""
     ) -> UpdateRequest:
-        """As `schemas.parse_update`."""
+        """Decode feedback like `schemas.parse_update`."""
         if _are_small(parts):
             return schemas.parse_update(b"".join(parts), input_type, missing_values)
         return await self._process.ask(app_name, schemas.parse_update, parts, input_type, missing_values)
@@ -108,7 +107,8 @@ class _Process:
     async def _exchange_patiently(
         self, parse: str, parts: list[bytes], input_type: InputType, missing_values: bool
     ) -> Any:
-        """Return what the process answers: a value, or the error, which nobody awaits if the client is gone."""
+        """Return the answer of the process: a value, or the error, which is not awaited if the client has
+        disconnected."""
         if self._end is not None:
             self._end.cancel()
         try:
@@ -164,7 +164,7 @@ class _Turns:
         self._waiting: FairQueue[asyncio.Future[None]] = FairQueue()
 
     async def wait(self, app_name: str, seconds: float) -> None:
-        """Wait for a turn, which is expected to take so many seconds and ends with `pass_on`."""
+        """Wait for a turn, which is expected to take `seconds` and ends with `pass_on`."""
         if not self._is_taken:
             self._is_taken = True
             return
@@ -182,7 +182,7 @@ class _Turns:
 
     def pass_on(self) -> None:
         """Give the turn to the next one that still waits."""
-        turn = self._waiting.take(lambda turn: True)
+        turn = self._waiting.take_first(lambda turn: True)
         self._is_taken = turn is not None
         if turn is not None and not turn.done():
             turn.set_result(None)
@@ -206,7 +206,8 @@ async def _start() -> asyncio.subprocess.Process:
 
 
 async def _read(stream: asyncio.StreamReader, length: int) -> bytes:
-    """As `readexactly`, which would copy what is large several times in one turn of the loop."""
+    """Read exactly `length` bytes. `StreamReader.readexactly` would copy large data several times in one turn of the
+    event loop."""
     value = io.BytesIO(bytes(length))  # it hands out what it was given
     while length > value.tell():
         part = await stream.read(min(length - value.tell(), _READ_BYTES))

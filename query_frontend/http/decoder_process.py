@@ -17,39 +17,39 @@ from clipper_common.datatypes import InputType
 from clipper_common.errors import JsonError
 from clipper_common.long_work import finish_at_once
 from query_frontend.http import large_bodies, schemas
-from query_frontend.http.large_bodies import Inputs
-from query_frontend.http.schemas import UpdateRequest
+from query_frontend.http.schemas import Asked, UpdateRequest
 from query_frontend.simd import simdjson_parser
 
-_KEYS: Final = ("input", "input_batch", "version")
+_KEYS: Final = ("input", "input_batch", "version", "uid", "explain")
 LENGTH_BYTES: Final = 8
 _NICE: Final = 5
 """The event loops of the workers come first where there are not enough cores."""
 
 
 @dataclass(frozen=True)
-class Answer:
+class DecodedBody:
     """The answer for a body that is right. The inputs follow it, one after the other, since they are large."""
 
     lengths: Sequence[int]
     """The lengths of the inputs, in bytes."""
-    version: str | None = None
-    feedback: UpdateRequest | None = None
-    """Without its input."""
+    value: Asked | UpdateRequest
+    """The value that the parser returned, without its inputs."""
 
-    def filled(self, inputs: list[bytes]) -> Any:
-        """Return what the parser returned."""
-        return (inputs, self.version) if self.feedback is None else replace(self.feedback, input=inputs[0])
+    def filled(self, inputs: list[bytes]) -> Asked | UpdateRequest:
+        """Return the value with these inputs."""
+        if isinstance(self.value, Asked):
+            return self.value._replace(inputs=inputs)
+        return replace(self.value, input=inputs[0])
 
 
 def encode_question(parse: str, length: int, input_type: InputType, missing_values: bool) -> bytes:
-    """The head of a question. The body follows."""
+    """Return the head of a question. The body follows it."""
     head = pickle.dumps((parse, length, input_type, missing_values))
     return _length(head) + head
 
 
 def read_length(head: bytes) -> int:
-    """The length of what follows."""
+    """Return the length of what follows `head`."""
     return int.from_bytes(head, "little")
 
 
@@ -57,14 +57,14 @@ def _length(text: bytes) -> bytes:
     return len(text).to_bytes(LENGTH_BYTES, "little")
 
 
-def decode_answer(answer: bytes) -> Answer | Exception:
-    """The answer, or the reason why the body is refused."""
-    value: Answer | Exception = pickle.loads(answer)
+def decode_answer(answer: bytes) -> DecodedBody | Exception:
+    """Return the answer, or the reason why the body is refused."""
+    value: DecodedBody | Exception = pickle.loads(answer)
     return value
 
 
 def main() -> None:
-    """Answer until nobody asks any more."""
+    """Answer questions until the standard input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is for the query frontend to obey
     os.nice(_NICE)
     questions, answers = sys.stdin.buffer, sys.stdout.buffer
@@ -75,15 +75,16 @@ def main() -> None:
 
 def _answer(answers: BinaryIO, parse: str, body: bytes, input_type: InputType, missing_values: bool) -> None:
     inputs: list[bytes] = []
-    answer: Answer | Exception
+    answer: DecodedBody | Exception
     try:
         if parse == schemas.parse_update.__name__:
             feedback = schemas.parse_update(body, input_type, missing_values)
             inputs = [feedback.input]
-            answer = Answer([len(feedback.input)], feedback=replace(feedback, input=b""))
+            answer = DecodedBody([len(feedback.input)], replace(feedback, input=b""))
         else:
-            inputs, version = _parse_predict(body, input_type, missing_values)
-            answer = Answer(list(map(len, inputs)), version)
+            asked = _parse_predict(body, input_type, missing_values)
+            inputs = asked.inputs
+            answer = DecodedBody(list(map(len, inputs)), asked._replace(inputs=[]))
     except JsonError as error:
         answer = error
     except MemoryError:
@@ -95,14 +96,14 @@ def _answer(answers: BinaryIO, parse: str, body: bytes, input_type: InputType, m
     answers.flush()
 
 
-def _parse_predict(body: bytes, input_type: InputType, missing_values: bool) -> Inputs:
+def _parse_predict(body: bytes, input_type: InputType, missing_values: bool) -> Asked:
     body = _asked_for(body)
-    inputs = finish_at_once(large_bodies.decode([body], input_type))
-    return inputs or schemas.parse_predict(body, input_type, missing_values)
+    asked = finish_at_once(large_bodies.decode([body], input_type))
+    return asked or schemas.parse_predict(body, input_type, missing_values)
 
 
 def _asked_for(body: bytes) -> bytes:
-    """The body without the keys that nobody asked for, where it is certain what they are."""
+    """Return the body without the keys that have no meaning here, where it is certain which these are."""
     if b"\\u" in body or any(body.count(b'"%b"' % key.encode()) > 1 for key in _KEYS):  # the last of several counts
         return body
     try:

@@ -5,7 +5,7 @@ from clipper_common.http_framing cimport Head
 from query_frontend.http.connection_drain cimport ConnectionDrain
 from query_frontend.serving.deadlines cimport DeadlineWheel
 from query_frontend.serving.query cimport Query, QueryContext
-from query_frontend.serving.registry cimport AppState, Registry
+from query_frontend.serving.registry cimport AppState, Arm, ArmChoice, Registry
 from query_frontend.serving.waiting cimport BatchClients
 
 cdef class FastPath:
@@ -22,7 +22,11 @@ cdef class FastPath:
 
     cpdef bint knows(self, str app_name)
     @cython.locals(app=AppState, query=Query)
-    cpdef Query ask(self, str app_name, bytes body, double arrival, done, BatchClients clients)
+    cpdef Query ask(self, str app_name, Head head, bytes body, double arrival, done, BatchClients clients)
+    @cython.locals(arm=Arm, query=Query)
+    cdef Query _ask_arm(
+        self, AppState app, ArmChoice choice, Head head, bytes body, double arrival, done, BatchClients clients
+    )
     @cython.locals(body=bytes, before=bytes, head=bytes)
     cpdef bytes render(self, Query query, double now)
     cdef bytes _head(self, model, Py_ssize_t length)

@@ -23,22 +23,26 @@ from clipper_common.errors import JsonError
 from clipper_common.http_framing import Head
 from query_frontend.http.connection_drain import ConnectionDrain
 from query_frontend.http.decoder import SMALL_BODY_BYTES
-from query_frontend.http.handlers import MODEL_HEADER, model_header
-from query_frontend.http.schemas import parse_doubles, parse_single
+from query_frontend.http.handlers import EXPLAIN_HEADER, MODEL_HEADER, model_header, sticky_key
+from query_frontend.http.schemas import parse_doubles, parse_predict, parse_single
 from query_frontend.serving.answers import AFTER_OUTPUT, before_output, render_in_parts, render_one
 from query_frontend.serving.query import Query, QueryContext
-from query_frontend.serving.registry import Registry
+from query_frontend.serving.registry import AppState, ArmChoice, Registry
 from query_frontend.serving.waiting import BatchClients
 
 _MAX_KNOWN_LENGTHS: Final = 1024
 _MAX_BODY_BYTES: Final = SMALL_BODY_BYTES
-"""Larger ones are not parsed in one turn of the event loop, and HTTP is not what they cost."""
+"""The most bytes of a body on the fast path. Larger ones gain nothing here: decoding them takes most of their time."""
 _PREDICT_PATH: Final = re.compile(r"/([^/]+)/predict/?")
 _DOUBLES: Final = InputType.DOUBLES
+_EXPLAIN_HEADER: Final = b"\r\n" + EXPLAIN_HEADER.lower().encode()
+"""Requests with it are the general path's, which can explain answers."""
 
 
 def app_of(head: Head) -> str | None:
     """Return the application that a plain request asks for a prediction, if its body is small."""
+    if _EXPLAIN_HEADER in head.text.lower():
+        return None
     path = _PREDICT_PATH.fullmatch(head.plain_path or "")
     return path[1] if path is not None and is_app_name(path[1]) and head.length <= _MAX_BODY_BYTES else None
 
@@ -57,7 +61,7 @@ class FastPath:
         self.wheel = context.wheel
         self.content_seconds = content_seconds
         self.draining = draining
-        """Their next requests are aiohttp's, whose answers close connections."""
+        """The connections that close with their next answer. Their next requests are given to aiohttp."""
         self._registry = registry
         self._context = context
         self._query_ids = query_ids
@@ -74,6 +78,7 @@ class FastPath:
     def ask(
         self,
         app_name: str,
+        head: Head,
         body: bytes,
         arrival: float,
         done: Callable[[Query, float], None],
@@ -83,6 +88,8 @@ class FastPath:
         app = self._registry.app(app_name)
         if app is None:
             return None
+        if app.choice is not None:
+            return self._ask_arm(app, app.choice, head, body, arrival, done, clients)
         payload = parse_doubles(body) if app.input_type is _DOUBLES else None
         if not payload:
             try:
@@ -92,13 +99,43 @@ class FastPath:
             if payload is None:
                 return None
         if clients is not None:
-            clients.note_return(app.model, arrival)
-        query = Query(self._context, app, app.model, payload, arrival)
+            clients.note_return(app.model_id, arrival)
+        query = Query(self._context, app, app.model_id, payload, arrival)
+        query.submit(done)
+        return query
+
+    def _ask_arm(
+        self,
+        app: AppState,
+        choice: ArmChoice,
+        head: Head,
+        body: bytes,
+        arrival: float,
+        done: Callable[[Query, float], None],
+        clients: BatchClients | None,
+    ) -> Query | None:
+        """As `ask`, for an application whose selection policy chooses who answers."""
+        key, uid = b"", None
+        payload = parse_doubles(body) if app.input_type is _DOUBLES and not choice.by_uid else None
+        try:
+            if not payload:
+                asked = parse_predict(body, app.input_type, app.missing_values)
+                if asked.version is not None or asked.explain or len(asked.inputs) != 1:
+                    return None
+                payload, uid = asked.inputs[0], asked.uid
+            if choice.by_uid or choice.header:
+                key = sticky_key(choice, uid, header_of(head.text, choice.header))
+        except JsonError:
+            return None
+        arm = choice.choose(key)
+        if clients is not None:
+            clients.note_return(arm.model_id, arrival)
+        query = Query(self._context, arm, arm.model_id, payload, arrival)
         query.submit(done)
         return query
 
     def render(self, query: Query, now: float) -> bytes:
-        """The response to an answered query, byte for byte as aiohttp writes it."""
+        """Return the response to an answered query, byte for byte as aiohttp writes it."""
         if now >= self._second_ends:
             self._second_ends = now + 1 - time() % 1
             self._forget_heads()
@@ -108,14 +145,14 @@ class FastPath:
             body = render_one(next(self._query_ids), answer)
             return self._head(None, len(body)) + body
         before = before_output(next(self._query_ids))  # `render_one` in place: this runs for every query
-        head = self._head(query.model, len(before) + len(answer) + len(AFTER_OUTPUT))
+        head = self._head(query.model_id, len(before) + len(answer) + len(AFTER_OUTPUT))
         return b"".join((head, before, answer, AFTER_OUTPUT))
 
     def render_in_parts(self, query: Query, output: bytes) -> list[bytes]:
-        """As `render`, for an output that is too large to be copied."""
+        """Return the response like `render`, in parts, without a copy of a large output."""
         before, *rest = render_in_parts(next(self._query_ids), output)
         length = len(before) + sum(map(len, rest))
-        return [_render_head(query.model, length) + before, *rest]
+        return [_render_head(query.model_id, length) + before, *rest]
 
     def _head(self, model: ModelId | None, length: int) -> bytes:
         """The head of a response that `model` answered, if it is not None, with a body of this length."""
@@ -133,6 +170,14 @@ class FastPath:
     def _forget_heads(self) -> None:
         self._its_heads = {}
         self._heads = {self._answerer: self._its_heads}
+
+
+def header_of(head: bytes, name: str) -> bytes:
+    """Return the value of the first header with this name in a valid head; empty if there is none, or no name."""
+    if not name:
+        return b""
+    found = re.search(rb"\r\n%b:[ \t]*([^\r]*?)[ \t]*\r" % name.encode(), head, re.IGNORECASE)
+    return b"" if found is None else found[1]
 
 
 def _render_head(model: ModelId | None, length: int) -> bytes:

@@ -1,14 +1,14 @@
 # cython: language_level=3
 cimport cython
 
-from clipper_common.http_connection cimport Connection
+from clipper_common.http_connection cimport HttpConnection
 from clipper_common.http_framing cimport Head
 from query_frontend.http.fast_path cimport FastPath
 from query_frontend.serving.query cimport Query
 from query_frontend.serving.waiting cimport BatchClients
 
 
-cdef class FastPathConnection(Connection):
+cdef class FastPathConnection(HttpConnection):
     cdef FastPath _fast_path
     cdef object _reply
     cdef Query _query

@@ -11,7 +11,7 @@ from typing import Any, Final
 from aiohttp import web
 
 from clipper_common import webapp
-from clipper_common.http_connection import NOT_OURS, Connection
+from clipper_common.http_connection import NOT_OURS, HttpConnection
 from clipper_common.http_framing import END_OF_HEAD, Head, Heads
 from clipper_common.http_server import Server
 from clipper_common.long_work import Steps
@@ -24,20 +24,20 @@ from query_frontend.serving.waiting import BatchClients
 logger = logging.getLogger(__name__)
 
 
-class FastPathConnection(Connection):
+class FastPathConnection(HttpConnection):
     def __init__(self, fast_path: FastPath, server: Server) -> None:
         super().__init__(server)
         self._fast_path = fast_path
         self._reply = self._reply_to
         """Bound once. Broken by `lose`."""
         self._query: Query | None = None
-        """Under way in the fast path."""
+        """The query that the fast path has in flight."""
         self._clients: BatchClients | None = None
         """The clients of the batch that answered its last query."""
         self._parts: list[bytes] = []
         """A plain request whose body is not complete."""
         self._arrival = 0.0
-        """When that request began to arrive."""
+        """Monotonic time at which the request of that query began to arrive."""
         self._missing = 0
         """The number of bytes that its body still lacks."""
         self._slot: Slot = {}
@@ -49,7 +49,7 @@ class FastPathConnection(Connection):
         if self._parts:
             self._add_part(data)
         else:
-            Connection.data_received(self, data)
+            HttpConnection.data_received(self, data)
 
     def _answer(self, head: Head, data: bytes, arrival: float) -> int:
         fast_path = self._fast_path
@@ -64,7 +64,7 @@ class FastPathConnection(Connection):
             self._await_rest(data, size - len(data), arrival)
             return len(data)
         raw = data  # compiled, a pointer: slices of it are made without a slice object
-        query = fast_path.ask(app_name, raw[body_at:size], arrival, self._reply, self._clients)
+        query = fast_path.ask(app_name, head, raw[body_at:size], arrival, self._reply, self._clients)
         if query is None:
             return NOT_OURS
         if query.answer is None:
@@ -144,12 +144,12 @@ class FastPathConnection(Connection):
     # --- the end ---
 
     def _is_busy(self) -> bool:
-        return bool(self._parts) or Connection._is_busy(self)
+        return bool(self._parts) or HttpConnection._is_busy(self)
 
     def close(self) -> None:
         """Take no more requests. One that has begun to arrive is aiohttp's to finish."""
         self._pass_parts()
-        Connection.close(self)
+        HttpConnection.close(self)
 
     async def shutdown(self, seconds: float | None) -> None:
         if self._query is not None:
@@ -157,7 +157,7 @@ class FastPathConnection(Connection):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self._answered
-        await Connection.shutdown(self, seconds)
+        await HttpConnection.shutdown(self, seconds)
 
     def lose(self, exc: BaseException | None) -> None:
         if self._query is not None:
@@ -168,10 +168,10 @@ class FastPathConnection(Connection):
         if self._parts:
             self._take_parts()
         self._reply = None  # type: ignore[assignment]  # nothing waits for the garbage collector
-        Connection.lose(self, exc)
+        HttpConnection.lose(self, exc)
 
 
-def close_all_idle(connections: Iterable[Connection]) -> Steps[None]:
+def close_all_idle(connections: Iterable[HttpConnection]) -> Steps[None]:
     """Half-close those of `connections` that wait for a request of which nothing has arrived."""
     for connection in list(connections):
         yield

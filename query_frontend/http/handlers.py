@@ -3,12 +3,13 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
 from typing import Final
 from urllib.parse import quote
 
 from aiohttp import web
 
-from clipper_common import long_work
+from clipper_common import jsontext, long_work
 from clipper_common.body_budget import BodyBudget, Held, OverBudgetError
 from clipper_common.datatypes import ModelId
 from clipper_common.errors import JsonError, QueryError, RequestError
@@ -22,18 +23,26 @@ from query_frontend.monitoring.reporting import Pauses, Report, in_small_parts
 from query_frontend.serving import answers
 from query_frontend.serving.cache import Key, keys_of
 from query_frontend.serving.query import QueryContext, Request
-from query_frontend.serving.registry import AppState, Registry
+from query_frontend.serving.registry import AppState, ArmChoice, Registry
 
 MODEL_HEADER: Final = "X-Clipper-Model"
 """Names the model version that answered, as ``name:version``, percent-encoded where it is not ASCII."""
+EXPLAIN_HEADER: Final = "X-Clipper-Explain"
+"""``true`` asks for an explanation of each answer of an application with a selection policy."""
 _HEADER_SAFE: Final = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) != "%")
 
 
 _MAX_SCRAPES: Final = 8
-"""One is answered after the other."""
+"""The most scrapes of metrics that wait; they are answered one after the other."""
 
 
 class Handlers:
+    """The HTTP handlers of a query frontend: predictions that the fast path leaves, feedback, metrics and probes.
+
+    It owns no state but that of running scrapes; all else belongs to `QueryFrontend`. The routes of the aiohttp
+    application call its methods, each in a task of its own on the event loop of the frontend.
+    """
+
     def __init__(
         self,
         registry: Registry,
@@ -82,12 +91,14 @@ class Handlers:
     async def _predict(self, request: web.Request, app: AppState, arrival: float, held: Held) -> web.Response:
         parts = await self._read_inflated(request, held)
         try:
-            inputs, version = await self._decoder.predict(parts, app.input_type, app.missing_values, app.record.name)
-            model = self._registry.choose_model(app, version)
+            asked = await self._decoder.predict(parts, app.input_type, app.missing_values, app.record.name)
+            model = self._registry.choose_model(app, asked.version)
+            choose = _chooser(app, asked, request)
         except JsonError as error:
             return _error_response(error, schemas.explain(error, schemas.PREDICT_SCHEMA))
         except QueryError as error:
             return _error_response(error, str(error))
+        inputs = asked.inputs
         keys: Sequence[Key] = inputs
         if sum(map(len, parts)) > SMALL_BODY_BYTES:
             del parts  # their memory may be large, and takes time to give back
@@ -96,16 +107,20 @@ class Handlers:
         if held.size:
             held.resize(sum(map(len, inputs)))
         done = asyncio.Event()
-        asked = Request(self._context, app, model, arrival, done.set, held.add)
+        queries = Request(self._context, app, model, arrival, done.set, held.add, choose)
+        is_explained = app.choice is not None and (asked.explain or _is_true(request.headers.get(EXPLAIN_HEADER)))
+        if is_explained:
+            queries.note_times()
         try:
-            await long_work.finish(asked.ask(inputs, keys))
+            await long_work.finish(queries.ask(inputs, keys))
             await done.wait()
         finally:  # also when the client hung up, which cancels us
-            asked.abandon()
-        parts = await long_work.finish(answers.render(asked.answers, self._query_ids))
+            queries.abandon()
+        explanations = _explanations(app, queries) if is_explained else None
+        parts = await long_work.finish(answers.render(queries.answers, self._query_ids, explanations))
         response = web.Response(body=answer_body.of(parts, self._budget), content_type="application/json")
-        if asked.answering_model is not None:
-            response.headers[MODEL_HEADER] = model_header(asked.answering_model)
+        if queries.answering_model is not None:
+            response.headers[MODEL_HEADER] = model_header(queries.answering_model)
         return response
 
     async def update(self, request: web.Request) -> web.Response:
@@ -167,7 +182,7 @@ class Handlers:
         if not is_compressed(request):
             return parts
         size = sum(map(len, parts))
-        await held.take(request.client_max_size)
+        await held.reserve(request.client_max_size)
         try:
             inflated = await long_work.finish(inflation.inflate(parts, request.client_max_size))
         except inflation.TooLargeError:
@@ -181,7 +196,7 @@ class Handlers:
         if request.content.is_eof():  # it came with the head: no timer is needed, which costs more than the rest here
             body = await request.read()
             if len(body) > SMALL_BODY_BYTES:
-                await held.take(len(body))
+                await held.reserve(len(body))
             return [body]
         is_small = request.content_length is not None and request.content_length <= SMALL_BODY_BYTES
         try:
@@ -198,6 +213,42 @@ class Handlers:
 
 def model_header(model: ModelId) -> str:
     return quote(str(model), safe=_HEADER_SAFE)
+
+
+def sticky_key(choice: ArmChoice, uid: object, header: bytes) -> bytes:
+    """Return the key whose requests always get the same arm; empty if a request has none. Raises `JsonError`."""
+    if not choice.by_uid or uid is None:
+        return header
+    if type(uid) not in (int, str):
+        raise jsontext.type_mismatch("uid", "int64 or String", uid)
+    return str(uid).encode()
+
+
+def _chooser(app: AppState, asked: schemas.Asked, request: web.Request) -> Callable[[], AppState] | None:
+    """Return the function that chooses who answers the next input, if a selection policy does."""
+    choice = app.choice
+    if choice is None or asked.version is not None:
+        return None
+    name = choice.header.lower().encode()
+    header = next((value for key, value in request.raw_headers if key.lower() == name), b"") if name else b""
+    key = sticky_key(choice, asked.uid, header)
+    if not key:
+        return partial(choice.choose, key)
+    arm = choice.choose(key)
+    return lambda: arm
+
+
+def _explanations(app: AppState, queries: Request) -> Iterator[bytes]:
+    choice = app.choice
+    assert choice is not None, "only applications with a policy explain"
+    for link, model, seconds in queries.explained():
+        weight = None if link is None else choice.weight_of(link)
+        asked = {"link": link, "model": model and str(model), "weight": weight, "latency_micros": round(seconds * 1e6)}
+        yield jsontext.dumps({"policy": choice.policy, "models": [asked]})
+
+
+def _is_true(value: str | None) -> bool:
+    return value is not None and value.strip().lower() == "true"
 
 
 def _error_response(error: RequestError, cause: str) -> web.Response:

@@ -10,7 +10,7 @@ from clipper_common.long_work import Steps
 ENCODINGS: Final = frozenset({"deflate", "gzip", "x-gzip"})
 """The values of ``Content-Encoding`` that are understood."""
 _ANY_HEADER: Final = 32 + zlib.MAX_WBITS
-"""As ``wbits``: the data begin with the header of gzip or of zlib, which tells them apart."""
+"""The ``wbits`` for data that begin with the header of gzip or of zlib, which tells the two apart."""
 _COMPRESSED_BYTES: Final = 1 << 14
 _PIECE_BYTES: Final = 1 << 16
 

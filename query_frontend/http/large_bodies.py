@@ -1,7 +1,7 @@
 """Large bodies of prediction requests, decoded step by step, so that none of the steps keeps the event loop for long.
 
-This knows the plain shapes of what is large: numbers, a text in Base64 or a string, alone or in a batch, as the first
-key of the body. Everything else is for the general parser in `schemas`, in a process of its own: see `decoder`.
+The plain shapes of large bodies are known here: numbers, a text in Base64 or a string, alone or in a batch, as the
+first key of the body. The general parser in `schemas` decodes all others, in a process of its own: see `decoder`.
 """
 
 import io
@@ -16,6 +16,8 @@ from clipper_common import base64text, jsontext
 from clipper_common.constants import MAX_INPUTS_PER_REQUEST
 from clipper_common.datatypes import InputType
 from clipper_common.errors import JsonError
+from clipper_common.long_work import Steps
+from query_frontend.http.schemas import Asked
 from query_frontend.simd import simdjson_parser
 
 PIECE_BYTES: Final = 1 << 16
@@ -23,7 +25,7 @@ PIECE_BYTES: Final = 1 << 16
 _STEP_INPUTS: Final = 64
 """No more inputs of a batch are decoded in one step, however small they are."""
 _MAX_REST_BYTES: Final = 1 << 10
-"""The most that may follow the inputs in a body: the version, if there is one."""
+"""The most that may follow the inputs in a body, such as the version."""
 _SEARCHED_BYTES: Final = 1 << 20
 """The part of a body that is searched in one step."""
 _BLANK: Final = re.compile(rb"[ \t\r\n]{0,256}")
@@ -36,13 +38,10 @@ _LONG_TEXT_BYTES: Final = 1 << 12
 _MAX_BEGUN_BYTES: Final = 1 << 10
 """The most that is carried from one piece to the next: the beginning of a number, with the blanks around it."""
 _SIGNS: Final = bytes(0xFF if byte & 0x80 else 0 for byte in range(256))
-"""By the highest byte of an integer, those that follow where it has more bytes."""
+"""The bytes that extend an integer to a longer one, by its highest byte."""
 _CODES: Final = {InputType.INTS: "i", InputType.FLOATS: "d", InputType.DOUBLES: "d"}
 """The type that simdjson makes of numbers: whole ones of 64 bits, or doubles."""
 
-Inputs = tuple[list[bytes], str | None]
-"""The inputs as they go to the model, and the version that is asked for."""
-Steps = Generator[None, None, Inputs | None]
 Span = tuple[bytes, int, int]
 """A part of the body, and where an input begins and ends in it."""
 
@@ -51,7 +50,7 @@ class _NotPlainError(Exception):
     """The body has another shape, or something is wrong with it. Only the general parser can tell."""
 
 
-def decode(parts: list[bytes], input_type: InputType) -> Steps:
+def decode(parts: list[bytes], input_type: InputType) -> Steps[Asked | None]:
     """Yield after each step; return what the body holds, or None if that is for the general parser to say.
 
     The body comes in parts, each of `PIECE_BYTES` at least but for the last. It may be left as a single one.
@@ -62,16 +61,16 @@ def decode(parts: list[bytes], input_type: InputType) -> Steps:
         return None
 
 
-def _decode(parts: list[bytes], input_type: InputType) -> Generator[None, None, Inputs]:
+def _decode(parts: list[bytes], input_type: InputType) -> Generator[None, None, Asked]:
     start = _START.match(parts[0])
     if start is None:
         raise _NotPlainError
     if start[1] == b"input":
         value, rest = yield from _only_value(parts, start.end(), input_type)
-        return [value], _version(rest, start[1])
+        return _asked([value], rest, start[1])
     body = yield from _joined(parts)
     inputs, end = yield from _values(body, start.end(), input_type)
-    return inputs, _version(body[end : end + _MAX_REST_BYTES + 1], start[1])
+    return _asked(inputs, body[end : end + _MAX_REST_BYTES + 1], start[1])
 
 
 def _only_value(parts: list[bytes], at: int, input_type: InputType) -> Generator[None, None, tuple[bytes, bytes]]:
@@ -122,7 +121,7 @@ def _values(body: bytes, at: int, input_type: InputType) -> Generator[None, None
 
 
 def _value(body: bytes, at: int, input_type: InputType) -> Generator[None, None, tuple[bytes, int]]:
-    """One input, and where it ends."""
+    """Return one input, and where it ends."""
     opening, closing = _quotes(input_type)
     if body[at : at + 1] != opening:
         raise _NotPlainError
@@ -156,7 +155,8 @@ def _find(body: bytes, closing: bytes, at: int) -> Generator[None, None, int]:
 
 
 def _room_for(size: int) -> io.BytesIO:
-    """A buffer that is handed out without a copy once so many bytes are written. Memory is taken as they are."""
+    """A buffer that is handed out without a copy once all of its bytes are written, and whose memory is allocated as
+    they are."""
     return io.BytesIO(bytes(size))
 
 
@@ -207,7 +207,7 @@ def _last_comma(data: bytes, begin: int, stop: int) -> int:
 
 
 def _in_size(numbers: bytes, input_type: InputType) -> bytes:
-    """The numbers in the size that goes to the model. Raises OverflowError for what is beyond it."""
+    """Return the numbers in the size that the model takes. Raises OverflowError for one that is too large for it."""
     if input_type is InputType.INTS:
         return _in_32_bits(numbers)
     if input_type is InputType.FLOATS:
@@ -282,22 +282,21 @@ def _string(spans: list[Span], size: int) -> Generator[None, None, bytes]:
 
 
 def _last_character(data: bytes, begin: int, stop: int) -> int:
-    """Where the last character begins of which the first byte is there; `begin` if none is."""
+    """Return where the last character begins whose first byte is there; `begin` if there is none."""
     for at in range(stop - 1, max(begin, stop - _MAX_CHARACTER_BYTES), -1):
         if data[at] & 0xC0 != 0x80:
             return at
     return begin
 
 
-def _version(rest: bytes, key: bytes) -> str | None:
-    """The version that is asked for behind the inputs."""
+def _asked(inputs: list[bytes], rest: bytes, key: bytes) -> Asked:
+    """The request with these inputs, and with the keys behind them."""
     if len(rest) > _MAX_REST_BYTES or b'"input' in rest or b"\\" in rest:  # there may be other inputs
         raise _NotPlainError
     fields: dict[str, Any] = jsontext.parse(b'{"%b":null%b' % (key, rest))
-    version = fields.get("version")
-    if not isinstance(version, str | None):
+    if not isinstance(fields.get("version"), str | None):
         raise _NotPlainError
-    return version
+    return Asked.of(inputs, fields)
 
 
 def _skip_blank(body: bytes, at: int) -> int:

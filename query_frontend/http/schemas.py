@@ -1,10 +1,10 @@
 """JSON bodies of the query frontend's requests as values."""
 
 from array import array
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from math import inf, isinf, nan
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from clipper_common import base64text, jsontext
 from clipper_common.constants import MAX_INPUTS_PER_REQUEST
@@ -41,6 +41,25 @@ _LIMITS: Final = {InputType.INTS: 2.0**31, InputType.FLOATS: 3.4028235e38, Input
 _ELEMENT_NAMES: Final = {InputType.INTS: "int", InputType.FLOATS: "float", InputType.DOUBLES: "double"}
 
 
+class Asked(NamedTuple):
+    """A request for predictions."""
+
+    inputs: list[bytes]
+    """As they go to the model."""
+    version: str | None = None
+    """The version that is asked for."""
+    uid: object = None
+    """The user, as it was in the JSON, but without what an array or object contained."""
+    explain: bool = False
+
+    @classmethod
+    def of(cls, inputs: list[bytes], fields: Mapping[str, Any]) -> "Asked":
+        """Return the request with these inputs, whose other keys are in `fields`, with a valid version."""
+        uid = fields.get("uid")
+        shown_uid = type(uid)() if isinstance(uid, list | dict) else uid
+        return cls(inputs, fields.get("version"), shown_uid, fields.get("explain") is True)
+
+
 @dataclass(frozen=True, slots=True)
 class UpdateRequest:
     uid: int
@@ -55,47 +74,45 @@ def explain(error: JsonError, schema: str) -> str:
     return f"Error parsing JSON: {error}. Expected JSON schema: {schema}"
 
 
-def parse_predict(body: bytes, input_type: InputType, missing_values: bool = False) -> tuple[list[bytes], str | None]:
-    """The inputs as they go to the model, and the version that is asked for. Raises `JsonError`.
+def parse_predict(body: bytes, input_type: InputType, missing_values: bool = False) -> Asked:
+    """Raises `JsonError`.
 
     With `missing_values`, floats and doubles may be null (which is NaN), NaN and infinite.
     """
     if input_type is InputType.DOUBLES and (encoded := parse_doubles(body)):
-        return [encoded], None
-    key, values, version = _parse_inputs(body, input_type, missing_values)
-    return [_encode(key, value, input_type, missing_values) for value in values], version
+        return Asked([encoded])
+    key, values, fields = _parse_inputs(body, input_type, missing_values)
+    return Asked.of([_encode(key, value, input_type, missing_values) for value in values], fields)
 
 
 def parse_single(body: bytes, input_type: InputType, missing_values: bool) -> bytes | None:
     """The only input of a body that asks for no version; None for any other body. Raises `JsonError`."""
-    key, values, version = _parse_inputs(body, input_type, missing_values)
-    if version is not None or len(values) != 1:
+    key, values, fields = _parse_inputs(body, input_type, missing_values)
+    if fields.get("version") is not None or len(values) != 1:
         return None
     return _encode(key, values[0], input_type, missing_values)
 
 
-def parse_predict_in_steps(
-    body: bytes, input_type: InputType, missing_values: bool
-) -> Generator[None, None, tuple[list[bytes], str | None]]:
-    """As `parse_predict`, with a step for each few inputs."""
-    key, values, version = _parse_inputs(body, input_type, missing_values)
+def parse_predict_in_steps(body: bytes, input_type: InputType, missing_values: bool) -> Generator[None, None, Asked]:
+    """Parse a request like `parse_predict`, with a step for every few inputs."""
+    key, values, fields = _parse_inputs(body, input_type, missing_values)
     inputs: list[bytes] = []
     for begin in range(0, len(values), _STEP_INPUTS):
         if begin:
             yield
         some = values[begin : begin + _STEP_INPUTS]
         inputs += [_encode(key, value, input_type, missing_values) for value in some]
-    return inputs, version
+    return Asked.of(inputs, fields)
 
 
-def _parse_inputs(body: bytes, input_type: InputType, missing_values: bool) -> tuple[str, list[Any], str | None]:
-    """The key of the inputs, their values, and the version that is asked for."""
+def _parse_inputs(body: bytes, input_type: InputType, missing_values: bool) -> tuple[str, list[Any], dict[str, Any]]:
+    """The key of the inputs, their values, and all fields, of which the version is valid."""
     fields = _parse_fields(body, input_type, missing_values)
     version = fields.get("version")
     if version is not None and not isinstance(version, str):
         raise jsontext.type_mismatch("version", "String", version)
     if "input" in fields:
-        return "input", [fields["input"]], version
+        return "input", [fields["input"]], fields
     if "input_batch" not in fields:
         raise JsonError("JSON object does not have required keys input or input_batch")
     batch = fields["input_batch"]
@@ -105,7 +122,7 @@ def _parse_inputs(body: bytes, input_type: InputType, missing_values: bool) -> t
         raise JsonError(
             f"JSON key input_batch holds {len(batch)} inputs, more than the {MAX_INPUTS_PER_REQUEST} of a request"
         )
-    return "input_batch", batch, version
+    return "input_batch", batch, fields
 
 
 def parse_update(body: bytes, input_type: InputType, missing_values: bool = False) -> UpdateRequest:
@@ -226,7 +243,7 @@ def _encode_numbers(key: str, value: object, input_type: InputType) -> bytes:
 
 
 def _encode_with_missing(value: list[Any], input_type: InputType) -> bytes:
-    """As `_encode_numbers`, with null for NaN and infinities as they are."""
+    """Encode numbers like `_encode_numbers`, with NaN for null, and with infinities as they are."""
     if not _NUMBER_OR_MISSING.issuperset(map(type, value)):
         raise _not_of_type(next(item for item in value if type(item) not in _NUMBER_OR_MISSING), input_type)
     try:

@@ -104,7 +104,7 @@ class Turns:
         self._quiet_until = -math.inf
 
     def longest(self) -> Leaves:
-        """Return the wall and CPU time of the longest turns of late."""
+        """Return the wall and CPU time of the longest recent turns."""
         return {name: str(round(peak.value() * 1e6)) for name, peak in self._peaks.items()}
 
     def add(self, turn: Turn) -> None:

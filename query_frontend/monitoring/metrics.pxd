@@ -2,12 +2,25 @@
 from query_frontend.monitoring.metric_kinds cimport Counter, Histogram, RatioCounter
 
 
+cdef class ArmCounters:
+    cdef public Counter num_predictions
+    cdef public Counter num_defaults
+
+
 cdef class AppMetrics:
     cdef public Counter num_predictions
     cdef public Histogram prediction_latency
     cdef public object prediction_throughput
     cdef public RatioCounter default_prediction_ratio
     cdef dict _defaults
+    cdef dict _arms
+
+    cpdef add_answer(self, double seconds)
+
+
+cdef class ArmMetrics(AppMetrics):
+    cdef AppMetrics _of_app
+    cdef ArmCounters _counters
 
     cpdef add_answer(self, double seconds)
 

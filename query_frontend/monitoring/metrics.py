@@ -3,10 +3,12 @@
 `reporting` makes a report of the states of one or several workers.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from statistics import fmean
 from typing import Any, Final
 
 from clipper_common.datatypes import ModelId
+from clipper_common.records import Model
 from query_frontend.monitoring.metric_kinds import (
     CATEGORY_OF,
     SAMPLE_SIZE,
@@ -15,6 +17,7 @@ from query_frontend.monitoring.metric_kinds import (
     Counter,
     Gauge,
     Histogram,
+    Leaves,
     Meter,
     Metric,
     RatioCounter,
@@ -28,6 +31,14 @@ Line = tuple[str, str, Any]
 """The category, the name and the state of a metric."""
 
 
+class ArmCounters:
+    """The counts of one of the links among which an application's selection policy chooses."""
+
+    def __init__(self) -> None:
+        self.num_predictions = Counter()
+        self.num_defaults = Counter()
+
+
 class AppMetrics:
     """The metrics of one application."""
 
@@ -37,7 +48,14 @@ class AppMetrics:
         self.prediction_throughput = Meter(self.num_predictions)
         self.default_prediction_ratio = RatioCounter(self.num_predictions)
         self._defaults: dict[str, Counter] = {}
-        """The default answers by their cause, of each cause that there was."""
+        """The number of default answers by their cause."""
+        self._arms: dict[str, ArmCounters] = {}
+        """The counts by link, while the application has a policy that chooses."""
+
+    def count_arms(self, links: Iterable[str]) -> dict[str, ArmCounters]:
+        """Count by these links from now on, and no others; counts of links that were among the last ones go on."""
+        self._arms = {link: self._arms.get(link) or ArmCounters() for link in links}
+        return self._arms
 
     def named(self) -> list[tuple[str, Metric]]:
         return [
@@ -46,6 +64,8 @@ class AppMetrics:
             ("prediction_throughput", self.prediction_throughput),
             ("default_prediction_ratio", self.default_prediction_ratio),
             *((f"defaults_{cause}", counter) for cause, counter in self._defaults.items()),
+            *((f"arm:{link}:num_predictions", arm.num_predictions) for link, arm in self._arms.items()),
+            *((f"arm:{link}:num_defaults", arm.num_defaults) for link, arm in self._arms.items()),
         ]
 
     def add_answer(self, seconds: float) -> None:
@@ -58,6 +78,23 @@ class AppMetrics:
         self.add_answer(seconds)
         self.default_prediction_ratio.hits += 1
         self._defaults.setdefault(cause, Counter()).count += 1
+
+
+class ArmMetrics(AppMetrics):
+    """Counts answers for one link of an application as well as for the application."""
+
+    def __init__(self, of_app: AppMetrics, counters: ArmCounters) -> None:
+        self._of_app = of_app
+        self._counters = counters
+
+    def add_answer(self, seconds: float) -> None:
+        self._of_app.add_answer(seconds)
+        self._counters.num_predictions.count += 1
+
+    def add_default(self, cause: str, seconds: float) -> None:
+        self._of_app.add_default(cause, seconds)
+        self._counters.num_predictions.count += 1
+        self._counters.num_defaults.count += 1
 
 
 class ModelMetrics:
@@ -73,9 +110,9 @@ class ModelMetrics:
         self.batching = Gauge(dict)
         """The present state of the batch sizers; set by the owner of the model version."""
         self.waited_micros = Counter()
-        """For how long batches waited for more inputs while a replica was idle."""
+        """Microseconds for which batches waited for more inputs while a replica was idle."""
         self.gained_queries = Counter()
-        """The number of inputs that came meanwhile."""
+        """The number of inputs that arrived while batches waited."""
         self.blamed = Gauge(dict)
         """The inputs that are not sent to replicas, since some died of them; set by the owner of the model version."""
         self.blamed_answers = Counter()
@@ -99,6 +136,21 @@ class ModelMetrics:
         self.prediction_latency.add_times(seconds * 1e6, size)
         self._outputs.count += size
         self.batch_size.add(float(size))
+
+
+def batching_leaves(record: Model, limits: Sequence[int], return_share: float, return_seconds: float) -> Leaves:
+    """Return how batches of a model version are made; `limits` are the sizes that the replicas in use choose."""
+    shown = limits or [0]
+    return {
+        "policy": record.batch_policy,
+        "delay_micros": str(record.batch_delay_micros),
+        "replicas": str(len(limits)),
+        "limit_min": str(min(shown)),
+        "limit_mean": str(fmean(shown)),
+        "limit_max": str(max(shown)),
+        "return_share": str(return_share),
+        "return_micros": str(return_seconds * 1e6),
+    }
 
 
 class SystemMetrics:

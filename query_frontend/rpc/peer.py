@@ -31,7 +31,7 @@ _WRITE_BYTES: Final = 1 << 20
 """The most bytes that are passed to the kernel in one iteration of the event loop, so that no peer keeps it busy."""
 _MAX_WAITING: Final = 1000
 """The most unsent messages, libzmq's high-water mark; a peer with more does not read, and is lost."""
-_LARGE_BYTES: Final = 1 << 16
+_MAX_JOINED_BYTES: Final = 1 << 16
 """Smaller messages are joined when they must wait, since each buffer takes memory. A peer that has more than this
 unsent is sent no larger message: a batch is sent after the answer to the one before, for which that must be read."""
 MAX_MESSAGE_BYTES: Final = 1 << 30
@@ -196,7 +196,7 @@ class Peer:
     def _on_readable(self) -> None:
         if self._read():
             self._loop.remove_reader(self._socket)
-            long_work.start(self._read_rest())
+            long_work.start_soon(self._read_rest())
 
     def _read_rest(self) -> Iterator[None]:
         """Read, in steps of long work, so that peers that send much share a little of each turn of the event loop."""
@@ -208,8 +208,8 @@ class Peer:
     def _read(self) -> bool:
         """Make a step: read, and deliver the messages. Return whether there may be more.
 
-        Only what is known to be read completely makes it return False: after a socket error, uvloop calls
-        `_on_readable` only once.
+        It returns False only if all data are known to be read: after a socket error, uvloop calls `_on_readable` only
+        once.
         """
         conversation = self._conversation
         messages: list[list[bytes]] = []
@@ -294,10 +294,10 @@ class Peer:
     def _append(self, pieces: list[bytes], size: int) -> None:
         """Append a message to unsent ones."""
         self._waiting += 1
-        if self._waiting > _MAX_WAITING or min(size, self._unsent_bytes) > _LARGE_BYTES:
+        if self._waiting > _MAX_WAITING or min(size, self._unsent_bytes) > _MAX_JOINED_BYTES:
             self._lose("it takes no more messages")
             return
-        if size <= _LARGE_BYTES:
+        if size <= _MAX_JOINED_BYTES:
             pieces = [b"".join(pieces)]
         self._unsent.extend(map(memoryview, pieces))
         self._unsent_bytes += size

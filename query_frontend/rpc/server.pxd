@@ -9,6 +9,7 @@ cdef class RpcServer:
     cdef object _events
     cdef Histogram _send_micros
     cdef dict _connections
+    cdef dict _named
     cdef object _frontends
     cdef long long _numbers
     cdef bint _yields

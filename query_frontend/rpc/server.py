@@ -8,7 +8,7 @@ libzmq is too old for heartbeats, a container counts as dead when a batch takes 
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from time import monotonic
@@ -41,7 +41,7 @@ Name = tuple[ModelId, str | None]
 
 
 @dataclass(eq=False)
-class Connection:
+class ReplicaConnection:
     """A registered container."""
 
     number: int
@@ -58,12 +58,17 @@ class Connection:
     """The number of inputs in the batch that was sent last."""
     longest_seconds: float = field(default=0.0)
     """Seconds that its longest batch took; 0 before the first, which may be a slow one."""
+    replaces: bool = field(default=False)
+    """Whether it takes the place of an earlier connection of the same container."""
     follows_frontends: bool = field(default=False)
     """Whether the container has requested the list of frontends, and is sent each change of it."""
 
     @property
     def rpc_version(self) -> int:
         return self.metadata.rpc_version
+
+    def silent_seconds(self, now: float) -> float:
+        return now - max(self.heard_at, self.asked_at)
 
     def note_answered(self, positions: Sequence[int]) -> bool:
         """Note which inputs of the batch in flight are answered. Return False if it cannot be these."""
@@ -74,33 +79,42 @@ class Connection:
         return True
 
     def __str__(self) -> str:
-        return f"replica {self.metadata.replica_id or self.number} of {self.metadata.model}"
+        return f"replica {self.metadata.replica_id or self.number} of {self.metadata.model_id}"
 
 
 @dataclass
 class RpcEvents:
     """The callbacks of the RPC server."""
 
-    joined: Callable[[Connection], str | None]
+    replica_joined: Callable[[ReplicaConnection], str | None]
     """Called when a container registers. Returns the reason to refuse it, or None to accept it."""
-    left: Callable[[Connection, str], None]
+    replica_lost: Callable[[ReplicaConnection, str], None]
     """Called when a registration ends, with the reason."""
-    answered: Callable[[Connection, Response], None]
-    """Called with the answer to the batch that was sent last, or with a part of it: while `Connection.awaited` is set,
-    others follow."""
-    draining: Callable[[Connection], None]
+    batch_answered: Callable[[ReplicaConnection, Response], None]
+    """Called with the answer to the batch that was sent last, or with a part of it: while
+    `ReplicaConnection.awaited` is set, others follow."""
+    replica_draining: Callable[[ReplicaConnection], None]
     """Called when a container asks for no more batches. It waits for `RpcServer.release`."""
     held: Callable[[int], None] = lambda change: None
     """Called with the change in the number of bytes that are kept of unfinished answers."""
 
 
 class RpcServer:
+    """The connections of model containers: it registers containers, sends batches, and ends registrations.
+
+    It owns the router with its sockets, and a `ReplicaConnection` for each registered container. The executor sends
+    batches; sockets, and a timer once a second, drive the rest. It reports to the callbacks in `RpcEvents`, and all of
+    this happens on the event loop on which `start` was called.
+    """
+
     def __init__(self, host: str, port: int, send_micros: Histogram) -> None:
         self._host = host
         self._port = port
         self._router = Router(PeerEvents(self._on_messages, self._on_lost, self._warn_throttled, self._on_held))
         self._send_micros = send_micros
-        self._connections: dict[Peer, Connection] = {}
+        self._connections: dict[Peer, ReplicaConnection] = {}
+        self._named: dict[Name, ReplicaConnection] = {}
+        """The registered containers that have a replica id."""
         self._frontends = [""]
         """The addresses of all frontends, this one's first; it is empty if it is not known."""
         self._numbers = 0
@@ -126,8 +140,8 @@ class RpcServer:
 
     # --- called by the executor ---
 
-    def send_batch(self, connection: Connection, request: PredictRequest) -> bool:
-        """Send a batch. Return False if the connection is lost; `RpcEvents.left` has been called then."""
+    def send_batch(self, connection: ReplicaConnection, request: PredictRequest) -> bool:
+        """Send a batch. Return False if the connection is lost; `RpcEvents.replica_lost` has been called then."""
         started = monotonic()
         sent = connection.peer.send(encode_predict_request(request, connection.rpc_version))
         self._send_micros.add((monotonic() - started) * 1e6)
@@ -139,16 +153,26 @@ class RpcServer:
                 connection.missing = set(range(len(request.inputs)))
         return sent
 
-    def disconnect(self, connection: Connection, reason: str) -> None:
+    def disconnect(self, connection: ReplicaConnection, reason: str) -> None:
         """Disconnect a container that violates the protocol. It may connect and register again."""
         logger.error("%s is disconnected: %s", connection, reason)
-        self._forget(connection, reason)
+        self._remove(connection, reason)
         connection.peer.close()
 
-    def release(self, connection: Connection) -> None:
+    def release(self, connection: ReplicaConnection) -> None:
         """Tell a draining container that it may stop, and end its registration."""
         connection.peer.send(wire.encode_drain_reply())
-        self._forget(connection, "it was stopped")
+        self._remove(connection, "it was stopped")
+
+    def refuse(self, connection: ReplicaConnection, reason: str) -> None:
+        """End the registration of a container, which may ask for another one later."""
+        self._remove(connection, reason)
+        self._tell_refused(connection.peer, connection.metadata, reason)
+
+    def _tell_refused(self, peer: Peer, metadata: Metadata, reason: str) -> None:
+        self._warn_throttled(f"a container of {metadata.model_id} is refused: {reason}", reason)
+        if metadata.rpc_version >= wire.RPC_VERSION_4:
+            peer.send(wire.encode_refused(reason))
 
     def announce_frontends(self, addresses: list[str]) -> None:
         """Send the list of frontends to the containers that follow it. The first address is this one's, or empty."""
@@ -204,20 +228,20 @@ class RpcServer:
             case Response():
                 self._receive_answer(connection, message)
             case wire.Drain():
-                self._events.draining(connection)
+                self._events.replica_draining(connection)
             case wire.FrontendsRequest():
                 connection.follows_frontends = True
                 peer.send(wire.encode_frontends(self._frontends))
             case _:  # a heartbeat, or metadata that are known
                 self._send_keep_alive(connection)
 
-    def _receive_answer(self, connection: Connection, response: Response) -> None:
+    def _receive_answer(self, connection: ReplicaConnection, response: Response) -> None:
         if response.positions is not None:
             if not connection.note_answered(response.positions):
                 self.disconnect(connection, "it answered inputs of its batch that it was not sent, or had answered")
                 return
             if connection.missing:
-                self._events.answered(connection, response)
+                self._events.batch_answered(connection, response)
                 return
         connection.awaited = None
         seconds = connection.heard_at - connection.asked_at
@@ -225,9 +249,9 @@ class RpcServer:
             connection.longest_seconds = seconds
         if len(response.outputs) > 1 and seconds < QUICK_SECONDS:
             self._yields = True
-        self._events.answered(connection, response)
+        self._events.batch_answered(connection, response)
 
-    def _handle_unexpected_answer(self, connection: Connection, message_id: int) -> None:
+    def _handle_unexpected_answer(self, connection: ReplicaConnection, message_id: int) -> None:
         """Ignore the answer to a batch of an earlier registration of this replica; otherwise disconnect the container.
 
         A container that answers a batch that it was not sent may confuse batches, so none of its answers can be used.
@@ -251,37 +275,40 @@ class RpcServer:
                 peer.send(wire.encode_frontends(self._frontends))
 
     def _register(self, peer: Peer, metadata: Metadata) -> None:
-        connection = Connection(self._numbers, peer, metadata, monotonic())
-        same = [other for other in self._connections.values() if _is_same_replica(other.metadata, metadata)]
-        if any(other.metadata.key != metadata.key for other in same):
+        connection = ReplicaConnection(self._numbers, peer, metadata, monotonic())
+        earlier = self._named.get(_name(metadata))
+        connection.replaces = earlier is not None
+        if earlier is not None and earlier.metadata.key != metadata.key:
             refusal: str | None = f"another container is connected with its replica id, {metadata.replica_id}"
         else:
-            refusal = self._events.joined(connection)
+            refusal = self._events.replica_joined(connection)
         if refusal is not None:
-            self._warn_throttled(f"a container of {metadata.model} is refused: {refusal}", refusal)
-            if metadata.rpc_version >= wire.RPC_VERSION_4:
-                peer.send(wire.encode_refused(refusal))
+            self._tell_refused(peer, metadata, refusal)
             return
         self._numbers += 1
         # Only now, since a container that is refused must not replace another.
-        for other in same:
-            self._forget(other, "it connected anew")
+        if earlier is not None:
+            self._remove(earlier, "it connected anew")
         self._connections[peer] = connection
+        if metadata.replica_id is not None:
+            self._named[_name(metadata)] = connection
         self._router.leave_room_for(len(self._connections))
         peer.trust()
         if metadata.rpc_version >= wire.RPC_VERSION_4:
             self._send_keep_alive(connection)  # version 3 has no acknowledgement
 
     @staticmethod
-    def _send_keep_alive(connection: Connection) -> None:
-        connection.peer.send(wire.encode_heartbeat_reply(HeartbeatType.KEEP_ALIVE, connection.rpc_version))
+    def _send_keep_alive(connection: ReplicaConnection) -> None:
+        takes_turns = connection.metadata.measures_turns
+        reply = wire.encode_heartbeat_reply(HeartbeatType.KEEP_ALIVE, connection.rpc_version, takes_turns)
+        connection.peer.send(reply)
 
     # --- liveness ---
 
     def _on_lost(self, peer: Peer, reason: str) -> None:
         connection = self._connections.get(peer)
         if connection is not None:
-            self._forget(connection, reason)
+            self._remove(connection, reason)
 
     def _tick(self) -> None:
         """Check the liveness of all containers, once a second.
@@ -292,40 +319,47 @@ class RpcServer:
         self._ticker = self._loop.call_later(_TICK_SECONDS, self._tick)
         now = monotonic()
         self._router.check_liveness(now)
+        longest: dict[ModelId, float] = {}
         for connection in list(self._connections.values()):
             if connection.awaited is not None:
                 if connection.rpc_version >= wire.RPC_VERSION_4:
                     self._send_keep_alive(connection)
-                if self._router.listened:
-                    self._check_patience(connection, now)
+                if self._router.listened and _tries_patience(connection, now):
+                    longest = longest or self._longest_seconds()
+                    self._check_patience(connection, now, longest)
             elif self._router.listened and now - connection.heard_at > constants.SILENCE_SECONDS:
-                self._forget(connection, f"it was silent for {constants.SILENCE_SECONDS:.0f} seconds")
+                self._remove(connection, f"it was silent for {constants.SILENCE_SECONDS:.0f} seconds")
 
-    def _check_patience(self, connection: Connection, now: float) -> None:
+    def _longest_seconds(self) -> dict[ModelId, float]:
+        """Return the seconds that the longest batch of each model version took."""
+        longest: dict[ModelId, float] = {}
+        for connection in self._connections.values():
+            model = connection.metadata.model_id
+            longest[model] = max(longest.get(model, 0.0), connection.longest_seconds)
+        return longest
+
+    def _check_patience(self, connection: ReplicaConnection, now: float, longest: Mapping[ModelId, float]) -> None:
         """Disconnect a container without ZMTP heartbeats whose batch takes far longer than any of its model before.
 
         If its process still computes, libzmq reconnects by itself, and the container registers after its batch. If the
         process was stopped, it does not.
         """
-        silence = now - max(connection.heard_at, connection.asked_at)
-        if silence < LEAST_PATIENCE_SECONDS or connection.peer.knows_pings or not connection.longest_seconds:
-            return
-        model = connection.metadata.model
-        longest = max(other.longest_seconds for other in self._connections.values() if other.metadata.model == model)
-        if silence > _PATIENCE * longest:
-            took = f"{model} never took more than {longest:.1f} s"
+        silence, model = connection.silent_seconds(now), connection.metadata.model_id
+        if silence > _PATIENCE * longest[model]:
+            took = f"{model} never took more than {longest[model]:.1f} s"
             self.disconnect(connection, f"it has been silent for {silence:.0f} s with a batch, and {took}")
 
-    def _forget(self, connection: Connection, reason: str) -> None:
+    def _remove(self, connection: ReplicaConnection, reason: str) -> None:
         if self._connections.get(connection.peer) is connection:
             del self._connections[connection.peer]
+            self._named.pop(_name(connection.metadata), None)
             self._router.leave_room_for(len(self._connections))
             connection.peer.distrust()
             if connection.awaited is not None:
                 self._lost[connection.awaited] = _name(connection.metadata)
                 if len(self._lost) > _MAX_LOST:
                     del self._lost[next(iter(self._lost))]
-            self._events.left(connection, reason)
+            self._events.replica_lost(connection, reason)
 
     def _warn_throttled(self, text: str, kind: str = "") -> None:
         """Log a warning, but each kind at most once in `_WARNING_SECONDS`, and at most `_MAX_WARNINGS` kinds.
@@ -342,10 +376,11 @@ class RpcServer:
             logger.warning("%s", text)
 
 
+def _tries_patience(connection: ReplicaConnection, now: float) -> bool:
+    """Whether a container has a batch for long, and nothing but its silence tells that it may be dead."""
+    is_long = connection.silent_seconds(now) >= LEAST_PATIENCE_SECONDS
+    return is_long and not connection.peer.knows_pings and connection.longest_seconds > 0
+
+
 def _name(metadata: Metadata) -> Name:
-    return metadata.model, metadata.replica_id
-
-
-def _is_same_replica(one: Metadata, other: Metadata) -> bool:
-    """Whether both are metadata of one replica. Replica ids are unique within a model version only."""
-    return one.replica_id is not None and (one.replica_id, one.model) == (other.replica_id, other.model)
+    return metadata.model_id, metadata.replica_id

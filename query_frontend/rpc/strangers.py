@@ -14,20 +14,18 @@ _MAX_ALL_STRANGERS_BYTES: Final = 1 << 24
 _MAX_STRANGERS: Final = 256
 _STRANGERS_SHARE: Final = 1 / 8
 """The share of the file descriptors that limits unregistered peers, where it is less than `_MAX_STRANGERS`."""
-
-
-_UNREGISTERED_SHARE: Final = 7 / 32
-"""The share of the file descriptors for containers of model versions that are not registered. HTTP connections have
-three quarters."""
-_MAX_UNREGISTERED: Final = 1024
-"""A deployment connects all replicas of a model version before it registers the version."""
+_CONTAINERS_SHARE: Final = 7 / 32
+"""The share of the file descriptors for registered containers. HTTP connections have five eighths; Redis, files and
+relays have what is left."""
+_MAX_CONTAINERS: Final = 1024
+"""What is done once a second, or at each change, for all containers is to take a few milliseconds."""
 _LEAST_STRANGERS_SHARE: Final = 1 / 32
 """The share of the file descriptors that remains for unregistered peers, however many containers are registered."""
 
 
-def most_unregistered() -> int:
-    """Return how many containers of model versions that are not registered may be connected."""
-    return max(int(min(most_descriptors() * _UNREGISTERED_SHARE, _MAX_UNREGISTERED)), 1)
+def most_containers() -> int:
+    """Return how many containers may be registered."""
+    return max(int(min(most_descriptors() * _CONTAINERS_SHARE, _MAX_CONTAINERS)), 1)
 
 
 class Strangers:
@@ -43,7 +41,7 @@ class Strangers:
     def leave_room_for(self, containers: int) -> None:
         """Limit the number of unregistered peers to the descriptors that are left beside the registered containers."""
         most = self._descriptors
-        left = max(most * _UNREGISTERED_SHARE - containers, most * _LEAST_STRANGERS_SHARE)
+        left = max(most * _CONTAINERS_SHARE - containers, most * _LEAST_STRANGERS_SHARE)
         self._most = max(int(min(most * _STRANGERS_SHARE, left, _MAX_STRANGERS)), 1)
 
     def add(self, peer: "Peer") -> None:

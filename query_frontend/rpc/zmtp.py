@@ -31,7 +31,7 @@ _SHORT_BYTES: Final = 255
 _MAX_COMMAND_BYTES: Final = 4096
 _MAX_CONTEXT_BYTES: Final = 16
 """The most bytes of a PING that its PONG repeats, according to RFC 37."""
-_LARGE_BYTES: Final = 1 << 20
+_LARGE_FRAME_BYTES: Final = 1 << 20
 """Larger frames are written into one buffer as they arrive, so that they are not copied at once at their end."""
 
 
@@ -202,7 +202,7 @@ class Conversation:
 
     def _await_frame(self, flags: int, size: int, at: int, start: int, data: bytearray) -> int:
         """Move an incomplete large frame into its buffer. Return how many bytes of `data` have been consumed."""
-        if size <= _LARGE_BYTES:
+        if size <= _LARGE_FRAME_BYTES:
             self._needed -= at
             return at
         self._large, self._large_flags, self._missing = io.BytesIO(bytes(size)), flags, start + size - len(data)

@@ -1,1 +1,1 @@
-"""From an input to its answer: applications, models, queues, batches, the cache and deadlines."""
+"""Turns an input into its answer: applications, models, queues, batches, the cache and deadlines."""

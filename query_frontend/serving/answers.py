@@ -9,7 +9,7 @@ from query_frontend.simd import BYTE_ORDER_MARK, simdjson_parser
 _simdjson: Final = simdjson_parser()
 LARGE_OUTPUT_BYTES: Final = 1 << 14
 _STEP_BYTES: Final = 1 << 14
-"""Others have their turn after each part of this size while an answer is made."""
+"""The bytes of an answer that are made in one step."""
 _LEAST_STEP_BYTES: Final = 1 << 7
 """The least cost of rendering an answer, in bytes that could be copied in the same time."""
 _COPIED_BYTES: Final = 1 << 10
@@ -18,11 +18,22 @@ PIECE_BYTES: Final = 1 << 17
 """Answers up to this size are joined, and larger ones are sent in pieces of it."""
 
 
+class Waited(NamedTuple):
+    """The time that a query had waited at its deadline, in seconds."""
+
+    in_queue: float
+    """From the receipt of the request until its input was sent to a replica."""
+    at_replica: float
+    """Since then; 0 if it was not sent."""
+
+
 class Default(NamedTuple):
     """The application's default output, as JSON, and why there is no better one."""
 
     output: bytes
     explanation: str
+    waited: Waited | None = None
+    """Where the time went, if the deadline is the reason."""
 
 
 Answer = bytes | Default
@@ -30,7 +41,8 @@ Answer = bytes | Default
 
 
 def embed_large(output: bytes) -> bytes:
-    """As `jsontext.embed`, in a fraction of the time where a large output is JSON: no objects are made of it."""
+    """Return an output as JSON like `jsontext.embed`. Where a large output is JSON, this takes a fraction of the time,
+    because no objects are made of it."""
     if len(output) > LARGE_OUTPUT_BYTES and _simdjson is not None and not output.startswith(BYTE_ORDER_MARK):
         try:
             simdjson_parser().parse(output)  # another one, since a parser keeps several times what it saw
@@ -41,14 +53,18 @@ def embed_large(output: bytes) -> bytes:
     return jsontext.embed(output)
 
 
-def render(answers: Sequence[Answer], query_ids: Iterator[int]) -> Generator[None, None, list[bytes]]:
+def render(
+    answers: Sequence[Answer], query_ids: Iterator[int], explanations: Iterator[bytes] | None = None
+) -> Generator[None, None, list[bytes]]:
     """Return the parts of the response body, after a step for each `_STEP_BYTES` that are copied.
+
+    With `explanations`, each answer gets the next of them, which is JSON.
 
     Outputs that are not small are not copied: a thousand inputs may have the same one. A batch of exactly one is
     unwrapped, as in 0.4.
     """
     parts: list[bytes] = []
-    ends: dict[str, bytes] = {}
+    ends: dict[tuple[str, Waited | None], bytes] = {}
     size = 0
     for answer in answers:
         if size > _STEP_BYTES:
@@ -62,17 +78,29 @@ def render(answers: Sequence[Answer], query_ids: Iterator[int]) -> Generator[Non
             parts += render_in_parts(next(query_ids), answer)
         else:
             parts.append(render_one(next(query_ids), answer))
+        if explanations is not None:
+            parts[-1] = b'%b,"explanation":%b}' % (parts[-1][:-1], next(explanations))
         size += max(len(parts[-1]), _LEAST_STEP_BYTES)
     return parts if len(answers) == 1 else [b'{"batch_predictions":[', *parts, b"]}"]
 
 
-def _default_in_parts(query_id: int, answer: Default, ends: dict[str, bytes]) -> list[bytes]:
-    """As `render_in_parts`. The end of each explanation is kept in `ends`, since many inputs have the same."""
-    end = ends.get(answer.explanation)
+def _default_in_parts(query_id: int, answer: Default, ends: dict[tuple[str, Waited | None], bytes]) -> list[bytes]:
+    """Return the parts of a default answer. The end of each explanation is kept in `ends`, since many inputs have the
+    same."""
+    key = answer.explanation, answer.waited
+    end = ends.get(key)
     if end is None:
-        end = b',"default":true,"default_explanation":%b}' % jsontext.dumps(answer.explanation)
-        ends[answer.explanation] = end
+        end = ends[key] = _end_of_default(answer)
     return [before_output(query_id), answer.output, end]
+
+
+def _end_of_default(answer: Default) -> bytes:
+    """Return what follows the output."""
+    end = b',"default":true,"default_explanation":%b' % jsontext.dumps(answer.explanation)
+    if answer.waited is None:
+        return end + b"}"
+    in_queue, at_replica = (1000 * seconds for seconds in answer.waited)
+    return end + b',"default_waited_millis":{"in_queue":%.3f,"at_replica":%.3f}}' % (in_queue, at_replica)
 
 
 def in_pieces(parts: Iterable[bytes]) -> Iterator[bytes]:
@@ -102,13 +130,9 @@ def before_output(query_id: int) -> bytes:
 def render_one(query_id: int, answer: Answer) -> bytes:
     if isinstance(answer, bytes):
         return before_output(query_id) + answer + AFTER_OUTPUT
-    return b'{"query_id":%d,"output":%b,"default":true,"default_explanation":%b}' % (
-        query_id,
-        answer.output,
-        jsontext.dumps(answer.explanation),
-    )
+    return before_output(query_id) + answer.output + _end_of_default(answer)
 
 
 def render_in_parts(query_id: int, output: bytes) -> list[bytes]:
-    """As `render_one`, without a copy of the output."""
+    """Return the parts of an answer like `render_one`, without a copy of the output."""
     return [before_output(query_id), output, AFTER_OUTPUT]

@@ -23,8 +23,8 @@ cdef class BatchWait:
 
     cpdef expect(self, Batch batch, ConnectedReplica replica, double now)
     @cython.locals(until=double)
-    cpdef bint holds(self, ModelQueue queue, ReplicaPool replicas, ConnectedReplica replica, Py_ssize_t most, double delivery_seconds, double now)
-    @cython.locals(seconds=double, latest=double)
+    cpdef bint should_wait(self, ModelQueue queue, ReplicaPool replicas, ConnectedReplica replica, Py_ssize_t most, double delivery_seconds, double now)
+    @cython.locals(last=double, seconds=double, latest=double)
     cdef double _end_of_returns(self, ModelQueue queue, ReplicaPool replicas, ConnectedReplica replica, Py_ssize_t most, double delivery_seconds, double now)
     cdef double _end_of_delay(self, ModelQueue queue, ConnectedReplica replica, Py_ssize_t most, double delivery_seconds, double now)
     cpdef close(self)

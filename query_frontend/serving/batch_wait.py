@@ -12,8 +12,8 @@ from query_frontend.serving.replica import Batch, ConnectedReplica, ReplicaPool
 from query_frontend.serving.waiting import Returns
 
 _MARGIN: Final = 2
-"""Between the expected end of a batch that waited and its first deadline, answers can be delivered this many times. The
-queue asks for once, and timers are late."""
+"""The number of times that answers could be delivered between the expected end of a batch that waited and its first
+deadline. The queue asks for one time, and timers are late."""
 
 
 class BatchWait:
@@ -31,14 +31,14 @@ class BatchWait:
         self._is_on = False
         """Whether a batch waits."""
         self._since = 0.0
-        """When that batch began to wait."""
+        """Monotonic time at which that batch began to wait."""
         self._num_first = 0
         """The number of tasks that were queued then."""
         self._delay_ends = 0.0
-        """When the model's delay ends for that batch."""
+        """Monotonic time at which the model's delay ends for that batch."""
 
     def configure(self, record: Model) -> None:
-        """Let batches wait as `record` says."""
+        """Make batches wait as `record` says."""
         self._delay_seconds = record.batch_delay_micros / 1e6
         self._awaits_returns = (
             record.batch_wait and not record.batch_delay_micros and record.batch_policy is not BatchPolicy.FIXED
@@ -49,7 +49,7 @@ class BatchWait:
         if self._awaits_returns:
             self.returns.expect(batch.clients, now, replica.sizer.fixed())
 
-    def holds(
+    def should_wait(
         self,
         queue: ModelQueue,
         replicas: ReplicaPool,
@@ -64,7 +64,7 @@ class BatchWait:
         """
         if self._delay_seconds:
             until = self._end_of_delay(queue, replica, most, delivery_seconds, now)
-        elif self._awaits_returns and self.returns.are_likely() and len(replicas.idle) == 1:
+        elif self._awaits_returns and self.returns.are_likely():
             until = self._end_of_returns(queue, replicas, replica, most, delivery_seconds, now)
         else:
             return False
@@ -86,7 +86,7 @@ class BatchWait:
             return now
         if not self._is_on:
             self._delay_ends = queue.first_arrival() + self._delay_seconds
-        seconds = replica.sizer.expect(most)
+        seconds = replica.expect(most)
         return min(self._delay_ends, queue.first_deadline() - seconds - _MARGIN * delivery_seconds)
 
     def _end_of_returns(
@@ -98,14 +98,20 @@ class BatchWait:
         delivery_seconds: float,
         now: float,
     ) -> float:
-        """Return until when the only idle replica should wait for clients, who otherwise wait for the next one."""
-        seconds = replica.sizer.expect(min(len(queue), most))
+        """Return until when the only idle replica that is quick enough should wait for clients, which otherwise wait
+        for the next one."""
+        last = queue.last_deadline() - delivery_seconds
+        if replicas.num_usable(last, now) > 1:
+            return now
+        seconds = replica.expect(min(len(queue), most))
         latest = queue.first_deadline() - seconds - _MARGIN * delivery_seconds
-        busy = [other.seconds_busy(now) for other in replicas if other.batch is not None]
+        busy = [
+            other.seconds_busy(now) for other in replicas if other.batch is not None and other.would_answer(last, now)
+        ]
         return self.returns.wait_until(len(queue), most, min(seconds, min(busy, default=seconds)), latest, now)
 
     def end(self, queued: int, now: float) -> None:
-        """The next batch waits no more, for which `queued` tasks are there."""
+        """Note that the next batch stops waiting, with `queued` tasks in the queue."""
         if self._is_on:
             self._is_on = False
             self._cancel()
@@ -113,7 +119,7 @@ class BatchWait:
             self._metrics.gained_queries.add(max(queued - self._num_first, 0))
 
     def close(self) -> None:
-        """Wait for nothing more, and let go of the model version, which has this wait."""
+        """Cancel the timer, and drop the reference to the model version, which owns this wait."""
         self._cancel()
         self._dispatch = None
 

@@ -5,6 +5,7 @@ cdef double _MEMORY
 cdef double _ORIGIN_WEIGHT
 cdef double _OUTLIER
 cdef int _BELIEVED
+cdef double _USUAL_DEVIATIONS
 cdef double _SETTLED
 cdef double _GROWTH
 cdef int _FIRST

@@ -1,7 +1,7 @@
-"""How many inputs a replica is sent at once: policies that learn it from how long its batches took.
+"""Batch sizers: policies that choose the number of inputs of a batch, most of them by the times of earlier batches.
 
-Each takes time to be what it is told: no clock, no event loop. All of them also say how long a batch will take, so
-that inputs which could not be answered in time any more can let others go first.
+A batch sizer is told the times of batches, and has neither a clock nor an event loop. It also estimates how long a
+batch will take, so that inputs that could not be answered in time any more are sent after others.
 """
 
 from math import inf, sqrt
@@ -14,6 +14,8 @@ _MEMORY: Final = 0.98
 _ORIGIN_WEIGHT: Final = 0.01
 _OUTLIER: Final = 2.0
 _BELIEVED: Final = 4
+_USUAL_DEVIATIONS: Final = 3.0
+"""Batches of a model whose times always vary much are within as many standard deviations, and not far off."""
 _SETTLED: Final = 3.0
 """Batches of a model that has just started may be much slower than all later ones, and are forgotten then."""
 _GROWTH: Final = 2.0
@@ -94,7 +96,8 @@ class _BatchTimes:
     def _is_surprising(self, seconds: float, expected: float) -> bool:
         """Whether this is one too many that is far off the line."""
         is_near = expected < _OUTLIER * seconds and seconds < _OUTLIER * expected
-        self._surprises = 0 if is_near else self._surprises + 1
+        is_usual = abs(seconds - expected) < _USUAL_DEVIATIONS * sqrt(self._variance)
+        self._surprises = 0 if is_near or is_usual else self._surprises + 1
         return self._surprises >= _BELIEVED
 
     def expect(self, size: int) -> float:
@@ -129,7 +132,8 @@ class _BatchTimes:
         return max(1, min(int(limit), MAX_BATCH_SIZE))
 
     def _is_uniform(self) -> bool:
-        """Whether batches had all but the same size of late: they say nothing of others then, so try a larger one."""
+        """Whether recent batches had nearly the same size. They tell nothing of others then, so a larger one is
+        tried."""
         variance = self._weight * self._squares - self._sizes * self._sizes
         return self._weight > 2 * _SETTLED and variance < (_SAME * self._sizes) ** 2
 
@@ -183,7 +187,9 @@ class QuantileBatchSize(_BatchTimes):
 
 
 class AimdBatchSize(_BatchTimes):
-    """One more after each full batch that kept its budget, a tenth less after one that did not.
+    """Allows one input more after each full batch that kept its budget, and a tenth less after one that did not.
+    (Additive increase, multiplicative decrease; the first policy of the paper, NSDI'17 section 4.3, whose budget was
+    the whole of the SLO.)
 
     (Additive increase, multiplicative decrease; the paper's first policy, NSDI'17 section 4.3. Its budget was the
     whole of the SLO.)

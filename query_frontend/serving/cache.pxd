@@ -3,7 +3,7 @@ cdef class CachePartition:
     cdef public dict entries
     cdef public set used
 
-    cpdef give_up(self, key, coming)
+    cpdef remove_in_flight(self, key, coming)
 
 
 cdef class PredictionCache:

@@ -1,8 +1,8 @@
-"""The prediction cache: bounded in bytes, what was not used for long goes first, an input is compared itself.
+"""The prediction cache: bounded in bytes, evicts what was not used for long, and compares whole inputs.
 
-Inputs are kept with their outputs, so two inputs can never be taken for one another (0.4 compared a 64-bit hash). Who
-goes first is decided by the clock algorithm, as in 0.4: the oldest, unless it was used since its turn was last. What
-was answered together came together and goes together, so most of the work is done once for each batch.
+Inputs are kept with their outputs, so two inputs can never be taken for one another (0.4 compared a 64-bit hash). The
+clock algorithm decides which entry is evicted, as in 0.4: the oldest, unless it was used since its turn was last.
+Entries of one batch are added and evicted together, so most of the work is done once for each batch.
 """
 
 from collections import deque
@@ -14,21 +14,22 @@ from clipper_common import long_work
 from clipper_common.long_work import finish_at_once
 
 _ENTRY_OVERHEAD_BYTES: Final = 190
-"""About what Python needs for an entry besides the bytes of input and output (measured on 64-bit CPython 3.11)."""
+"""The approximate bytes that Python needs for an entry besides those of input and output (measured on 64-bit CPython
+3.11)."""
 _BATCH_OVERHEAD_BYTES: Final = 170
-"""The same for a batch."""
+"""The approximate bytes that Python needs for a batch."""
 _PARTS: Final = 64
-"""No batch is a larger part of the cache, unless it is a single entry."""
+"""The largest part of the cache that a batch may be is one in this many, unless it is a single entry."""
 _SPARED_ENTRIES: Final = 1024
 """The entries of which those that were used are spared when room is made; more would take long."""
 _DROPPED_ENTRIES: Final = 1024
 """The entries of a removed model version that are dropped in one step."""
-_LARGE_BYTES: Final = 1 << 18
+_HASH_STEP_BYTES: Final = 1 << 18
 """The hash of a larger input is made in steps of this size."""
 
 
 class LargeKey:
-    """A large input as a key of a dictionary. Of `bytes`, Python makes the hash in one go: 15 ms for 30 MiB."""
+    """A large input as a key of a dictionary. Python would compute the hash of `bytes` at once, in 15 ms for 30 MiB."""
 
     __slots__ = ("_hash", "payload")
 
@@ -47,7 +48,7 @@ class LargeKey:
 
 
 Key = bytes | LargeKey
-"""An input, as it is found in the cache."""
+"""The key of an input in the cache."""
 
 
 def keys_of(payloads: Iterable[bytes]) -> Generator[None, None, list[Key]]:
@@ -55,43 +56,44 @@ def keys_of(payloads: Iterable[bytes]) -> Generator[None, None, list[Key]]:
     keys: list[Key] = []
     hashed = 0
     for payload in payloads:
-        if len(payload) > _LARGE_BYTES:
+        if len(payload) > _HASH_STEP_BYTES:
             keys.append((yield from _large_key(payload)))
             continue
         hash(payload)  # which the object keeps
         keys.append(payload)
         hashed += len(payload)
-        if hashed > _LARGE_BYTES:
+        if hashed > _HASH_STEP_BYTES:
             hashed = 0
             yield
     return keys
 
 
 def key_of(payload: bytes) -> Key:
-    """The key of an input, in one go."""
-    return payload if len(payload) <= _LARGE_BYTES else finish_at_once(keys_of([payload]))[0]
+    """Return the key of an input at once."""
+    return payload if len(payload) <= _HASH_STEP_BYTES else finish_at_once(keys_of([payload]))[0]
 
 
 def _large_key(payload: bytes) -> Generator[None, None, LargeKey]:
     hashes: list[int] = []
-    for at in range(0, len(payload), _LARGE_BYTES):
-        hashes.append(hash(payload[at : at + _LARGE_BYTES]))  # of a memoryview it would be made of the whole, too
+    for at in range(0, len(payload), _HASH_STEP_BYTES):
+        hashes.append(hash(payload[at : at + _HASH_STEP_BYTES]))  # of a memoryview it would be made of the whole, too
         yield
     return LargeKey(payload, hashes)
 
 
 class CachePartition:
-    """The outputs of one model version by their inputs. In the place of one that is on its way stands what gets it."""
+    """The outputs of one model version by their inputs. The entry of an output in flight is the task that will get
+    it."""
 
     __slots__ = ("entries", "used")
 
     def __init__(self) -> None:
         self.entries: dict[Key, bytes | Any] = {}
         self.used: set[Key] = set()
-        """Inputs whose output was asked for since they were last looked at."""
+        """The inputs whose output was asked for since the clock algorithm last looked at them."""
 
-    def give_up(self, key: Key, coming: object) -> None:
-        """No output is on its way, as far as `coming` is concerned."""
+    def remove_in_flight(self, key: Key, coming: object) -> None:
+        """Remove the entry of an output in flight if it is that of the task `coming`, which gets none."""
         if self.entries and self.entries.get(key) is coming:
             del self.entries[key]
 
@@ -102,7 +104,7 @@ class _Batch(NamedTuple):
     partition: CachePartition
     keys: Sequence[Key]
     size: int
-    """With the outputs, in bytes."""
+    """The bytes of the inputs and outputs, with the overhead."""
 
 
 class PredictionCache:
@@ -153,11 +155,11 @@ class PredictionCache:
         _forget(partition, keys)
 
     def forget(self, partition: CachePartition) -> None:
-        """Answer nothing more from what is kept of a model version, and drop it in steps.
+        """Forget all outputs of a model version, and free them in steps.
 
         Its batches, which have the inputs, are counted until they are the oldest: to find them would take long.
         """
-        long_work.begin(_drop(partition.entries, partition.used))
+        long_work.start_now(_drop(partition.entries, partition.used))
         partition.entries, partition.used = {}, set()
 
 

@@ -21,7 +21,7 @@ _SLOTS_PER_SECOND: Final = 1000
 _STALL_SECONDS: Final = 0.005
 """A timer that is so late was held up together with all else that the loop does."""
 _READING_SECONDS: Final = 0.001
-"""The loop reads its sockets before a timer of so many seconds."""
+"""Seconds after which the loop has read its sockets before a timer."""
 _FEW: Final = 64
 _AT_ONCE: Final = 32
 """The number of deadlines that are handled between two looks at the clock."""
@@ -38,7 +38,7 @@ Slot = dict[Expiring, None]
 
 
 class DeadlineWheel:
-    """Calls `expire` of what is not taken out by its deadline: never early, and about a millisecond late."""
+    """Calls `expire` of each item that is not removed by its deadline: never early, and about a millisecond late."""
 
     def __init__(self, loop: AbstractEventLoop) -> None:
         self._loop = loop
@@ -46,7 +46,7 @@ class DeadlineWheel:
         self._order: list[int] = []
         """Heap of their numbers."""
         self._many = _FEW
-        """With so many slots it is time to look for empty ones."""
+        """The number of slots at which empty ones are looked for."""
         self._last_number = -1
         self._last_slot: Slot = {}
         self._timer: TimerHandle | None = None

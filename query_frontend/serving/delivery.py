@@ -1,7 +1,7 @@
 """Gives the outputs of a model version to its cache and to the tasks that wait for them, or the reason for having none.
 
-What takes a few milliseconds is delivered at once, and all else in steps, between which others have their turn of the
-event loop.
+A delivery of a few milliseconds is made at once. A longer one is made in steps, between which the event loop does its
+other work.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,11 +19,11 @@ from query_frontend.serving.cache import CachePartition, PredictionCache
 from query_frontend.serving.model_queue import Task
 
 STEP_TASKS: Final = 64
-"""This many tasks get their outputs in less than a millisecond, with what is written to their clients."""
+"""The most tasks that get their outputs in one step: less than a millisecond, with what is written to their clients."""
 STEP_BYTES: Final = 1 << 16
 """No more outputs are delivered at once, unless a single one is larger."""
 _FEW_WAITING: Final = 8
-"""This many who wait for one task get its output at once, since a step delivers those of many tasks."""
+"""The most tasks that wait for one output and get it in the same step, which delivers those of many tasks."""
 _SMALLEST_LIMIT: Final = SIZE_LIMITS[0]
 
 Value = bytes | str
@@ -110,12 +110,12 @@ class Delivery:
                 return index
             task, value = tasks[index], values[index]
             if task.joined is None and type(value) is bytes:
-                task.take(value, "", now)  # `_resolve` in place: this runs for every query
+                task.resolve(value, "", now)  # `_resolve_all` in place: this runs for every query
             elif isinstance(value, bytes):
-                _resolve(task, value, "")
+                _resolve_all(task, value, "")
             else:
-                self._partition.give_up(task.key, task)
-                _resolve(task, None, value)
+                self._partition.remove_in_flight(task.key, task)
+                _resolve_all(task, None, value)
         return len(tasks)
 
     def _give_rest(self, tasks: list[Task], values: list[Value], given: int) -> Iterator[None]:
@@ -123,18 +123,18 @@ class Delivery:
             yield
             given = self._give(tasks, values, given, 0.0)
 
-    def give_up(self, tasks: list[Task], why: Callable[[Task], str]) -> Iterator[None]:
+    def fail_tasks(self, tasks: list[Task], why: Callable[[Task], str]) -> Iterator[None]:
         """Give tasks for which there is no output the reason that `why` tells of each, in steps."""
         for begin in range(0, len(tasks), STEP_TASKS):
             if begin:
                 yield
             for task in tasks[begin : begin + STEP_TASKS]:
-                self._partition.give_up(task.key, task)
-                _resolve(task, None, why(task))
+                self._partition.remove_in_flight(task.key, task)
+                _resolve_all(task, None, why(task))
 
 
 def _parts(outputs: Sequence[View]) -> Iterator[tuple[int, int]]:
-    """Where the parts of a batch begin and end that are of `STEP_BYTES` at most, or a single output."""
+    """Yield where the parts of a batch begin and end, each of at most `STEP_BYTES` or a single output."""
     begin = size = 0
     for index, output in enumerate(outputs):
         if size + len(output) > STEP_BYTES and index > begin:
@@ -144,13 +144,14 @@ def _parts(outputs: Sequence[View]) -> Iterator[tuple[int, int]]:
     yield begin, len(outputs)
 
 
-def _resolve(task: Task, output: bytes | None, reason: str) -> None:
-    """Give the output, or the reason why there is none, to everyone who waits: thousands may have joined the task."""
+def _resolve_all(task: Task, output: bytes | None, reason: str) -> None:
+    """Resolve a task and all that joined it, of which there may be thousands, with the output or the reason why there
+    is none."""
     waiting = task.take_waiting()
     if len(waiting) <= _FEW_WAITING:
         _give(waiting, output, reason)
     else:
-        long_work.start(_give_in_steps(waiting, output, reason))
+        long_work.start_soon(_give_in_steps(waiting, output, reason))
 
 
 def _give_in_steps(waiting: list[Task], output: bytes | None, reason: str) -> Iterator[None]:
@@ -161,11 +162,12 @@ def _give_in_steps(waiting: list[Task], output: bytes | None, reason: str) -> It
 
 def _give(waiting: list[Task], output: bytes | None, reason: str) -> None:
     for task in waiting:
-        task.take(output, reason, monotonic())
+        task.resolve(output, reason, monotonic())
 
 
 def _without_oversized(outputs: list[bytes], failed: list[bool], most: int) -> tuple[list[bytes], list[bool]]:
-    """Return the outputs, and which have failed, with an error in the place of each that is larger than they may be."""
+    """Return the outputs and whether each has failed, with an error instead of each output that is larger than
+    allowed."""
     outputs, failed = list(outputs), list(failed)
     for index, output in enumerate(outputs):
         if len(output) > most:

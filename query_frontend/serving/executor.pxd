@@ -15,13 +15,13 @@ cdef class Executor:
     cdef object _context
     cdef readonly dict _models
     cdef readonly dict _replicas
-    cdef set _unregistered
-    cdef int _most_unregistered
+    cdef dict _of_model
+    cdef object _limit
     cdef readonly bint uses_keys
 
     @cython.locals(model=ServedModel)
     cpdef submit(self, model_id, Task task)
     @cython.locals(model=ServedModel)
-    cpdef leave(self, Task task, model_id)
+    cpdef withdraw(self, Task task, model_id)
     @cython.locals(replica=ConnectedReplica, batch=Batch, model=ServedModel)
-    cpdef on_answered(self, connection, response)
+    cpdef on_batch_answered(self, connection, response)

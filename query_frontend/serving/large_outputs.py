@@ -1,7 +1,7 @@
 """Large outputs of models as JSON values, made step by step, so that none of the steps keeps the event loop for long.
 
-Whether an output is JSON is found out piece by piece. It is cut at commas, or within long strings, and each piece is
-parsed within the brackets that are open around it. What is no JSON becomes a JSON string, piece by piece too.
+An output is cut into pieces at commas, or within long strings, and each piece is parsed within the brackets that are
+open around it. An output that is not JSON becomes a JSON string, piece by piece too.
 """
 
 import codecs
@@ -17,7 +17,8 @@ from query_frontend.simd import BYTE_ORDER_MARK, simdjson_parser
 PIECE_BYTES: Final = 1 << 14
 """The general parser takes 4 ms for the worst piece of this size, simdjson some microseconds for nearly all."""
 _MOST_PIECE_BYTES: Final = 1 << 17
-"""Without a place where it can be cut, apart from blanks. What is that deep, or a number of that length, is text."""
+"""The most bytes of a piece without a place to cut it, apart from blanks. Deeper nesting or a longer number is taken
+for text."""
 _BLANKS: Final = b" \t\r\n"
 _LONG_BLANK: Final = re.compile(rb"([ \t\r\n])\1{63,}")
 _OPENING: Final = b'[{"'
@@ -45,7 +46,7 @@ class _Piece(NamedTuple):
 
     text: bytes
     size: int
-    """In the output, where it may have more blanks."""
+    """The size of the piece in the output, where it may have more blanks."""
     begins_in_string: bool
     ends_in_string: bool
     is_last: bool
@@ -64,7 +65,7 @@ class _Open(NamedTuple):
 
 
 def embed(output: bytes) -> Generator[None, None, bytes]:
-    """As `jsontext.embed`, with a step for each piece."""
+    """Return an output as JSON like `jsontext.embed`, after a step for each piece."""
     parser = simdjson_parser()
     now_open = _Open(b"", False)
     try:
@@ -97,7 +98,7 @@ def _is_plainly_text(output: bytes) -> bool:
 
 
 def _pieces(output: bytes) -> Iterator[_Piece | None]:
-    """The pieces; None where nothing could be cut yet."""
+    """Yield the pieces, and None where nothing could be cut yet."""
     at, in_string, is_last = 0, False, False
     while not is_last:
         for piece in _next_piece(output, at, in_string):
@@ -130,7 +131,8 @@ def _is_key(piece: _Piece, text: bytes, was_key: bool, brackets: bytes) -> bool:
 
 
 def _next_piece(output: bytes, at: int, in_string: bool) -> Iterator[_Piece | None]:
-    """Up to a comma outside strings, or to somewhere in a string if there is none; longer than usual if it must be."""
+    """Yield the next piece, which ends at a comma outside strings, or within a string if there is none; None before a
+    longer piece is needed."""
     begin, before, size = at, b"", PIECE_BYTES
     while at + size < len(output):
         text = output[at : at + size]
@@ -158,12 +160,12 @@ def _next_piece(output: bytes, at: int, in_string: bool) -> Iterator[_Piece | No
 
 
 def _without_escapes(text: bytes) -> bytes:
-    """As long as `text`, with all quotes those that begin and end strings."""
+    """Return a text as long as `text` in which each quote begins or ends a string."""
     return text.replace(b"\\\\", b"__").replace(b'\\"', b"__")
 
 
 def _last_comma(plain: bytes) -> int:
-    """Where the last comma outside strings is, or -1."""
+    """Return where the last comma outside strings is, or -1."""
     end = plain.rfind(b'"') if plain.count(b'"') % 2 else len(plain)
     comma = plain.rfind(b",", 0, end)
     while comma >= 0:
@@ -177,7 +179,7 @@ def _last_comma(plain: bytes) -> int:
 
 
 def _cut_in_string(text: bytes) -> int:
-    """Where the string may be cut within which `text` ends; -1 if there is no such string or place."""
+    """Return where the string may be cut within which `text` ends; -1 if there is no such string or place."""
     plain = _without_escapes(text)
     if plain.count(b'"') % 2 == 0:
         return -1

@@ -10,7 +10,7 @@ cdef class ModelQueue
 cdef class Task:
     cdef public double arrival
     cdef public BatchClients clients
-    cdef public ModelQueue crowd
+    cdef public ModelQueue counting_queue
     cdef public double deadline
     cdef public Task host
     cdef public dict joined
@@ -19,12 +19,12 @@ cdef class Task:
     cdef public bint queued
     cdef public int sends
     cdef public object sent_at
-    cdef public bint wanted
+    cdef public bint is_waiting
 
-    cpdef take(self, output, reason, double now)
+    cpdef resolve(self, output, reason, double now)
     cpdef list take_waiting(self)
-    cpdef join(self, Task host, ModelQueue crowd)
-    cpdef Task leave(self)
+    cpdef join(self, Task host, ModelQueue counting_queue)
+    cpdef Task withdraw(self)
 
 
 cdef class ModelQueue:

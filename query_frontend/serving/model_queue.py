@@ -11,16 +11,16 @@ from query_frontend.serving.waiting import BatchClients
 
 
 class Task:
-    """An input on its way through a model version, and who waits for its output: itself, and those that joined it.
+    """An input on its way through a model version, with the tasks that joined it and wait for the same output.
 
-    Who asks is a task from the beginning, of a class with a `take` of its own: most inputs are asked for once, so a
-    waiter beside the task would be one object more for each query.
+    A query is a task itself, of a class with its own `resolve`: most inputs are asked for once, so a waiter beside the
+    task would be one object more for each query.
     """
 
     __slots__ = (
         "arrival",
         "clients",
-        "crowd",
+        "counting_queue",
         "deadline",
         "host",
         "joined",
@@ -29,88 +29,93 @@ class Task:
         "queued",
         "sends",
         "sent_at",
-        "wanted",
+        "is_waiting",
     )
     is_relayed = False
-    """Whether another frontend relayed it here. It is not relayed on then, nor does it wait for what is."""
+    """Whether another frontend relayed the task here. Then it is not relayed on, and does not join a task that may
+    be."""
 
     def __init__(self, payload: bytes, deadline: float, arrival: float = -inf) -> None:
         self.arrival = arrival
-        """When it began to wait. The infinite past lets no batch delay keep it."""
+        """Monotonic time at which the task began to wait. The default, the infinite past, makes no batch delay keep
+        it."""
         self.payload = payload
         self.key: Key = payload
         self.deadline = deadline
-        """It is the deadline of the most patient that waits."""
-        self.wanted = True
-        """Whether it waits itself."""
-        self.crowd: ModelQueue
-        """Counts it, once it has joined another."""
+        """The latest of its own deadline and those of the tasks that joined it."""
+        self.is_waiting = True
+        """Whether the task itself waits for the output, besides those that joined it."""
+        self.counting_queue: ModelQueue
+        """The queue that counts the task, once the task has joined another."""
         self.host: Task | None = None
-        """The task that gets the output for it, if it joined one."""
+        """The task that gets the output for this one, if it joined one."""
         self.joined: dict[Task, None] | None = None
         """The tasks that joined it, in their order. It is a dictionary, since any of thousands may leave."""
         self.queued = False
         self.sends = 0
         self.sent_at: float | None = None
-        """Since when it is with a replica, if it is."""
+        """Monotonic time since which a replica has the task; None if none has it."""
         self.clients: BatchClients | None = None
-        """The clients of the batch that it was sent with, of which its own is one."""
+        """The clients of the batch that the task was sent with; its own is one of them."""
 
-    def take(self, output: bytes | None, reason: str, now: float) -> None:
-        """Have the output, or the reason why there is none. What is not wanted any more is to be ignored."""
-        self.wanted = False
+    def resolve(self, output: bytes | None, reason: str, now: float) -> None:
+        """Receive the output, or the reason why there is none. A call after the task has stopped waiting must be
+        ignored."""
+        self.is_waiting = False
 
     def take_waiting(self) -> list["Task"]:
-        """Everyone who waits for the output: itself, and those that joined it, whom it lets go of."""
+        """Return all tasks that wait for the output, this one and those that joined it, and forget the latter."""
         joined, self.joined = self.joined, None
         if not joined:
             return [self]
-        next(iter(joined)).crowd.num_joined -= len(joined)
+        next(iter(joined)).counting_queue.num_joined -= len(joined)
         return [self, *joined]
 
-    def join(self, host: "Task", crowd: "ModelQueue") -> None:
-        """Wait for what `host` gets, as one of those that `crowd` counts."""
+    def join(self, host: "Task", counting_queue: "ModelQueue") -> None:
+        """Wait for what `host` gets, as one of those that `counting_queue` counts."""
         self.host = host
-        self.crowd = crowd
+        self.counting_queue = counting_queue
         self.payload, self.key = host.payload, host.key  # equal, and thousands may join
-        crowd.num_joined += 1
+        counting_queue.num_joined += 1
         host.deadline = max(host.deadline, self.deadline)
         if host.joined is None:
             host.joined = {}
         host.joined[self] = None
 
-    def leave(self) -> "Task":
-        """Stop to wait for the output. Return the task that gets it: this one, or the one that it joined."""
+    def withdraw(self) -> "Task":
+        """Stop waiting for the output. Return the task that gets it: this one, or the one that it joined."""
         if self.host is None:
             return self
         if self.host.joined is not None and self in self.host.joined:
             del self.host.joined[self]
-            self.crowd.num_joined -= 1
+            self.counting_queue.num_joined -= 1
         return self.host
 
 
 Entry = tuple[float, Task]
-"""A task, and a deadline by which it is to be drawn."""
+"""A task with the deadline that orders it. A task has several entries if a less patient one joined it."""
 
 
 class ModelQueue:
-    """Earliest deadline first. Tasks that nobody waits for any more, or too late to answer, are passed over."""
+    """The tasks of a model version, earliest deadline first. Tasks that nobody waits for any more, or that have
+    expired, are skipped."""
 
     def __init__(self, max_tasks: int = MAX_QUEUED_QUERIES, max_bytes: int = MAX_QUEUED_BYTES) -> None:
         self._max_tasks = max_tasks
         self._max_bytes = max_bytes
         self._entries: list[Entry] = []
-        """In order. Nearly all come in order, which is why a list is cheaper than a heap."""
+        """The tasks in the order of deadlines. Nearly all arrive in that order, which is why a list is cheaper than a
+        heap."""
         self._tasks = 0
         self._bytes = 0
         self.num_joined = 0
-        """How many tasks wait for what others get, be these queued or on their way."""
+        """The number of tasks that joined another, whether that one is queued or with a replica."""
 
     def __len__(self) -> int:
         return self._tasks
 
     def put(self, task: Task) -> bool:
-        """Queue `task`; False when there is no room."""
+        """Queue `task`. Return False when there is no room."""
         entries, deadline, size = self._entries, task.deadline, self._bytes + len(task.payload)
         if self._tasks >= self._max_tasks or size > self._max_bytes:
             return False
@@ -124,7 +129,8 @@ class ModelQueue:
         return True
 
     def let_join(self, task: Task, host: Task) -> bool:
-        """Let `task` wait for what `host` gets; False when as many have joined others as may be queued."""
+        """Let `task` wait for the output of `host`. Return False when as many tasks have joined others as may be
+        queued."""
         if self.num_joined >= self._max_tasks:
             return False
         if host.queued and task.deadline < host.deadline:
@@ -140,29 +146,29 @@ class ModelQueue:
         self.expedite(task, task.deadline)
 
     def expedite(self, task: Task, deadline: float) -> None:
-        """Let a queued task be drawn by an earlier deadline too: someone less patient joined."""
+        """Order a queued task by an earlier deadline too, since a less patient task joined it."""
         insort(self._entries, (deadline, task), key=_deadline)
 
     def first_deadline(self) -> float:
-        """The deadline of the first task. There must be one."""
+        """Return the deadline of the first task. There must be one."""
         return next(deadline for deadline, task in self._entries if task.queued)
 
     def last_deadline(self) -> float:
-        """The deadline of the last task. There must be one."""
+        """Return the deadline of the last task. There must be one."""
         return next(deadline for deadline, task in reversed(self._entries) if task.queued)
 
     def first_arrival(self) -> float:
-        """The arrival of the task that came first. There must be one."""
+        """Return the arrival of the task that came first. There must be one."""
         return min(task.arrival for _, task in self._entries if task.queued)
 
     def draw(self, most: int, now: float, seconds: float = 0.0, for_relay: bool = False) -> list[Task]:
-        """Take at most `most` tasks that can still be answered in time, if that takes `seconds`.
+        """Remove and return at most `most` tasks that can still be answered in time, if that takes `seconds`.
 
-        If there is none, take those with the most time left: what was expected of the model may be wrong. None that was
-        relayed here is taken `for_relay`.
+        If there is none, return those with the most time left, since the estimate of `seconds` may be wrong. With
+        `for_relay`, no task is returned that was relayed here.
         """
         if for_relay:
-            return self._draw_direct(most, now, seconds)
+            return self._draw_unrelayed(most, now, seconds)
         drawn: list[Task] = []
         late: list[Entry] = []
         in_time = now + seconds
@@ -172,7 +178,7 @@ class ModelQueue:
             task = entry[1]
             if not task.queued:
                 continue
-            is_awaited = task.wanted or task.joined
+            is_awaited = task.is_waiting or task.joined
             if is_awaited and task.deadline > in_time:
                 task.queued = False  # `_remove` in place: this runs for every query
                 size += len(task.payload)
@@ -190,7 +196,7 @@ class ModelQueue:
         self._entries[:looked_at] = late
         return drawn
 
-    def _draw_direct(self, most: int, now: float, seconds: float) -> list[Task]:
+    def _draw_unrelayed(self, most: int, now: float, seconds: float) -> list[Task]:
         relayed = [entry for entry in self._entries if entry[1].is_relayed]
         self._entries = [entry for entry in self._entries if not entry[1].is_relayed]
         drawn = self.draw(most, now, seconds)
@@ -207,7 +213,7 @@ class ModelQueue:
         return drawn
 
     def drop(self, task: Task) -> None:
-        """Forget a task that nobody waits for. Its place goes when most places are of such tasks."""
+        """Remove a task that nobody waits for. Its entry stays until most entries are of such tasks."""
         if not task.queued:
             return
         self._remove(task)
@@ -215,7 +221,7 @@ class ModelQueue:
             self._entries = [entry for entry in self._entries if entry[1].queued]
 
     def clear(self, only_relayed: bool = False) -> Iterable[Task]:
-        """Take out everything, or only what was relayed here."""
+        """Remove and return all tasks, or only those that were relayed here."""
         tasks = {id(task): task for _, task in self._entries if task.queued and (task.is_relayed or not only_relayed)}
         for task in tasks.values():
             self._remove(task)

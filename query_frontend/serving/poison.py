@@ -8,7 +8,7 @@ from query_frontend.serving.cache import Key
 ENDS_TO_BLAME: Final = 2
 """Replicas that ended with an input alone before it is blamed for it. One may have ended for another reason."""
 BLAME_SECONDS: Final = 60
-"""Unless the command line says otherwise."""
+"""The default of an option of the command line."""
 _MOST_INPUTS: Final = 1024
 _MOST_BYTES: Final = 16 << 20
 
@@ -19,18 +19,18 @@ class Blame:
     def __init__(self, seconds: float = BLAME_SECONDS) -> None:
         self._seconds = seconds
         self._ends: OrderedDict[Key, tuple[int, float]] = OrderedDict()
-        """How many replicas ended with an input alone, and when the last one did; oldest first."""
+        """The number of replicas that ended with an input alone, and the time of the last; oldest first."""
         self._bytes = 0
         self.is_empty = True
-        """As a rule it is: then nothing else is asked for a query."""
+        """Whether no input is recorded, which is usual. Then a query needs no further check."""
 
     def num_blamed(self, now: float) -> int:
-        """How many inputs are not sent to replicas."""
+        """Return the number of inputs that are not sent to replicas."""
         self._forget_old(now)
         return sum(ends >= ENDS_TO_BLAME for ends, _ in self._ends.values())
 
     def note(self, key: Key, now: float) -> bool:
-        """A replica ended with this input alone. Returns whether the input is blamed from now on."""
+        """Note that a replica ended with this input alone. Return whether the input is blamed from now on."""
         self._forget_old(now)
         ends, _ = self._ends.pop(key, (0, 0.0))
         self._bytes += 0 if ends else len(key)

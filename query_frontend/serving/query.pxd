@@ -18,12 +18,13 @@ cdef class Query(Task):
     cdef dict _slot
     cdef public object answer
     cdef public AppState app
-    cdef public object model
+    cdef public object model_id
 
     @cython.locals(context=QueryContext)
     cpdef submit(self, done)
     @cython.locals(app=AppState)
-    cpdef take(self, output, reason, double now)
+    cpdef resolve(self, output, reason, double now)
+    cdef _waited(self, double now)
     cpdef expire(self)
     cpdef abandon(self)
-    cdef _leave(self)
+    cdef _withdraw(self)

@@ -2,17 +2,17 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from time import monotonic
-from typing import Final
+from typing import Final, NamedTuple
 
 from clipper_common.datatypes import ModelId
 from clipper_common.long_work import Steps
-from query_frontend.serving.answers import Answer
+from query_frontend.serving.answers import Answer, Waited
 from query_frontend.serving.cache import Key
 from query_frontend.serving.deadlines import DeadlineWheel, Slot
 from query_frontend.serving.executor import Executor
 from query_frontend.serving.model_queue import Task
 from query_frontend.serving.reasons import NO_MODELS, SLO_MISSED, cause_of
-from query_frontend.serving.registry import AppState
+from query_frontend.serving.registry import AppState, Arm
 
 
 class QueryContext:
@@ -24,25 +24,26 @@ class QueryContext:
 
 
 class Query(Task):
-    """An input, which gets exactly one answer, at the latest when the application's SLO is over since `arrival`.
+    """An input of a request, which gets exactly one answer, at the latest when the SLO of the application is over since
+    `arrival`.
 
-    It has none before it is submitted.
+    There is no answer before `submit`.
     """
 
-    __slots__ = ("_context", "_done", "_slot", "answer", "app", "model")
+    __slots__ = ("_context", "_done", "_slot", "answer", "app", "model_id")
 
     def __init__(
         self,
         context: QueryContext,
         app: AppState,
-        model: ModelId | None,
+        model_id: ModelId | None,
         payload: bytes,
         arrival: float,
         key: Key | None = None,
     ) -> None:
         self.payload = payload  # `super().__init__` in place: this runs for every query
         self.key = payload if key is None else key
-        self.wanted = True
+        self.is_waiting = True
         self.host = self.joined = None
         self.queued = False
         self.sends = 0
@@ -50,9 +51,9 @@ class Query(Task):
         self.clients = None
         self._context = context
         self.app = app
-        self.model = model
+        self.model_id = model_id
         self.arrival = arrival
-        """When the request came, by the monotonic clock."""
+        """Monotonic time at which the request arrived."""
         self.deadline = self.arrival + self.app.slo_seconds
         self.answer: Answer | None = None
         self._done: Callable[[Query, float], None] | None = None
@@ -60,26 +61,26 @@ class Query(Task):
 
     def submit(self, done: Callable[["Query", float], None]) -> None:
         """Ask the model version. Without an `answer` on return, `done` is called later, with the query and the time."""
-        context, model = self._context, self.model
+        context, model = self._context, self.model_id
         if model is None:
-            self.take(None, NO_MODELS, self.arrival)
+            self.resolve(None, NO_MODELS, self.arrival)
             return
         context.executor.submit(model, self)
         if self.answer is None:
             self._done = done
             self._slot = context.wheel.add(self, self.deadline)
 
-    def take(self, output: bytes | None, reason: str, now: float) -> None:
+    def resolve(self, output: bytes | None, reason: str, now: float) -> None:
         """Answer the query with the model's output or, if it is None, with the default and this reason."""
-        if not self.wanted:
+        if not self.is_waiting:
             return
-        self.wanted = False
+        self.is_waiting = False
         app = self.app
         if output is not None:
             self.answer = output
             app.metrics.add_answer(now - self.arrival)
         else:
-            self.answer = app.default_answer(reason)
+            self.answer = app.default_answer(reason, self._waited(now) if reason is SLO_MISSED else None)
             app.metrics.add_default(cause_of(reason), now - self.arrival)
         if self._slot is not None:
             self._slot.pop(self, None)
@@ -88,10 +89,15 @@ class Query(Task):
             done, self._done = self._done, None
             done(self, now)
 
+    def _waited(self, now: float) -> Waited:
+        task = self.host or self
+        sent_at = now if task.sent_at is None else min(max(task.sent_at, self.arrival), now)
+        return Waited(sent_at - self.arrival, now - sent_at)
+
     def expire(self) -> None:
-        """Answer with the default, because the deadline is over."""
-        self.take(None, SLO_MISSED, monotonic())
-        self._leave()
+        """Answer with the default because the deadline has passed."""
+        self.resolve(None, SLO_MISSED, monotonic())
+        self._withdraw()
 
     def abandon(self) -> None:
         """Forget the query because its client has disconnected. `done` is no longer called."""
@@ -99,38 +105,51 @@ class Query(Task):
             self._done = None
             self._slot.pop(self, None)
             self._slot = None
-            self.wanted = False
-            self._leave()
+            self.is_waiting = False
+            self._withdraw()
 
-    def _leave(self) -> None:
-        if self.model is not None:
-            self._context.executor.leave(self, self.model)
+    def _withdraw(self) -> None:
+        if self.model_id is not None:
+            self._context.executor.withdraw(self, self.model_id)
+
+
+class Explained(NamedTuple):
+    """How one input was answered."""
+
+    link: str | None
+    """The link that the policy chose; None if the request named a version."""
+    model: ModelId | None
+    """The model version that was asked, if there was one."""
+    seconds: float
 
 
 _COUNTED_OUTPUT_BYTES: Final = 1 << 12
-"""Larger outputs are counted while they wait for the others of their request."""
+"""The most bytes of an output that is not counted while it waits for the others of its request."""
 _STEP_QUERIES: Final = 64
 
 
 class Request:
-    """The inputs of one HTTP request: a query for each once it is asked, and `done` when the last of them is answered.
+    """The inputs of one HTTP request. Each becomes a query, and `done` is called when the last of them is answered.
 
-    The queries are made and submitted by `ask`. `hold` is told the size of each large output, once if several
-    inputs have the same.
+    `ask` makes and submits the queries. `hold` is called with the size of each large output, once if several inputs
+    have the same.
     """
 
     def __init__(
         self,
         context: QueryContext,
         app: AppState,
-        model: ModelId | None,
+        model_id: ModelId | None,
         arrival: float,
         done: Callable[[], None],
         hold: Callable[[int], None],
+        choose: Callable[[], AppState] | None = None,
     ) -> None:
+        """Each input is for `model_id`, or is given to what `choose` returns if it is given."""
         self._context = context
         self._app = app
-        self._model = model
+        self._model_id = model_id
+        self._choose = choose
         self._arrival = arrival
         self._done = done
         self._hold = hold
@@ -138,25 +157,44 @@ class Request:
         self._missing = 0
         self._counted: set[int] = set()
         """The identities of the outputs that are counted."""
+        self._answered_at: dict[Query, float] | None = None
+
+    def note_times(self) -> None:
+        """Let `explained` know how long each answer took. Call it before `ask`."""
+        self._answered_at = {}
 
     def ask(self, inputs: Sequence[bytes], keys: Sequence[Key]) -> Steps[None]:
         """Ask for all inputs, which have these keys in the cache, in steps of a fraction of a millisecond."""
         steps = self._ask_in_steps(inputs, keys)
-        if len(inputs) > _STEP_QUERIES and self._model is not None:
-            steps = self._context.executor.fill(self._model, steps)
+        if len(inputs) > _STEP_QUERIES:
+            for model_id in self._model_ids():
+                steps = self._context.executor.fill(model_id, steps)
         yield from steps
+
+    def _model_ids(self) -> Sequence[ModelId]:
+        """Return the model versions that may be asked."""
+        choice = self._app.choice
+        if self._choose is not None and choice is not None:
+            return choice.model_ids
+        return [] if self._model_id is None else [self._model_id]
 
     def _ask_in_steps(self, inputs: Sequence[bytes], keys: Sequence[Key]) -> Iterator[None]:
         self._missing = len(inputs)
+        app, model_id, choose = self._app, self._model_id, self._choose
         for payload, key in zip(inputs, keys, strict=True):
             if self._queries and not len(self._queries) % _STEP_QUERIES:
                 yield
-            query = Query(self._context, self._app, self._model, payload, self._arrival, key)
+            if choose is not None:
+                app = choose()
+                model_id = app.model_id
+            query = Query(self._context, app, model_id, payload, self._arrival, key)
             query.submit(self._on_answered)
             self._queries.append(query)
             if query.answer is not None:
                 self._missing -= 1
                 self._count(query.answer)
+                if self._answered_at is not None:
+                    self._answered_at[query] = monotonic()
         if not self._missing:
             self._done()
 
@@ -164,6 +202,8 @@ class Request:
         self._missing -= 1
         if query.answer is not None:
             self._count(query.answer)
+        if self._answered_at is not None:
+            self._answered_at[query] = now
         if not self._missing:
             self._done()
 
@@ -178,10 +218,19 @@ class Request:
 
     @property
     def answering_model(self) -> ModelId | None:
-        """The model version, if it answered at least one of the inputs."""
-        return next((query.model for query in self._queries if isinstance(query.answer, bytes)), None)
+        """The model version, if it answered at least one of the inputs, and no other did."""
+        answering = (query.model_id for query in self._queries if isinstance(query.answer, bytes))
+        first = next(answering, None)
+        return first if self._choose is None or all(model_id == first for model_id in answering) else None
+
+    def explained(self) -> Iterator[Explained]:
+        """Yield, for each input, who was asked and how long the answer took."""
+        times = self._answered_at or {}
+        for query in self._queries:
+            link = query.app.link if isinstance(query.app, Arm) else None
+            yield Explained(link, query.model_id, times.get(query, query.arrival) - query.arrival)
 
     def abandon(self) -> None:
-        """The client is gone. `done` is not called any more."""
+        """Forget the request because its client has disconnected. `done` is no longer called."""
         for query in self._queries:
             query.abandon()

@@ -2,17 +2,38 @@
 from query_frontend.monitoring.metrics cimport AppMetrics
 
 
+cdef class ArmChoice
+
+
 cdef class AppState:
     cdef public object record
     cdef public object linked
-    cdef public object model
+    cdef public object model_id
     cdef public AppMetrics metrics
     cdef public object input_type
     cdef public bint missing_values
     cdef public double slo_seconds
-    cdef bytes _default_output
+    cdef public bytes default_output
+    cdef public ArmChoice choice
 
-    cpdef default_answer(self, str reason)
+    cpdef default_answer(self, str reason, waited=*)
+
+
+cdef class Arm(AppState):
+    cdef public str link
+
+
+cdef class ArmChoice:
+    cdef public str policy
+    cdef public bint by_uid
+    cdef public str header
+    cdef public list model_ids
+    cdef dict _arms
+    cdef object _split
+    cdef object _random
+
+    cpdef Arm choose(self, bytes key)
+    cpdef double weight_of(self, str link)
 
 
 cdef class Registry:

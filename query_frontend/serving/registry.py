@@ -6,52 +6,108 @@ A change costs what it changes: only the applications and model versions that it
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from random import Random
 from typing import Final, TypeVar
 
 from clipper_common import jsontext, long_work
 from clipper_common.config_copy import Update
-from clipper_common.datatypes import ModelId
-from clipper_common.errors import QueryError
+from clipper_common.datatypes import Link, ModelId
+from clipper_common.errors import PolicyError, QueryError
 from clipper_common.layout import LAYOUT, Collection, Place
 from clipper_common.long_work import Steps
 from clipper_common.records import Application, Model
+from clipper_common.selection_policies import Single, Split, is_header_key, read_policy
 from clipper_common.snapshot import Snapshot
-from query_frontend.monitoring.metrics import AppMetrics, SystemMetrics
-from query_frontend.serving.answers import Default
+from query_frontend.monitoring.metrics import AppMetrics, ArmCounters, ArmMetrics, SystemMetrics
+from query_frontend.selection.split import WeightedSplit
+from query_frontend.serving.answers import Default, Waited
 
 logger = logging.getLogger(__name__)
 
 _AT_ONCE: Final = 25
-"""The model versions, or the records of a change, that are looked at in one step."""
+"""The most model versions, or records of a change, in one step."""
 _COST_AT_ONCE: Final = 1 << 16
 """The cost of the applications that are made in one step, in characters of default outputs, which are made JSON."""
 _COST_OF_APP: Final = _COST_AT_ONCE // 25
 """The cost of an application beside its default output."""
 
 ModelsChanged = Callable[[Mapping[ModelId, Model | None], Mapping[ModelId, float]], None]
-"""Takes model versions as they are now (None for what is gone), and the shortest SLO of those who ask each."""
+"""The callback for changed model versions: each as it is now (None if it was removed), and the shortest SLO of the
+applications that ask it."""
 
 
 class AppState:
     """An application as its queries need it."""
 
-    def __init__(self, app: Application, linked: tuple[str, ...], model: ModelId | None, metrics: AppMetrics) -> None:
+    def __init__(
+        self, app: Application, linked: tuple[str, ...], model_id: ModelId | None, metrics: AppMetrics
+    ) -> None:
         self.record = app
         self.linked = linked
-        self.model = model
+        """The names of the models that it is linked to."""
+        self.model_id = model_id
         """The current version of its linked model, if there is one."""
         self.metrics = metrics
         self.input_type = app.input_type
         self.missing_values = app.missing_values
         self.slo_seconds = app.slo_seconds
-        self._default_output = jsontext.embed(app.default_output.encode())
+        self.default_output = jsontext.embed(app.default_output.encode())
+        self.choice: ArmChoice | None = None
+        """Chooses the arm of each query; None with the selection policy `single`."""
 
-    def default_answer(self, reason: str) -> Default:
-        return Default(self._default_output, reason)
+    def default_answer(self, reason: str, waited: Waited | None = None) -> Default:
+        return Default(self.default_output, reason, waited)
+
+
+class Arm(AppState):
+    """An application as the queries need it that were given to one of its links."""
+
+    def __init__(self, of_app: AppState, link: str, model_id: ModelId | None, counters: ArmCounters) -> None:
+        self.record = of_app.record
+        self.linked = of_app.linked
+        self.model_id = model_id
+        self.metrics = ArmMetrics(of_app.metrics, counters)
+        self.input_type = of_app.input_type
+        self.missing_values = of_app.missing_values
+        self.slo_seconds = of_app.slo_seconds
+        self.default_output = of_app.default_output
+        self.choice = None
+        self.link = link
+
+
+class ArmChoice:
+    """Chooses an arm for each query by the policy `split`."""
+
+    def __init__(self, policy: Split, arms: Sequence[Arm]) -> None:
+        self.policy = policy.name
+        self.by_uid = policy.sticky_key == "uid"
+        self.header = policy.sticky_key.removeprefix("header:") if is_header_key(policy.sticky_key) else ""
+        """The name of the header whose value is the sticky key; empty if another thing or nothing is."""
+        self.model_ids = list(dict.fromkeys(arm.model_id for arm in arms if arm.model_id is not None))
+        """The model versions that may be asked."""
+        self._arms = {arm.link: arm for arm in arms}
+        self._split = WeightedSplit(policy.weight_of(self._arms))
+        self._random = Random()
+
+    def choose(self, key: bytes) -> Arm:
+        """Return the arm of a sticky key; of an empty one any arm, by weight."""
+        split = self._split
+        return self._arms[split.by_key(key) if key else split.at_random(self._random)]
+
+    def weight_of(self, link: str) -> float:
+        """Return the share of queries that a link gets which was chosen."""
+        return self._split.probability(link)
 
 
 class Registry:
+    """The applications by name, each with the model version that answers it, as of the last snapshot.
+
+    It owns the `AppState` of each application, and the indices by which it finds what a change affects. The follower of
+    the configuration calls `apply`, which tells the executor of changed model versions by `models_changed`; the HTTP
+    handlers and the fast path call `app` for each request. All calls are made on the event loop of the frontend.
+    """
+
     def __init__(self, metrics: SystemMetrics, models_changed: ModelsChanged) -> None:
         self._metrics = metrics
         self._models_changed = models_changed
@@ -70,26 +126,26 @@ class Registry:
         return self._loaded.is_set()
 
     async def wait_until_loaded(self, seconds: float) -> None:
-        """Wait for the first configuration, but not for ever."""
+        """Wait for the first configuration, `seconds` at most."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._loaded.wait()
 
     @property
     def revision(self) -> int:
-        """The revision by which all is served."""
+        """The revision of the configuration that is served."""
         return self._revision
 
     def app(self, name: str) -> AppState | None:
         return self._apps.get(name)
 
     def choose_model(self, app: AppState, version: str | None) -> ModelId | None:
-        """The model version that answers a query of `app`, None when there is none.
+        """Return the model version that answers a query of `app`, None when there is none.
 
         Raises `QueryError` when `version` is asked for and cannot be had.
         """
         if version is None:
-            return app.model
+            return app.model_id
         if len(app.linked) > 1:
             raise QueryError(f"Too many models linked to application {app.record.name}")
         if not app.linked:
@@ -100,7 +156,7 @@ class Registry:
         return model
 
     async def apply(self, update: Update) -> None:
-        """Serve by the update from now on. If it changes much, others get their turn of the event loop meanwhile."""
+        """Serve by the update from now on. If it changes much, this is done in steps of long work."""
         self._snapshot = update.snapshot
         await long_work.finish(self._apply(update.changed))
         self._revision = update.snapshot.revision
@@ -120,7 +176,7 @@ class Registry:
         yield from self._make_apps(apps)
 
     def _affected_by(self, changed: Iterable[Place]) -> Steps[tuple[set[str], set[ModelId]]]:
-        """The applications and the model versions that are to be made anew; the indices by model follow."""
+        """Return the applications and the model versions that must be made anew, and update the indices by model."""
         apps: set[str] = set()
         models: set[ModelId] = set()
         model_names: set[str] = set()
@@ -151,7 +207,7 @@ class Registry:
             if number % _AT_ONCE == 0:
                 yield
             before = self._apps[app].linked if app in self._apps else ()
-            now = self._snapshot.links.get(app, ()) if app in self._snapshot.applications else ()
+            now = self._linked_models(app) if app in self._snapshot.applications else ()
             for name in (*before, *now):
                 self._index(self._asked_by, name, app, name in now)
                 asked.add(name)
@@ -180,18 +236,27 @@ class Registry:
                 cost = 0
                 yield
 
+    def _linked_models(self, app_name: str) -> tuple[str, ...]:
+        """Return the names of linked models, each once."""
+        return tuple(dict.fromkeys(link.model_name for link in self._snapshot.links_of(app_name)))
+
     def _make_app(self, app: Application) -> AppState:
-        linked = self._snapshot.links.get(app.name, ())
+        links = self._snapshot.links_of(app.name)
+        policy = _policy_of(app, links)
         known = self._apps.get(app.name)
         metrics = known.metrics if known else self._metrics.add_app(app.name)
-        return AppState(app, linked, self._current_model(app, linked), metrics)
+        counters = metrics.count_arms(map(str, links) if policy else ())
+        models = {link: self._model_of(app, link) for link in links}
+        model = next((models[link] for link in links if models[link] is not None), None)
+        made = AppState(app, self._linked_models(app.name), model, metrics)
+        if policy is not None:
+            made.choice = ArmChoice(policy, [Arm(made, str(link), models[link], counters[str(link)]) for link in links])
+        return made
 
-    def _current_model(self, app: Application, linked: tuple[str, ...]) -> ModelId | None:
-        for name in linked:
-            version = self._snapshot.current_versions.get(name)
-            if version is not None and self._takes(app, ModelId(name, version)):
-                return ModelId(name, version)
-        return None
+    def _model_of(self, app: Application, link: Link) -> ModelId | None:
+        """Return the model version that answers what is given to a link, if there is one."""
+        name, version = link.model_name, link.version or self._snapshot.current_versions.get(link.model_name)
+        return ModelId(name, version) if version is not None and self._takes(app, ModelId(name, version)) else None
 
     def _takes(self, app: Application, model_id: ModelId) -> bool:
         model = self._snapshot.models.get(model_id)
@@ -203,6 +268,23 @@ class Registry:
     def _shortest_slo(self, model_name: str) -> float | None:
         apps = self._snapshot.applications
         return min((apps[name].slo_seconds for name in self._asked_by.get(model_name, ())), default=None)
+
+
+def _policy_of(app: Application, links: Sequence[Link]) -> Split | None:
+    """Return the policy that chooses among the links of an application, if there is one.
+
+    What a later version may have written is not an error: the first link answers then.
+    """
+    if app.selection is None:
+        return None
+    try:
+        policy = read_policy(app.selection.policy, app.selection.options, map(str, links))
+    except PolicyError as error:
+        logger.warning("application %s is served as with the selection policy 'single': %s", app.name, error)
+        return None
+    if not isinstance(policy, Split | Single):
+        logger.warning("application %s has a selection policy that this version does not have", app.name)
+    return policy if isinstance(policy, Split) else None
 
 
 Thing = TypeVar("Thing")

@@ -6,7 +6,7 @@ from query_frontend.serving.waiting cimport BatchClients
 
 
 cdef class Batch:
-    cdef readonly object model
+    cdef readonly object served_model
     cdef readonly object message_id
     cdef readonly list tasks
     cdef readonly double sent_at
@@ -20,22 +20,27 @@ cdef class ConnectedReplica:
     cdef object _transport
     cdef public bint is_relay
     cdef public bint takes_deadlines
-    cdef public object model
+    cdef public object served_model
     cdef public object sizer
     cdef public Batch batch
-    cdef public Py_ssize_t times_passed_over
+    cdef public Py_ssize_t times_skipped
     cdef public bint is_draining
-    cdef bint _has_left
+    cdef bint _is_lost
+    cdef double _wait_seconds
     cdef int _deliveries
-    cdef bint _rest_due
+    cdef bint _idle_due
 
     @cython.locals(task=Task)
     cpdef bint send(self, Batch batch, input_type)
     @cython.locals(starts_at=double, seconds=double)
     cpdef bint would_answer(self, double deadline, double now)
     cpdef double seconds_busy(self, double now)
-    cpdef double finish(self, Batch batch)
-    cpdef rest(self, bint is_quick)
+    cpdef double expect(self, long size)
+    @cython.locals(seconds=double)
+    cpdef long most_inputs(self, double budget_seconds)
+    @cython.locals(own_seconds=double)
+    cpdef double finish(self, Batch batch, turn_micros)
+    cpdef become_idle(self, bint is_quick)
 
 
 cdef class ReplicaPool:
@@ -47,3 +52,5 @@ cdef class ReplicaPool:
 
     @cython.locals(replica=ConnectedReplica)
     cpdef ConnectedReplica choose(self, double deadline, double now, bint relays=*)
+    @cython.locals(replica=ConnectedReplica, number=Py_ssize_t)
+    cpdef Py_ssize_t num_usable(self, double deadline, double now)

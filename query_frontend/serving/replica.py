@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from clipper_common.datatypes import BatchPolicy, InputType
 from clipper_common.wire import PredictRequest, Response
-from query_frontend.rpc.server import Connection
+from query_frontend.rpc.server import ReplicaConnection
 from query_frontend.serving.batching import BatchSizer, batch_sizer
 from query_frontend.serving.model_queue import Task
 from query_frontend.serving.waiting import BatchClients
@@ -17,29 +17,37 @@ if TYPE_CHECKING:
 
 _OVERDUE: Final = 2.0
 _PROBED: Final = 500
-"""A replica that is expected to be late gets one in so many batches, to see whether it still is."""
+"""A replica that is expected to be late gets one batch when it was skipped this many times, to see whether it still
+is."""
+_MEMORY: Final = 0.8
+"""A batch counts this part of the next one, for the time that batches wait for those of other frontends."""
+_LEAST_BUDGET: Final = 0.25
+"""However long batches wait for those of other frontends, this part of the budget is left for the model."""
 
 
 class ReplicaTransport(Protocol):
     """The transport carries batches to replicas: the RPC server is one."""
 
-    def send_batch(self, connection: Connection, request: PredictRequest) -> bool:
-        """Send a batch; False when the replica is gone, and then `Executor.on_left` was called."""
+    def send_batch(self, connection: ReplicaConnection, request: PredictRequest) -> bool:
+        """Send a batch. Return False when the replica is lost; `Executor.on_replica_lost` has been called then."""
 
-    def disconnect(self, connection: Connection, reason: str) -> None:
+    def disconnect(self, connection: ReplicaConnection, reason: str) -> None:
         """Disconnect a replica that misbehaves."""
 
-    def release(self, connection: Connection) -> None:
-        """Let a draining replica go."""
+    def release(self, connection: ReplicaConnection) -> None:
+        """Tell a draining replica that it may stop."""
+
+    def refuse(self, connection: ReplicaConnection, reason: str) -> None:
+        """End the registration of a replica. `Executor.on_replica_lost` has been called then."""
 
 
 class Batch:
-    """A batch is tasks that travel together."""
+    """The tasks that a replica is sent together."""
 
     def __init__(
-        self, model: "ServedModel", message_id: int, tasks: list[Task], sent_at: float, clients: BatchClients
+        self, served_model: "ServedModel", message_id: int, tasks: list[Task], sent_at: float, clients: BatchClients
     ) -> None:
-        self.model = model
+        self.served_model = served_model
         self.message_id = message_id
         self.tasks = tasks
         self.sent_at = sent_at
@@ -52,119 +60,140 @@ class Batch:
         return [self.tasks[position] for position in response.positions]
 
     def last_deadline(self, now: float) -> float | None:
-        """The last deadline of those who wait for the batch; None if no deadline is later than `now`."""
-        deadlines = (task.deadline for task in self.tasks if task.wanted or task.joined)
+        """Return the last deadline of the tasks that are waited for; None if no deadline is later than `now`."""
+        deadlines = (task.deadline for task in self.tasks if task.is_waiting or task.joined)
         return max((deadline for deadline in deadlines if deadline > now), default=None)
 
     def remaining_micros(self) -> list[int]:
-        """Return how long the output of each task is waited for from now on."""
+        """Return the microseconds for which the output of each task is waited for from now on."""
         now = monotonic()
         return [max(int((task.deadline - now) * 1e6), 0) for task in self.tasks]
 
 
 class ConnectedReplica:
-    """A replica is a connected container, of which this says what it is doing."""
+    """A connected container, with the batch that it has and its batch sizer."""
 
-    def __init__(self, connection: Connection, transport: ReplicaTransport) -> None:
+    def __init__(self, connection: ReplicaConnection, transport: ReplicaTransport) -> None:
         self.connection = connection
         self._transport = transport
         self.is_relay = connection.metadata.is_relay
         self.takes_deadlines = connection.metadata.takes_deadlines
-        self.model: ServedModel | None = None
-        """It is None while its model version is not registered."""
+        self.served_model: ServedModel | None = None
+        """The model version of the replica; None while it is not registered."""
         self.sizer = batch_sizer(BatchPolicy.LEARNED, 0)
         self.batch: Batch | None = None
-        self.times_passed_over = 0
-        """How often it was idle, and got no batch because it would have been late."""
+        self.times_skipped = 0
+        """The number of times that the replica was idle and got no batch because it would have been late."""
         self.is_draining = False
-        self._has_left = False
+        self._is_lost = False
+        self._wait_seconds = 0.0
+        """For how long batches wait on average for those of other frontends, which it computes before."""
         self._deliveries = 0
-        """The number of its answered batches whose outputs are not all delivered yet."""
-        self._rest_due = False
-        """Whether it has nothing to do, and gets nothing until these are delivered."""
+        """The number of answered batches of the replica whose outputs are not all delivered yet."""
+        self._idle_due = False
+        """Whether the replica becomes idle when these are delivered."""
 
-    def join_model(self, model: "ServedModel", sizer: BatchSizer) -> None:
+    def join_model(self, served_model: "ServedModel", sizer: BatchSizer) -> None:
         """Get batches of a model version, which is registered now, in the sizes that `sizer` chooses."""
-        self.model = model
+        self.served_model = served_model
         self.sizer = sizer
 
     def change_sizer(self, sizer: BatchSizer) -> None:
-        """Forget what was learned of batches, since its model says otherwise how large they should be."""
+        """Forget what was learned of batches, since the policy of the model has changed."""
         self.sizer = sizer
 
     def leave_model(self) -> None:
         """Get no batches, since the model version is not registered any more."""
-        self.model = None
+        self.served_model = None
 
     def drain(self) -> None:
         """Get no more batches, and be released when the last one is answered."""
         self.is_draining = True
 
-    def leave(self) -> None:
+    def note_lost(self) -> None:
         """Get no batches, since the connection is lost."""
-        self._has_left = True
+        self._is_lost = True
 
     def send(self, batch: Batch, input_type: InputType) -> bool:
-        """Send it a batch; False when it is gone, and then it has left."""
+        """Send the replica a batch. Return False when it is lost."""
         self.batch = batch
         remaining = batch.remaining_micros() if self.takes_deadlines else None
         request = PredictRequest(batch.message_id, input_type, [task.payload for task in batch.tasks], remaining)
         return self._transport.send_batch(self.connection, request)
 
     def would_answer(self, deadline: float, now: float) -> bool:
-        """Whether it is expected to answer an input by `deadline`: at once, or after the batch that it has.
+        """Whether the replica is expected to answer an input by `deadline`: at once, or after the batch that it has.
 
-        It is not if that batch takes twice as long as expected, since nobody knows when it ends.
+        False if that batch takes twice as long as expected, since its end is unknown.
         """
         starts_at = now
         if self.batch is not None:
-            seconds = self.sizer.expect(len(self.batch.tasks))
+            seconds = self.expect(len(self.batch.tasks))
             if now - self.batch.sent_at > _OVERDUE * seconds:
                 return False
             starts_at = max(now, self.batch.sent_at + seconds)
-        return starts_at + self.sizer.expect(1) < deadline
+        return starts_at + self.expect(1) < deadline
+
+    def expect(self, size: int) -> float:
+        """Return the seconds in which a batch of `size` inputs is expected to be answered.
+
+        They include the wait for batches of other frontends, which is no time of the model and unknown to the sizer.
+        """
+        return self._wait_seconds + self.sizer.expect(size)
+
+    def most_inputs(self, budget_seconds: float) -> int:
+        """Return the most inputs that a batch should have if two of them must be answered one after the other within
+        twice the budget, of which the first has begun."""
+        seconds = max(budget_seconds - self._wait_seconds / 2, _LEAST_BUDGET * budget_seconds)
+        return self.sizer.choose(seconds)
 
     def seconds_busy(self, now: float) -> float:
         """The seconds until its batch is expected to be answered, as far as is known; 0 if it has none."""
         if self.batch is None:
             return 0.0
-        return max(self.batch.sent_at + self.sizer.expect(len(self.batch.tasks)) - now, 0.0)
+        return max(self.batch.sent_at + self.expect(len(self.batch.tasks)) - now, 0.0)
 
-    def finish(self, batch: Batch) -> float:
-        """Learn from a batch that is answered. Return the seconds that it took."""
+    def finish(self, batch: Batch, turn_micros: int | None) -> float:
+        """Learn from a batch that is answered. Return the seconds that it took.
+
+        If it took more than `turn_micros`, it waited for the batch of another frontend before.
+        """
         self.batch = None
         seconds = monotonic() - batch.sent_at
-        self.sizer.observe(len(batch.tasks), seconds)
+        own_seconds = seconds if turn_micros is None else min(seconds, turn_micros / 1e6)
+        self._wait_seconds = _MEMORY * self._wait_seconds + (1 - _MEMORY) * (seconds - own_seconds)
+        self.sizer.observe(len(batch.tasks), own_seconds)
         return seconds
 
-    def rest(self, is_quick: bool) -> None:
-        """Do nothing any more: be let go, or get the next batch.
+    def become_idle(self, is_quick: bool) -> None:
+        """Release the replica if it drains; otherwise let it have the next batch.
 
-        It gets none while there are outputs of an earlier one to deliver: answers would pile up.
+        It gets none while outputs of an earlier batch are delivered, since undelivered outputs would pile up.
         """
         if self._deliveries:
-            self._rest_due = True
+            self._idle_due = True
         elif self.is_draining:
             self._transport.release(self.connection)
-        elif self.model is not None:
-            self.model.on_rest(self, is_quick)
+        elif self.served_model is not None:
+            self.served_model.on_replica_idle(self, is_quick)
 
     def hold_while(self, delivering: Iterator[None]) -> Iterator[None]:
-        """Make the steps that deliver a large batch. Meanwhile it computes the next one, and none after that."""
+        """Make the steps that deliver a large batch. Meanwhile the replica computes the next batch, and gets none after
+        that."""
         self._deliveries += 1
         try:
             yield from delivering
         finally:
             self._deliveries -= 1
-            if self._rest_due and not self._deliveries:
-                self._rest_due = False
+            if self._idle_due and not self._deliveries:
+                self._idle_due = False
                 if self._is_free():
-                    self.rest(False)
+                    self.become_idle(False)
 
     def _is_free(self) -> bool:
-        """Whether it has nothing to do: it may be gone by now, or have been found idle."""
-        is_idle = self.model is not None and self in self.model.replicas.idle
-        return self.batch is None and not self._has_left and not is_idle
+        """Whether the replica is connected, has no batch, and is not known to be idle yet."""
+        is_idle = self.served_model is not None and self in self.served_model.replicas.idle
+        return self.batch is None and not self._is_lost and not is_idle
 
 
 class ReplicaPool:
@@ -173,11 +202,11 @@ class ReplicaPool:
     def __init__(self) -> None:
         self._all: list[ConnectedReplica] = []
         self.is_served = False
-        """Whether one of them takes batches."""
+        """Whether a replica takes batches."""
         self.has_several = False
         """Whether there is a choice between replicas."""
         self.has_own = False
-        """Whether one of these is connected to us itself, not relayed."""
+        """Whether one of them is connected to this frontend itself, not relayed."""
         self.idle: deque[ConnectedReplica] = deque()
         """The idle replicas: our own first, and of each kind the one that has been idle for longest."""
 
@@ -185,7 +214,7 @@ class ReplicaPool:
         return iter(self._all)
 
     def serves(self, task: Task) -> bool:
-        """Whether one of them may take a task."""
+        """Whether a replica may get the task."""
         return self.has_own if task.is_relayed else self.is_served
 
     def num_serving(self) -> int:
@@ -207,7 +236,7 @@ class ReplicaPool:
             self.put_idle(replica)
 
     def put_idle(self, replica: ConnectedReplica) -> bool:
-        """Let a replica have a batch, since it has none. Return False if it is held in reserve."""
+        """Note that a replica is idle. Return False if it is held in reserve, and gets no batch."""
         if self._is_in_reserve(replica):
             return False
         if replica.is_relay or not self.idle:
@@ -218,24 +247,24 @@ class ReplicaPool:
 
     def remove(self, replica: ConnectedReplica) -> None:
         self._all.remove(replica)
-        self.pass_over(replica)
+        self.exclude(replica)
 
     def choose(self, deadline: float, now: float, relays: bool = True) -> ConnectedReplica | None:
         """Return the idle replica that gets the next batch, in which no deadline is later than `deadline`.
 
-        Unless `relays` may have it, one of our own must be idle. It is the one that has been idle for longest of those
-        that would answer in time, or the quickest if none would, not even one that is busy: for that one the batch
-        waits, and this returns None. What is expected may be wrong. To find out, a replica that is passed over again
-        and again gets a batch now and then.
+        Unless `relays` may have the batch, a replica of our own must be idle. Of the replicas that would answer in
+        time, the one is returned that has been idle for longest. If only a busy one would, this returns None, and the
+        batch waits for it; if none would, the quickest idle one is returned. The estimates may be wrong, so a replica
+        that is skipped `_PROBED` times gets a batch.
         """
         for replica in self.idle:
             if replica.is_relay and not relays:
                 break  # so are all after it
             if replica.would_answer(deadline, now):
                 return replica
-            replica.times_passed_over += 1
-            if replica.times_passed_over >= _PROBED:
-                replica.times_passed_over = 0
+            replica.times_skipped += 1
+            if replica.times_skipped >= _PROBED:
+                replica.times_skipped = 0
                 return replica
         return self._choose_late(deadline, now, relays)
 
@@ -244,10 +273,19 @@ class ReplicaPool:
         used = [replica for replica in self.in_use() if relays or not replica.is_relay]
         if any(replica.batch is not None and replica.would_answer(deadline, now) for replica in used):
             return None
-        return min((replica for replica in used if replica in self.idle), key=lambda replica: replica.sizer.expect(1))
+        return min((replica for replica in used if replica in self.idle), key=lambda replica: replica.expect(1))
 
-    def pass_over(self, replica: ConnectedReplica) -> None:
-        """Have no more batches sent to a replica that drains, or is gone."""
+    def num_usable(self, deadline: float, now: float) -> int:
+        """Return how many idle replicas would answer an input by `deadline`; 1 if none would."""
+        if len(self.idle) == 1:
+            return 1
+        number = 0
+        for replica in self.idle:
+            number += replica.would_answer(deadline, now)
+        return max(number, 1)
+
+    def exclude(self, replica: ConnectedReplica) -> None:
+        """Send no more batches to a replica that drains or is lost."""
         self._review()
         if replica in self.idle:
             self.idle.remove(replica)

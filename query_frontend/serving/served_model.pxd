@@ -9,6 +9,7 @@ from query_frontend.serving.delivery cimport Delivery
 from query_frontend.serving.model_queue cimport ModelQueue, Task
 from query_frontend.serving.poison cimport Blame
 from query_frontend.serving.replica cimport Batch, ConnectedReplica, ReplicaPool
+from query_frontend.serving.suspects cimport Suspects
 
 
 cdef class ServedModel:
@@ -23,12 +24,12 @@ cdef class ServedModel:
     cdef readonly ModelMetrics metrics
     cdef public ModelQueue queue
     cdef readonly ReplicaPool replicas
-    cdef object _suspects
+    cdef Suspects _suspects
     cdef Batch _trial
     cdef Blame _blame
     cdef readonly int filling
     cdef Py_ssize_t _num_filled
-    cdef bint _has_direct
+    cdef bint _has_unrelayed
     cdef bint _dispatch_due
     cdef BatchWait _wait
     cdef bint _is_registered
@@ -36,14 +37,15 @@ cdef class ServedModel:
     @cython.locals(replicas=ReplicaPool, is_cached=bint)
     cpdef submit(self, Task task)
     @cython.locals(host=Task)
-    cpdef leave(self, Task task)
+    cpdef withdraw(self, Task task)
     cpdef _dispatch_soon(self)
     @cython.locals(replicas=ReplicaPool, replica=ConnectedReplica)
     cpdef _dispatch(self, bint waited=*)
     cdef ConnectedReplica _choose_replica(self, double now)
+    cdef Py_ssize_t _num_usable(self, double now)
     @cython.locals(batch=Batch, task=Task)
     cpdef bint _send(self, ConnectedReplica replica, list tasks)
     @cython.locals(size=Py_ssize_t)
-    cpdef take_answer(self, ConnectedReplica replica, Batch batch, response)
+    cpdef on_batch_answered(self, ConnectedReplica replica, Batch batch, response)
     cpdef deliver(self, ConnectedReplica replica, Batch batch, response)
-    cpdef on_rest(self, ConnectedReplica replica, bint is_quick)
+    cpdef on_replica_idle(self, ConnectedReplica replica, bint is_quick)

@@ -3,7 +3,7 @@ cimport cython
 
 
 cdef class BatchClients:
-    cdef object model
+    cdef object model_id
     cdef Py_ssize_t size
     cdef readonly double expected_at
     cdef double answered_at
@@ -13,7 +13,7 @@ cdef class BatchClients:
 
     cpdef open(self, Returns returns, double now, double horizon)
     @cython.locals(seconds=double)
-    cpdef note_return(self, model, double now)
+    cpdef note_return(self, model_id, double now)
 
 
 cdef class Returns:

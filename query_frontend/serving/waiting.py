@@ -1,11 +1,11 @@
-"""Whether a replica that could take a batch should wait for clients that are expected back.
+"""Decides whether a replica that could take a batch should wait for clients that are expected back.
 
-A client of a closed loop asks again just after it was answered. A replica that takes at once what is queued then
-splits such clients into halves, each of which waits for the batch of the other. So it is learned which part of the
-answered clients asks again, and how soon, and a batch waits for them while that pays: `docs/batching.md` derives the
+A client of a closed loop asks again just after it was answered. A replica that takes at once what is queued then splits
+such clients into halves, each of which waits for the batch of the other. So these classes learn which part of the
+answered clients ask again, and how soon, and a batch waits for them while that pays: `docs/batching.md` derives the
 rule.
 
-These classes take time to be what they are told: they have no clock and no event loop.
+They are told the time, and have neither a clock nor an event loop.
 """
 
 from math import inf
@@ -16,8 +16,9 @@ from clipper_common.datatypes import ModelId
 WAIT_SHARE: Final = 0.3
 """No batch waits for longer than this part of the time that a batch takes however small it is."""
 _LEAST_SHARE: Final = 1.5 * WAIT_SHARE
-"""Fewer clients may return by chance: a proxy that gives each query of an open loop a connection of its pool seems to
-return with `WAIT_SHARE` of a batch, since it sends queries evenly while a batch is computed."""
+"""The least share of clients that must return before any batch waits for them. Fewer may return by chance: a proxy that
+gives each query of an open loop a connection of its pool seems to return with `WAIT_SHARE` of a batch, since it sends
+queries evenly while a batch is computed."""
 _SHORTEST_WAIT_SECONDS: Final = 0.001
 """The event loop's timers are no finer, so a model does not wait if it may only wait for less."""
 _FIRST_SECONDS: Final = 0.0005
@@ -26,20 +27,20 @@ _MEMORY: Final = 0.8
 _RANK: Final = 0.9
 _STEP: Final = 0.02
 _MARGIN: Final = 1.5
-"""Nearly all clients that return do so within this multiple of the time in which nine of ten do."""
+"""The multiple, of the time in which nine of ten returning clients do, within which nearly all do."""
 
 
 class BatchClients:
     """The clients of a batch, each of which may ask again once it is answered."""
 
-    def __init__(self, model: ModelId, size: int, expected_at: float = inf) -> None:
-        self.model = model
+    def __init__(self, model_id: ModelId, size: int, expected_at: float = inf) -> None:
+        self.model_id = model_id
         self.size = size
         self.expected_at = expected_at
-        """When the batch is expected to be answered."""
+        """Monotonic time at which the batch is expected to be answered."""
         self.answered_at = inf
         self.horizon = 0.0
-        """Clients that take longer than so many seconds to ask again are not waited for."""
+        """Seconds within which a client must ask again to be waited for."""
         self.num_returned = 0
         self._returns: Returns
 
@@ -49,16 +50,16 @@ class BatchClients:
         self.answered_at = now
         self.horizon = horizon
 
-    def note_return(self, model: ModelId | None, now: float) -> None:
-        """Note that one of the clients asks `model`."""
+    def note_return(self, model_id: ModelId | None, now: float) -> None:
+        """Note that one of the clients asks `model_id`."""
         seconds = now - self.answered_at
-        if 0 <= seconds < self.horizon and model == self.model:
+        if 0 <= seconds < self.horizon and model_id == self.model_id:
             self.num_returned += 1
             self._returns.learn_seconds(seconds)
 
 
 class Returns:
-    """Which part of the clients of a model version ask again after they were answered, and how soon."""
+    """Estimates which part of the clients of a model version ask again after they were answered, and how soon."""
 
     def __init__(self) -> None:
         self.share = 0.0
@@ -73,7 +74,7 @@ class Returns:
         return _MARGIN * self._quantile
 
     def learn_seconds(self, seconds: float) -> None:
-        """Learn from a client that asked again so many seconds after its batch was answered."""
+        """Learn from a client that asked again `seconds` after its batch was answered."""
         self._quantile *= 1 + _STEP * (_RANK if seconds > self._quantile else _RANK - 1)
 
     def expect(self, clients: BatchClients, now: float, fixed_seconds: float) -> None:

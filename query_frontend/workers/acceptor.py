@@ -12,7 +12,7 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
-from clipper_common.http_connection import Connection
+from clipper_common.http_connection import HttpConnection
 from clipper_common.http_server import Server
 from query_frontend.http.connection_drain import ConnectionDrain
 from query_frontend.workers.context import WorkerContext
@@ -27,17 +27,24 @@ _LEAD_PARTS: Final = 8
 """A worker defers `accept()` when it has more connections than the least loaded worker, by more than `_LEAD` plus an
 eighth of its own: under load a turn of the event loop takes long, and a new client is not to wait for many of them."""
 _YIELD_SECONDS: Final = 0.001
-"""How long `accept()` is deferred. The other worker may hang, so the connection is accepted after that."""
+"""Seconds for which `accept()` is deferred. The other worker may hang, so the connection is accepted after that."""
 _BALANCE_SECONDS: Final = 1.0
 _TOLERANCE: Final = 1.25
 """A worker sends connections away when it has more than this many times its share."""
 _EXHAUSTED_SECONDS: Final = 1.0
 """Seconds for which no connection is accepted after the system ran out of file descriptors."""
-_COMPLAINT_SECONDS: Final = 60.0
+_WARNING_SECONDS: Final = 60.0
 """Seconds before the same warning is logged again."""
 
 
 class Acceptor:
+    """Accepts the HTTP connections of a worker, and balances their number with the other workers.
+
+    It owns the readers of the listening sockets and of the handover socket, and its timers; the server owns the
+    connections. `Worker` opens it when the worker serves and again when the number of workers changes, and closes it
+    when the worker drains. All of it runs on the event loop of the worker.
+    """
+
     def __init__(self, context: WorkerContext, server: Server, draining: ConnectionDrain, limit: int) -> None:
         self._context = context
         self._server = server
@@ -54,7 +61,7 @@ class Acceptor:
         self._pauses: dict[socket.socket, asyncio.TimerHandle] = {}
         self._balancing: asyncio.TimerHandle | None = None
         self._arriving: set[asyncio.Task[None]] = set()
-        self._complained_at = -math.inf
+        self._warned_at = -math.inf
 
     async def open(self, shared: bool) -> None:
         """Accept connections, `shared` with other workers or not; or change between the two."""
@@ -123,8 +130,8 @@ class Acceptor:
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return False  # another worker was faster, or the client disconnected
         except OSError as error:
-            if self._loop.time() - self._complained_at > _COMPLAINT_SECONDS:
-                self._complained_at = self._loop.time()
+            if self._loop.time() - self._warned_at > _WARNING_SECONDS:
+                self._warned_at = self._loop.time()
                 logger.error("cannot accept connections: %s", error)
             self._pause(listener, self._accept, _EXHAUSTED_SECONDS)
             return False
@@ -171,13 +178,13 @@ class Acceptor:
             if connection.is_between_requests():
                 self._hand_over(connection)
 
-    def _hand_over(self, connection: Connection) -> None:
+    def _hand_over(self, connection: HttpConnection) -> None:
         transport = connection.transport
         if transport is not None and self._context.handover.give(transport.get_extra_info("socket").fileno()):
             transport.abort()  # closes our descriptor: the connection lives as long as there is another
 
     def _take_handed_over(self, _: socket.socket) -> bool:
-        connection = self._context.handover.take()
+        connection = self._context.handover.take_socket()
         if connection is not None:
             self._take(connection)
         return connection is not None

@@ -83,7 +83,7 @@ class Handover:
             return False
         return True
 
-    def take(self) -> socket.socket | None:
+    def take_socket(self) -> socket.socket | None:
         """Return the next connection, or None."""
         try:
             _, descriptors, _, _ = socket.recv_fds(self.taking, 1, 1)
@@ -124,7 +124,7 @@ class WorkerContext:
         self.channel.sendall(WANTED % workers)
 
     def listen_to_supervisor(self, retire: Callable[[], None], orphaned: Callable[[], None]) -> None:
-        """Call `retire` when the supervisor asks for it, and `orphaned` when the supervisor is gone."""
+        """Call `retire` when the supervisor asks for it, and `orphaned` when the supervisor has died."""
 
         def on_readable() -> None:
             try:

@@ -8,6 +8,7 @@ collection of all generations are frozen once there are many of them.
 
 import asyncio
 import gc
+import sys
 from types import TracebackType
 from typing import Any, Final
 
@@ -19,8 +20,9 @@ _MANY: Final = 10_000
 """The number of old objects at which all generations are collected, which takes some milliseconds."""
 _FEW: Final = 5000
 """The number of surviving objects from which on they are frozen."""
-_MOST_FROZEN: Final = 4_000_000
-"""The number of frozen objects at which they are unfrozen, since some may have become garbage."""
+_MOST_FROZEN: Final = 8_000_000
+"""The number of frozen objects, or of blocks of memory, at which they are unfrozen, since some may have become garbage.
+An object takes two blocks or so."""
 
 
 class GarbageCollection:
@@ -28,7 +30,7 @@ class GarbageCollection:
 
     def __init__(self) -> None:
         self._is_entered = self._is_due = False
-        self._frozen_at_start = 0
+        self._blocks_at_start = 0
         self._frozen = 0
         """An upper bound of the number of objects that were frozen since the start."""
         self._most_frozen = _MOST_FROZEN
@@ -38,7 +40,7 @@ class GarbageCollection:
         self._thresholds = gc.get_threshold()
         gc.collect()
         gc.freeze()
-        self._frozen_at_start = gc.get_freeze_count()
+        self._blocks_at_start = sys.getallocatedblocks()
         self._is_entered = True
         gc.set_threshold(*_THRESHOLDS)
         gc.callbacks.append(self._on_collection)
@@ -60,8 +62,8 @@ class GarbageCollection:
         if not self._is_entered:
             return
         if self._frozen > self._most_frozen:
-            # Many may have been freed since then. Counting takes long, so it is done only now.
-            self._frozen = gc.get_freeze_count() - self._frozen_at_start
+            # Many may have been freed since then. The collector would go through all that are left to count them.
+            self._frozen = sys.getallocatedblocks() - self._blocks_at_start
             if self._frozen > self._most_frozen:
                 gc.unfreeze()
                 self._most_frozen = 2 * self._frozen

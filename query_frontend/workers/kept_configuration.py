@@ -61,7 +61,7 @@ class KeptConfiguration:
         self._changed.set()
 
     async def keep_writing(self) -> None:
-        """Write changes for ever, in a thread, with a pause after each."""
+        """Write each change, in a thread, with a pause after it. This never returns."""
         while True:
             await self._changed.wait()
             if not self._is_first:

@@ -95,12 +95,19 @@ class _Worker:
 class _Start:
     due: float = 0.0
     due_alone: float = 0.0
-    """The same while no worker serves."""
+    """The longest delay of a start while no worker serves."""
     backoff: RestartBackoff = field(default_factory=lambda: RestartBackoff(first_seconds=0.0))
     """Delays the starts of the worker and of its successors."""
 
 
 class WorkerSupervisor:
+    """The parent process of the workers: it starts, watches, replaces and stops them.
+
+    It owns the listening sockets of the query port, the folder of the workers, and the shared memory with their numbers
+    of connections and heartbeats. The function `run` makes one in the main thread of the process, which has no event
+    loop: its method `run` sleeps in `select` until a signal, a message of a worker or the next check.
+    """
+
     def __init__(self, config: Config, work: Work) -> None:
         self._config = config
         self._work = work

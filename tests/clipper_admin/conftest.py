@@ -27,12 +27,12 @@ def management_address(redis_server: int) -> Iterator[str]:
 
 
 def _wait_until_up(address: str) -> None:
-    give_up = time.monotonic() + 20
+    deadline = time.monotonic() + 20
     while True:
         try:
             return ManagementClient(lambda: address).ping()
         except ClipperException:
-            if time.monotonic() > give_up:
+            if time.monotonic() > deadline:
                 raise
             time.sleep(0.02)
 

@@ -119,18 +119,18 @@ class FakeContainerManager(ContainerManager):
                 client.delete(key)
             for index in range(number):
                 replica = Replica(ModelId(name, version), index, index, InputType.DOUBLES)
-                client.hset(LAYOUT.replica_place(replica.model, replica.replica_id).key, mapping=replica.to_hash())
+                client.hset(LAYOUT.replica_place(replica.model_id, replica.replica_id).key, mapping=replica.to_hash())
 
 
 class NeverConnects(FakeContainerManager):
-    """Its replicas run and are never seen by the query frontend."""
+    """A container manager whose replicas run and are never seen by the query frontend."""
 
     def connect_replicas(self, name: str, version: str, number: int) -> None:
         pass
 
 
 class DiesDuringStart(NeverConnects):
-    """Its replicas end at once."""
+    """A container manager whose replicas end at once."""
 
     def connect_replicas(self, name: str, version: str, number: int) -> None:
         self.failures = [ReplicaFailure(f"{name}_{version}-0", "exited with code 3", "Traceback\nNo module named 'x'")]
@@ -186,7 +186,7 @@ class IsOvertaken(FakeContainerManager):
 
 
 class CannotStop(DiesDuringStart):
-    """Its replicas end at once, and it cannot clean up behind them."""
+    """A container manager whose replicas end at once, and which cannot clean up after them."""
 
     def stop_models(self, models: ModelVersions) -> None:
         raise ClipperException("stopping is broken")

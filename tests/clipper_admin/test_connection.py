@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import math
+import re
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from math import inf, nan
@@ -244,6 +245,62 @@ def test_links(conn: ClipperConnection) -> None:
     assert conn.get_linked_models("a") == []
     with pytest.raises(ClipperException, match="Received error status code: 400 and message: .*no-app"):
         conn.get_linked_models("no-app")
+
+
+def test_links_of_a_selection_policy(conn: ClipperConnection) -> None:
+    conn.register_application("a", "doubles", "", 1)
+    deploy(conn)
+    deploy(conn, 2)
+    conn.link_model_to_app("a", "m")
+    with pytest.raises(ClipperException, match="A model with name m is already linked to 'a'"):
+        conn.link_model_to_app("a", "m", 1)
+    assert conn.get_selection_policy("a")["policy"] == "single"
+    assert "selection_policy" not in conn.get_app_info("a")  # type: ignore[operator]
+
+    conn.set_selection_policy("a", "split", weights={"m": 1}, sticky_key="uid")
+    conn.link_model_to_app("a", "m", 1)
+    conn.set_selection_policy("a", "split", weights={"m": 95, "m:1": 5}, sticky_key="uid")
+    expected = {"policy": "split", "options": {"weights": {"m": 95, "m:1": 5}, "sticky_key": "uid"}, "generation": 2}
+    assert conn.get_selection_policy("a") == expected | {"linked_models": ["m", "m:1"]}
+    info = conn.get_app_info("a")
+    assert info is not None
+    assert (info["selection_policy"], info["linked_models"]) == (expected, conn.get_linked_models("a"))
+    conn.delete_selection_state("a")
+    assert conn.get_selection_policy("a")["generation"] == 2, "there is no state to delete"
+
+    with pytest.raises(ClipperException, match="'weights' names 'm:1', which is not linked. Linked are: m$"):
+        conn.unlink_model_from_app("a", "m", 1)
+    conn.set_selection_policy("a", "split", weights={"m": 1})
+    conn.unlink_model_from_app("a", "m", 1)
+    conn.set_selection_policy("a", "single")
+    assert conn.get_linked_models("a") == ["m"]
+
+
+@pytest.mark.parametrize(
+    ("policy", "options", "named"),
+    [
+        pytest.param("best", {}, "'best' is no selection policy", id="policy"),
+        pytest.param("", {}, "policy=''", id="no policy"),
+        pytest.param("exp3", {}, "'exp3' is not available in this version", id="not available"),
+        pytest.param("single", {"weights": {}}, "'single' has no option 'weights'", id="option"),
+        pytest.param("split", {"weights": {"m": float("nan")}}, "weights={'m': nan}", id="nan"),
+        pytest.param("split", {"weights": {"m": object()}}, "weights={'m': <object", id="object"),
+        pytest.param("split", {"weights": {"m": -1}}, "'weights' must be weights that are 0, or from", id="negative"),
+        pytest.param("split", {"weights": {"m": 0}}, "'weights' must be weights of which one", id="all 0"),
+        pytest.param("split", {"weights": [1]}, "'weights' must be an object", id="list"),
+        pytest.param("split", {"weights": {"x": 1}}, "'weights' names 'x', which is not linked", id="not linked"),
+        pytest.param("split", {"sticky_key": "cookie"}, "'sticky_key' must be 'uid', or", id="key"),
+    ],
+)
+def test_set_selection_policy_refuses(
+    policy: str, options: dict[str, Any], named: str, conn: ClipperConnection
+) -> None:
+    conn.register_application("a", "doubles", "", 1)
+    deploy(conn)
+    conn.link_model_to_app("a", "m")
+    with pytest.raises(ClipperException, match=re.escape(named)):
+        conn.set_selection_policy("a", policy, **options)
+    assert conn.get_selection_policy("a")["generation"] == 0
 
 
 # --- prediction ---
@@ -812,6 +869,17 @@ def test_stop_inactive_model_versions(conn: ClipperConnection, cm: FakeContainer
     conn.stop_inactive_model_versions("m")
     assert cm.called("stop_models") == [({"m": ["1", "3"]},)]
     assert conn.get_all_models() == ["m:2"]
+
+
+def test_a_linked_version_is_not_inactive(conn: ClipperConnection, cm: FakeContainerManager) -> None:
+    conn.register_application("a", "doubles", "", 1)
+    for version in (1, 2, 3):
+        deploy(conn, version)
+    conn.link_model_to_app("a", "m")
+    conn.set_selection_policy("a", "split")
+    conn.link_model_to_app("a", "m", 1)
+    conn.stop_inactive_model_versions("m")
+    assert cm.called("stop_models") == [({"m": ["2"]},)]
 
 
 def test_roll_back_to_a_version_that_was_stopped(conn: ClipperConnection, cm: FakeContainerManager) -> None:

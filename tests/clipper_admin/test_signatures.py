@@ -20,6 +20,8 @@ def image(name: str) -> str:
 
 
 REQUIRED = inspect.Parameter.empty
+KEYWORDS = "options"
+"""Any number of keyword arguments."""
 
 CONNECTION: dict[str, dict[str, Any]] = {
     "start_clipper": {
@@ -96,6 +98,9 @@ NEW_METHODS: dict[str, dict[str, Any]] = {
     "get_num_frontend_replicas": {},
     "set_num_frontend_replicas": {"num_frontend_replicas": REQUIRED},
     "predict": {"app": REQUIRED, "input": None, "version": None, "input_batch": None},
+    "set_selection_policy": dict.fromkeys(["app_name", "policy", KEYWORDS], REQUIRED),
+    "get_selection_policy": {"app_name": REQUIRED},
+    "delete_selection_state": {"app_name": REQUIRED},
     "set_batching": {
         "name": REQUIRED,
         "version": None,
@@ -152,6 +157,8 @@ NEW_OF_FUNCTIONS = {"inputs": "array", "outputs": "json"}
 NEW_OF_ONE: dict[str, dict[str, Any]] = {
     "stop_inactive_model_versions": {"unregister": True},
     "test_predict_function": NEW_OF_FUNCTIONS,
+    "link_model_to_app": {"version": None},
+    "unlink_model_from_app": {"version": None},
 }
 DEPLOYS = {"deploy_model", "build_and_deploy_model"}
 
@@ -220,7 +227,8 @@ def test_importing_a_deployer_imports_no_framework() -> None:
 @pytest.mark.parametrize("name", sorted((CONNECTION.keys() | NEW_METHODS.keys()) - WITHOUT_CONNECTION))
 def test_unconnected(name: str) -> None:
     conn = ClipperConnection(FakeContainerManager("127.0.0.1:1", "127.0.0.1:1", 1))
-    required = [argument for argument, default in (CONNECTION | NEW_METHODS)[name].items() if default is REQUIRED]
+    arguments = (CONNECTION | NEW_METHODS)[name].items()
+    required = [argument for argument, default in arguments if default is REQUIRED and argument != KEYWORDS]
     with pytest.raises(UnconnectedException, match="start_clipper"):
         getattr(conn, name)(*required)
 

@@ -7,8 +7,8 @@ import redis
 
 from clipper_common import changes
 from clipper_common.config_store import ConfigStore
-from clipper_common.datatypes import InputType, ModelId
-from clipper_common.records import Application, Model
+from clipper_common.datatypes import InputType, Link, ModelId
+from clipper_common.records import Application, Model, Selection
 from clipper_common.redis_client import RedisClient
 from clipper_common.snapshot import Snapshot
 
@@ -16,7 +16,8 @@ RedisAt = Callable[[int], RedisClient]
 Connect = Callable[[int], ConfigStore]
 Follow = Callable[[ConfigStore], Any]
 
-APP = Application("app", InputType.INTS, 'say "é"\U0001f600\x00\n', 20000)
+SELECTION = Selection("split", {"weights": {"m": 9.0, "m:1": 1.0}, "sticky_key": "uid"}, 3, (Link("m"), Link("m", "1")))
+APP = Application("app", InputType.INTS, 'say "é"\U0001f600\x00\n', 20000, selection=SELECTION)
 MODEL = Model(ModelId("m", "1"), InputType.INTS, ("a", "b"), "image:1", "DEPRECATED", -1, "r")
 WRITES = [
     *changes.put_application(APP),

@@ -1,9 +1,12 @@
 """Tests of how requests with large bodies share the memory for bodies."""
 
 import asyncio
-from contextlib import ExitStack
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
+from typing import Any, cast
 
 import pytest
+from aiohttp import web
 
 from clipper_common import body_budget
 from clipper_common.body_budget import BodyBudget, Held, OverBudgetError, default_limit
@@ -27,7 +30,7 @@ class Asking:
     async def _ask(self, budget: BodyBudget, app_name: str) -> None:
         with budget.count(app_name) as self.held:
             while self.left:
-                await self.held.take(self.left[0])
+                await self.held.reserve(self.left[0])
                 del self.left[0]
             await self._ends.wait()
 
@@ -40,11 +43,87 @@ class Asking:
         await self.task
 
 
+class Body:
+    """An unfinished body of a request, as far as it has arrived."""
+
+    client_max_size = 1 << 30
+
+    def __init__(self, size: int) -> None:
+        self.content = self
+        self._pieces: asyncio.Queue[bytes] = asyncio.Queue()
+        self.bring(size)
+
+    def bring(self, size: int) -> None:
+        self._pieces.put_nowait(bytes(size))
+
+    async def readany(self) -> bytes:
+        return await self._pieces.get()
+
+
+@asynccontextmanager
+async def unfinished(budget: BodyBudget, app_name: str, body: Body) -> AsyncIterator[asyncio.Task[list[bytes]]]:
+    """Read the body, which never ends."""
+    with budget.count(app_name) as held:
+        reading = asyncio.create_task(budget.read(cast(Any, body), held))
+        await turns()
+        yield reading
+        reading.cancel()
+        await asyncio.wait([reading])
+
+
+@pytest.fixture
+def short_stall(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(body_budget, "_STALL_SECONDS", 0.2)
+    monkeypatch.setattr(body_budget, "_REVIEW_SECONDS", 0.01)
+
+
+@pytest.mark.usefixtures("short_stall")
+async def test_of_bodies_that_do_not_move_the_largest_of_the_largest_application_gives_way() -> None:
+    budget = BodyBudget(100)
+    async with (
+        unfinished(budget, "a", Body(40)) as one,
+        unfinished(budget, "b", Body(20)) as small,
+        unfinished(budget, "b", Body(30)) as large,
+        unfinished(budget, "c", Body(11)) as beyond,
+    ):
+        await Asking(budget, "d", 20).end()
+        assert large.done() and not (one.done() or small.done() or beyond.done())
+        error = large.exception()
+        assert isinstance(error, web.HTTPRequestTimeout) and error.headers["Retry-After"] == "1"
+    assert budget.held_bytes == 0
+
+
+@pytest.mark.usefixtures("short_stall")
+async def test_a_body_that_nobody_waits_for_does_not_give_way() -> None:
+    budget = BodyBudget(100)
+    async with unfinished(budget, "a", Body(100)) as first, unfinished(budget, "a", Body(1)) as beyond:
+        await asyncio.wait([first, beyond], timeout=0.5)
+        assert not (first.done() or beyond.done())
+
+
+@pytest.mark.usefixtures("short_stall")
+async def test_a_body_that_moves_does_not_give_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(body_budget, "_WAIT_SECONDS", 0.6)
+    monkeypatch.setattr(body_budget, "_PROGRESS_BYTES", 1)
+    budget, body = BodyBudget(100), Body(50)
+    full = Asking(budget, "a", 100)
+    await turns()
+    async with unfinished(budget, "a", body) as beyond:
+        asking = Asking(budget, "b", 50)
+        while not asking.task.done():
+            body.bring(1)
+            await asyncio.sleep(0.02)
+        assert isinstance(asking.task.exception(), OverBudgetError)
+        assert not beyond.done()
+    await full.end()
+    assert budget.held_bytes == 0
+
+
 async def test_what_fits_is_let_in_and_counted() -> None:
     budget = BodyBudget(100)
     with budget.count("a") as first, budget.count("b") as second:
-        await first.take(40)
-        await second.take(60)
+        await first.reserve(40)
+        await second.reserve(60)
         assert budget.held_bytes == 100
         first.resize(10)
         assert budget.held_bytes == 70
@@ -56,7 +135,7 @@ async def test_a_body_of_any_size_is_let_in_at_once_where_there_is_no_other() ->
     budget = BodyBudget(10)
     with budget.count("a") as held:
         for _ in range(3):
-            await held.take(1000)
+            await held.reserve(1000)
         assert budget.held_bytes == 3000
         assert not budget.was_short_within(1000)
     assert budget.held_bytes == 0
@@ -138,11 +217,11 @@ async def test_who_waits_for_too_long_is_told_and_does_not_block_others(monkeypa
     await turns()
     with budget.count("b") as held:
         with pytest.raises(OverBudgetError):
-            await held.take(90)
+            await held.reserve(90)
         assert budget.was_short_within(1000)
     await beyond.end()
     with budget.count("c") as held:
-        await held.take(40)
+        await held.reserve(40)
         assert budget.held_bytes == 100
     await first.end()
     assert budget.held_bytes == 0
@@ -154,9 +233,9 @@ async def test_of_those_whose_time_is_over_some_get_what_the_others_held(monkeyp
     with ExitStack() as stack:
         several = [stack.enter_context(budget.count("a")) for _ in range(8)]
         for held in several:
-            await held.take(12)
-        await stack.enter_context(budget.count("b")).take(50)
-        outcomes = await asyncio.gather(*[held.take(10) for held in several], return_exceptions=True)
+            await held.reserve(12)
+        await stack.enter_context(budget.count("b")).reserve(50)
+        outcomes = await asyncio.gather(*[held.reserve(10) for held in several], return_exceptions=True)
         assert isinstance(outcomes[0], OverBudgetError)
         assert None in outcomes
     assert budget.held_bytes == 0
@@ -179,9 +258,9 @@ async def test_who_hangs_up_while_waiting_holds_nothing() -> None:
 async def test_a_request_that_has_ended_is_given_nothing() -> None:
     budget = BodyBudget(100)
     with budget.count("a") as other:
-        await other.take(150)
+        await other.reserve(150)
         with budget.count("b") as held:
-            reading = asyncio.create_task(held.take(10))
+            reading = asyncio.create_task(held.reserve(10))
             await turns()
         reading.cancel()
     assert budget.held_bytes == 0, "there is room before the task that reads has its turn, and ends"

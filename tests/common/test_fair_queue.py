@@ -4,7 +4,7 @@ from clipper_common.fair_queue import FairQueue
 
 
 def all_of(queue: FairQueue[str]) -> list[str]:
-    return [item for item in iter(lambda: queue.take(lambda _: True), None) if item is not None]
+    return [item for item in iter(lambda: queue.take_first(lambda _: True), None) if item is not None]
 
 
 def test_applications_take_turns() -> None:
@@ -26,8 +26,8 @@ def test_an_application_whose_first_item_may_not_go_is_passed_over() -> None:
     queue: FairQueue[str] = FairQueue()
     for app_name, item in [("a", "no"), ("a", "yes"), ("b", "yes b")]:
         queue.put(app_name, item)
-    assert queue.take(lambda item: item != "no") == "yes b"
-    assert queue.take(lambda item: item != "no") is None
+    assert queue.take_first(lambda item: item != "no") == "yes b"
+    assert queue.take_first(lambda item: item != "no") is None
     assert all_of(queue) == ["no", "yes"]
 
 

@@ -65,7 +65,7 @@ async def turns_of_others(made: list[str], turns: int) -> list[int]:
 async def test_all_work_together_makes_a_bounded_part_of_its_steps_in_a_turn(clock: Clock) -> None:
     made: list[str] = []
     for name in "abc":
-        long_work.start(Work(clock, name, 8, made).steps())
+        long_work.start_soon(Work(clock, name, 8, made).steps())
     assert made == [], "it begins in the next turn"
     seen = await turns_of_others(made, 8)
     assert max(seen) == STEPS_IN_A_TURN and sum(seen) == 24
@@ -75,7 +75,7 @@ async def test_all_work_together_makes_a_bounded_part_of_its_steps_in_a_turn(clo
 async def test_it_tells_when_a_turn_began_at_the_earliest(clock: Clock) -> None:
     loop = asyncio.get_running_loop()
     assert long_work.turn_began_after(loop) == -inf
-    long_work.start(Work(clock, "a", 2 * STEPS_IN_A_TURN, []).steps())
+    long_work.start_soon(Work(clock, "a", 2 * STEPS_IN_A_TURN, []).steps())
     await asyncio.sleep(0)
     assert long_work.turn_began_after(loop) == -inf, "no turn with steps has ended yet"
     ended, clock.now = clock.now, clock.now + 1.0
@@ -86,14 +86,14 @@ async def test_it_tells_when_a_turn_began_at_the_earliest(clock: Clock) -> None:
 async def test_what_is_small_is_finished_at_once(clock: Clock) -> None:
     others: list[str] = []
     asyncio.get_running_loop().call_soon(others.append, "had their turn")
-    long_work.begin(iter([]))
+    long_work.start_now(iter([]))
     assert await long_work.finish(Work(clock, "a", 0, []).steps()) == "a is done"
     assert not others
 
 
 async def test_the_first_step_of_what_is_begun_is_made_at_once(clock: Clock) -> None:
     made: list[str] = []
-    long_work.begin(Work(clock, "a", 10, made).steps())
+    long_work.start_now(Work(clock, "a", 10, made).steps())
     assert len(made) == 1
     assert await turns_of_others(made, 3) == [STEPS_IN_A_TURN, STEPS_IN_A_TURN, 1]
 
@@ -136,8 +136,8 @@ async def test_what_fails_is_told_and_the_others_go_on(clock: Clock, caplog: pyt
     def fail() -> Iterator[None]:
         yield from failing()
 
-    long_work.start(fail())
-    long_work.start(Work(clock, "a", 10, made).steps())
+    long_work.start_soon(fail())
+    long_work.start_soon(Work(clock, "a", 10, made).steps())
     with pytest.raises(ZeroDivisionError):
         await long_work.finish(failing())
     await turns_of_others(made, 4)

@@ -89,7 +89,7 @@ async def test_a_replica_that_was_away_keeps_its_number(members: MembershipStore
 
 async def test_a_replica_gets_no_number_of_another_model_version(members: MembershipStore) -> None:
     name, version = ("x/y", "1"), ("y", "1/x")
-    replicas = [(id_, replace(report("a", id_).replicas[0][1], model=ModelId("m", v))) for id_, v in (name, version)]
+    replicas = [(id_, replace(report("a", id_).replicas[0][1], model_id=ModelId("m", v))) for id_, v in (name, version)]
     other = (replicas[1][0] + "-other", replicas[1][1])
     both = replace(report("a"), replicas=[other, *replicas])
     assert (await members.report(both))[0] == [0, 0, 1]
@@ -120,6 +120,26 @@ async def test_what_numbers_are_counted_by_goes_with_the_last_of_them(
     assert client.pttl(count) >= client.pttl(number) > 3_500_000
     client.delete(count)
     assert (await members.report(report("b", "y")))[0] == [1], "not that of one that lives"
+
+
+async def test_the_numbers_that_are_remembered_are_limited(members: MembershipStore, client: redis.Redis) -> None:
+    """Anybody may connect under names that nobody has registered, and under others a moment later."""
+    await members.report(report("a", "x"))
+    for begin in range(0, records.MAX_REMEMBERED, 1024):
+        names = [f"{begin + number}" for number in range(1024)]
+        assert len(set((await members.report(report("a", "x", *names)))[0])) == 1025
+    size = client.dbsize()
+    assert records.MAX_REMEMBERED <= size < records.MAX_REMEMBERED + 1024
+    new = ModelId("new", "1")
+    others = [(name, replace(report("a", name).replicas[0][1], model=new)) for name in ("y", "z")]
+    both = replace(report("a", "x"), replicas=[*report("a", "x").replicas, *others])
+    assert (await members.report(both))[0] == [0, 0, 1]
+    version = client.hget(LAYOUT.living_frontends.key, "version")
+    assert (await members.report(both))[0] == [0, 0, 1]
+    assert client.hget(LAYOUT.living_frontends.key, "version") == version, "nothing has changed"
+    assert client.dbsize() == size
+    await members.report(report("a"))
+    assert (await members.report(report("a", "x")))[0] == [0], "it is remembered"
 
 
 async def test_a_record_that_somebody_took_away_comes_back(members: MembershipStore, client: redis.Redis) -> None:

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from clipper_common import changes, records
 from clipper_common.changes import Write
 from clipper_common.constants import MAX_INT32
-from clipper_common.datatypes import BatchPolicy, InputType, ModelId, is_model_text, is_plain_text
+from clipper_common.datatypes import BatchPolicy, InputType, Link, ModelId, is_model_text, is_plain_text
 from clipper_common.errors import RecordError
-from clipper_common.records import Application, Model, Replica
+from clipper_common.records import Application, Model, Replica, Selection
 from clipper_common.snapshot import Snapshot
 
 APP = Application("app", InputType.INTS, "-1", 20000)
@@ -77,6 +77,71 @@ def test_limits_are_fields_that_may_be_absent() -> None:
             Application.from_hash("app", APP_HASH | {"max_body_bytes": wrong})
         with pytest.raises(RecordError, match="max_output_bytes"):
             Model.from_hash(MODEL_HASH | {"max_output_bytes": wrong})
+
+
+SELECTION = Selection("split", {"weights": {"m": 9, "n:2": 1}, "by": "\u00e9"}, 3, (Link("m"), Link("n", "2")))
+SELECTION_TEXT = SELECTION.to_json()
+
+
+def test_a_selection_is_a_field_that_may_be_absent() -> None:
+    assert json.loads(SELECTION_TEXT) == {
+        "policy": "split",
+        "options": {"weights": {"m": 9, "n:2": 1}, "by": "\u00e9"},
+        "generation": 3,
+        "links": ["m", "n:2"],
+    }
+    app = replace(APP, selection=SELECTION)
+    assert app.to_hash() == APP_HASH | {"selection": SELECTION_TEXT}
+    assert Application.from_hash("app", app.to_hash()) == app
+    later = json.dumps(json.loads(SELECTION_TEXT) | {"policy": "of a later version", "more": 1})
+    read = Application.from_hash("app", APP_HASH | {"selection": later}).selection
+    assert read == replace(SELECTION, policy="of a later version")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        pytest.param("", id="empty"),
+        pytest.param("[]", id="list"),
+        pytest.param("[" * 100_000, id="deep"),
+        *(
+            pytest.param(json.dumps(json.loads(SELECTION_TEXT) | {key: value}), id=f"{key}={value}")
+            for key, values in {
+                "policy": [None, "", 1, "a\nb"],
+                "options": [None, []],
+                "generation": [None, -1, True, 1.5, "3"],
+                "links": [None, "m", [1], [""], ["m:"], [":1"], ["m:1:2"]],
+            }.items()
+            for value in values
+        ),
+    ],
+)
+def test_an_application_with_a_wrong_selection_is_wrong(wrong: str) -> None:
+    with pytest.raises(RecordError, match="application 'app' has"):
+        Application.from_hash("app", APP_HASH | {"selection": wrong})
+
+
+def test_fields_of_later_versions_are_ignored() -> None:
+    """So the versions of the frontends of a cluster may differ while it is updated."""
+    assert Application.from_hash("app", APP_HASH | {"of_a_later_version": "{"}) == APP
+
+
+def test_links_are_those_of_the_selection_if_it_has_any() -> None:
+    links = {"app": ("m",), "other": ("o",)}
+    other = replace(APP, name="other", selection=Selection("single", generation=2))
+    snapshot = Snapshot(applications={"app": replace(APP, selection=SELECTION), "other": other}, links=links)
+    assert snapshot.links_of("app") == (Link("m"), Link("n", "2"))
+    assert snapshot.links_of("other") == (Link("o"),)
+    assert [app.name for app in snapshot.apps_linked_to("n")] == ["app"]
+    assert [app.name for app in snapshot.apps_linked_to("o")] == ["other"]
+
+
+def test_a_program_that_knows_no_selections_sees_the_first_model() -> None:
+    writes = changes.put_selection("app", SELECTION, linked=("m", "x"), wanted=("m",))
+    assert [write.command for write in writes] == [
+        ("HSET", "app", "selection", SELECTION_TEXT),
+        ("SREM", "app", "x"),
+    ]
 
 
 def test_missing_values_are_a_field_that_may_be_absent() -> None:

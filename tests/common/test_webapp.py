@@ -230,13 +230,13 @@ async def test_the_parser_is_not_called_for_each_chunk_that_is_read(monkeypatch:
 
 async def test_a_connection_that_waits_its_turn_can_be_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     waiting: list[Iterator[None]] = []
-    start = long_work.start
+    start = long_work.start_soon
 
     def note(steps: Iterator[None]) -> None:
         waiting.append(steps)
         start(steps)
 
-    monkeypatch.setattr(long_work, "start", note)
+    monkeypatch.setattr(long_work, "start_soon", note)
     async with serving() as (_, writer):
         writer.write(f"{HEAD}Transfer-Encoding: chunked\r\n\r\n".encode() + b"1\r\nx\r\n" * 200_000)
         async with asyncio.timeout(10):

@@ -208,6 +208,9 @@ def test_version_4_metadata_is_that_of_3_a_replica_id_and_a_key(key: str | None)
         able = ours._replace(takes_deadlines=True)
         assert wire.encode_metadata(able) == [*sent, b"deadlines"]
         assert wire.decode_from_container([*sent, b"deadlines", b"a frame of a later version"]) == able
+        able = ours._replace(measures_turns=True)
+        assert wire.encode_metadata(able) == [*sent, b"turns"]
+        assert wire.decode_from_container([*sent, b"a frame of a later version", b"turns"]) == able
 
 
 def test_remaining_times_are_a_third_frame_of_a_batch() -> None:
@@ -232,6 +235,20 @@ def test_the_positions_of_a_part_are_a_third_frame_of_an_answer() -> None:
     for wrong in (bytes(4), bytes(7), bytes(12)):
         with pytest.raises(WireError):
             wire.decode_from_container([*sent[:2], wrong])
+
+
+@pytest.mark.parametrize(("positions", "third"), [(None, ""), ((5, 2), "05000000 02000000")], ids=["all", "part"])
+def test_the_turn_of_a_batch_is_a_fourth_frame_of_its_answer(positions: tuple[int, int] | None, third: str) -> None:
+    timed = ANSWER._replace(positions=positions, turn_micros=20_000)
+    sent = wire.encode_response(timed, 4)
+    assert sent[:2] == wire.encode_response(ANSWER, 4)
+    assert sent[2:] == frames(f"{third} | 204e000000000000")
+    assert wire.decode_from_container(sent) == timed
+    for wrong in (b"", bytes(7), bytes(16)):
+        with pytest.raises(WireError):
+            wire.decode_from_container([*sent[:3], wrong])
+    with pytest.raises(WireError):
+        wire.decode_from_container([*sent, b""])
 
 
 def test_version_4_batches_are_a_header_and_all_inputs() -> None:
@@ -304,7 +321,7 @@ def test_why_a_name_is_refused_can_be_shown(name: bytes) -> None:
 def test_names_as_long_as_over_http_are_taken() -> None:
     name = "\U0001f600" * 255
     message = wire.decode_from_container(metadata(name=name.encode()))
-    assert isinstance(message, Metadata) and message.model.name == name
+    assert isinstance(message, Metadata) and message.model_id.name == name
 
 
 def test_the_reason_of_a_refusal_is_one_line() -> None:
@@ -329,6 +346,15 @@ def test_heartbeat_replies_of_version_4_differ_in_the_version_only() -> None:
     assert wire.decode_from_frontend(reply) == HeartbeatReply(HeartbeatType.KEEP_ALIVE)
 
 
+def test_a_heartbeat_reply_may_ask_for_turns() -> None:
+    reply = wire.encode_heartbeat_reply(HeartbeatType.KEEP_ALIVE, 4)
+    asking = wire.encode_heartbeat_reply(HeartbeatType.KEEP_ALIVE, 4, takes_turns=True)
+    assert asking == [*reply, b"turns"]
+    assert wire.decode_from_frontend(asking) == HeartbeatReply(HeartbeatType.KEEP_ALIVE, takes_turns=True)
+    of_later_version = [*reply, b"a frame of a later version"]
+    assert wire.decode_from_frontend(of_later_version) == HeartbeatReply(HeartbeatType.KEEP_ALIVE)
+
+
 # --- round trips ---
 
 NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=50).filter(is_plain_text)
@@ -340,9 +366,9 @@ PARTS = st.lists(st.binary(max_size=40), max_size=20)
 
 
 @given(
-    st.builds(Metadata, MODELS, KINDS, st.just(3), st.none(), st.none(), st.just(False))
-    | st.builds(Metadata, MODELS, KINDS, st.just(4), NAMES, st.none() | NAMES, st.just(False))
-    | st.builds(Metadata, MODELS, KINDS, st.just(4), NAMES, NAMES, st.just(True))
+    st.builds(Metadata, MODELS, KINDS, st.just(3), st.none(), st.none(), st.just(False), st.just(False))
+    | st.builds(Metadata, MODELS, KINDS, st.just(4), NAMES, st.none(), st.just(False), st.just(False))
+    | st.builds(Metadata, MODELS, KINDS, st.just(4), NAMES, NAMES, st.booleans(), st.booleans())
 )
 def test_metadata_round_trip(message: Metadata) -> None:
     assert wire.decode_from_container(wire.encode_metadata(message)) == message

@@ -34,13 +34,13 @@ class ScriptedFrontend:
         self._next_id = 1000
 
     def _bind(self, port: int) -> None:
-        give_up = time.monotonic() + PATIENCE_SECONDS
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             try:
                 self._socket.bind(f"tcp://127.0.0.1:{port}")
                 return
             except zmq.ZMQError:
-                if time.monotonic() > give_up:
+                if time.monotonic() > deadline:
                     raise
 
     def __enter__(self) -> Self:
@@ -53,8 +53,8 @@ class ScriptedFrontend:
         self._socket.send_multipart([self.peer, *frames])
 
     def receive_frames(self, seconds: float = PATIENCE_SECONDS) -> list[bytes]:
-        give_up = time.monotonic() + seconds
-        while self._socket.poll(max(0, int((give_up - time.monotonic()) * 1000))):
+        deadline = time.monotonic() + seconds
+        while self._socket.poll(max(0, int((deadline - time.monotonic()) * 1000))):
             peer, *frames = self._socket.recv_multipart()
             if frames == wire.encode_frontends_request():
                 if not self.frontends:
@@ -80,9 +80,9 @@ class ScriptedFrontend:
         return wire.decode_from_container(self.receive_frames(seconds))
 
     def receive_all_for(self, seconds: float) -> list[wire.FromContainer]:
-        give_up = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds
         messages = []
-        while (left := give_up - time.monotonic()) > 0:
+        while (left := deadline - time.monotonic()) > 0:
             try:
                 messages.append(self.receive(left))
             except TimeoutError:
@@ -91,9 +91,9 @@ class ScriptedFrontend:
 
     def receive_a(self, kind: type[Message], heartbeat: wire.HeartbeatType = wire.HeartbeatType.KEEP_ALIVE) -> Message:
         """The next message of `kind`; heartbeats until then are answered with `heartbeat`."""
-        give_up = time.monotonic() + PATIENCE_SECONDS
-        while time.monotonic() < give_up:
-            message = self.receive(give_up - time.monotonic())
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < deadline:
+            message = self.receive(deadline - time.monotonic())
             if isinstance(message, kind):
                 return message
             if isinstance(message, wire.Drain):  # said while the model computes

@@ -88,6 +88,17 @@ def test_an_output_that_is_no_text_fails_alone() -> None:
     assert response.failed == [False, True]
 
 
+def test_an_exception_in_the_place_of_an_output_fails_its_input_without_another_call() -> None:
+    calls: list[list[str]] = []
+
+    def predict(inputs: list[str]) -> list[Any]:
+        calls.append(inputs)
+        return [ValueError("no words") if not text.split() else text for text in inputs]
+
+    assert answer(predict, ["a", " ", "b"]) == Response(7, [b"a", b"ValueError: no words", b"b"], [False, True, False])
+    assert len(calls) == 1
+
+
 def test_the_traceback_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     def predict(inputs: list[str]) -> list[str]:
         raise ValueError("why")

@@ -85,8 +85,8 @@ def serve(r: R, models: Path, frontend: ScriptedFrontend) -> Iterator[Serve]:
 
 def let_go(program: "subprocess.Popen[str]", frontend: ScriptedFrontend) -> None:
     """Answer its goodbye. It says none if it has not read yet that it is registered."""
-    give_up = time.monotonic() + PATIENCE_SECONDS
-    while program.poll() is None and time.monotonic() < give_up:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while program.poll() is None and time.monotonic() < deadline:
         with contextlib.suppress(TimeoutError):
             if isinstance(frontend.receive(0.1), wire.Drain):
                 frontend.send(wire.encode_drain_reply())
@@ -131,7 +131,7 @@ def test_each_kind_of_input(
 ) -> None:
     serve(model, kind.canonical_name)
     metadata = frontend.register()
-    assert metadata.model == ModelId("m", "1.0")
+    assert metadata.model_id == ModelId("m", "1.0")
     assert (metadata.input_type, metadata.rpc_version) == (kind, wire.RPC_VERSION_4)
     response = frontend.predict(inputs, kind)
     assert not any(response.failed)
@@ -214,9 +214,9 @@ def test_a_silent_frontend_is_left_for_a_new_connection(serve: Serve, frontend: 
     serve("vector", "doubles", CLIPPER_REPLICA_ID="replica-a")
     frontend.register()
     first = frontend.peer
-    give_up = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while frontend.peer == first:
-        assert time.monotonic() < give_up
+        assert time.monotonic() < deadline
         frontend.receive()
     assert frontend.register().replica_id == "replica-a"
 

@@ -16,7 +16,7 @@ from clipper_common.modeldir import FunctionSettings
 from clipper_common.wire import PredictRequest
 from clipper_containers import rendering
 from clipper_containers.function_container import FunctionContainer, InputList
-from clipper_containers.prediction import FailedOutput, Predictor
+from clipper_containers.prediction import Predictor
 from clipper_containers.rendering import OutputError
 
 Point = namedtuple("Point", "x y")
@@ -65,8 +65,8 @@ class Frame:
 
 def render(output: Any) -> str:
     (text,) = rendering.renderer("json")([output])
-    if isinstance(text, FailedOutput):
-        raise text.error
+    if isinstance(text, Exception):
+        raise text
     embed(text.encode())
     return str(text)
 
@@ -196,6 +196,13 @@ def test_an_output_that_is_no_answer_fails_alone_and_the_function_is_called_once
     assert response.outputs[1].startswith((b"OutputError: an output is of type ", b"ValueError: no text"))
     assert response.outputs[2].startswith(b"UnicodeEncodeError: ")
     assert calls == [4]
+
+
+@pytest.mark.parametrize("sequence", [list, tuple, lambda outputs: np.array(outputs, object)])
+def test_an_exception_in_the_place_of_an_output_fails_its_input(sequence: Any) -> None:
+    error = ValueError("no words")
+    container = FunctionContainer(lambda inputs: sequence([1, error, "c"]), FunctionSettings(outputs="json"))
+    assert container.predict_strings(["a", "b", "c"]) == ["1", error, "c"]
 
 
 def test_what_is_nested_deeply() -> None:

@@ -238,7 +238,7 @@ def test_what_a_model_leaves_running_does_not_hold_up_the_end(
 
 
 def _wait_for(path: Path) -> None:
-    give_up = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not os.path.exists(path):
-        assert time.monotonic() < give_up
+        assert time.monotonic() < deadline
         time.sleep(0.005)

@@ -42,9 +42,9 @@ def connected(served: SessionThread) -> set[str]:
 
 def wait_until(condition: Callable[[], bool], *frontends: ScriptedFrontend) -> None:
     """`frontends` answer heartbeats meanwhile."""
-    give_up = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not condition():
-        assert time.monotonic() < give_up
+        assert time.monotonic() < deadline
         for frontend in frontends:
             with contextlib.suppress(TimeoutError):
                 if isinstance(frontend.receive(0.005), wire.Heartbeat):
@@ -102,6 +102,24 @@ def test_frontends_take_turns(frontend: ScriptedFrontend, other: ScriptedFronten
             sender.ask([np.array([number]).tobytes()])
     # The first two may have come the other way round than they are asked again.
     assert seen[2:10] in ([0.0, 1.0] * 4, [1.0, 0.0] * 4)
+
+
+def test_a_frontend_that_asks_for_turns_is_told_the_time_since_the_batch_of_another(
+    frontend: ScriptedFrontend, other: ScriptedFrontend, serve: Serve
+) -> None:
+    frontend.frontends = [address(frontend), address(other)]
+    serve(zeros)
+    frontend.register()
+    other.register()
+
+    def turn() -> int | None:
+        frontend.send(wire.encode_heartbeat_reply(wire.HeartbeatType.KEEP_ALIVE, RPC, takes_turns=True))
+        return frontend.predict([ONE]).turn_micros
+
+    assert turn() is None, "it was the first batch"
+    assert other.predict([ONE]).turn_micros is None, "this frontend does not ask for turns"
+    assert turn() is not None
+    assert turn() is None, "it waited for no other frontend"
 
 
 def test_a_frontend_that_comes_is_linked_and_one_that_goes_let_go(

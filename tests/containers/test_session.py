@@ -40,9 +40,9 @@ def zeros(inputs: list[object]) -> list[str]:
 
 
 def wait_until(condition: "object") -> None:
-    give_up = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not condition():  # type: ignore[operator]
-        assert time.monotonic() < give_up
+        assert time.monotonic() < deadline
         time.sleep(0.005)
 
 

@@ -43,6 +43,14 @@ def unlink(*models: str, app: str = "app") -> Post:
     return "delete_model_links", {"app_name": app, "model_names": list(models)}
 
 
+def set_policy(policy: str = "split", app: str = "app", **options: Any) -> Post:
+    return "set_selection_policy", {"app_name": app, "policy": policy, "options": options}
+
+
+def of_app(route: str, app: str = "app") -> Post:
+    return route, {"app_name": app}
+
+
 def versioned(route: str, version: str = "1", name: str = "m") -> Post:
     return route, {"model_name": name, "model_version": version}
 
@@ -92,6 +100,17 @@ CONTAINER_OBJECT = {
 LINKED = [add_app(), add_model(), link("m")]
 SECOND = add_model(model_version="2")
 
+SPLIT = [*LINKED, SECOND, add_model(model_name="n"), set_policy(weights={"m": 1})]
+"""An application with a policy that uses several links, and one link; other models to link it to."""
+CANARY = [*SPLIT, link("m:1"), set_policy(weights={"m": 95, "m:1": 5})]
+SPLIT_OBJECT = {"policy": "split", "options": {"weights": {"m": 1.0}, "sticky_key": ""}, "generation": 1}
+CANARY_OBJECT = SPLIT_OBJECT | {
+    "options": {"weights": {"m": 95.0, "m:1": 5.0}, "sticky_key": ""},
+    "generation": 2,
+}
+SINGLE_OBJECT = {"policy": "single", "options": {}, "generation": 0}
+NOTHING_LEARNED = "The selection policy '{}' of application 'app' learns nothing: it has no state"
+
 TEXTS = [
     Case([], add_app(), "Successfully added application with name 'app'"),
     Case([], add_app(name="A_b.c~d-9"), "Successfully added application with name 'A_b.c~d-9'"),
@@ -132,6 +151,18 @@ TEXTS = [
         "Model with name 'm' and version '1' now has the batch policy 'learned' and a batch delay of 0 microseconds, "
         "and waits for no clients",
     ),
+    *[
+        Case(before, set_policy(name), f"Application 'app' now has the selection policy '{name}'")
+        for name in ("single", "split")
+        for before in (LINKED, SPLIT)
+    ],
+    Case([add_app()], set_policy("single"), "Application 'app' now has the selection policy 'single'"),
+    Case(SPLIT, link("m:1"), "Successfully linked model with name 'm:1' to application 'app'"),
+    Case(SPLIT, link("n"), "Successfully linked model with name 'n' to application 'app'"),
+    Case([*SPLIT, link("n")], unlink("n"), "Success!"),
+    Case(SPLIT, unlink(), "Success!"),
+    Case([add_app()], of_app("delete_selection_state"), NOTHING_LEARNED.format("single")),
+    Case(SPLIT, of_app("delete_selection_state"), NOTHING_LEARNED.format("split")),
     Case([add_app()], ("get_state", {"app_name": "app", "uid": 0}), "-1"),
     Case([], ("get_state", {"app_name": "app", "uid": 0}), ""),
 ]
@@ -145,6 +176,35 @@ VALUES = [
     Case([], ("get_application", {"name": "app"}), {}),
     Case(LINKED, ("get_linked_models", {"app_name": "app"}), ["m"]),
     Case([add_app()], ("get_linked_models", {"app_name": "app"}), []),
+    # selection policies
+    Case(LINKED, of_app("get_selection_policy"), SINGLE_OBJECT | {"linked_models": ["m"]}),
+    Case([add_app()], of_app("get_selection_policy"), SINGLE_OBJECT | {"linked_models": []}),
+    Case(SPLIT, of_app("get_selection_policy"), SPLIT_OBJECT | {"linked_models": ["m"]}),
+    Case(CANARY, of_app("get_selection_policy"), CANARY_OBJECT | {"linked_models": ["m", "m:1"]}),
+    Case([*CANARY, CANARY[-1]], of_app("get_selection_policy"), CANARY_OBJECT | {"linked_models": ["m", "m:1"]}),
+    Case(CANARY, ("get_linked_models", {"app_name": "app"}), ["m", "m:1"]),
+    Case(
+        CANARY,
+        ("get_application", {"name": "app"}),
+        APP_OBJECT | {"linked_models": ["m", "m:1"], "selection_policy": CANARY_OBJECT},
+    ),
+    Case([*LINKED, set_policy("single")], ("get_application", {"name": "app"}), APP_OBJECT),
+    Case(
+        [*CANARY, set_policy(weights={"m": 1}), unlink("m:1"), set_policy("single")],
+        of_app("get_selection_policy"),
+        SINGLE_OBJECT | {"generation": 4, "linked_models": ["m"]},
+    ),
+    Case(
+        [*CANARY, set_policy("split"), unlink("m"), link("m"), unlink("m:1"), set_policy("single"), unlink("m")],
+        ("get_linked_models", {"app_name": "app"}),
+        [],
+    ),
+    Case([*CANARY, ("delete_app", {"name": "app"}), add_app()], ("get_linked_models", {"app_name": "app"}), []),
+    Case(
+        [*CANARY, ("delete_app", {"name": "app"}), add_app()],
+        of_app("get_selection_policy"),
+        SINGLE_OBJECT | {"linked_models": []},
+    ),
     Case(LINKED, ("get_all_models", {"verbose": False}), ["m:1"]),
     Case(LINKED, ("get_all_models", {"verbose": True}), [MODEL_OBJECT]),
     Case([add_model()], versioned("get_model"), MODEL_OBJECT),
@@ -215,6 +275,7 @@ INCOMPATIBLE = (
     "Model with name 'm' is already linked to app 'app' using input type 'integers'. "
     "The input type you provided for a new version of the model, 'doubles', is not compatible."
 )
+INCOMPATIBLE_N = INCOMPATIBLE.replace("'m'", "'n'")
 BATCH_SIZE = "The batch size must be positive or DEFAULT_BATCH_SIZE, which is -1"
 APP_NAME = (
     "Invalid name supplied: '{}'. It becomes part of the URL /<name>/predict: "
@@ -257,6 +318,71 @@ REFUSALS = [
     ),
     Case(LINKED, link("m"), "The model with name 'm' is already linked to 'app'"),
     Case([*LINKED, add_model(model_name="n")], link("n"), "A model with name m is already linked to 'app'."),
+    Case(
+        [add_app(), add_model()],
+        link("m:1"),
+        "Application 'app' has the selection policy 'single', and follows the current version of a model: link it to "
+        "'m', or set another policy before it is linked to version '1'",
+    ),
+    Case(LINKED, link("m:1"), "A model with name m is already linked to 'app'."),
+    Case(SPLIT, link("m"), "The model with name 'm' is already linked to 'app'"),
+    Case(SPLIT, link("m:9"), "No model with name 'm' and version '9' exists."),
+    Case(SPLIT, link("m:"), "No model with name 'm' and version '' exists."),
+    *[
+        Case(
+            [*SPLIT, add_model(model_name="d", input_type="doubles")],
+            link(name),
+            f"Model with name '{name}' has incompatible input_type 'doubles'. "
+            "Requested app to link to has input_type 'integers'.",
+        )
+        for name in ("d", "d:1")
+    ],
+    Case([*SPLIT, link("n")], add_model(model_name="n", model_version="2", input_type="doubles"), INCOMPATIBLE_N),
+    # selection policies
+    *[
+        Case([], of_app(route), "No app with name 'app' exists.")
+        for route in ("get_selection_policy", "delete_selection_state")
+    ],
+    Case([], set_policy(), "No app with name 'app' exists."),
+    Case(
+        LINKED,
+        set_policy("best"),
+        "'best' is no selection policy. Use one of single, split, shadow, epsilon_greedy, thompson, exp3, exp4, "
+        "ensemble",
+    ),
+    *[
+        Case(
+            LINKED,
+            set_policy(name),
+            f"The selection policy '{name}' is not available in this version. Use one of single, split",
+        )
+        for name in ("epsilon_greedy", "thompson", "exp3", "exp4", "ensemble")
+    ],
+    Case(
+        LINKED,
+        set_policy("shadow", primary="m"),
+        "The policy 'shadow' needs at least 2 linked model(s), and there are 1",
+    ),
+    Case([add_app()], set_policy("split"), "The policy 'split' needs at least 1 linked model(s), and there are 0"),
+    Case(
+        LINKED,
+        set_policy(weight={"m": 1}),
+        "The policy 'split' has no option 'weight'. It takes weights, sticky_key",
+    ),
+    Case(
+        LINKED,
+        set_policy(weights={"m": 1, "m:2": 1}),
+        "The option 'weights' names 'm:2', which is not linked. Linked are: m",
+    ),
+    Case(CANARY, unlink("m:1"), "The option 'weights' names 'm:1', which is not linked. Linked are: m"),
+    Case(CANARY, set_policy("single"), "The policy 'single' needs at most 1 linked model(s), and there are 2"),
+    Case(
+        [*SPLIT, set_policy("split"), link("m:1"), unlink("m")],
+        set_policy("single"),
+        "The selection policy 'single' follows the current version of a model, and application 'app' is linked to "
+        "m:1: link it to 'm', and remove the other link, first",
+    ),
+    Case(SPLIT, unlink("n"), "Cannot remove nonexistent link between app app and model n"),
     # delete_model_links
     Case([], unlink("m"), "No app with name app exists."),
     Case([add_app()], unlink("m"), "Cannot remove nonexistent link between app app and model m"),
@@ -441,7 +567,8 @@ async def test_ping_takes_no_post(client: TestClient) -> None:
 
 async def test_every_route_of_clipper_0_4_is_there_and_ours() -> None:
     names = (
-        "ping add_app delete_app add_model_links delete_model_links add_model delete_versioned_model set_model_version "
+        "ping add_app delete_app add_model_links delete_model_links set_selection_policy get_selection_policy "
+        "delete_selection_state add_model delete_versioned_model set_model_version "
         "set_batching set_query_frontend_workers get_query_frontend_workers get_all_applications get_application "
         "get_linked_models get_all_models get_model get_all_containers get_container "
         "get_frontends_without_replica get_state"

@@ -18,6 +18,9 @@ ROUTES: dict[str, Any] = {
     "delete_app": schemas.NamedApplication,
     "add_model_links": schemas.ModelLinks,
     "delete_model_links": schemas.ModelLinks,
+    "set_selection_policy": schemas.SetSelectionPolicy,
+    "get_selection_policy": schemas.AppSelection,
+    "delete_selection_state": schemas.AppSelection,
     "add_model": schemas.AddModel,
     "delete_versioned_model": schemas.VersionedModel,
     "set_model_version": schemas.VersionedModel,
@@ -34,12 +37,14 @@ ROUTES: dict[str, Any] = {
 OPTIONAL = {
     "add_app": {"missing_values", "max_body_bytes"},
     "add_model": {"make_current", "check_only", "batch_policy", "batch_delay_micros", "max_output_bytes", "batch_wait"},
+    "set_selection_policy": {"options"},
     "set_batching": {"batch_policy", "batch_size", "batch_delay_micros", "batch_wait"},
 }
 GOOD: dict[Any, Any] = {str: "x", int: 1, bool: True, tuple[str, ...]: ["x"], InputType: "ints"} | {
     int | None: 1,
     bool | None: True,
     BatchPolicy | None: "fixed",
+    dict[str, Any] | None: {"x": 1},
 }
 
 NUMBER_RANGE = "PredictionData of type Number is not of type int"
@@ -83,6 +88,10 @@ WRONG: dict[Any, list[tuple[Any, str]]] = {
     ],
 }
 
+WRONG[dict[str, Any] | None] = [
+    ([], "Type mismatch! JSON key {} expected type Objectbut found type Array"),
+    (None, "Type mismatch! JSON key {} expected type Objectbut found type Null"),
+]
 WRONG[int | None] = WRONG[int]
 WRONG[bool | None] = WRONG[bool]
 WRONG[BatchPolicy | None] = WRONG[InputType]
@@ -188,7 +197,9 @@ def test_the_hint_shows_each_kind_of_field() -> None:
 
 # --- whatever the JSON, no route fails: each answers 200 or says why not ---
 
-WORDS = st.sampled_from(["a", "m", "1", "2", "ints", "doubles", "", "a,b", "a:b", "\x00", "é\U0001f600", "..", "*"])
+WORDS = st.sampled_from(
+    ["a", "m", "1", "2", "ints", "doubles", "", "a,b", "a:b", "split", "\x00", "é\U0001f600", "..", "*"]
+)
 TEXT = WORDS | st.text(max_size=20)
 NUMBERS = st.sampled_from([-1, 0, 1, 2**31 - 1, 2**31, 2**64]) | st.integers() | st.floats()
 ANY_JSON = st.recursive(
@@ -207,6 +218,9 @@ RIGHT: dict[Any, st.SearchStrategy[Any]] = {
     int | None: st.sampled_from([-1, 1, 20000]),
     bool | None: st.booleans(),
     BatchPolicy | None: st.sampled_from([*BatchPolicy, "nonsense"]),
+    dict[str, Any] | None: st.dictionaries(
+        st.sampled_from(["weights", "sticky_key", "x"]), ANY_JSON | st.dictionaries(WORDS, NUMBERS, max_size=3)
+    ),
 }
 
 

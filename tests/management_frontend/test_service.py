@@ -18,7 +18,7 @@ from clipper_common.membership_store import MembershipStore
 from clipper_common.records import Application, FrontendReport, Model
 from clipper_common.redis_client import RedisClient
 from clipper_common.snapshot import Snapshot
-from management_frontend import app, rules, service
+from management_frontend import app, link_rules, rules, service
 from management_frontend.config import Config
 from management_frontend.rules import Change
 from management_frontend.schemas import AddApplication, AddModel, ModelLinks, SetBatching, VersionedModel
@@ -165,19 +165,19 @@ def with_models(*models: Model, current: str | None = None) -> Snapshot:
 def test_without_a_current_version_all_versions_must_fit_the_application() -> None:
     versions = model("1", InputType.INTS), model("2", InputType.BYTES)
     with pytest.raises(QueryError, match="incompatible input_type 'bytes'"):
-        rules.add_model_links(with_models(*versions), ModelLinks("app", ("m",)))
+        link_rules.add_model_links(with_models(*versions), ModelLinks("app", ("m",)))
 
 
 @pytest.mark.parametrize("current", [None, "1", "gone"])
 def test_a_model_can_be_linked_whatever_its_current_version(current: str | None) -> None:
     snapshot = with_models(model("1", InputType.INTS), current=current)
-    change = rules.add_model_links(snapshot, ModelLinks("app", ("m",)))
+    change = link_rules.add_model_links(snapshot, ModelLinks("app", ("m",)))
     assert change.writes == [changes.put_link("app", "m")]
 
 
 def test_only_the_current_version_must_fit_the_application() -> None:
     snapshot = with_models(model("1", InputType.BYTES), model("2", InputType.INTS), current="2")
-    assert rules.add_model_links(snapshot, ModelLinks("app", ("m",))).writes
+    assert link_rules.add_model_links(snapshot, ModelLinks("app", ("m",))).writes
 
 
 async def test_links_that_clipper_0_4_left_behind_do_not_come_back(
@@ -202,7 +202,7 @@ def models(*ids: ModelId) -> Snapshot:
 def test_a_name_that_was_accepted_once_stays_good_for_everything() -> None:
     before = models(ModelId(OLD_NAME, "1"))
     assert rules.add_model(before, ADD, "r").writes
-    assert rules.add_model_links(before, ModelLinks("app", (OLD_NAME,))).writes
+    assert link_rules.add_model_links(before, ModelLinks("app", (OLD_NAME,))).writes
     assert rules.set_batching(before, SetBatching(OLD_NAME, "1", batch_size=2)).writes
     assert rules.set_model_version(before, VersionedModel(OLD_NAME, "1")).writes
     assert rules.delete_versioned_model(before, VersionedModel(OLD_NAME, "1")).writes

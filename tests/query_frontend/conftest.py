@@ -95,7 +95,7 @@ class Frontend:
         self._command = [sys.executable, "-m", "query_frontend", *(f"--{k}={v}" for k, v in values.items())]
 
     def run_instead(self, program: str) -> None:
-        """This Python code in place of `query_frontend.__main__`."""
+        """The Python code that is run instead of `query_frontend.__main__`."""
         self._command[1:3] = ["-c", program]
 
     def limit_descriptors(self, number: int) -> None:

@@ -95,11 +95,11 @@ def replicas(engine: FakeEngine) -> ContainerReplicas:
 
 def test_replicas_are_started_and_stopped(engine: FakeEngine, replicas: ContainerReplicas) -> None:
     replicas.scale(CLUSTER, MODEL)
-    assert len(replicas.wanted("m", "1")) == 2
+    assert len(replicas.wanted_containers("m", "1")) == 2
     assert engine.images == ["image"]
-    assert replicas.wanted("m", "2") == []
+    assert replicas.wanted_containers("m", "2") == []
     replicas.scale(CLUSTER, replace(MODEL, num_replicas=1))
-    assert len(replicas.wanted("m", "1")) == 1
+    assert len(replicas.wanted_containers("m", "1")) == 1
     replicas.scale(CLUSTER, replace(MODEL, num_replicas=1))
     assert len(engine.containers) == 2
     assert engine.images == ["image"]
@@ -107,17 +107,17 @@ def test_replicas_are_started_and_stopped(engine: FakeEngine, replicas: Containe
 
 def test_another_cluster_has_replicas_of_its_own(engine: FakeEngine, replicas: ContainerReplicas) -> None:
     ContainerReplicas(cast(Engine, engine), "other").scale(replace(CLUSTER, name="other"), MODEL)
-    assert replicas.wanted("m", "1") == []
+    assert replicas.wanted_containers("m", "1") == []
     replicas.stop(lambda label: True)
     assert [container.status for container in engine.containers] == ["running", "running"]
 
 
 def test_one_that_does_not_run_is_stopped_first(engine: FakeEngine, replicas: ContainerReplicas) -> None:
     replicas.scale(CLUSTER, MODEL)
-    first, second = replicas.wanted("m", "1")
+    first, second = replicas.wanted_containers("m", "1")
     first.state["Status"] = "restarting"
     replicas.scale(CLUSTER, replace(MODEL, num_replicas=1))
-    assert replicas.wanted("m", "1") == [second]
+    assert replicas.wanted_containers("m", "1") == [second]
 
 
 def test_all_start_or_none(engine: FakeEngine, replicas: ContainerReplicas) -> None:
@@ -144,14 +144,14 @@ def test_the_last_stopped_replicas_are_kept_for_their_logs(engine: FakeEngine, r
     stopped = [container for container in engine.containers if container.status == "exited"]
     assert [container.number for container in stopped] == [2, 3, 4]
     assert all(container.name.endswith("-stopped") for container in stopped)
-    assert len(replicas.wanted("m", "2")) == 2
+    assert len(replicas.wanted_containers("m", "2")) == 2
 
 
 def test_failures_are_told_until_the_replica_is_stable(
     engine: FakeEngine, replicas: ContainerReplicas, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     replicas.scale(CLUSTER, MODEL)
-    newest, oldest = replicas.wanted("m", "1")
+    newest, oldest = replicas.wanted_containers("m", "1")
     assert replicas.failures("m", "1") == []
     newest.state |= {"Status": "restarting", "ExitCode": 3}
     assert replicas.failures("m", "1") == [

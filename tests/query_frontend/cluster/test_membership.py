@@ -16,7 +16,7 @@ from clipper_common.records import Replica
 from clipper_common.redis_client import RedisClient, StoreError
 from clipper_common.wire import Metadata
 from query_frontend.cluster.membership import Membership
-from query_frontend.rpc.server import Connection
+from query_frontend.rpc.server import ReplicaConnection
 
 MODEL = ModelId("m", "1")
 
@@ -34,7 +34,7 @@ class Frontend:
 
     def connect(self, name: str | None = None) -> None:
         metadata = Metadata(MODEL, InputType.INTS, 4 if name else 3, name)
-        self.executor.connections.append(Connection(len(self.executor.connections), Mock(), metadata, 0.0))
+        self.executor.connections.append(ReplicaConnection(len(self.executor.connections), Mock(), metadata, 0.0))
 
     async def replicas(self) -> list[int]:
         return [replica.replica_id for replica in await self.store.read_replicas()]
@@ -62,8 +62,8 @@ async def test_two_frontends_know_each_other_and_share_numbers(make: Any) -> Non
     for frontend in (first, second, first):
         await frontend.membership.report()
     assert await first.replicas() == [0, 1, 2]
-    assert [(peer.id, peer.rpc_address) for peer in first.membership.peers] == [(second.membership.id, "")]
-    assert [(peer.rpc_address, peer.models) for peer in second.membership.peers] == [
+    assert [(peer.id, peer.rpc_address) for peer in first.membership.other_frontends] == [(second.membership.id, "")]
+    assert [(peer.rpc_address, peer.models) for peer in second.membership.other_frontends] == [
         ("tcp://first:7000", frozenset({MODEL}))
     ]
 
@@ -94,7 +94,7 @@ async def test_a_frontend_that_goes_takes_only_its_own_along(make: Any) -> None:
     await first.membership.retire()
     assert await second.replicas() == [0, 2]
     await second.membership.report()
-    assert second.membership.peers == []
+    assert second.membership.other_frontends == []
     await second.store.claim("c/1")  # the cluster still owns its Redis
     await second.membership.retire()
     assert await second.replicas() == []

@@ -23,7 +23,7 @@ from clipper_common.membership_store import MembershipStore
 from clipper_common.records import Frontend as Peer
 from clipper_common.records import Model
 from clipper_common.wire import Metadata
-from query_frontend.cluster.relay import Place, Relay, wanted_relays
+from query_frontend.cluster.relay import Relay, RelayId, wanted_relays
 from query_frontend.monitoring.metrics import SystemMetrics
 from query_frontend.serving.cache import PredictionCache
 from query_frontend.serving.deadlines import DeadlineWheel
@@ -143,7 +143,7 @@ async def test_a_stall_of_our_own_is_no_silence_of_the_peer() -> None:
     context = QueryContext(Executor(loop, Mock(), PredictionCache(0), metrics), DeadlineWheel(loop))
     with zmq.asyncio.Context() as zmq_context, zmq_context.socket(zmq.ROUTER) as peer:
         port = peer.bind_to_random_port("tcp://127.0.0.1")
-        relay = Relay(context, Place(f"tcp://127.0.0.1:{port}", MODEL, 0), InputType.DOUBLES, "peer:x", "key")
+        relay = Relay(context, RelayId(f"tcp://127.0.0.1:{port}", MODEL, 0), InputType.DOUBLES, "peer:x", "key")
         relay.start()
         async with asyncio.timeout(10):
             first, *_ = await peer.recv_multipart()
@@ -202,8 +202,8 @@ class KeepingExecutor(Executor):
         super().__init__(loop, Mock(), PredictionCache(0), SystemMetrics())
         self.tasks: list[Task] = []
 
-    def direct_replicas(self) -> dict[ModelId, list[Any]]:
-        return {MODEL: [Mock()]}
+    def is_direct(self, model_id: ModelId) -> bool:
+        return model_id == MODEL
 
     def slo_seconds(self, model_id: ModelId) -> float:
         return 0.05
@@ -222,7 +222,7 @@ class RelayAndPeer:
         self.tasks = executor.tasks
         context = QueryContext(executor, DeadlineWheel(loop))
         port = peer.bind_to_random_port("tcp://127.0.0.1")
-        self.relay = Relay(context, Place(f"tcp://127.0.0.1:{port}", MODEL, 0), InputType.DOUBLES, "peer:x", "key")
+        self.relay = Relay(context, RelayId(f"tcp://127.0.0.1:{port}", MODEL, 0), InputType.DOUBLES, "peer:x", "key")
         self.relay.start()
 
     async def receive(self, kind: type[Any]) -> Any:
@@ -264,28 +264,28 @@ async def test_the_remaining_time_of_each_query_travels_along(scripted: RelayAnd
     assert [round(seconds - since[1], 6) for seconds in since] == [2.98, 0.0, 0.98]
     assert 0.02 <= since[1] < 5.0
     assert (await scripted.receive(wire.Response)).positions == (1,), "its time is over"
-    scripted.tasks[0].take(b"0", "", 0.0)
+    scripted.tasks[0].resolve(b"0", "", 0.0)
     assert (await scripted.receive(wire.Response)) == wire.Response(7, [b"0"], [False], (0,))
 
 
 async def test_a_relayed_batch_is_answered_query_by_query(scripted: RelayAndPeer) -> None:
     await scripted.ask(9.0, 9.0, 9.0, 9.0)
     first, second, third, fourth = scripted.tasks
-    third.take(b"3", "", 0.0)
-    first.take(None, "no", 0.0)
+    third.resolve(b"3", "", 0.0)
+    first.resolve(None, "no", 0.0)
     answer = await scripted.receive(wire.Response)
     assert answer == wire.Response(7, [b"3", b"no"], [False, True], (2, 0)), (
         "those of a turn of the loop travel together"
     )
-    fourth.take(b"4", "", 0.0)
-    second.take(b"2", "", 0.0)
+    fourth.resolve(b"4", "", 0.0)
+    second.resolve(b"2", "", 0.0)
     assert await scripted.receive(wire.Response) == wire.Response(7, [b"4", b"2"], [False, False], (3, 1))
 
 
 async def test_a_batch_that_is_answered_at_once_is_answered_as_a_whole(scripted: RelayAndPeer) -> None:
     await scripted.ask(9.0, 9.0)
     for task, output in zip(scripted.tasks, (b"1", b"2"), strict=True):
-        task.take(output, "", 0.0)
+        task.resolve(output, "", 0.0)
     assert await scripted.receive(wire.Response) == wire.Response(7, [b"1", b"2"], [False, False])
 
 
@@ -295,7 +295,7 @@ async def test_a_frontend_that_tells_no_deadlines_is_answered_as_a_whole(scripte
     await scripted.ask()
     first, second = scripted.tasks
     assert first.deadline == second.deadline and 0.05 <= first.deadline - asked_at < 5.0
-    first.take(b"1", "", 0.0)
+    first.resolve(b"1", "", 0.0)
     assert await scripted.receive(wire.Response) == wire.Response(
         7, [b"1", b"Failed to retrieve a prediction response within the specified latency SLO"], [False, True]
     )
@@ -514,7 +514,7 @@ def test_which_relays_are_wanted() -> None:
 
     def wanted(peers: list[Peer], *versions: int) -> list[tuple[str, int, bool]]:
         found = wanted_relays(peers, {MODEL: connections(*versions)})
-        return [(wish.place.address, wish.place.number, wish.delay > 0) for wish in found]
+        return [(wish.relay_id.address, wish.relay_id.number, wish.delay > 0) for wish in found]
 
     assert wanted([peer], 3, 3) == [("tcp://peer:1", 0, False), ("tcp://peer:1", 1, False)]
     assert wanted([with_own], 3, 3, 4) == [("tcp://other:1", 0, False), ("tcp://other:1", 1, False)]

@@ -17,8 +17,8 @@ from typing import Any, Final, NamedTuple
 import zmq
 
 from clipper_common import changes, wire
-from clipper_common.datatypes import InputType, ModelId
-from clipper_common.records import Application
+from clipper_common.datatypes import InputType, Link, ModelId
+from clipper_common.records import Application, Selection
 from tests.conftest import OwnRedis
 from tests.query_frontend.conftest import Frontend, RawContainer, running_frontend
 
@@ -29,9 +29,11 @@ MODELS: Final = {
     "strings": "écho %:1",
     "bytes": "echo-bytes:1",
 }
-"""By application, which is named like its input type."""
+"""The models by application, which is named like its input type."""
 MISSING_VALUES: Final = {"doubles": "missing-doubles", "floats": "missing-floats"}
 """Applications that take missing values, by input type."""
+STICKY: Final = {"by-header": "header:X-User", "by-uid": "uid"}
+"""Applications whose policy `split` gives some users a model, and others one that is not there; their sticky keys."""
 BIG_OUTPUT: Final = '"' + "x" * 20_000 + '"'
 SENTINEL: Final = b"GET /sentinel HTTP/1.1\r\nHost: s\r\n\r\n"
 """A request whose answer says that everything before it was answered."""
@@ -41,6 +43,7 @@ _PROBE: Final = b"prob"
 """An input."""
 _DATE: Final = re.compile(rb"\r\nDate: [^\r]*")
 _QUERY_ID: Final = re.compile(rb'"query_id":(\d+)')
+_WAITED: Final = re.compile(rb'"default_waited_millis":{[^}]*}')
 _HEAD: Final = re.compile(rb"HTTP/\d\.\d .*?\r\n\r\n", re.DOTALL)
 _CHUNKED: Final = re.compile(rb"\r\nTransfer-Encoding:[^\r]*chunked", re.IGNORECASE)
 _LENGTH: Final = re.compile(rb"\r\nContent-Length: *(\d+)", re.IGNORECASE)
@@ -115,7 +118,7 @@ class Server:
 
 
 class Outcome(NamedTuple):
-    """What a client saw of a conversation, and the model of its inputs."""
+    """The answers that a client saw in a conversation, and the inputs that its model got."""
 
     answers: bytes
     end: str
@@ -215,7 +218,7 @@ class Pair:
 
     @staticmethod
     def _normalize(data: bytes) -> bytes:
-        """Without the time, and with query ids that count from 0 in their order.
+        """Without times, and with query ids that count from 0 in their order.
 
         Between them may be those of a connection that was given up before.
         """
@@ -224,7 +227,8 @@ class Pair:
         for head, body in responses(data):
             ids = _QUERY_ID.findall(body)
             body = _QUERY_ID.sub(lambda found: b'"query_id":+%d' % numbers[int(found[1])], body)
-            length = sum(map(len, ids))
+            length = sum(map(len, (*ids, *_WAITED.findall(body))))
+            body = _WAITED.sub(b'"default_waited_millis":{}', body)
             head = _LENGTH.sub(lambda found: b"\r\nContent-Length: %d" % (int(found[1]) - length), head)  # noqa: B023
             parts += [_DATE.sub(b"\r\nDate: then", head), body]
         return b"".join(parts)
@@ -257,12 +261,12 @@ def _agree(one: Outcome, other: Outcome) -> bool:
 
 
 def _without_quotation(error: bytes) -> bytes:
-    """What aiohttp says of a malformed request, but not the part of it that it quotes."""
+    """Return the reason that aiohttp gives for a malformed request, without the part of the request that it quotes."""
     return _LENGTH.sub(b"", error).partition(rb":\n\n  b")[0].rstrip(b':"}')
 
 
 def message_ends(packets: Sequence[bytes]) -> list[int]:
-    """Where messages end, as far as that can be told."""
+    """Return where messages end, as far as that can be told."""
     stream = b"".join(packets)
     ends = []
     at = 0
@@ -364,7 +368,8 @@ def post(app: str, body: bytes, *headers: str, target: str = "", length: object 
 
 @contextmanager
 def running_pair(folder: Path, **flags: Any) -> Iterator[Pair]:
-    """Both serve an application for each input type, and ``bare``, ``big`` and ``late``, which answer the default."""
+    """Start both frontends with an application for each input type, and ``bare``, ``big`` and ``late``, which answer
+    the default."""
     with ExitStack() as stack:
         servers = []
         for name, fast_path in (("fast_path", 1), ("general", 0)):
@@ -385,6 +390,11 @@ def running_pair(folder: Path, **flags: Any) -> Iterator[Pair]:
                 *changes.put_application(Application("bare", InputType.DOUBLES, "[1, 2]", 1000)),
                 *changes.put_application(Application("big", InputType.DOUBLES, BIG_OUTPUT, 1000)),
             )
+            for app, sticky_key in STICKY.items():
+                links = (Link("echo-doubles"), Link("gone"))
+                selection = Selection("split", {"sticky_key": sticky_key}, 1, links)
+                wanted = Application(app, InputType.DOUBLES, "default", 60_000_000, selection=selection)
+                frontend.configure(*changes.put_application(wanted))
             echo = stack.enter_context(Echo(frontend, MODELS))
             silent = RawContainer(frontend.rpc_port)
             stack.callback(silent.close)

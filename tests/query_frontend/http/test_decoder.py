@@ -16,7 +16,7 @@ from clipper_common.errors import JsonError
 from query_frontend.http import decoder as module
 from query_frontend.http import schemas
 from query_frontend.http.decoder import Decoder
-from query_frontend.http.schemas import NotAnObject
+from query_frontend.http.schemas import Asked, NotAnObject
 
 DOUBLES, STRINGS = InputType.DOUBLES, InputType.STRINGS
 PATIENCE_SECONDS = 10.0
@@ -101,17 +101,17 @@ async def test_feedback(decoder: Decoder) -> None:
 
 async def test_small_and_plain_bodies_need_no_process(decoder: Decoder) -> None:
     numbers = [index / 7 for index in range(50_000)]
-    assert await decoder.predict([b'{"x": [], "input": [1]}'], DOUBLES, False) == ([b"\0\0\0\0\0\0\xf0?"], None)
-    inputs, _ = await decoder.predict([json.dumps({"input": numbers}).encode()], DOUBLES, False)
+    assert await decoder.predict([b'{"x": [], "input": [1]}'], DOUBLES, False) == Asked([b"\0\0\0\0\0\0\xf0?"])
+    inputs, *_ = await decoder.predict([json.dumps({"input": numbers}).encode()], DOUBLES, False)
     assert list(memoryview(inputs[0]).cast("d")) == numbers
     assert children() == []
 
 
 async def test_many_at_a_time(decoder: Decoder) -> None:
     async def ask(index: int) -> bool:
-        body = padded(f'{{"x": {NESTED}, "input": [{index}]}}')
-        inputs, version = await decoder.predict([body], DOUBLES, False)
-        return (memoryview(inputs[0]).cast("d").tolist(), version) == ([index], None)
+        body = padded(f'{{"x": {NESTED}, "uid": {index}, "explain": true, "input": [{index}]}}')
+        (value,), *others = await decoder.predict([body], DOUBLES, False)
+        return (memoryview(value).cast("d").tolist(), others) == ([index], [None, index, True])
 
     assert all(await asyncio.gather(*map(ask, range(20))))
     assert len(children()) == 1
@@ -119,7 +119,7 @@ async def test_many_at_a_time(decoder: Decoder) -> None:
 
 async def test_large_inputs_come_back_whole(decoder: Decoder) -> None:
     text = "é\\n" * 400_000
-    (first, second), _ = await decoder.predict([f'{{"input_batch": ["{text}", "x"]}}'.encode()], STRINGS, False)
+    (first, second), *_ = await decoder.predict([f'{{"input_batch": ["{text}", "x"]}}'.encode()], STRINGS, False)
     assert first == ("é\n" * 400_000).encode() and second == b"x"
 
 
@@ -130,7 +130,7 @@ async def test_a_client_that_hangs_up_disturbs_nobody(decoder: Decoder) -> None:
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asking
-    inputs, _ = await decoder.predict([padded('{"x": 1, "input": [2]}')], DOUBLES, False)
+    inputs, *_ = await decoder.predict([padded('{"x": 1, "input": [2]}')], DOUBLES, False)
     assert memoryview(inputs[0]).cast("d").tolist() == [2.0]
 
 

@@ -92,6 +92,35 @@ def test_the_lane_is_compared_with_answers_of_the_model(pair: Pair) -> None:
     assert b"\r\nX-Clipper-Model: %C3%A9cho%20%25:1\r\n" in outcome.answers
 
 
+USERS: Final = range(8)
+UID_AFTER: Final = b'{"input": [1.5], "uid": %d}'
+
+
+def test_the_same_user_gets_the_same_model(pair: Pair) -> None:
+    spellings = ["X-User: {}", "x-user:{}", "X-USER: \t {} \t", "X-User: {}\r\nX-User: a", "X-Userx: 0\r\nX-User: {}"]
+    by_header = [
+        {pair.compare(post("by-header", ONE, header.format(user))).answers for header in spellings} for user in USERS
+    ]
+    by_uid = [
+        {pair.compare(post("by-uid", body % user)).answers for body in (UID_AFTER, b'{"uid": "%d", "input": [1.5]}')}
+        for user in USERS
+    ]
+    for found in (by_header, by_uid):
+        assert all(len(answers) == 1 for answers in found)
+        answers = set.union(*found)
+        assert len(answers) == 2 and sum(b"X-Clipper-Model: echo-doubles:1" in answer for answer in answers) == 1
+    for envelope in ENVELOPES:
+        pair.compare(post("by-header", fill(envelope, b"[1.5]"), "X-User: 1"), glued=True)
+    for uid in (b"1.5", b"true", b"[]", b"{}", b"[1, 2]", b'""', b"-1", b"1e3", b"18446744073709551616"):
+        pair.compare(post("by-uid", b'{"input": [1.5], "uid": %s}' % uid), glued=True)
+
+
+def test_an_application_without_a_policy_explains_nothing(pair: Pair) -> None:
+    plain = pair.compare(PLAIN).answers
+    assert pair.compare(post("doubles", ONE, "X-Clipper-Explain: true")).answers == plain
+    assert pair.compare(post("doubles", b'{"input": [1.5], "explain": true, "uid": []}')).answers == plain
+
+
 def test_large_bodies(pair: Pair) -> None:
     rng = random.Random(1)
     for size in (1000, 20_000, 110_000, 400_000):

@@ -22,7 +22,7 @@ from aiohttp.web import RequestHandler
 from clipper_common import changes, http_connection
 from clipper_common.config_store import ConfigStore
 from clipper_common.datatypes import InputType
-from clipper_common.http_connection import Connection
+from clipper_common.http_connection import HttpConnection
 from clipper_common.records import Application
 from clipper_common.redis_client import RedisClient
 from query_frontend.app import create_app
@@ -453,7 +453,7 @@ def test_where_nobody_knows_the_end_of_a_request_the_connection_closes_with_its_
 
 def test_idle_connections_are_closed_in_steps() -> None:
     """A server that ends may have thousands of them."""
-    busy = cast(Connection, SimpleNamespace(seconds_idle=lambda: None))
+    busy = cast(HttpConnection, SimpleNamespace(seconds_idle=lambda: None))
     assert len(list(close_all_idle([busy] * 100))) == 100
 
 
@@ -462,7 +462,7 @@ async def test_an_application_without_the_fast_path_has_connections_without_it()
     await runner.setup()
     try:
         assert runner.server is not None
-        assert type(runner.server()) is Connection
+        assert type(runner.server()) is HttpConnection
     finally:
         await runner.cleanup()
 

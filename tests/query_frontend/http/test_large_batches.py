@@ -12,7 +12,7 @@ from clipper_common.constants import MAX_BATCH_SIZE
 from clipper_common.datatypes import InputType, ModelId
 from clipper_common.records import Application, Model
 from query_frontend.monitoring.metrics import AppMetrics, SystemMetrics
-from query_frontend.rpc.server import Connection
+from query_frontend.rpc.server import ReplicaConnection
 from query_frontend.serving import deadlines, delivery, large_outputs, query
 from query_frontend.serving.answers import Answer, Default
 from query_frontend.serving.cache import PredictionCache
@@ -39,14 +39,14 @@ class Rpc:
         self.sent: list[wire.PredictRequest] = []
         self.expelled: list[str] = []
 
-    def send_batch(self, _: Connection, request: wire.PredictRequest) -> bool:
+    def send_batch(self, _: ReplicaConnection, request: wire.PredictRequest) -> bool:
         self.sent.append(request)
         return True
 
-    def disconnect(self, _: Connection, reason: str) -> None:
+    def disconnect(self, _: ReplicaConnection, reason: str) -> None:
         self.expelled.append(reason)
 
-    def release(self, _: Connection) -> None:
+    def release(self, _: ReplicaConnection) -> None:
         pass
 
 
@@ -63,10 +63,10 @@ class Bench:
         self.answers: dict[bytes, list[Answer | None]] = {}
         self.slo_seconds = SLO_SECONDS
 
-    def join(self) -> Connection:
+    def join(self) -> ReplicaConnection:
         metadata = wire.Metadata(MODEL, InputType.BYTES, wire.RPC_VERSION_4, "replica", "key")
-        connection = Connection(0, cast(Any, None), metadata, 0.0)
-        assert self.executor.on_joined(connection) is None
+        connection = ReplicaConnection(0, cast(Any, None), metadata, 0.0)
+        assert self.executor.on_replica_joined(connection) is None
         return connection
 
     def app(self) -> AppState:
@@ -92,7 +92,7 @@ class Bench:
 
     def answer(self, request: wire.PredictRequest, size: int = 0, failed: bool = False) -> None:
         outputs = [b'"' + bytes(each) + b"x" * size + b'"' for each in request.inputs]
-        self.executor.on_answered(
+        self.executor.on_batch_answered(
             self.replica, wire.Response(request.message_id, outputs, [failed] * len(request.inputs))
         )
 
@@ -185,7 +185,7 @@ async def test_outputs_that_are_too_large_to_be_copied_at_once_are_delivered() -
     response = wire.Response(request.message_id, [*outputs, b"ValueError: no"], [False, False, True])
     decoded = wire.decode_from_container(wire.encode_response(response, wire.RPC_VERSION_4))
     assert isinstance(decoded, wire.Response)
-    bench.executor.on_answered(bench.replica, decoded)
+    bench.executor.on_batch_answered(bench.replica, decoded)
     await bench.largest_part(3)
     assert [bench.answers[b"0"], bench.answers[b"1"]] == [[outputs[0]], [outputs[1]]]
     assert bench.answers[b"2"] == [Default(b'"default"', "The model raised ValueError: no")]
@@ -249,7 +249,7 @@ async def test_a_replica_may_leave_while_its_answers_are_delivered() -> None:
     bench.answer(await bench.sent(1))
     bench.ask(2)
     bench.answer(await bench.sent(2))
-    bench.executor.on_left(bench.replica, "it was stopped")
+    bench.executor.on_replica_lost(bench.replica, "it was stopped")
     await bench.largest_part()
     bench.replica = bench.join()
     bench.ask(1)
@@ -260,7 +260,7 @@ async def test_others_have_their_turn_while_the_batch_of_a_lost_replica_is_given
     bench = Bench()
     bench.ask()
     await bench.sent()
-    bench.executor.on_left(bench.replica, "it was stopped")
+    bench.executor.on_replica_lost(bench.replica, "it was stopped")
     assert await bench.largest_part() == AT_ONCE
     assert {answers[0].explanation for answers in bench.answers.values() if isinstance(answers[0], Default)} == {
         LAST_REPLICA_DIED

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from clipper_common.datatypes import InputType
 from clipper_common.errors import JsonError
 from query_frontend.http import large_bodies, schemas
-from query_frontend.http.large_bodies import Inputs
+from query_frontend.http.schemas import Asked
 from tests.steps import in_steps
 
 INTS, FLOATS, DOUBLES = InputType.INTS, InputType.FLOATS, InputType.DOUBLES
@@ -25,13 +25,13 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(large_bodies, "PIECE_BYTES", 8)
 
 
-def decoded(body: bytes, kind: InputType, *cuts: int) -> tuple[Inputs | None, int]:
+def decoded(body: bytes, kind: InputType, *cuts: int) -> tuple[Asked | None, int]:
     """Return the inputs of a body that is read in parts, and the number of steps that it took."""
     parts = [body[begin:end] for begin, end in pairwise([0, *sorted(cuts), len(body)])]
     return in_steps(large_bodies.decode(parts, kind))
 
 
-def at_once(body: bytes, kind: InputType) -> Inputs | str:
+def at_once(body: bytes, kind: InputType) -> Asked | str:
     try:
         return schemas.parse_predict(body, kind)
     except JsonError as error:
@@ -95,7 +95,7 @@ NUMBERS = list(range(-50, 50))
         (base64.b64encode(DATA[:255]).decode(), BYTES),
     ],
 )
-@pytest.mark.parametrize("rest", [b"}", b' , "version" : "2"}\n', b',"version":null,"other":[1]}'])
+@pytest.mark.parametrize("rest", [b"}", b' , "version" : "2"}\n', b',"version":null,"uid":[1],"explain":true}'])
 def test_plain_shapes(value: Any, kind: InputType, rest: bytes) -> None:
     text = json.dumps(value, ensure_ascii=False).encode()
     for body in (
@@ -218,7 +218,7 @@ WHOLE = st.integers(-(2**34), 2**34) | st.sampled_from(
 REAL = st.floats(allow_nan=False, allow_infinity=False) | st.floats(-3.5e38, 3.5e38) | st.integers(-(2**70), 2**70)
 
 
-def said_of(value: Any, kind: InputType, key: str = "input") -> tuple[Inputs | None, Inputs | str]:
+def said_of(value: Any, kind: InputType, key: str = "input") -> tuple[Asked | None, Asked | str]:
     """Return what a body is decoded to in steps, and at once."""
     body = json.dumps({key: value}, ensure_ascii=False).encode(errors="surrogatepass")
     return decoded(body, kind)[0], at_once(body, kind)
@@ -272,7 +272,7 @@ def test_any_bytes_as_text(text: bytes, long_bytes: int) -> None:
 def test_any_base64(values: list[bytes], cut: int, data: st.DataObject) -> None:
     texts = [base64.b64encode(value).decode() for value in values]
     found, expected = said_of(texts, BYTES, "input_batch")
-    assert found == expected == (values, None)
+    assert found == expected == Asked(values)
     at = data.draw(st.integers(0, len(texts[0])))
     texts[0] = (
         texts[0][:at]

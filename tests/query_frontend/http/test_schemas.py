@@ -12,6 +12,7 @@ from clipper_common.constants import MAX_INPUTS_PER_REQUEST
 from clipper_common.datatypes import InputType
 from clipper_common.errors import JsonError
 from query_frontend.http import schemas
+from tests.steps import in_steps
 
 I32 = 2**31
 GOOD = [
@@ -36,9 +37,25 @@ GOOD = [
 def test_good_inputs(kind: str, value: object, encoded: bytes) -> None:
     input_type = InputType.parse(kind)
     single = schemas.parse_predict(json.dumps({"input": value}).encode(), input_type)
-    assert single == ([encoded], None)
+    assert single == schemas.Asked([encoded])
     batch = schemas.parse_predict(json.dumps({"input_batch": [value, value]}).encode(), input_type)
-    assert batch == ([encoded, encoded], None)
+    assert batch == schemas.Asked([encoded, encoded])
+
+
+@pytest.mark.parametrize(
+    ("keys", "uid", "explain"),
+    [
+        pytest.param({}, None, False, id="none"),
+        pytest.param({"uid": 7, "explain": True}, 7, True, id="number"),
+        pytest.param({"uid": "u", "explain": False}, "u", False, id="text"),
+        pytest.param({"uid": [1, 2], "explain": 1}, [], False, id="list"),
+        pytest.param({"uid": {"a": 1}, "explain": "true"}, {}, False, id="object"),
+    ],
+)
+def test_keys_that_selection_policies_use(keys: dict[str, Any], uid: object, explain: bool) -> None:
+    body = json.dumps({"input": [1.5], "version": "2"} | keys).encode()
+    assert schemas.parse_predict(body, InputType.FLOATS)[1:] == ("2", uid, explain)
+    assert in_steps(schemas.parse_predict_in_steps(body, InputType.FLOATS, False))[0][1:] == ("2", uid, explain)
 
 
 BAD = [
@@ -104,9 +121,9 @@ MISSING = [
 def test_missing_values(kind: str, value: bytes, numbers: list[float]) -> None:
     input_type = InputType.parse(kind)
     encoded = array(input_type.typecode, numbers).tobytes()
-    assert schemas.parse_predict(b'{"input": %b}' % value, input_type, True) == ([encoded], None)
+    assert schemas.parse_predict(b'{"input": %b}' % value, input_type, True) == schemas.Asked([encoded])
     body = b'{"version": "2", "input_batch": [%b, %b]}' % (value, value)
-    assert schemas.parse_predict(body, input_type, True) == ([encoded, encoded], "2")
+    assert schemas.parse_predict(body, input_type, True) == schemas.Asked([encoded, encoded], "2")
     update = b'{"uid": 0, "label": 1, "input": %b}' % value
     assert schemas.parse_update(update, input_type, True).input == encoded
 
@@ -206,7 +223,7 @@ def test_json_that_is_no_object(body: bytes) -> None:
 
 def test_input_wins_over_input_batch_and_unknown_keys_are_ignored() -> None:
     body = b'{"uid": 3, "input": [1], "input_batch": 7, "version": "2"}'
-    assert schemas.parse_predict(body, InputType.INTS) == ([array("i", [1]).tobytes()], "2")
+    assert schemas.parse_predict(body, InputType.INTS) == schemas.Asked([array("i", [1]).tobytes()], "2", 3)
 
 
 def test_a_request_holds_a_bounded_number_of_inputs() -> None:
@@ -216,7 +233,7 @@ def test_a_request_holds_a_bounded_number_of_inputs() -> None:
 
 
 def test_an_empty_batch_is_a_batch() -> None:
-    assert schemas.parse_predict(b'{"input_batch": []}', InputType.INTS) == ([], None)
+    assert schemas.parse_predict(b'{"input_batch": []}', InputType.INTS) == schemas.Asked([])
 
 
 JSON_VALUES = st.recursive(

@@ -42,9 +42,9 @@ class Client:
 
 
 async def until(condition: Callable[[], object], what: str) -> None:
-    give_up = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not condition():
-        assert time.monotonic() < give_up, f"waited in vain until {what}"
+        assert time.monotonic() < deadline, f"waited in vain until {what}"
         await asyncio.sleep(0.002)
 
 
@@ -128,8 +128,8 @@ async def test_waits_between_attempts_grow(host: str, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(dealers.asyncio, "sleep", noting)
     client = Client(tcp_address(host, find_free_port()))
-    give_up = time.monotonic() + PATIENCE_SECONDS
-    while len(pauses) < 6 and time.monotonic() < give_up:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while len(pauses) < 6 and time.monotonic() < deadline:
         await sleep(0.002)
     assert pauses[:6] == [0.0, 0.05, 0.1, 0.2, 0.2, 0.2]
     assert client.changes == [] and pauses[1] == RECONNECT_MILLIS / 1000

@@ -54,9 +54,9 @@ class Room:
             self.answer(peer, frames)
 
     async def until(self, condition: Callable[[], object], what: str) -> None:
-        give_up = time.monotonic() + PATIENCE_SECONDS
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while not condition():
-            assert time.monotonic() < give_up, f"waited in vain until {what}"
+            assert time.monotonic() < deadline, f"waited in vain until {what}"
             await asyncio.sleep(0.005)
 
     @asynccontextmanager

@@ -24,7 +24,7 @@ from clipper_containers.session import receive_one
 from clipper_containers.zmq_transport import ZmqTransport
 from query_frontend.monitoring.metric_kinds import Histogram
 from query_frontend.rpc.dealer import Dealer, DealerEvents
-from query_frontend.rpc.server import Connection, RpcEvents, RpcServer
+from query_frontend.rpc.server import ReplicaConnection, RpcEvents, RpcServer
 from tests.query_frontend.conftest import Frontend, RawContainer, running_container, wait_for
 from tests.query_frontend.rpc.test_zmtp import GREETING, NEWER_GREETING, READY, stream
 
@@ -106,12 +106,12 @@ async def test_the_core_is_yielded_after_quick_batches(
     yielded, owner, joined, answered = Mock(), Mock(), asyncio.Event(), asyncio.Event()
     monkeypatch.setattr("query_frontend.rpc.server.QUICK_SECONDS", quick_seconds)
     monkeypatch.setattr("os.sched_yield", yielded)
-    connections: list[Connection] = []
+    connections: list[ReplicaConnection] = []
     events = RpcEvents(
-        joined=lambda connection: connections.append(connection) or joined.set(),
-        left=lambda _, reason: None,
-        answered=lambda _, response: answered.set(),
-        draining=lambda _: None,
+        replica_joined=lambda connection: connections.append(connection) or joined.set(),
+        replica_lost=lambda _, reason: None,
+        batch_answered=lambda _, response: answered.set(),
+        replica_draining=lambda _: None,
     )
     owner.on_batch = lambda client, request, _: client.answer(
         wire.Response(request.message_id, [b"1"] * size, [False] * size), client.registration
@@ -119,7 +119,7 @@ async def test_the_core_is_yielded_after_quick_batches(
     server = RpcServer("127.0.0.1", 0, Histogram("microseconds"))
     dealer = Dealer(tcp_address("127.0.0.1", server.start(events)))
     client = RpcClient(dealer, Metadata(ModelId("m", "1"), InputType.DOUBLES, 4, "x"), owner, deque(maxlen=9))
-    dealer.start(DealerEvents(client.take, client.send_heartbeat, client.on_lost))
+    dealer.start(DealerEvents(client.receive, client.send_heartbeat, client.on_lost))
     async with asyncio.timeout(10):
         await joined.wait()
         server.send_batch(connections[0], wire.PredictRequest(7, InputType.DOUBLES, [bytes(8)] * size))
@@ -132,8 +132,8 @@ async def test_the_core_is_yielded_after_quick_batches(
 
 async def test_a_container_that_is_gone_before_it_is_read_does_not_stay() -> None:
     """All that it said lies there when its connection breaks, so that nothing can be answered."""
-    joined = list[Connection]()
-    left: asyncio.Queue[Connection] = asyncio.Queue()
+    joined = list[ReplicaConnection]()
+    left: asyncio.Queue[ReplicaConnection] = asyncio.Queue()
     events = RpcEvents(
         joined.append, lambda connection, _: left.put_nowait(connection), lambda *_: None, lambda _: None
     )
@@ -161,7 +161,7 @@ async def test_who_is_silent_with_a_batch_for_far_longer_than_ever_is_given_up_w
 ) -> None:
     monkeypatch.setattr("query_frontend.rpc.server.LEAST_PATIENCE_SECONDS", 0.5)
     monkeypatch.setattr("query_frontend.rpc.server._TICK_SECONDS", 0.05)
-    joined, answered, left = asyncio.Queue[Connection](), asyncio.Event(), list[str]()
+    joined, answered, left = asyncio.Queue[ReplicaConnection](), asyncio.Event(), list[str]()
     events = RpcEvents(
         joined.put_nowait, lambda _, reason: left.append(reason), lambda *_: answered.set(), lambda _: None
     )
@@ -196,7 +196,7 @@ async def test_an_answer_to_no_batch_in_flight_is_not_decoded(
 ) -> None:
     """Its outputs may be many, and nobody waits for them."""
     monkeypatch.setattr(wire, "_decode_packed_response", Mock(side_effect=AssertionError("it is decoded")))
-    joined, left = asyncio.Queue[Connection](), asyncio.Queue[str]()
+    joined, left = asyncio.Queue[ReplicaConnection](), asyncio.Queue[str]()
     events = RpcEvents(joined.put_nowait, lambda _, reason: left.put_nowait(reason), lambda *_: None, lambda _: None)
     server = RpcServer("127.0.0.1", 0, Histogram("microseconds"))
     metadata = wire.encode_metadata(Metadata(ModelId("m", "1"), InputType.DOUBLES, 4, "x"))
@@ -218,7 +218,7 @@ async def test_an_answer_to_no_batch_in_flight_is_not_decoded(
 
 
 async def test_an_answer_with_more_outputs_than_inputs_ends_the_registration() -> None:
-    joined, left = asyncio.Queue[Connection](), asyncio.Queue[str]()
+    joined, left = asyncio.Queue[ReplicaConnection](), asyncio.Queue[str]()
     events = RpcEvents(joined.put_nowait, lambda _, reason: left.put_nowait(reason), lambda *_: None, lambda _: None)
     server = RpcServer("127.0.0.1", 0, Histogram("microseconds"))
     metadata = wire.encode_metadata(Metadata(ModelId("m", "1"), InputType.DOUBLES, 4, "x"))
@@ -497,6 +497,24 @@ def test_a_draining_container_gets_no_more_and_is_let_go_after_its_batch(
     frontend.wait_for_replicas(0)
 
 
+def test_only_a_container_that_measures_turns_is_asked_for_them(
+    frontend: Frontend, raw_container: MakeContainer
+) -> None:
+    frontend.serve("app", "m:1", "ints")
+    older, newer = raw_container(), raw_container()
+    for container, replica_id in ((older, "a"), (newer, "b")):
+        measures = container is newer
+        container.join(Metadata(ModelId("m", "1"), InputType.INTS, 4, replica_id, "key", measures_turns=measures))
+        message = wire.decode_from_frontend(container.receive())
+        assert message == wire.HeartbeatReply(wire.HeartbeatType.KEEP_ALIVE, takes_turns=measures)
+    older.close()
+    frontend.wait_for_replicas(1)
+    with ThreadPoolExecutor() as pool:
+        reply = pool.submit(frontend.predict, "app", input=[1])
+        newer.answer(newer.receive_batch(), [b"7"], 4, turn_micros=1)
+        assert reply.result()["output"] == 7
+
+
 def test_a_container_that_comes_back_keeps_its_number(frontend: Frontend, raw_container: MakeContainer) -> None:
     frontend.serve("app")
     first = join(frontend, raw_container, 1, version=4, name="same")
@@ -561,7 +579,7 @@ def test_metadata_that_cannot_be_accepted_is_refused_with_the_reason(
     refused = wire.decode_from_frontend(stranger.receive())
     assert isinstance(refused, wire.Refused)
     assert reason in refused.reason and refused.reason.isprintable() and len(refused.reason) < 400
-    assert [str(replica.model) for replica in frontend.replicas()] == ["m:1"]
+    assert [str(replica.model_id) for replica in frontend.replicas()] == ["m:1"]
     with ThreadPoolExecutor() as pool:
         reply = pool.submit(frontend.predict, "app", input=[1.0])
         good.answer(good.receive_batch(), [b"1"], 4)
@@ -579,7 +597,7 @@ def test_a_replica_id_belongs_to_its_model_version(frontend: Frontend, raw_conta
         containers.append(raw_container())
         containers[-1].join(Metadata(model, InputType.DOUBLES, 4, "same"))
         frontend.wait_for_replicas(len(containers))
-    assert [(str(replica.model), replica.replica_id) for replica in frontend.replicas()] == [
+    assert [(str(replica.model_id), replica.replica_id) for replica in frontend.replicas()] == [
         ("m:1", 0),
         ("m:2", 0),
         ("n:1", 0),

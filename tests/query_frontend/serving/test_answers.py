@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from clipper_common import jsontext
 from clipper_common.long_work import finish_at_once
 from query_frontend.serving import answers
-from query_frontend.serving.answers import Answer, Default
+from query_frontend.serving.answers import Answer, Default, Waited
 from tests.steps import in_steps
 
 
@@ -27,6 +27,27 @@ def test_answers_are_rendered_as_0_4_rendered_them() -> None:
         b'{"batch_predictions":[{"query_id":7,"output":1.10,"default":false},'
         b'{"query_id":8,"output":"x","default":true,"default_explanation":"because \\"so\\""}]}'
     )
+
+
+def test_a_default_at_the_deadline_says_where_the_time_went() -> None:
+    default = Default(b"1", "late", Waited(0.0312, 0.0188))
+    body = (
+        b'{"query_id":7,"output":1,"default":true,"default_explanation":"late",'
+        b'"default_waited_millis":{"in_queue":31.200,"at_replica":18.800}}'
+    )
+    assert rendered([default], 7) == answers.render_one(7, default) == body
+
+
+@pytest.mark.parametrize("output", [b"1.10", b'"%b"' % (b"x" * 5000)], ids=["small", "large"])
+def test_each_answer_has_its_explanation(output: bytes) -> None:
+    several = [output, Default(b"-1", "late", Waited(0.001, 0.0)), Default(b"-1", "full")]
+    explanations = [b'{"a":1}', b'{"b":2}', b"3"]
+    steps = answers.render(several, itertools.count(), iter(explanations))
+    found = jsontext.parse(b"".join(finish_at_once(steps)))["batch_predictions"]
+    assert [answer.pop("explanation") for answer in found] == [{"a": 1}, {"b": 2}, 3]
+    assert found == jsontext.parse(rendered(several, 0))["batch_predictions"]
+    one = finish_at_once(answers.render(several[:1], itertools.count(), iter(explanations)))
+    assert b"".join(one) == b'{"query_id":0,"output":%b,"default":false,"explanation":{"a":1}}' % output
 
 
 def test_an_empty_batch_is_a_batch() -> None:

@@ -9,7 +9,7 @@ from clipper_common import wire
 from clipper_common.datatypes import BatchPolicy, InputType, ModelId
 from clipper_common.records import Model
 from query_frontend.monitoring.metrics import ModelMetrics
-from query_frontend.rpc.server import Connection
+from query_frontend.rpc.server import ReplicaConnection
 from query_frontend.serving.batch_wait import BatchWait
 from query_frontend.serving.batching import batch_sizer
 from query_frontend.serving.model_queue import ModelQueue, Task
@@ -45,7 +45,7 @@ class Waiter:
         self.replicas = ReplicaPool()
         for number in range(num_replicas):
             metadata = wire.Metadata(MODEL, InputType.BYTES, wire.RPC_VERSION_4, f"r{number}", "key")
-            replica = ConnectedReplica(Connection(0, cast(Any, None), metadata, 0.0), Mock())
+            replica = ConnectedReplica(ReplicaConnection(0, cast(Any, None), metadata, 0.0), Mock())
             replica.join_model(Mock(), batch_sizer(BatchPolicy.LEARNED, 0))
             self.replicas.add(replica)
 
@@ -61,8 +61,8 @@ class Waiter:
         assert self.queue.put(task)
         return task
 
-    def holds(self, now: float, most: int = 10) -> bool:
-        return self.wait.holds(self.queue, self.replicas, self.replicas.idle[0], most, 0.05 * SLO, now)
+    def should_wait(self, now: float, most: int = 10) -> bool:
+        return self.wait.should_wait(self.queue, self.replicas, self.replicas.idle[0], most, 0.05 * SLO, now)
 
     def running(self) -> list[float]:
         return [timer.seconds for timer in self.timers if not timer.is_cancelled]
@@ -71,48 +71,48 @@ class Waiter:
 def test_a_delay_counts_from_the_first_arrival() -> None:
     one = Waiter(batch_delay_micros=200_000)
     one.put(9.9)
-    assert one.holds(10.0)
+    assert one.should_wait(10.0)
     assert one.running() == pytest.approx([0.1])
     one.put(10.05)
-    assert one.holds(10.05), "the delay of the second query is none of its own"
+    assert one.should_wait(10.05), "the delay of the second query is none of its own"
     assert one.running() == pytest.approx([0.1])
-    assert not one.holds(10.1)
+    assert not one.should_wait(10.1)
 
 
 def test_a_delay_counts_from_the_arrival_of_patient_queries_too() -> None:
     """Their arrival does not follow from their deadline and the shortest latency objective of all applications."""
     one = Waiter(batch_delay_micros=200_000)
     one.put(9.9, slo=100 * SLO)
-    assert one.holds(10.0)
+    assert one.should_wait(10.0)
     assert one.running() == pytest.approx([0.1])
 
 
 def test_a_delay_is_brought_forward_by_a_nearer_deadline() -> None:
     one = Waiter(batch_delay_micros=5_000_000)
     one.put(10.0, slo=100.0)
-    assert one.holds(10.0)
+    assert one.should_wait(10.0)
     one.put(10.5)
-    assert one.holds(10.5)
+    assert one.should_wait(10.5)
     assert one.running() == pytest.approx([0.9])
-    assert not one.holds(11.4)
+    assert not one.should_wait(11.4)
 
 
 def test_what_waited_elsewhere_is_not_delayed() -> None:
     one = Waiter(batch_delay_micros=200_000)
     assert one.queue.put(Task(b"", 20.0))
-    assert not one.holds(10.0)
+    assert not one.should_wait(10.0)
 
 
 def test_a_full_batch_is_not_delayed() -> None:
     one = Waiter(batch_delay_micros=200_000)
     one.put(10.0)
-    assert not one.holds(10.0, most=1)
+    assert not one.should_wait(10.0, most=1)
 
 
 def test_a_wait_that_ends_leaves_no_timer_and_is_counted() -> None:
     one = Waiter(batch_delay_micros=200_000)
     one.put(10.0)
-    assert one.holds(10.0)
+    assert one.should_wait(10.0)
     one.put(10.05)
     one.put(10.06)
     one.wait.end(len(one.queue), 10.1)
@@ -126,7 +126,7 @@ def test_a_wait_that_ends_leaves_no_timer_and_is_counted() -> None:
 def test_the_timer_of_a_wait_dispatches() -> None:
     one = Waiter(batch_delay_micros=200_000)
     one.put(10.0)
-    assert one.holds(10.0)
+    assert one.should_wait(10.0)
     one.timers[0].call()
     assert one.dispatched == [True]
 
@@ -156,25 +156,32 @@ def with_returns(num_replicas: int = 1, **batching: Any) -> Waiter:
 
 def test_a_batch_waits_for_clients_that_are_expected_back() -> None:
     one = with_returns()
-    assert one.holds(100.0005)
+    assert one.should_wait(100.0005)
     assert one.running() == pytest.approx([0.001], rel=0.1)
 
 
 @pytest.mark.parametrize("batching", [{"batch_wait": False}, {"batch_size": 10}])
 def test_a_batch_waits_for_nobody_if_its_model_says_so(batching: dict[str, Any]) -> None:
     one = with_returns()
-    assert one.holds(100.0005)
+    assert one.should_wait(100.0005)
     one.configure(**batching)
-    assert not one.holds(100.0006)
-    assert not with_returns(**batching).holds(100.0005)
+    assert not one.should_wait(100.0006)
+    assert not with_returns(**batching).should_wait(100.0005)
+
+
+def test_a_batch_waits_for_clients_while_the_only_other_idle_replica_is_too_slow() -> None:
+    one = with_returns(num_replicas=2)
+    for _ in range(40):
+        one.replicas.idle[1].sizer.observe(1, 5 * SLO)
+    assert one.should_wait(100.0005)
 
 
 def test_a_batch_waits_for_nobody_while_another_replica_is_idle() -> None:
     one = with_returns(num_replicas=2)
-    assert not one.holds(100.0005)
+    assert not one.should_wait(100.0005)
     other = one.replicas.idle.pop()
-    assert one.holds(100.0005)
+    assert one.should_wait(100.0005)
     assert other.send(Batch(cast(Any, None), 1, [Task(b"", 200.0)], 99.9902, BatchClients(MODEL, 1)), InputType.BYTES)
     for _ in range(4):
         one.put(100.0005)
-    assert not one.holds(100.0005), "it has its answer in a moment"
+    assert not one.should_wait(100.0005), "it has its answer in a moment"

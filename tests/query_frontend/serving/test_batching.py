@@ -40,6 +40,11 @@ def heavy_tailed(base: float, slope: float) -> ModelTime:
     return lambda size, rng: (base + slope * size) * (3 if (outlier := rng.random() < 0.02) else 1) + 0.005 * outlier
 
 
+def uneven(slope: float) -> ModelTime:
+    """The model raises on some batches, which are computed again in parts: times of equal sizes differ by 1 to 8."""
+    return lambda size, rng: slope * size * rng.choice([0.25, 0.25, 1.5, 2.0])
+
+
 def quantised(base: float, step: float, lanes: int) -> ModelTime:
     """As a forest whose trees are shared out among threads: the time rises by steps."""
     return lambda size, rng: base + step * -(-size // lanes)
@@ -184,6 +189,13 @@ def test_follows_within_a_hundred_batches(policy: BatchPolicy, factor: float) ->
     best = (budget - 0.001 * factor) / (0.0002 * factor)
     last = teach(sizer, affine(0.001 * factor, 0.0002 * factor), budget, 110)[-10:]
     assert 0.6 * best <= sum(last) / 10 <= 1.4 * best
+
+
+def test_times_that_always_vary_are_no_change_of_the_speed() -> None:
+    sizer = new(BatchPolicy.LEARNED)
+    teach(sizer, uneven(0.002), 0.02, 100)
+    sizes = teach(sizer, uneven(0.002), 0.02, 1000, seed=2)
+    assert sum(7 <= size <= 15 for size in sizes) > 850  # 10 take the budget on average
 
 
 @every_learning_policy

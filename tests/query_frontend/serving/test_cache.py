@@ -73,9 +73,9 @@ def test_what_is_on_its_way_takes_no_room_and_is_not_pushed_out() -> None:
 def test_only_what_is_on_its_way_can_give_up() -> None:
     partition = CachePartition()
     partition.entries[b"a"] = ANOTHER_TASK
-    partition.give_up(b"a", A_TASK)
+    partition.remove_in_flight(b"a", A_TASK)
     assert known(partition, b"a") == [ANOTHER_TASK]
-    partition.give_up(b"a", ANOTHER_TASK)
+    partition.remove_in_flight(b"a", ANOTHER_TASK)
     assert known(partition, b"a") == [None]
 
 

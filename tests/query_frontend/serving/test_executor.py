@@ -11,7 +11,7 @@ from clipper_common import wire
 from clipper_common.datatypes import InputType, ModelId
 from clipper_common.records import Model
 from query_frontend.monitoring.metrics import SystemMetrics
-from query_frontend.rpc.server import Connection
+from query_frontend.rpc.server import ReplicaConnection
 from query_frontend.serving import executor
 from query_frontend.serving.cache import PredictionCache
 from query_frontend.serving.model_queue import Task
@@ -41,22 +41,22 @@ class Rpc:
     """Notes which replica was sent which inputs."""
 
     def __init__(self) -> None:
-        self.sent: list[tuple[Connection, wire.PredictRequest]] = []
+        self.sent: list[tuple[ReplicaConnection, wire.PredictRequest]] = []
 
-    def send_batch(self, connection: Connection, request: wire.PredictRequest) -> bool:
+    def send_batch(self, connection: ReplicaConnection, request: wire.PredictRequest) -> bool:
         self.sent.append((connection, request))
         return True
 
-    def disconnect(self, connection: Connection, reason: str) -> None:
+    def disconnect(self, connection: ReplicaConnection, reason: str) -> None:
         raise AssertionError(f"{connection} is disconnected: {reason}")
 
-    def release(self, connection: Connection) -> None:
+    def release(self, connection: ReplicaConnection) -> None:
         raise AssertionError(f"{connection} is released")
 
 
 class Input(Task):
-    def take(self, output: bytes | None, reason: str, now: float) -> None:
-        self.wanted = False
+    def resolve(self, output: bytes | None, reason: str, now: float) -> None:
+        self.is_waiting = False
 
 
 class Relayed(Input):
@@ -69,20 +69,20 @@ async def test_an_input_that_was_relayed_here_is_not_tried_again_by_a_relay() ->
     tasks = executor.Executor(asyncio.get_running_loop(), rpc, PredictionCache(0), SystemMetrics())
     tasks.configure({MODEL: Model(MODEL, InputType.BYTES)}, {MODEL: 1000.0})
     first, second, relay = (
-        Connection(0, cast(Any, None), wire.Metadata(MODEL, InputType.BYTES, 4, name, "key", True), 0.0)
+        ReplicaConnection(0, cast(Any, None), wire.Metadata(MODEL, InputType.BYTES, 4, name, "key", True), 0.0)
         for name in ("first", "second", f"{wire.RELAY_PREFIX}frontend/m:1/0")
     )
     deadline = asyncio.get_running_loop().time() + 1000
     for connection, task in ((first, Relayed(b"relayed", deadline)), (second, Input(b"other", deadline))):
-        assert tasks.on_joined(connection) is None
+        assert tasks.on_replica_joined(connection) is None
         tasks.submit(MODEL, task)
         await turns()
     assert [connection for connection, _ in rpc.sent] == [first, second]
-    assert tasks.on_joined(relay) is None
-    tasks.on_left(first, "it closed its connection")
+    assert tasks.on_replica_joined(relay) is None
+    tasks.on_replica_lost(first, "it closed its connection")
     await turns()
     assert len(rpc.sent) == 2
-    tasks.on_answered(second, wire.Response(rpc.sent[1][1].message_id, [b"1"], [False]))
+    tasks.on_batch_answered(second, wire.Response(rpc.sent[1][1].message_id, [b"1"], [False]))
     await turns()
     connection, request = rpc.sent[2]
     assert connection is second and list(request.inputs) == [b"relayed"]

@@ -42,7 +42,7 @@ def test_passes_over_what_nobody_waits_for() -> None:
     queue = ModelQueue()
     task = make_task(1.0)
     queue.put(task)
-    task.wanted = False
+    task.is_waiting = False
     assert queue.draw(1, 0.0) == []
     assert len(queue) == 0
 
@@ -52,7 +52,7 @@ def test_draws_what_only_others_wait_for() -> None:
     task, other = make_task(1.0), make_task(3.0)
     queue.put(task)
     other.join(task, queue)
-    task.wanted = False
+    task.is_waiting = False
     assert queue.draw(1, now=2.0) == [task]
 
 
@@ -159,9 +159,9 @@ def test_a_task_and_those_that_joined_wait_once() -> None:
     other.join(task, queue)
     gone.join(task, queue)
     assert task.deadline == 2.0
-    assert gone.leave() is task
-    assert task.leave() is task
+    assert gone.withdraw() is task
+    assert task.withdraw() is task
     assert task.take_waiting() == [task, other]
     assert task.take_waiting() == [task]
-    assert other.leave() is task
+    assert other.withdraw() is task
     assert queue.num_joined == 0

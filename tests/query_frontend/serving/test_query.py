@@ -10,7 +10,7 @@ from clipper_common.datatypes import InputType, ModelId
 from clipper_common.records import Application, Model
 from clipper_common.wire import Metadata, PredictRequest, Response
 from query_frontend.monitoring.metrics import AppMetrics, SystemMetrics
-from query_frontend.rpc.server import Connection
+from query_frontend.rpc.server import ReplicaConnection
 from query_frontend.serving import query
 from query_frontend.serving.cache import PredictionCache
 from query_frontend.serving.deadlines import DeadlineWheel
@@ -33,8 +33,8 @@ class Asked:
         self.executor = Executor(asyncio.get_running_loop(), rpc, PredictionCache(1 << 20), SystemMetrics())
         self.executor.configure({MODEL: Model(MODEL, InputType.BYTES, batch_size=batch_size)}, {MODEL: 60.0})
         peer: Any = None
-        self._replica = Connection(0, peer, Metadata(MODEL, InputType.BYTES, 3), 0.0)
-        self.executor.on_joined(self._replica)
+        self._replica = ReplicaConnection(0, peer, Metadata(MODEL, InputType.BYTES, 3), 0.0)
+        self.executor.on_replica_joined(self._replica)
         context = QueryContext(self.executor, DeadlineWheel(asyncio.get_running_loop()))
         app = AppState(Application("app", InputType.BYTES, "-1", 60_000_000), ("m",), MODEL, AppMetrics())
         self.request = Request(context, app, model, time.monotonic(), self._on_done, lambda size: None)
@@ -42,7 +42,7 @@ class Asked:
     def _on_done(self) -> None:
         self.done += 1
 
-    def send_batch(self, _: Connection, batch: PredictRequest) -> bool:
+    def send_batch(self, _: ReplicaConnection, batch: PredictRequest) -> bool:
         self.batches.append(batch)
         return True
 
@@ -53,7 +53,7 @@ class Asked:
         batches, self.batches = self.batches, []
         for batch in batches:
             many = len(batch.inputs)
-            self.executor.on_answered(self._replica, Response(batch.message_id, [b"1"] * many, [False] * many))
+            self.executor.on_batch_answered(self._replica, Response(batch.message_id, [b"1"] * many, [False] * many))
         return sum(len(batch.inputs) for batch in batches)
 
 

@@ -7,9 +7,9 @@ import pytest
 
 from clipper_common import long_work
 from clipper_common.config_copy import Update
-from clipper_common.datatypes import InputType, ModelId
+from clipper_common.datatypes import InputType, Link, ModelId
 from clipper_common.layout import LAYOUT, Place
-from clipper_common.records import Application, Model
+from clipper_common.records import Application, Model, Selection
 from clipper_common.snapshot import Snapshot
 from query_frontend.monitoring.metrics import SystemMetrics
 from query_frontend.serving import registry as module
@@ -70,7 +70,7 @@ async def test_others_have_their_turn_while_many_changes_are_applied(monkeypatch
     assert turns >= (looked_at + MANY + MANY) // module._AT_ONCE, "so many steps"
     assert registry.revision == 7 and registry.is_loaded
     app = registry.app("app-3")
-    assert app is not None and app.model == ModelId("model-3", "1")
+    assert app is not None and app.model_id == ModelId("model-3", "1")
     assert models.slos[ModelId("model-3", "1")] == pytest.approx(0.004)
 
 
@@ -117,3 +117,52 @@ async def test_applications_with_large_defaults_are_made_one_by_one(monkeypatch:
         seen.append(sum(registry.app(app.name) is not None for app in apps))
     assert seen[-1] == len(apps)
     assert max(after - before for before, after in zip(seen, seen[1:], strict=False)) == 1
+
+
+def split(*links: Link, policy: str = "split", current: str = "1", **options: object) -> Update:
+    """Return an update with an application that has this policy, and three versions of a model, one of another type."""
+    app = Application("app", InputType.DOUBLES, "default", 1000, selection=Selection(policy, options, 1, links))
+    types = {"1": InputType.DOUBLES, "2": InputType.DOUBLES, "3": InputType.INTS}
+    snapshot = Snapshot(
+        applications={"app": app},
+        models={ModelId("m", version): Model(ModelId("m", version), kind) for version, kind in types.items()},
+        current_versions={"m": current},
+        links={"app": ("m",)},
+    )
+    return Update(snapshot, frozenset(snapshot.places()))
+
+
+def counted(metrics: SystemMetrics) -> dict[str, int]:
+    """Return the counts by link."""
+    return {name: state for _, name, state in metrics.lines() if name.startswith("app:app:arm:")}
+
+
+async def test_arms_are_the_links_at_present() -> None:
+    metrics = SystemMetrics()
+    models = Models()
+    registry = Registry(metrics, models.change)
+    links = Link("m"), Link("m", "2"), Link("m", "3"), Link("gone")
+
+    async def model_of(link: str, current: str = "1") -> ModelId | None:
+        await registry.apply(split(*links, weights={link: 1}, current=current))
+        app = registry.app("app")
+        assert app is not None and app.choice is not None and app.linked == ("m", "gone")
+        arm = app.choice.choose(b"")
+        assert arm.link == link and arm.default_answer("x") == app.default_answer("x")
+        arm.metrics.add_answer(0.1)
+        arm.metrics.add_default("slo_missed", 0.1)
+        return arm.model
+
+    assert await model_of("m") == ModelId("m", "1")
+    assert await model_of("m", current="2") == ModelId("m", "2")
+    assert await model_of("m:2") == ModelId("m", "2")
+    assert await model_of("m:3") is None, "its input type differs"
+    assert await model_of("gone") is None
+    assert models.slos.keys() == {ModelId("m", version) for version in "123"}
+    found = counted(metrics)
+    assert len(found) == 2 * len(links)
+    assert found["app:app:arm:m:num_predictions"] == found["app:app:arm:gone:num_predictions"] * 2
+    await registry.apply(split(policy="single"))
+    assert counted(metrics) == {}
+    app = registry.app("app")
+    assert app is not None and app.choice is None and app.linked == ("m",)

@@ -1,11 +1,14 @@
 """Which replicas of a model version get batches, and when one that is busy does."""
 
+from time import monotonic
 from typing import Any, cast
 from unittest.mock import Mock
 
+import pytest
+
 from clipper_common import wire
 from clipper_common.datatypes import BatchPolicy, InputType, ModelId
-from query_frontend.rpc.server import Connection
+from query_frontend.rpc.server import ReplicaConnection
 from query_frontend.serving.batching import batch_sizer
 from query_frontend.serving.model_queue import Task
 from query_frontend.serving.replica import Batch, ConnectedReplica, ReplicaPool
@@ -16,7 +19,7 @@ MODEL = ModelId("m", "1")
 
 def replica(name: str = "r", transport: Any = None, takes_deadlines: bool = False) -> ConnectedReplica:
     metadata = wire.Metadata(MODEL, InputType.BYTES, wire.RPC_VERSION_4, name, "key", takes_deadlines)
-    return ConnectedReplica(Connection(0, cast(Any, None), metadata, 0.0), transport or Mock())
+    return ConnectedReplica(ReplicaConnection(0, cast(Any, None), metadata, 0.0), transport or Mock())
 
 
 def relay(takes_deadlines: bool = True) -> ConnectedReplica:
@@ -49,7 +52,7 @@ def test_relays_get_batches_while_our_own_replicas_are_busy() -> None:
     for one in (other, another, own, busy):
         pool.add(one)
     assert list(pool.idle) == [own, other, another] and len(pool.in_use()) == 4
-    busy.finish(batch(1.0))
+    busy.finish(batch(1.0), None)
     assert pool.put_idle(busy)
     assert list(pool.idle) == [own, busy, other, another]
     pool.remove(own)
@@ -75,10 +78,10 @@ def test_a_replica_that_drains_gets_no_more_batches() -> None:
     pool.add(second)
     assert pool.num_serving() == 2
     first.drain()
-    pool.pass_over(first)
+    pool.exclude(first)
     assert list(pool.idle) == [second] and pool.num_serving() == 1
     second.drain()
-    pool.pass_over(second)
+    pool.exclude(second)
     assert not pool.is_served and not pool.idle
     assert list(pool) == [first, second]
 
@@ -97,10 +100,10 @@ def test_a_replica_rests_once_all_outputs_of_its_earlier_batches_are_delivered()
     one.join_model(model, batch_sizer(BatchPolicy.FIXED, 1))
     delivering = one.hold_while(iter([None, None]))
     next(delivering)
-    one.rest(True)
-    model.on_rest.assert_not_called()
+    one.become_idle(True)
+    model.on_replica_idle.assert_not_called()
     assert list(delivering) == [None]
-    model.on_rest.assert_called_once_with(one, False)
+    model.on_replica_idle.assert_called_once_with(one, False)
 
 
 def test_a_replica_that_left_meanwhile_does_not_rest() -> None:
@@ -110,24 +113,24 @@ def test_a_replica_that_left_meanwhile_does_not_rest() -> None:
     one.join_model(model, batch_sizer(BatchPolicy.FIXED, 1))
     delivering = one.hold_while(iter([None]))
     next(delivering)
-    one.rest(True)
-    one.leave()
+    one.become_idle(True)
+    one.note_lost()
     assert list(delivering) == []
-    model.on_rest.assert_not_called()
+    model.on_replica_idle.assert_not_called()
 
 
 def test_a_draining_replica_is_released_when_it_rests() -> None:
     transport = Mock()
     one = replica(transport=transport)
     one.drain()
-    one.rest(False)
+    one.become_idle(False)
     transport.release.assert_called_once_with(one.connection)
 
 
 def test_the_last_deadline_of_a_batch_is_that_of_who_still_waits() -> None:
     sent = batch(1.0, 3.0, 2.0)
     assert sent.last_deadline(0.5) == 3.0
-    sent.tasks[1].take(None, "", 0.5)
+    sent.tasks[1].resolve(None, "", 0.5)
     assert sent.last_deadline(0.5) == 2.0
     assert sent.last_deadline(2.0) is None
 
@@ -148,6 +151,45 @@ def pool_of(*seconds: float) -> tuple[ReplicaPool, list[ConnectedReplica]]:
 def give_batch(pool: ReplicaPool, one: ConnectedReplica, sent_at: float) -> None:
     pool.idle.remove(one)
     one.send(batch(1.0, sent_at=sent_at), InputType.BYTES)
+
+
+def taught(waits: bool, compute: float = 0.003, wait: float = 0.004) -> ConnectedReplica:
+    """A replica whose batches have computed for so many seconds, some after a wait for another frontend's batch."""
+    one = replica()
+    for _ in range(50):
+        sent = batch(1.0, sent_at=monotonic() - compute - waits * wait)
+        assert one.send(sent, InputType.BYTES)
+        one.finish(sent, round(compute * 1e6) if waits else None)
+    return one
+
+
+def test_the_wait_for_the_batch_of_another_frontend_is_not_learned_as_time_of_the_model() -> None:
+    alone, shared = taught(False), taught(True)
+    assert shared.sizer.expect(1) == pytest.approx(0.003, rel=0.1)
+    assert shared.expect(1) == pytest.approx(alone.expect(1) + 0.004, rel=0.2)
+
+
+def test_a_replica_that_is_shared_is_expected_to_answer_later_and_gets_smaller_batches() -> None:
+    alone, shared = taught(False), taught(True, wait=0.012)
+    assert alone.would_answer(10.005, 10.0) and not shared.would_answer(10.005, 10.0)
+    assert 1 <= shared.most_inputs(0.009) < alone.most_inputs(0.009)
+
+
+def test_a_batch_that_did_not_wait_took_no_longer_than_until_its_answer() -> None:
+    one = replica()
+    sent = batch(1.0, sent_at=monotonic() - 0.003)
+    assert one.send(sent, InputType.BYTES)
+    seconds = one.finish(sent, 5_000_000)  # the replica had been idle for long
+    assert one.expect(1) == one.sizer.expect(1) == pytest.approx(seconds, rel=0.02)
+
+
+def test_idle_replicas_that_would_be_late_are_not_usable() -> None:
+    pool, (slow, quick, _) = pool_of(0.03, 0.003, 0.003)
+    assert pool.num_usable(10.1, 10.0) == 3
+    assert pool.num_usable(10.02, 10.0) == 2
+    give_batch(pool, quick, sent_at=10.0)
+    assert pool.num_usable(10.02, 10.0) == 1
+    assert pool.num_usable(10.001, 10.0) == 1, "one that is late must do"
 
 
 def test_the_replica_that_was_idle_for_longest_gets_the_next_batch() -> None:

@@ -232,6 +232,11 @@ def test_a_full_queue_answers_at_once(frontend: Frontend, raw_container: MakeCon
     full = reasons.count("The queue of the model is full")
     assert 4000 <= full <= 4096  # all but those that fit, and the one in flight
     assert reasons.count(SLO_MISSED) == len(reasons) - full
+    waited = [a.get("default_waited_millis") for reply in replies for a in reply["batch_predictions"]]
+    assert waited.count(None) == full, "only a missed deadline is explained by times"
+    never_sent = [times for times in waited if times is not None and times["at_replica"] == 0]
+    assert len(never_sent) == len(reasons) - full - 1
+    assert all(times["in_queue"] >= 5000 for times in never_sent)
 
 
 def test_a_replica_that_hangs_does_not_keep_its_inputs_from_others(
@@ -239,7 +244,10 @@ def test_a_replica_that_hangs_does_not_keep_its_inputs_from_others(
 ) -> None:
     frontend.serve("app", slo_ms=200)
     hanging = join(frontend, raw_container, 1)
-    assert frontend.predict("app", input=[5.0])["default_explanation"] == SLO_MISSED
+    answer = frontend.predict("app", input=[5.0])
+    assert answer["default_explanation"] == SLO_MISSED
+    waited = answer["default_waited_millis"]
+    assert waited["at_replica"] > 100 > waited["in_queue"]
     hanging.receive_batch()
     other = join(frontend, raw_container, 2)
     with ThreadPoolExecutor() as pool:

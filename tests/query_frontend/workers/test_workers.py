@@ -25,7 +25,7 @@ from aiohttp import web
 from clipper_common import changes, constants
 from clipper_common.backoff import RestartBackoff
 from clipper_common.connections import Limits
-from clipper_common.http_connection import Connection
+from clipper_common.http_connection import HttpConnection
 from clipper_common.http_framing import Heads
 from clipper_common.http_server import Server
 from clipper_common.layout import LAYOUT
@@ -734,7 +734,7 @@ async def test_a_door_that_is_closed_while_it_opens(tmp_path: Path) -> None:
         async def handle(_: web.BaseRequest) -> web.Response:
             return web.Response()
 
-        server = Server(web.Server(handle), Connection, Limits(), 1.0, Heads())
+        server = Server(web.Server(handle), HttpConnection, Limits(), 1.0, Heads())
         acceptor = Acceptor(context, server, ConnectionDrain(), _LIMIT)
         opening = asyncio.create_task(acceptor.open(shared=False))
         await asyncio.sleep(0)  # as far as the first wait

@@ -58,7 +58,7 @@ try_function <- function(prediction_function, inputs) {
   )
 }
 
-# What the function needs and did not take along is missing there, and R says what it was.
+# Objects that the function needs and that were not captured are missing there, and R names them.
 check_in_fresh_session <- function(folder) {
   code <- sprintf(
     ".libPaths(%s); Rclipper:::check_model(%s)", r_literal(.libPaths()), r_literal(normalizePath(folder))

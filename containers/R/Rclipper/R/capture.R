@@ -1,4 +1,4 @@
-# What a function needs beyond itself: objects of the user's session, packages, files.
+# Finds what a function needs beyond itself: objects of the user's session, packages, files.
 #
 # A closure takes its own environment along when it is saved, but not the global environment: what it uses of that is
 # found by name with codetools, and so on through the functions that it finds.
@@ -87,7 +87,7 @@ where_is <- function(name, from, mode) {
   NULL
 }
 
-# None for classes of R itself: there, many packages have methods of which the model needs none.
+# Returns none for classes of R itself, for which many packages have methods that the model does not need.
 packages_with_methods_for <- function(classes) {
   base_methods <- ls(baseenv()[[".__S3MethodsTable__."]])
   is_of_base <- function(class) any(endsWith(base_methods, paste0(".", class)))
@@ -119,7 +119,7 @@ constants_in <- function(...) {
   list(packages = packages, strings = strings)
 }
 
-# Those that were attached come in the order in which they mask each other.
+# Attached packages come in the order in which they mask each other.
 in_order <- function(packages) {
   packages <- setdiff(unique(packages), c("", "R_GlobalEnv", "base", "Autoloads", "Rclipper"))
   unknown <- packages[!nzchar(vapply(packages, function(package) system.file(package = package), ""))]

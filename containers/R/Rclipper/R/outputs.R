@@ -1,4 +1,4 @@
-# What a function returned becomes the texts of a response.
+# Turns the result of a function into the texts of a response.
 
 # One text for each input, or an error that says what is wrong with what was returned.
 encode_outputs <- function(outputs, count) {

@@ -58,7 +58,7 @@ port <- function(name, default) {
   number
 }
 
-# Not of R's random numbers: a model that sets their seed would make all its replicas the same one.
+# The random numbers are not R's: a model that sets their seed would give all its replicas the same id.
 random_id <- function() {
   source <- file("/dev/urandom", "rb", raw = TRUE)
   on.exit(close(source))

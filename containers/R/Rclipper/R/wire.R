@@ -30,7 +30,7 @@ encode_response <- function(message_id, outputs, failed) {
   list(header, as.raw(unlist(outputs)))
 }
 
-# What the frontend sent: a list with `kind`. Anything else is an error.
+# Decodes a message of the frontend to a list with `kind`. Anything else is an error.
 decode_message <- function(frames) {
   if (length(frames) && length(frames[[1]])) return(decode_request(frames))
   if (length(frames) < 3) stop("a message begins with an empty frame, the RPC version and its type")
