@@ -157,7 +157,7 @@ def taught(waits: bool, compute: float = 0.003, wait: float = 0.004) -> Connecte
     """A replica whose batches have computed for so many seconds, some after a wait for another frontend's batch."""
     one = replica()
     for _ in range(50):
-        sent = batch(1.0)._replace(sent_at=monotonic() - compute - waits * wait)
+        sent = batch(1.0, sent_at=monotonic() - compute - waits * wait)
         assert one.send(sent, InputType.BYTES)
         one.finish(sent, round(compute * 1e6) if waits else None)
     return one
@@ -177,7 +177,7 @@ def test_a_replica_that_is_shared_is_expected_to_answer_later_and_gets_smaller_b
 
 def test_a_batch_that_did_not_wait_took_no_longer_than_until_its_answer() -> None:
     one = replica()
-    sent = batch(1.0)._replace(sent_at=monotonic() - 0.003)
+    sent = batch(1.0, sent_at=monotonic() - 0.003)
     assert one.send(sent, InputType.BYTES)
     seconds = one.finish(sent, 5_000_000)  # the replica had been idle for long
     assert one.expect(1) == one.sizer.expect(1) == pytest.approx(seconds, rel=0.02)
