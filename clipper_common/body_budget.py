@@ -21,7 +21,7 @@ from clipper_common.fair_queue import FairQueue
 from clipper_common.webapp import read_in_parts
 
 _LEAST_BYTES: Final = 8 * MAX_BODY_BYTES
-_SHARE: Final = 4
+_MEMORY_DIVISOR: Final = 4
 """The divisor of the memory of this program that gives the budget of all workers."""
 _WAIT_SECONDS: Final = 2.0
 SHORT_SECONDS: Final = 10.0
@@ -235,7 +235,7 @@ class BodyBudget:
 
 def default_limit(workers: int) -> int:
     """Return the budget of each worker in bytes: its share of the available memory, at least `_LEAST_BYTES`."""
-    return max(_memory_bytes() // _SHARE // max(workers, 1), _LEAST_BYTES)
+    return max(_memory_bytes() // _MEMORY_DIVISOR // max(workers, 1), _LEAST_BYTES)
 
 
 def _memory_bytes() -> int:

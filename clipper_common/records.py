@@ -116,7 +116,7 @@ class Selection:
     """The name of the policy. A program that does not know it takes it for `single`."""
     options: Mapping[str, Any] = field(default_factory=dict)
     generation: int = 1
-    """The number of times that the policy was set or changed, or its state was deleted."""
+    """It is incremented when the policy or its options change."""
     links: tuple[Link, ...] = ()
     """The links in the order in which they were made. Empty with the policy `single`, whose only link is that in the
     collection of links."""

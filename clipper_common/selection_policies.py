@@ -141,7 +141,7 @@ class _Weighted(Policy):
         super().check(arms)
         _check_linked("weights", (arm for arm, _ in self.weights), arms)
 
-    def weight_of(self, arms: Iterable[str]) -> dict[str, float]:
+    def weights_of(self, arms: Iterable[str]) -> dict[str, float]:
         """Return the weight of each of these arms."""
         given = dict(self.weights)
         return {arm: given.get(arm, 0.0) if given else 1.0 for arm in arms}

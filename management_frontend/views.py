@@ -70,7 +70,8 @@ def query_frontend_workers(snapshot: Snapshot, _: Nothing) -> Json:
 
 
 def selection_state(snapshot: Snapshot, wanted: SelectionState) -> str:
-    """Return the default output, which is the state of the only selection policy; empty without the application."""
+    """Return the default output, which Clipper 0.4 called the state of the selection policy; empty without the
+    application."""
     need(snapshot.faults, LAYOUT.application_place(wanted.app_name))
     app = snapshot.applications.get(wanted.app_name)
     return app.default_output if app else ""

@@ -5,7 +5,7 @@ from clipper_common.http_framing cimport Head
 from query_frontend.http.connection_drain cimport ConnectionDrain
 from query_frontend.serving.deadlines cimport DeadlineWheel
 from query_frontend.serving.query cimport Query, QueryContext
-from query_frontend.serving.registry cimport AppState, Arm, ArmChoice, Registry
+from query_frontend.serving.registry cimport AppState, ArmState, ArmChooser, Registry
 from query_frontend.serving.waiting cimport BatchClients
 
 cdef class FastPath:
@@ -23,9 +23,9 @@ cdef class FastPath:
     cpdef bint knows(self, str app_name)
     @cython.locals(app=AppState, query=Query)
     cpdef Query ask(self, str app_name, Head head, bytes body, double arrival, done, BatchClients clients)
-    @cython.locals(arm=Arm, query=Query)
+    @cython.locals(arm=ArmState, query=Query)
     cdef Query _ask_arm(
-        self, AppState app, ArmChoice choice, Head head, bytes body, double arrival, done, BatchClients clients
+        self, AppState app, ArmChooser chooser, Head head, bytes body, double arrival, done, BatchClients clients
     )
     @cython.locals(body=bytes, before=bytes, head=bytes)
     cpdef bytes render(self, Query query, double now)

@@ -6,8 +6,8 @@ several times what the prediction does. `FastPathConnection` looks at the bytes 
 aiohttp's, and so are those that must be refused: errors have one source.
 
 Nobody can tell the two paths apart (tests/query_frontend/http/test_fast_path.py compares them): a head is plain if
-aiohttp's own parser, given exactly these bytes, says so, and answers keep their order since `Connection` begins with a
-request when the one before it is answered.
+aiohttp's own parser, given exactly these bytes, says so, and answers keep their order since `HttpConnection` begins
+with a request when the one before it is answered. The option `fast_lane` of the query frontend turns the fast path off.
 """
 
 import re
@@ -27,7 +27,7 @@ from query_frontend.http.handlers import EXPLAIN_HEADER, MODEL_HEADER, model_hea
 from query_frontend.http.schemas import parse_doubles, parse_predict, parse_single
 from query_frontend.serving.answers import AFTER_OUTPUT, before_output, render_in_parts, render_one
 from query_frontend.serving.query import Query, QueryContext
-from query_frontend.serving.registry import AppState, ArmChoice, Registry
+from query_frontend.serving.registry import AppState, ArmChooser, Registry
 from query_frontend.serving.waiting import BatchClients
 
 _MAX_KNOWN_LENGTHS: Final = 1024
@@ -88,8 +88,8 @@ class FastPath:
         app = self._registry.app(app_name)
         if app is None:
             return None
-        if app.choice is not None:
-            return self._ask_arm(app, app.choice, head, body, arrival, done, clients)
+        if app.chooser is not None:
+            return self._ask_arm(app, app.chooser, head, body, arrival, done, clients)
         payload = parse_doubles(body) if app.input_type is _DOUBLES else None
         if not payload:
             try:
@@ -107,7 +107,7 @@ class FastPath:
     def _ask_arm(
         self,
         app: AppState,
-        choice: ArmChoice,
+        chooser: ArmChooser,
         head: Head,
         body: bytes,
         arrival: float,
@@ -116,18 +116,18 @@ class FastPath:
     ) -> Query | None:
         """As `ask`, for an application whose selection policy chooses who answers."""
         key, uid = b"", None
-        payload = parse_doubles(body) if app.input_type is _DOUBLES and not choice.by_uid else None
+        payload = parse_doubles(body) if app.input_type is _DOUBLES and not chooser.by_uid else None
         try:
             if not payload:
                 asked = parse_predict(body, app.input_type, app.missing_values)
                 if asked.version is not None or asked.explain or len(asked.inputs) != 1:
                     return None
                 payload, uid = asked.inputs[0], asked.uid
-            if choice.by_uid or choice.header:
-                key = sticky_key(choice, uid, header_of(head.text, choice.header))
+            if chooser.by_uid or chooser.header:
+                key = sticky_key(chooser, uid, header_of(head.text, chooser.header))
         except JsonError:
             return None
-        arm = choice.choose(key)
+        arm = chooser.choose(key)
         if clients is not None:
             clients.note_return(arm.model_id, arrival)
         query = Query(self._context, arm, arm.model_id, payload, arrival)

@@ -23,7 +23,7 @@ from query_frontend.monitoring.reporting import Pauses, Report, in_small_parts
 from query_frontend.serving import answers
 from query_frontend.serving.cache import Key, keys_of
 from query_frontend.serving.query import QueryContext, Request
-from query_frontend.serving.registry import AppState, ArmChoice, Registry
+from query_frontend.serving.registry import AppState, ArmChooser, Registry
 
 MODEL_HEADER: Final = "X-Clipper-Model"
 """Names the model version that answered, as ``name:version``, percent-encoded where it is not ASCII."""
@@ -108,7 +108,7 @@ class Handlers:
             held.resize(sum(map(len, inputs)))
         done = asyncio.Event()
         queries = Request(self._context, app, model, arrival, done.set, held.add, choose)
-        is_explained = app.choice is not None and (asked.explain or _is_true(request.headers.get(EXPLAIN_HEADER)))
+        is_explained = app.chooser is not None and (asked.explain or _is_true(request.headers.get(EXPLAIN_HEADER)))
         if is_explained:
             queries.note_times()
         try:
@@ -215,9 +215,9 @@ def model_header(model: ModelId) -> str:
     return quote(str(model), safe=_HEADER_SAFE)
 
 
-def sticky_key(choice: ArmChoice, uid: object, header: bytes) -> bytes:
+def sticky_key(chooser: ArmChooser, uid: object, header: bytes) -> bytes:
     """Return the key whose requests always get the same arm; empty if a request has none. Raises `JsonError`."""
-    if not choice.by_uid or uid is None:
+    if not chooser.by_uid or uid is None:
         return header
     if type(uid) not in (int, str):
         raise jsontext.type_mismatch("uid", "int64 or String", uid)
@@ -226,25 +226,25 @@ def sticky_key(choice: ArmChoice, uid: object, header: bytes) -> bytes:
 
 def _chooser(app: AppState, asked: schemas.Asked, request: web.Request) -> Callable[[], AppState] | None:
     """Return the function that chooses who answers the next input, if a selection policy does."""
-    choice = app.choice
-    if choice is None or asked.version is not None:
+    chooser = app.chooser
+    if chooser is None or asked.version is not None:
         return None
-    name = choice.header.lower().encode()
+    name = chooser.header.lower().encode()
     header = next((value for key, value in request.raw_headers if key.lower() == name), b"") if name else b""
-    key = sticky_key(choice, asked.uid, header)
+    key = sticky_key(chooser, asked.uid, header)
     if not key:
-        return partial(choice.choose, key)
-    arm = choice.choose(key)
+        return partial(chooser.choose, key)
+    arm = chooser.choose(key)
     return lambda: arm
 
 
 def _explanations(app: AppState, queries: Request) -> Iterator[bytes]:
-    choice = app.choice
-    assert choice is not None, "only applications with a policy explain"
+    chooser = app.chooser
+    assert chooser is not None, "only applications with a policy explain"
     for link, model, seconds in queries.explained():
-        weight = None if link is None else choice.weight_of(link)
+        weight = None if link is None else chooser.share_of(link)
         asked = {"link": link, "model": model and str(model), "weight": weight, "latency_micros": round(seconds * 1e6)}
-        yield jsontext.dumps({"policy": choice.policy, "models": [asked]})
+        yield jsontext.dumps({"policy": chooser.policy, "models": [asked]})
 
 
 def _is_true(value: str | None) -> bool:

@@ -55,7 +55,7 @@ _CLOSED: Final = "it closed its connection"
 _BROKE: Final = "its connection broke"
 
 
-def has_ended(reason: str) -> bool:
+def was_closed(reason: str) -> bool:
     """Whether a peer was lost because TCP reported the end of its connection, not for silence or a protocol error."""
     return reason.startswith((_CLOSED, _BROKE))
 

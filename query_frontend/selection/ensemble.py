@@ -16,7 +16,7 @@ class EnsemblePolicy(Fixed):
     """Arms whose weight is 0 are not asked."""
 
     def __init__(self, options: Ensemble, arms: Sequence[str]) -> None:
-        weights = options.weight_of(arms)
+        weights = options.weights_of(arms)
         total = sum(weights.values())
         self._weights = {arm: weight / total for arm, weight in weights.items() if weight}
         self._combination, self._scale = options.combination, options.scale

@@ -17,7 +17,7 @@ def selection_policy(options: declared.Policy, arms: Sequence[str]) -> Selection
     """Return the policy for these arms, one at least, which `options.check` has accepted."""
     match options:
         case declared.Split():
-            return SplitPolicy(options.weight_of(arms))
+            return SplitPolicy(options.weights_of(arms))
         case declared.Shadow():
             return ShadowPolicy(options, arms)
         case declared.EpsilonGreedy():

@@ -55,7 +55,10 @@ class WeightedSplit:
 
 
 class SplitPolicy(Fixed, OneArm):
-    """The arm of the client's key or, without one, any by weight."""
+    """Chooses the arm of the client's key or, without one, any arm by weight.
+
+    A query frontend uses `WeightedSplit` directly, without the state that policies that learn have.
+    """
 
     def __init__(self, weights: Mapping[str, float]) -> None:
         self._split = WeightedSplit(weights)

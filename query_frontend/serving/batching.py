@@ -188,8 +188,6 @@ class QuantileBatchSize(_BatchTimes):
 
 class AimdBatchSize(_BatchTimes):
     """Allows one input more after each full batch that kept its budget, and a tenth less after one that did not.
-    (Additive increase, multiplicative decrease; the first policy of the paper, NSDI'17 section 4.3, whose budget was
-    the whole of the SLO.)
 
     (Additive increase, multiplicative decrease; the paper's first policy, NSDI'17 section 4.3. Its budget was the
     whole of the SLO.)

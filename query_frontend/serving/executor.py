@@ -11,7 +11,7 @@ from clipper_common.datatypes import ModelId
 from clipper_common.records import Model
 from clipper_common.wire import MESSAGE_ID_LIMIT, Response
 from query_frontend.monitoring.metrics import SystemMetrics
-from query_frontend.rpc.peer import has_ended
+from query_frontend.rpc.peer import was_closed
 from query_frontend.rpc.server import ReplicaConnection
 from query_frontend.rpc.strangers import most_containers
 from query_frontend.serving.cache import PredictionCache
@@ -197,7 +197,7 @@ class Executor:
         if model is not None:
             model.remove_replica(replica)
         if batch is not None:
-            batch.served_model.retry_batch(batch, has_ended(reason) and not (replica.is_draining or replica.is_relay))
+            batch.served_model.retry_batch(batch, was_closed(reason) and not (replica.is_draining or replica.is_relay))
         self._replicas_changed()
         if model is not None:
             model.fail_tasks_if_unserved()

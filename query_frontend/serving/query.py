@@ -12,7 +12,7 @@ from query_frontend.serving.deadlines import DeadlineWheel, Slot
 from query_frontend.serving.executor import Executor
 from query_frontend.serving.model_queue import Task
 from query_frontend.serving.reasons import NO_MODELS, SLO_MISSED, cause_of
-from query_frontend.serving.registry import AppState, Arm
+from query_frontend.serving.registry import AppState, ArmState
 
 
 class QueryContext:
@@ -173,9 +173,9 @@ class Request:
 
     def _model_ids(self) -> Sequence[ModelId]:
         """Return the model versions that may be asked."""
-        choice = self._app.choice
-        if self._choose is not None and choice is not None:
-            return choice.model_ids
+        chooser = self._app.chooser
+        if self._choose is not None and chooser is not None:
+            return chooser.model_ids
         return [] if self._model_id is None else [self._model_id]
 
     def _ask_in_steps(self, inputs: Sequence[bytes], keys: Sequence[Key]) -> Iterator[None]:
@@ -227,7 +227,7 @@ class Request:
         """Yield, for each input, who was asked and how long the answer took."""
         times = self._answered_at or {}
         for query in self._queries:
-            link = query.app.link if isinstance(query.app, Arm) else None
+            link = query.app.link if isinstance(query.app, ArmState) else None
             yield Explained(link, query.model_id, times.get(query, query.arrival) - query.arrival)
 
     def abandon(self) -> None:

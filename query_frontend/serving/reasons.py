@@ -7,7 +7,8 @@ from typing import Final
 
 NO_MODELS: Final = "No connected models found for query"
 """`Query.submit`, if the application has no link, or its model no current version of a fitting type; `Executor.submit`,
-if that version is not registered; `ServedModel`, if it has no replica that takes batches, or loses the last one."""
+if that version is not registered; `ServedModel`, if it has no replica that takes batches, loses the last one, or is not
+registered any more."""
 QUEUE_FULL: Final = "The queue of the model is full"
 """`ServedModel.submit`, if too many inputs, or too many of their bytes, are queued or joined an identical one."""
 REPLICA_DIED: Final = "The model container died while it handled the query, twice"
@@ -16,9 +17,10 @@ LAST_REPLICA_DIED: Final = "The model container died while it handled the query,
 INPUT_BLAMED: Final = "Model containers died of this input when they had no other: it is not sent to one for a while"
 """`ServedModel.submit` and `ServedModel.retry_batch`, by `poison.Blame`."""
 MODEL_RAISED: Final = "The model raised "
-"""`Delivery.deliver`: the container answered with an error, which follows, or with an output that is too large."""
+"""The beginning of a reason, which the error follows. `Delivery.deliver`: the container answered with an error, or with
+an output that is too large."""
 SLO_MISSED: Final = "Failed to retrieve a prediction response within the specified latency SLO"
-"""`Query.expire`, at the deadline."""
+"""`Query.expire`, at the deadline; for queries of another frontend, `RelayedInput.expire`."""
 
 _CAUSES: Final = {
     NO_MODELS: "no_replica",

@@ -2,7 +2,7 @@
 from query_frontend.monitoring.metrics cimport AppMetrics
 
 
-cdef class ArmChoice
+cdef class ArmChooser
 
 
 cdef class AppState:
@@ -14,16 +14,16 @@ cdef class AppState:
     cdef public bint missing_values
     cdef public double slo_seconds
     cdef public bytes default_output
-    cdef public ArmChoice choice
+    cdef public ArmChooser chooser
 
     cpdef default_answer(self, str reason, waited=*)
 
 
-cdef class Arm(AppState):
+cdef class ArmState(AppState):
     cdef public str link
 
 
-cdef class ArmChoice:
+cdef class ArmChooser:
     cdef public str policy
     cdef public bint by_uid
     cdef public str header
@@ -32,8 +32,8 @@ cdef class ArmChoice:
     cdef object _split
     cdef object _random
 
-    cpdef Arm choose(self, bytes key)
-    cpdef double weight_of(self, str link)
+    cpdef ArmState choose(self, bytes key)
+    cpdef double share_of(self, str link)
 
 
 cdef class Registry:

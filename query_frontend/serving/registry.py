@@ -53,15 +53,15 @@ class AppState:
         self.missing_values = app.missing_values
         self.slo_seconds = app.slo_seconds
         self.default_output = jsontext.embed(app.default_output.encode())
-        self.choice: ArmChoice | None = None
+        self.chooser: ArmChooser | None = None
         """Chooses the arm of each query; None with the selection policy `single`."""
 
     def default_answer(self, reason: str, waited: Waited | None = None) -> Default:
         return Default(self.default_output, reason, waited)
 
 
-class Arm(AppState):
-    """An application as the queries need it that were given to one of its links."""
+class ArmState(AppState):
+    """What queries need of their application once the selection policy has given them to one of its links."""
 
     def __init__(self, of_app: AppState, link: str, model_id: ModelId | None, counters: ArmCounters) -> None:
         self.record = of_app.record
@@ -72,14 +72,14 @@ class Arm(AppState):
         self.missing_values = of_app.missing_values
         self.slo_seconds = of_app.slo_seconds
         self.default_output = of_app.default_output
-        self.choice = None
+        self.chooser = None
         self.link = link
 
 
-class ArmChoice:
+class ArmChooser:
     """Chooses an arm for each query by the policy `split`."""
 
-    def __init__(self, policy: Split, arms: Sequence[Arm]) -> None:
+    def __init__(self, policy: Split, arms: Sequence[ArmState]) -> None:
         self.policy = policy.name
         self.by_uid = policy.sticky_key == "uid"
         self.header = policy.sticky_key.removeprefix("header:") if is_header_key(policy.sticky_key) else ""
@@ -87,16 +87,16 @@ class ArmChoice:
         self.model_ids = list(dict.fromkeys(arm.model_id for arm in arms if arm.model_id is not None))
         """The model versions that may be asked."""
         self._arms = {arm.link: arm for arm in arms}
-        self._split = WeightedSplit(policy.weight_of(self._arms))
+        self._split = WeightedSplit(policy.weights_of(self._arms))
         self._random = Random()
 
-    def choose(self, key: bytes) -> Arm:
+    def choose(self, key: bytes) -> ArmState:
         """Return the arm of a sticky key; of an empty one any arm, by weight."""
         split = self._split
         return self._arms[split.by_key(key) if key else split.at_random(self._random)]
 
-    def weight_of(self, link: str) -> float:
-        """Return the share of queries that a link gets which was chosen."""
+    def share_of(self, link: str) -> float:
+        """Return the share of all queries that a link gets."""
         return self._split.probability(link)
 
 
@@ -250,7 +250,9 @@ class Registry:
         model = next((models[link] for link in links if models[link] is not None), None)
         made = AppState(app, self._linked_models(app.name), model, metrics)
         if policy is not None:
-            made.choice = ArmChoice(policy, [Arm(made, str(link), models[link], counters[str(link)]) for link in links])
+            made.chooser = ArmChooser(
+                policy, [ArmState(made, str(link), models[link], counters[str(link)]) for link in links]
+            )
         return made
 
     def _model_of(self, app: Application, link: Link) -> ModelId | None:

@@ -46,8 +46,8 @@ def test_names_of_functions_are_read() -> None:
 
 
 def test_an_arm_that_has_no_weight_has_none_and_without_weights_all_are_equal() -> None:
-    assert Split(weights=(("m:1", 2.0),)).weight_of(ARMS) == {"m:1": 2.0, "m:2": 0.0, "other": 0.0}
-    assert Split().weight_of(ARMS) == {"m:1": 1.0, "m:2": 1.0, "other": 1.0}
+    assert Split(weights=(("m:1", 2.0),)).weights_of(ARMS) == {"m:1": 2.0, "m:2": 0.0, "other": 0.0}
+    assert Split().weights_of(ARMS) == {"m:1": 1.0, "m:2": 1.0, "other": 1.0}
 
 
 @pytest.mark.parametrize(

@@ -146,8 +146,8 @@ async def test_arms_are_the_links_at_present() -> None:
     async def model_of(link: str, current: str = "1") -> ModelId | None:
         await registry.apply(split(*links, weights={link: 1}, current=current))
         app = registry.app("app")
-        assert app is not None and app.choice is not None and app.linked == ("m", "gone")
-        arm = app.choice.choose(b"")
+        assert app is not None and app.chooser is not None and app.linked == ("m", "gone")
+        arm = app.chooser.choose(b"")
         assert arm.link == link and arm.default_answer("x") == app.default_answer("x")
         arm.metrics.add_answer(0.1)
         arm.metrics.add_default("slo_missed", 0.1)
@@ -165,4 +165,4 @@ async def test_arms_are_the_links_at_present() -> None:
     await registry.apply(split(policy="single"))
     assert counted(metrics) == {}
     app = registry.app("app")
-    assert app is not None and app.choice is None and app.linked == ("m",)
+    assert app is not None and app.chooser is None and app.linked == ("m",)
