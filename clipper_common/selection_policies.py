@@ -10,6 +10,7 @@ from dataclasses import MISSING, Field, dataclass, fields
 from enum import StrEnum
 from typing import Any, ClassVar, Final
 
+from clipper_common.constants import MAX_NAME_LENGTH
 from clipper_common.datatypes import is_plain_text, printable
 from clipper_common.errors import PolicyError
 from clipper_common.options import option, out_of_range
@@ -44,6 +45,8 @@ class Combination(StrEnum):
 
 
 _LARGEST: Final = 1e18
+_MAX_LINK_LENGTH: Final = 2 * MAX_NAME_LENGTH + 1
+"""A link may name a model and a version."""
 _LEAST_WEIGHT: Final = 1e-6
 _MOST_WEIGHT: Final = 1e9
 
@@ -63,14 +66,14 @@ def _flag(value: object) -> bool:
 
 
 def _text(value: object) -> str:
-    if not isinstance(value, str) or not is_plain_text(value):
+    if not isinstance(value, str) or not is_plain_text(value, _MAX_LINK_LENGTH):
         raise ValueError("the text of a name")
     return value
 
 
 def _sticky_key(value: object) -> str:
     if not isinstance(value, str) or (value and value != "uid" and not is_header_key(value)):
-        raise ValueError("'uid', or 'header:' and the name of a header")
+        raise ValueError("'uid', or 'header:' and the name of a header (of letters, digits and hyphens)")
     return value
 
 

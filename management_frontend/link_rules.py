@@ -126,7 +126,13 @@ def delete_model_links(snapshot: Snapshot, wanted: ModelLinks) -> Change:
     if selection is None or not unwanted:
         return Change([changes.delete_link(app_name, link.model_name) for link in unwanted], "Success!")
     kept = [link for link in linked if link not in unwanted]
-    return Change(_relinked(snapshot, app_name, selection, kept), "Success!")
+    try:
+        return Change(_relinked(snapshot, app_name, selection, kept), "Success!")
+    except QueryError as error:
+        raise QueryError(
+            f"Without the link to {', '.join(map(str, unwanted))}, the selection policy of application '{app_name}' "
+            f"cannot be used: {error}. Set another policy, or the same without that link, first"
+        ) from None
 
 
 # --- selection policies ---

@@ -56,13 +56,18 @@ class Isolation:
 
     def _try_in_groups(self, numbers: list[int]) -> list[int]:
         """Get the outcomes of inputs that are not suspected. Return the others."""
+        num_suspects = self._suspicion.num_suspects
         suspects, numbers = self._separate(numbers)
         while numbers:
             size = self._suspicion.group_size()
             group, numbers = numbers[:size], numbers[size:]
             error = self._error_of(group)
-            if error is not None:
-                others, numbers = self._separate(self._find_raising(group, error) + numbers)
+            if error is None:
+                continue
+            numbers = self._find_raising(group, error) + numbers
+            if self._suspicion.num_suspects > num_suspects:  # otherwise none of them has become a suspect
+                num_suspects = self._suspicion.num_suspects
+                others, numbers = self._separate(numbers)
                 suspects += others
         return suspects
 

@@ -28,8 +28,8 @@ class RaisingValues:
         self._trait = trait
         self._failures: dict[Hashable, int] = {}
         """How many inputs with each value failed."""
-        self.has_suspects = False
-        """Whether inputs with one of the values are suspected."""
+        self.num_suspects = 0
+        """The number of values whose inputs are suspected."""
 
     def note_failure(self, item: View) -> None:
         value = self._trait(item)
@@ -37,17 +37,17 @@ class RaisingValues:
             return
         if len(self._failures) >= _MOST_VALUES:
             self._failures.clear()
-            self.has_suspects = False
+            self.num_suspects = 0
         self._failures[value] = self._failures.get(value, 0) + 1
-        self.has_suspects |= self._failures[value] >= _SUSPECTED
+        self.num_suspects += self._failures[value] == _SUSPECTED
 
     def note_output(self, item: View) -> None:
         if self._failures and self._failures.pop(self._trait(item), 0) >= _SUSPECTED:
-            self.has_suspects = any(failures >= _SUSPECTED for failures in self._failures.values())
+            self.num_suspects -= 1
 
     def failures_like(self, item: View) -> int:
         """Return how many inputs with the value of this one failed; 0 if they are too few for a suspicion."""
-        failures = self._failures.get(self._trait(item), 0) if self.has_suspects else 0
+        failures = self._failures.get(self._trait(item), 0) if self.num_suspects else 0
         return failures if failures >= _SUSPECTED else 0
 
 
@@ -63,7 +63,12 @@ class Suspicion:
         """There are none while no failure is remembered."""
         self._share = 0.0
         self._calls_since_failure = 0
-        self.has_suspects = False
+        self.num_suspects = 0
+        """The number of values of all traits whose inputs are suspected."""
+
+    @property
+    def has_suspects(self) -> bool:
+        return self.num_suspects > 0
 
     def may_work(self, num_inputs: int) -> bool:
         """Whether it is likely enough that the model raises on none of so many inputs to try them together."""
@@ -92,7 +97,7 @@ class Suspicion:
 
     def note_outputs(self, inputs: Sequence[View]) -> None:
         """Note that inputs were answered together."""
-        if not self._values:
+        if not self._values or not inputs:
             return
         share = self._share * _MEMORY ** len(inputs)
         self._share = share if share > _NEGLIGIBLE_SHARE else 0.0
@@ -105,4 +110,4 @@ class Suspicion:
         self._review()
 
     def _review(self) -> None:
-        self.has_suspects = any(values.has_suspects for values in self._values)
+        self.num_suspects = sum(values.num_suspects for values in self._values)

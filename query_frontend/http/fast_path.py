@@ -176,8 +176,8 @@ def header_of(head: bytes, name: str) -> bytes:
     """Return the value of the first header with this name in a valid head; empty if there is none, or no name."""
     if not name:
         return b""
-    found = re.search(rb"\r\n%b:[ \t]*([^\r]*?)[ \t]*\r" % name.encode(), head, re.IGNORECASE)
-    return b"" if found is None else found[1]
+    found = re.search(rb"\r\n%b:([^\r]*)\r" % name.encode(), head, re.IGNORECASE)
+    return b"" if found is None else found[1].strip(b" \t")
 
 
 def _render_head(model: ModelId | None, length: int) -> bytes:

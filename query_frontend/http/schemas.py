@@ -3,6 +3,7 @@
 from array import array
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 from math import inf, isinf, nan
 from typing import Any, Final, NamedTuple
 
@@ -32,6 +33,8 @@ _INT64_LIMIT: Final = 1 << 63
 _BRACKET: Final = ord("[")
 _INT: Final = frozenset({int})
 _INT_OR_FLOAT: Final = frozenset({int, float})
+_MAX_UID_LENGTH: Final = 1024
+"""The longest `uid` that is used itself. It is hashed for each arm, and may come from another process."""
 _NUMBER_OR_MISSING: Final = frozenset({int, float, type(None)})
 _NON_FINITE: Final = ("NaN", "Infinity")
 _MISSING_VALUES_HINT: Final = (
@@ -49,15 +52,18 @@ class Asked(NamedTuple):
     version: str | None = None
     """The version that is asked for."""
     uid: object = None
-    """The user, as it was in the JSON, but without what an array or object contained."""
+    """The user, as it was in the JSON, but without what an array or object contained; a long text is hashed."""
     explain: bool = False
 
     @classmethod
     def of(cls, inputs: list[bytes], fields: Mapping[str, Any]) -> "Asked":
         """Return the request with these inputs, whose other keys are in `fields`, with a valid version."""
         uid = fields.get("uid")
-        shown_uid = type(uid)() if isinstance(uid, list | dict) else uid
-        return cls(inputs, fields.get("version"), shown_uid, fields.get("explain") is True)
+        if isinstance(uid, list | dict):
+            uid = type(uid)()
+        elif isinstance(uid, str) and len(uid) > _MAX_UID_LENGTH:
+            uid = blake2b(uid.encode(errors="surrogatepass")).hexdigest()
+        return cls(inputs, fields.get("version"), uid, fields.get("explain") is True)
 
 
 @dataclass(frozen=True, slots=True)

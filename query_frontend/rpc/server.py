@@ -294,6 +294,9 @@ class RpcServer:
             self._named[_name(metadata)] = connection
         self._router.leave_room_for(len(self._connections))
         peer.trust()
+        if peer.closed:  # the place that it took may have been made by disconnecting the oldest stranger, itself
+            self._remove(connection, "its connection was given up")
+            return
         if metadata.rpc_version >= wire.RPC_VERSION_4:
             self._send_keep_alive(connection)  # version 3 has no acknowledgement
 

@@ -32,6 +32,9 @@ _COST_AT_ONCE: Final = 1 << 16
 _COST_OF_APP: Final = _COST_AT_ONCE // 25
 """The cost of an application beside its default output."""
 
+_COST_OF_LINK: Final = _COST_OF_APP // 8
+"""The cost of each link but the first."""
+
 ModelsChanged = Callable[[Mapping[ModelId, Model | None], Mapping[ModelId, float]], None]
 """The callback for changed model versions: each as it is now (None if it was removed), and the shortest SLO of the
 applications that ask it."""
@@ -228,7 +231,7 @@ class Registry:
             app = self._snapshot.applications.get(name)
             if app is not None:
                 self._apps[name] = self._make_app(app)
-                cost += len(app.default_output)
+                cost += len(app.default_output) + _COST_OF_LINK * max(len(self._snapshot.links_of(name)) - 1, 0)
             elif self._apps.pop(name, None) is not None:
                 self._metrics.remove_app(name)
             cost += _COST_OF_APP

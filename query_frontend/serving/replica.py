@@ -270,10 +270,12 @@ class ReplicaPool:
 
     def _choose_late(self, deadline: float, now: float, relays: bool) -> ConnectedReplica | None:
         """Return the quickest idle replica, which would be late; None if a busy one would not."""
-        used = [replica for replica in self.in_use() if relays or not replica.is_relay]
-        if any(replica.batch is not None and replica.would_answer(deadline, now) for replica in used):
-            return None
-        return min((replica for replica in used if replica in self.idle), key=lambda replica: replica.expect(1))
+        for replica in self.in_use():
+            is_busy = replica.batch is not None and not replica.is_draining and (relays or not replica.is_relay)
+            if is_busy and replica.would_answer(deadline, now):
+                return None
+        idle = (replica for replica in self.idle if relays or not replica.is_relay)
+        return min(idle, key=lambda replica: replica.expect(1))
 
     def num_usable(self, deadline: float, now: float) -> int:
         """Return how many idle replicas would answer an input by `deadline`; 1 if none would."""

@@ -22,6 +22,11 @@ def test_all_policies_have_their_name() -> None:
     assert list(POLICIES) == names
 
 
+def test_the_longest_link_can_have_a_weight() -> None:
+    link = f"{'m' * 255}:{'1' * 255}"
+    assert read_policy("split", {"weights": {link: 5}}, [link]) == Split(weights=((link, 5.0),))
+
+
 @pytest.mark.parametrize("name", POLICIES)
 def test_a_policy_is_the_same_after_json_and_pickle(name: str) -> None:
     policy = read_policy(name, NEEDED.get(name, {}), arms_for(name))

@@ -374,7 +374,12 @@ REFUSALS = [
         set_policy(weights={"m": 1, "m:2": 1}),
         "The option 'weights' names 'm:2', which is not linked. Linked are: m",
     ),
-    Case(CANARY, unlink("m:1"), "The option 'weights' names 'm:1', which is not linked. Linked are: m"),
+    Case(
+        CANARY,
+        unlink("m:1"),
+        "Without the link to m:1, the selection policy of application 'app' cannot be used: The option 'weights' names "
+        "'m:1', which is not linked. Linked are: m. Set another policy, or the same without that link, first",
+    ),
     Case(CANARY, set_policy("single"), "The policy 'single' needs at most 1 linked model(s), and there are 2"),
     Case(
         [*SPLIT, set_policy("split"), link("m:1"), unlink("m")],

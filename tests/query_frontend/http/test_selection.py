@@ -10,6 +10,7 @@ import pytest
 from clipper_common import changes
 from clipper_common.datatypes import InputType, Link, ModelId
 from clipper_common.records import Application, Model, Selection
+from query_frontend.http.fast_path import header_of
 from tests.query_frontend.conftest import Frontend, Reply, running_container, running_frontend
 
 pytestmark = pytest.mark.integration
@@ -188,3 +189,17 @@ def test_a_version_can_be_asked_for(split: Frontend) -> None:
     assert (counts(split, "m"), counts(split, "m:2")) == ((0, 0), (0, 0)), "the policy did not choose"
     reply = split.post("/app/predict", {"input": [1.0], "version": "9"})
     assert reply.json["cause"] == "Requested version: 9 does not exist for model: m"
+
+
+def test_a_uid_of_any_length_is_a_key(split: Frontend) -> None:
+    split.configure(*changes.put_application(application(*LINKS, sticky_key="uid")))
+    for user in ("x" * 1024, "y" * 1025, "z" * 40_000, "a" * (1 << 20)):
+        names = {ask(split, uid=user).headers["X-Clipper-Model"] for _ in range(5)}
+        assert len(names) == 1
+
+
+@pytest.mark.parametrize("value", [b"a", b"  a\t", b"a" + b" " * 8000 + b"b", b""])
+def test_the_value_of_a_header_has_no_blanks_around_it(value: bytes) -> None:
+    head = b"POST / HTTP/1.1\r\nX-User-2: other\r\nx-user:" + value + b"\r\nHost: h\r\n\r\n"
+    assert header_of(head, "X-User") == value.strip()
+    assert header_of(head, "X-None") == header_of(head, "") == b""

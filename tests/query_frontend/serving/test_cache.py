@@ -70,7 +70,7 @@ def test_what_is_on_its_way_takes_no_room_and_is_not_pushed_out() -> None:
     assert known(partition, b"s", b"b", b"c") == [b"y", None, b"x"]
 
 
-def test_only_what_is_on_its_way_can_give_up() -> None:
+def test_only_what_is_in_flight_is_removed() -> None:
     partition = CachePartition()
     partition.entries[b"a"] = ANOTHER_TASK
     partition.remove_in_flight(b"a", A_TASK)
