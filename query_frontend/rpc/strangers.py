@@ -18,7 +18,7 @@ _CONTAINERS_SHARE: Final = 7 / 32
 """The share of the file descriptors for registered containers. HTTP connections have five eighths; Redis, files and
 relays have what is left."""
 _MAX_CONTAINERS: Final = 1024
-"""What is done once a second, or at each change, for all containers is to take a few milliseconds."""
+"""The most containers of a worker: work for all of them, once a second or at each change, takes a few milliseconds."""
 _LEAST_STRANGERS_SHARE: Final = 1 / 32
 """The share of the file descriptors that remains for unregistered peers, however many containers are registered."""
 

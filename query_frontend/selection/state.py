@@ -1,4 +1,4 @@
-"""What a policy has learned of its arms: sums, so that the observations of several frontends are added."""
+"""The learned state of a policy: sums for each arm, so that the observations of several frontends are added."""
 
 from collections.abc import Mapping
 from math import isfinite

@@ -64,7 +64,7 @@ class AppState:
 
 
 class ArmState(AppState):
-    """What queries need of their application once the selection policy has given them to one of its links."""
+    """The state of an application for queries that its selection policy has given to one of its links."""
 
     def __init__(self, of_app: AppState, link: str, model_id: ModelId | None, counters: ArmCounters) -> None:
         self.record = of_app.record

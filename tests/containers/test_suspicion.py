@@ -1,4 +1,4 @@
-"""What inputs on which a model raises have in common is learned, and forgotten."""
+"""Tests of learning, and of forgetting, what inputs on which a model raises have in common."""
 
 import json
 import random
